@@ -1,0 +1,74 @@
+"""Which neurons carry what a model knows and its baseline does not?
+
+Public names are imported on first use, so that reading a report never loads torch or Lightning.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from lightning_neurocorr.ablation import Ablation as Ablation
+    from lightning_neurocorr.ablation import silence as silence
+    from lightning_neurocorr.activations import choose_layers as choose_layers
+    from lightning_neurocorr.activations import record as record
+    from lightning_neurocorr.attribution import Attribution as Attribution
+    from lightning_neurocorr.baselines import Baseline as Baseline
+    from lightning_neurocorr.baselines import BatchBaseline as BatchBaseline
+    from lightning_neurocorr.baselines import CheckpointBaseline as CheckpointBaseline
+    from lightning_neurocorr.baselines import EstimatorBaseline as EstimatorBaseline
+    from lightning_neurocorr.baselines import MajorityBaseline as MajorityBaseline
+    from lightning_neurocorr.baselines import ModuleBaseline as ModuleBaseline
+    from lightning_neurocorr.baselines import SnapshotBaseline as SnapshotBaseline
+    from lightning_neurocorr.baselines import TableBaseline as TableBaseline
+    from lightning_neurocorr.callback import NeuronAdvantage as NeuronAdvantage
+    from lightning_neurocorr.exemplars import Exemplars as Exemplars
+    from lightning_neurocorr.metric import NeuronAdvantageCorrelation as NeuronAdvantageCorrelation
+    from lightning_neurocorr.report import HistoryEntry as HistoryEntry
+    from lightning_neurocorr.report import NeuronReport as NeuronReport
+    from lightning_neurocorr.report import NeuronRow as NeuronRow
+    from lightning_neurocorr.report import Outcomes as Outcomes
+    from lightning_neurocorr.visualization import FeatureVisualizer as FeatureVisualizer
+    from lightning_neurocorr.visualization import ImagePrior as ImagePrior
+    from lightning_neurocorr.visualization import LucentVisualizer as LucentVisualizer
+else:
+    _ROOMS = {
+        "ablation": ("Ablation", "silence"),
+        "activations": ("choose_layers", "record"),
+        "attribution": ("Attribution",),
+        "baselines": (
+            "Baseline",
+            "BatchBaseline",
+            "CheckpointBaseline",
+            "EstimatorBaseline",
+            "MajorityBaseline",
+            "ModuleBaseline",
+            "SnapshotBaseline",
+            "TableBaseline",
+        ),
+        "callback": ("NeuronAdvantage",),
+        "exemplars": ("Exemplars",),
+        "functional": (),
+        "metric": ("NeuronAdvantageCorrelation",),
+        "report": ("HistoryEntry", "NeuronReport", "NeuronRow", "Outcomes"),
+        "samples": (),
+        "sheets": (),
+        "tensorboard": (),
+        "validation": (),
+        "visualization": ("FeatureVisualizer", "ImagePrior", "LucentVisualizer"),
+    }
+    _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
+    __all__ = ["__version__", *_ROOM_OF]
+
+    def __getattr__(name):
+        if name in _ROOMS:
+            return import_module(f"{__name__}.{name}")
+        if name not in _ROOM_OF:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = getattr(import_module(f"{__name__}.{_ROOM_OF[name]}"), name)
+        globals()[name] = value
+        return value
+
+    def __dir__():
+        return sorted({*globals(), *_ROOM_OF, *_ROOMS})
