@@ -1,0 +1,117 @@
+"""Every test starts from the same random state and may leave nothing behind."""
+
+import os
+import random
+import shutil
+import subprocess
+import sys
+import threading
+import weakref
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+# Prefixes of what other libraries set once per process and leave; harmless afterwards.
+_FOREIGN_VARIABLES = ("CUDA_", "KMP_", "PYTEST_", "PYTORCH_NVML_", "TORCHINDUCTOR_", "TRITON_")
+_HOOK_DICTS = [name for name in vars(nn.Module()) if name.endswith("_hooks")]
+
+
+@pytest.fixture(autouse=True)
+def no_leaks(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fail a test that leaves a thread, a variable, a process group, a hook of ours or a mode."""
+    _seed_everything()
+    modules: list[weakref.ref[nn.Module]] = []
+    construct = nn.Module.__init__
+
+    def remember(self: nn.Module, *args, **kwargs) -> None:
+        construct(self, *args, **kwargs)
+        modules.append(weakref.ref(self))
+
+    environment, threads, modes, rng = dict(os.environ), _threads(), _modes(), _rng_state()
+    # Not the `monkeypatch` fixture: what a test sets with it must be undone before we look.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(nn.Module, "__init__", remember)
+        yield
+    leaks = _changed_variables(environment)
+    leaks += [f"thread {thread.name}" for thread in _threads() - threads if _outlives(thread)]
+    leaks += [f"{name} is now {value}" for name, value in _modes().items() if value != modes[name]]
+    leaks += [
+        f"hook of ours on {type(module).__name__}" for ref in modules if _hooked(module := ref())
+    ]
+    if request.node.get_closest_marker("keeps_rng") and _rng_state() != rng:
+        leaks.append("global random state")
+    os.environ.clear()
+    os.environ.update(environment)
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+    assert not leaks, "the test leaves behind: " + "; ".join(leaks)
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """Path of a Chromium to look at pages with; CI installs it where it is missing."""
+    path = shutil.which("chromium") or shutil.which("chromium-browser")
+    if path is None and os.environ.get("CI"):
+        subprocess.run(["apt-get", "update", "-qq"], check=True)
+        subprocess.run(["apt-get", "install", "-y", "-qq", "chromium"], check=True)
+        path = shutil.which("chromium")
+    if path is None:
+        pytest.skip("needs Chromium on the path (on Debian: apt-get install chromium)")
+    return path
+
+
+def _seed_everything() -> None:
+    random.seed(0)
+    np.random.seed(0)  # noqa: NPY002 -- the global state is what Lightning users have
+    torch.manual_seed(0)
+
+
+def _rng_state() -> tuple:
+    """All three global random states, in a form that compares with ``==``."""
+    numpy_state = np.random.get_state(legacy=True)  # noqa: NPY002
+    torch_state = torch.random.get_rng_state().numpy().tobytes()
+    return random.getstate(), numpy_state[1].tobytes(), numpy_state[2:], torch_state
+
+
+def _modes() -> dict[str, object]:
+    """Global switches of PyTorch that a run must hand back as it found them."""
+    dynamo = sys.modules.get("torch._dynamo.eval_frame")
+    return {
+        "the process group": torch.distributed.is_available()
+        and torch.distributed.is_initialized(),
+        "the compile stance": dynamo._stance.stance if dynamo else "default",
+        "gradient mode": torch.is_grad_enabled(),
+        "inference mode": torch.is_inference_mode_enabled(),
+        "the default dtype": torch.get_default_dtype(),
+        "the number of threads": torch.get_num_threads(),
+        "determinism": torch.are_deterministic_algorithms_enabled(),
+    }
+
+
+def _threads() -> set[threading.Thread]:
+    return {thread for thread in threading.enumerate() if not thread.daemon}
+
+
+def _outlives(thread: threading.Thread) -> bool:
+    """Whether the thread is still there after a moment to finish in."""
+    thread.join(timeout=2)
+    return thread.is_alive()
+
+
+def _changed_variables(before: dict[str, str]) -> list[str]:
+    names = sorted(os.environ.keys() | before.keys())
+    names = [name for name in names if not name.startswith(_FOREIGN_VARIABLES)]
+    return [f"variable {name}" for name in names if os.environ.get(name) != before.get(name)]
+
+
+def _hooked(module: nn.Module | None) -> bool:
+    """Whether a hook defined in our package is still on the module."""
+    for name in _HOOK_DICTS:
+        for hook in (getattr(module, name, None) or {}).values():
+            function = getattr(hook, "func", hook)
+            if getattr(function, "__module__", "").startswith("lightning_neurocorr"):
+                return True
+    return False
