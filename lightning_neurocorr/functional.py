@@ -1,0 +1,346 @@
+"""Pure statistics: correctness, advantage, correlation from moments, its null, and correction for many neurons.
+
+Shapes: ``N`` samples, ``D`` neurons, ``C`` classes, ``k`` columns that every neuron is correlated with (the advantage
+first). All moments are float64; what cannot be computed is NaN, never 0.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+from scipy import special, stats
+from torch import Tensor
+
+BOTH, ONLY_MODEL, ONLY_BASELINE, NEITHER = range(4)
+
+AdvantageFunction = Callable[[Tensor, Tensor, Tensor], Tensor]
+Advantage = str | AdvantageFunction
+
+# The sparsity guard: below this many expected co-active samples the far tail of the t test is far too optimistic.
+MIN_EXPECTED_COACTIVE = 25.0
+
+# --- one sample ------------------------------------------------------------------------------------------------------
+
+
+def correctness(prediction: Tensor, target: Tensor) -> Tensor:
+    """Whether each sample is predicted correctly, ``(N,)`` bool.
+
+    Args:
+        prediction: Class ids ``(N,)`` or scores ``(N, C)``; a row of scores with a NaN is never correct.
+        target: Class ids ``(N,)``, or one-hot or soft labels ``(N, C)``.
+    """
+    _check_labels("prediction", prediction)
+    _check_labels("target", target)
+    if len(prediction) != len(target):
+        raise ValueError(
+            f"Expected `prediction` and `target` to have the same length, but got {len(prediction)} and {len(target)}."
+        )
+    correct = class_ids(prediction) == class_ids(target)
+    if prediction.ndim == 2:
+        correct = correct & ~prediction.isnan().any(1)
+    return correct
+
+
+def class_ids(labels: Tensor) -> Tensor:
+    """Class ids ``(N,)`` from class ids or from scores ``(N, C)``."""
+    return labels.argmax(1) if labels.ndim == 2 else labels.long()
+
+
+def _check_labels(name: str, labels: Tensor) -> None:
+    if labels.ndim not in (1, 2) or (labels.ndim == 2 and labels.shape[1] < 2):
+        raise ValueError(
+            f"Expected `{name}` to be class ids (N,) or scores (N, C) with C >= 2, but got shape "
+            f"{tuple(labels.shape)}. For other tasks pass `predictions` and a callable `advantage`."
+        )
+    if labels.ndim == 1 and labels.is_floating_point() and bool((labels != labels.round()).any()):
+        raise ValueError(
+            f"Expected `{name}` of shape (N,) to hold class ids, but got numbers such as {labels[labels != labels.round()][0]:.4g}. "
+            "For regression or single logits pass `predictions` and a callable `advantage`."
+        )
+
+
+def outcome_groups(model_correct: Tensor, baseline_correct: Tensor) -> Tensor:
+    """The outcome group of each sample, ``(N,)``: 0 both, 1 only_model, 2 only_baseline, 3 neither."""
+    model, baseline = model_correct.bool(), baseline_correct.bool()
+    return torch.where(
+        model,
+        torch.where(baseline, BOTH, ONLY_MODEL),
+        torch.where(baseline, ONLY_BASELINE, NEITHER),
+    )
+
+
+def log_probability(scores: Tensor, target: Tensor) -> Tensor:
+    """Log-probability of the target class, ``(N,)``, at least the log of the smallest normal float32 (about -87).
+
+    Rows of ``scores`` ``(N, C)`` that are non-negative and sum to one are probabilities, all others logits (or
+    log-probabilities, which a log-softmax leaves as they are).
+    """
+    if scores.ndim != 2:
+        raise ValueError(
+            f"Expected predictions of shape (N, C) for `advantage='log_prob'`, but got {tuple(scores.shape)}. "
+            "Give a baseline with scores, or use `advantage='correctness'`."
+        )
+    scores = scores.double() if scores.device.type != "mps" else scores.float()
+    is_probability = (scores >= 0).all(1) & ((scores.sum(1) - 1).abs() < 1e-3)
+    floor = torch.finfo(torch.float32).tiny
+    log_p = torch.where(
+        is_probability[:, None], scores.clamp_min(floor).log(), scores.log_softmax(1)
+    )
+    return log_p.gather(1, class_ids(target)[:, None]).squeeze(1).clamp_min(math.log(floor))
+
+
+def compute_advantage(
+    kind: Advantage, prediction: Tensor, baseline: Tensor, target: Tensor
+) -> Tensor:
+    """The advantage of the model over the baseline on each sample, ``(N,)``.
+
+    Args:
+        kind: ``"correctness"`` for 1[model right] - 1[baseline right], ``"log_prob"`` for log p_model(y) -
+            log p_baseline(y), or a callable ``(prediction, baseline_prediction, target) -> (N,)``.
+        prediction: The model's class ids ``(N,)`` or scores ``(N, C)``, or whatever the callable takes.
+        baseline: The baseline's, likewise.
+        target: Class ids ``(N,)``, or whatever the callable takes.
+    """
+    if callable(kind):
+        advantage = kind(prediction, baseline, target)
+        if not isinstance(advantage, Tensor) or advantage.shape != (len(prediction),):
+            got = (
+                tuple(advantage.shape)
+                if isinstance(advantage, Tensor)
+                else type(advantage).__name__
+            )
+            raise ValueError(
+                f"Expected `advantage` to return a tensor of shape ({len(prediction)},), one number per sample, but got {got}."
+            )
+        return (
+            advantage.detach().double()
+            if advantage.device.type != "mps"
+            else advantage.detach().float()
+        )
+    if kind == "log_prob":
+        return log_probability(prediction, target) - log_probability(baseline, target)
+    return correctness(prediction, target).double() - correctness(baseline, target).double()
+
+
+def check_advantage(kind: Advantage) -> None:
+    """Raise unless ``kind`` is one that :func:`compute_advantage` takes."""
+    if not callable(kind) and kind not in ("correctness", "log_prob"):
+        raise ValueError(
+            "Expected `advantage` to be 'correctness', 'log_prob' or a callable (prediction, baseline_prediction, target)"
+            f" -> (N,), but got {kind!r}."
+        )
+
+
+# --- moments ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Moments:
+    """First and second moments of ``D`` neurons and ``k`` columns, mergeable without loss (float64).
+
+    Every field may have one leading dimension, the folds.
+
+    Attributes:
+        n: Number of samples, ``()``.
+        w: Means of the columns, ``(k,)``.
+        ww: Centred co-moments of the columns, ``(k, k)``.
+        mean: Means of the neurons, ``(D,)``.
+        m2: Centred second moments of the neurons, ``(D,)``.
+        active: Number of samples in which the neuron is not 0, ``(D,)``.
+        c: Centred co-moments of columns and neurons, ``(k, D)``.
+    """
+
+    n: Tensor
+    w: Tensor
+    ww: Tensor
+    mean: Tensor
+    m2: Tensor
+    active: Tensor
+    c: Tensor
+
+    def fold(self, index: int) -> Moments:
+        """The moments of one fold."""
+        return Moments(*(getattr(self, field.name)[index] for field in fields(self)))
+
+
+def merge_moments_(a: Moments, b: Moments, neurons: slice = slice(None)) -> None:
+    """Add ``b``, the moments of other samples, to some neurons of ``a`` in place (Chan, Golub & LeVeque 1983).
+
+    ``b`` holds just those neurons. The shared part (n, w, ww) of ``a`` is left to :func:`merge_shared_`, to be called
+    once, after all neurons.
+    """
+    g = _share(a, b)[..., None]
+    f = g * a.n[..., None]
+    mean, dw = a.mean[..., neurons], b.w - a.w
+    dm = b.mean - mean
+    a.m2[..., neurons] += b.m2 + f * dm * dm
+    a.c[..., neurons] += b.c + (f * dw)[..., None] * dm[..., None, :]
+    a.active[..., neurons] += b.active
+    mean.copy_(torch.where(a.n[..., None] > 0, mean + g * dm, b.mean))
+
+
+def merge_shared_(a: Moments, b: Moments) -> None:
+    """Add the part of ``b`` that all neurons share (n, w, ww) to ``a`` in place."""
+    g, dw = _share(a, b)[..., None], b.w - a.w
+    a.ww.add_(b.ww + (g * a.n[..., None])[..., None] * dw[..., :, None] * dw[..., None, :])
+    a.w.add_(g * dw)
+    a.n.add_(b.n)
+
+
+def _share(a: Moments, b: Moments) -> Tensor:
+    """The share of ``b``'s samples in the union; 0 where neither has any."""
+    return b.n / (a.n + b.n).clamp_min(1)
+
+
+def correlation(moments: Moments, column: int = 0) -> Tensor:
+    """Pearson's r of every neuron with a column, ``(D,)``; NaN for constants and for non-finite neurons."""
+    return _ratio(moments.c[column], moments.m2, moments.ww[column, column])
+
+
+def correlation_within(moments: Moments, groups: slice, column: int = 0) -> tuple[Tensor, int]:
+    """Pearson's r of neuron and column with the means of the groups taken out, and the number of groups seen.
+
+    This is the partial correlation given one-hot columns ``groups`` (Frisch-Waugh-Lovell): what remains of both when
+    each is compared with the mean of its own group.
+    """
+    p = moments.w[groups]
+    seen = p > 0
+    weight = torch.where(seen, 1 / (moments.n * p).clamp_min(0.5), 0.0)  # C_g = n_g (mean_g - mean)
+    cg, wg = moments.c[groups], moments.ww[groups, column]
+    c = moments.c[column] - (weight * wg) @ cg
+    m2 = moments.m2 - weight @ (cg * cg)
+    ww = moments.ww[column, column] - (weight * wg * wg).sum()
+    return _partial_ratio(c, m2, ww, moments, column), int(seen.sum())
+
+
+def correlation_given(moments: Moments, given: int, column: int = 0) -> Tensor:
+    """Pearson's r of neuron and column with the linear effect of one other column taken out, ``(D,)``."""
+    slope = moments.ww[column, given] / moments.ww[given, given]
+    c = moments.c[column] - slope * moments.c[given]
+    m2 = moments.m2 - moments.c[given] ** 2 / moments.ww[given, given]
+    ww = moments.ww[column, column] - slope * moments.ww[column, given]
+    return _partial_ratio(c, m2, ww, moments, column)
+
+
+def _ratio(c: Tensor, m2: Tensor, ww: Tensor) -> Tensor:
+    r = c / (
+        m2.clamp_min(0).sqrt() * ww.clamp_min(0).sqrt()
+    )  # two roots: their product does not overflow
+    valid = (m2 > 0) & m2.isfinite() & (ww > 0)
+    return torch.where(valid, r.clamp(-1, 1), torch.nan)
+
+
+def _partial_ratio(c: Tensor, m2: Tensor, ww: Tensor, moments: Moments, column: int) -> Tensor:
+    """As :func:`_ratio`, NaN where the controls explain all but rounding: the remainder is a difference."""
+    explained = (m2 <= 1e-6 * moments.m2) | (ww <= 1e-9 * moments.ww[column, column])
+    return torch.where(explained, torch.nan, _ratio(c, m2, ww))
+
+
+def group_means(moments: Moments, group: int) -> Tensor:
+    """Mean activation where the indicator column ``group`` is 1, ``(D,)``; NaN where it never is."""
+    n_g = moments.n * moments.w[group]
+    return torch.where(n_g > 0.5, moments.mean + moments.c[group] / n_g, torch.nan)
+
+
+# --- inference -------------------------------------------------------------------------------------------------------
+
+
+def fisher_interval(
+    r: np.ndarray, n: float, controls: int = 0, confidence: float = 0.95
+) -> tuple[np.ndarray, np.ndarray]:
+    """Confidence interval of r by Fisher's z (1921), ``n - 3 - controls`` degrees of freedom; NaN where there are none."""
+    r = np.asarray(r, dtype=np.float64)
+    dof = n - 3 - controls
+    if dof <= 0:
+        return np.full_like(r, np.nan), np.full_like(r, np.nan)
+    half = stats.norm.ppf(0.5 + confidence / 2) / math.sqrt(dof)
+    with np.errstate(divide="ignore"):
+        z = np.arctanh(np.clip(r, -1, 1))
+    return np.tanh(z - half), np.tanh(z + half)
+
+
+def log_p_value(r: np.ndarray, n: float, controls: int = 0) -> np.ndarray:
+    """Natural log of the two-sided p of r under no correlation, exact far beyond the smallest float.
+
+    t = r sqrt(dof / (1 - r^2)) with dof = n - 2 - controls gives p = I_{1-r^2}(dof/2, 1/2), the regularised incomplete
+    beta function; where that underflows, its series I_x(a, b) = x^a (1-x)^b / (a B(a, b)) 2F1(a+b, 1; a+1; x).
+    """
+    r = np.asarray(r, dtype=np.float64)
+    a, b = (n - 2 - controls) / 2, 0.5
+    if a <= 0:
+        return np.full_like(r, np.nan)
+    x = 1 - np.minimum(np.abs(r), 1.0) ** 2
+    with np.errstate(divide="ignore"):
+        direct = np.log(special.betainc(a, b, x))
+        series = a * np.log(x) + b * np.log1p(-x) - math.log(a) - special.betaln(a, b)
+    series += np.log(special.hyp2f1(a + b, 1.0, a + 1, np.minimum(x, 0.99)))
+    return np.where(direct > -600, direct, series)
+
+
+def p_value(r: np.ndarray, n: float, controls: int = 0) -> np.ndarray:
+    """Two-sided p of r under no correlation (t test, ``n - 2 - controls`` degrees of freedom)."""
+    return np.exp(np.minimum(log_p_value(r, n, controls), 0.0))
+
+
+def expected_coactive(n: float, active: np.ndarray, advantage_active: float) -> np.ndarray:
+    """Expected number of samples with both neuron and advantage non-zero, were they independent."""
+    return np.asarray(active, dtype=np.float64) * advantage_active / max(n, 1.0)
+
+
+def adjust_p_values(p: np.ndarray, method: str = "bh") -> np.ndarray:
+    """False-discovery-rate q of each p: Benjamini & Hochberg 1995 (``"bh"``) or Benjamini & Yekutieli 2001 (``"by"``).
+
+    NaN stays NaN and does not count as a test.
+    """
+    q = np.full(np.shape(p), np.nan)
+    tested = ~np.isnan(p)
+    if tested.any():
+        q[tested] = stats.false_discovery_control(np.asarray(p)[tested], method=method)
+    return q
+
+
+def contrast_t(means: np.ndarray, counts: np.ndarray, total_ss: np.ndarray) -> np.ndarray:
+    """How clearly a neuron stands out in ``only_model``: the smallest t of only_model against each other group, ``(D,)``.
+
+    Args:
+        means: Mean activation per outcome group, ``(4, D)``, in the order both, only_model, only_baseline, neither.
+        counts: Samples per group, ``(4,)``. Empty groups are left out.
+        total_ss: Centred sum of squares of each neuron over all samples, ``(D,)``.
+
+    The variance is pooled within groups: (total_ss - sum_g n_g (mean_g - mean)^2) / (n - groups).
+    """
+    counts = np.asarray(counts, dtype=np.float64)
+    others = [g for g in range(4) if g != ONLY_MODEL and counts[g] > 0]
+    seen = [g for g in range(4) if counts[g] > 0]
+    n, dof = counts.sum(), counts.sum() - len(seen)
+    if counts[ONLY_MODEL] == 0 or not others or dof <= 0:
+        return np.full(means.shape[1], np.nan)
+    mean = np.nansum(means * counts[:, None], 0) / n
+    between = np.nansum(counts[:, None] * (means - mean) ** 2, 0)
+    variance = np.maximum(total_ss - between, 0) / dof
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ts = [
+            (means[ONLY_MODEL] - means[g])
+            / np.sqrt(variance * (1 / counts[ONLY_MODEL] + 1 / counts[g]))
+            for g in others
+        ]
+        return np.where((total_ss > 0) & np.isfinite(total_ss), np.min(ts, axis=0), np.nan)
+
+
+def mcnemar_p(only_model: int, only_baseline: int) -> float:
+    """McNemar's exact two-sided p (1947): are the discordant samples split evenly? NaN where there are none."""
+    discordant = only_model + only_baseline
+    return float(stats.binomtest(only_model, discordant, 0.5).pvalue) if discordant else math.nan
+
+
+def noise_ceiling(num_neurons: int, n: float) -> float:
+    """The |r| that the largest of ``num_neurons`` unrelated neurons reaches by chance: sqrt(2 ln(2 D) / n)."""
+    return (
+        min(1.0, math.sqrt(2 * math.log(2 * num_neurons) / n))
+        if n > 0 and num_neurons > 0
+        else math.nan
+    )
