@@ -59,7 +59,7 @@ else:
         "visualization": ("FeatureVisualizer", "ImagePrior", "LucentVisualizer"),
     }
     _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
-    __all__ = ["__version__", *_ROOM_OF]
+    __all__ = ["__version__", *_ROOM_OF]  # noqa: PLE0604 -- the keys are strings
 
     def __getattr__(name):
         if name in _ROOMS:
