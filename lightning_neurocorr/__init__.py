@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from lightning_neurocorr.baselines import TableBaseline as TableBaseline
     from lightning_neurocorr.callback import NeuronAdvantage as NeuronAdvantage
     from lightning_neurocorr.exemplars import Exemplars as Exemplars
+    from lightning_neurocorr.history import HistoryEntry as HistoryEntry
     from lightning_neurocorr.metric import NeuronAdvantageCorrelation as NeuronAdvantageCorrelation
-    from lightning_neurocorr.report import HistoryEntry as HistoryEntry
     from lightning_neurocorr.report import NeuronReport as NeuronReport
     from lightning_neurocorr.report import NeuronRow as NeuronRow
     from lightning_neurocorr.report import Outcomes as Outcomes
@@ -48,14 +48,17 @@ else:
             "TableBaseline",
         ),
         "callback": ("NeuronAdvantage",),
+        "evidence": (),
         "exemplars": ("Exemplars",),
         "functional": (),
+        "history": ("HistoryEntry",),
         "metric": ("NeuronAdvantageCorrelation",),
-        "report": ("HistoryEntry", "NeuronReport", "NeuronRow", "Outcomes"),
+        "report": ("NeuronReport", "NeuronRow", "Outcomes"),
         "samples": (),
         "sheets": (),
         "tensorboard": (),
         "validation": (),
+        "verdict": (),
         "visualization": ("FeatureVisualizer", "ImagePrior", "LucentVisualizer"),
     }
     _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
