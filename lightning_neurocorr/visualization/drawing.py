@@ -1,0 +1,239 @@
+"""The loop that optimises pictures: one batch per layer, stopped by steps or by the clock.
+
+Shapes: ``K`` pictures made at once, ``S`` steps.
+"""
+
+from __future__ import annotations
+
+import time
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lightning_neurocorr.evidence import Picture
+from lightning_neurocorr.visualization import parametrization
+from lightning_neurocorr.visualization.augmentation import draw_warps, warp
+from lightning_neurocorr.visualization.isolation import IsolatedModel
+from lightning_neurocorr.visualization.prior import ImagePrior
+from lightning_neurocorr.visualization.reference import Reference, measure
+from lightning_neurocorr.visualization.targets import Readout, Target, group_by_layer
+
+if TYPE_CHECKING:
+    from lightning_neurocorr.visualization.render import FeatureVisualizer
+
+_FRESH = 8  # warps per picture that its augmented activation is the mean of
+
+
+class Drawing:
+    """One call of :meth:`FeatureVisualizer.render`."""
+
+    def __init__(
+        self,
+        settings: FeatureVisualizer,
+        model: IsolatedModel,
+        layers: Mapping[str, nn.Module],
+        targets: Sequence[Target],
+        prior: ImagePrior,
+    ) -> None:
+        self.settings, self.model, self.layers = settings, model, layers
+        self.targets, self.prior = targets, prior
+        kind = settings.parametrization
+        self.kind = parametrization.choose(prior) if kind == "auto" else kind
+        self.started = time.monotonic()
+        self.references: dict[int, Reference] = {}
+        self.calls: dict[str, int] = {}
+
+    def pictures(
+        self, exemplars: Mapping[int, Tensor], advance: Callable[[int], Any]
+    ) -> list[Picture]:
+        """One picture per target; ``advance`` hears how many are done."""
+        groups = group_by_layer(self.targets)
+        self.references, self.calls = measure(
+            self.model,
+            groups,
+            self.targets,
+            self.prior,
+            exemplars,
+            max_images=self.settings.reference_images,
+            stop=lambda: self.spent(0.25),
+        )
+        made: dict[int, Picture] = {}
+        for group in groups.values():
+            alive = [i for i in group if i in self.references and not self.references[i].dead]
+            for chunk in _chunks(alive, self.settings.max_batch):
+                if not self.spent():
+                    made.update(self.draw(chunk, self.settings.start))
+                advance(len(chunk))
+        return [made.get(i) or self.without(i) for i in range(len(self.targets))]
+
+    def spent(self, share: float = 1.0) -> bool:
+        """Whether this share of the time budget is used up."""
+        budget = self.settings.time_budget_s
+        return budget is not None and time.monotonic() - self.started > share * budget
+
+    def draw(self, chunk: Sequence[int], start: str) -> dict[int, Picture]:
+        """Pictures of targets of one layer; what noise cannot reach starts from a real image."""
+        images, moved, steps = self.optimise(chunk, start)
+        still = [i for i, reached in zip(chunk, moved, strict=True) if not reached]
+        if still and start == "noise" and not self.spent():
+            again = self.draw(still, "exemplar")
+        else:
+            again = {}
+        plain, augmented = self.judge(chunk, images)
+        made = {}
+        for row, index in enumerate(chunk):
+            made[index] = self.describe(
+                index, images[row], plain[row], augmented[row], start, moved[row], steps
+            )
+        return {**made, **again}
+
+    def optimise(self, chunk: Sequence[int], start: str) -> tuple[Tensor, list[bool], int]:
+        """Images ``(K, C, H, W)``, whether each got a gradient, and the number of steps taken."""
+        settings, device = self.settings, self.model.device
+        noise, warps = self.randomness(chunk)
+        real = (
+            torch.stack([self.references[i].exemplar for i in chunk])
+            if start == "exemplar"
+            else None
+        )
+        drawing = parametrization.make(self.kind, self.prior, noise, real, device)
+        rate = settings.learning_rate or parametrization.LEARNING_RATES[self.kind]
+        optimizer = torch.optim.Adam([drawing.parameters], lr=rate)
+        scales = torch.tensor(
+            [1 / (self.references[i].top - self.references[i].mean) for i in chunk]
+        )
+        scales = scales.to(device)
+        moved = torch.zeros(len(chunk), dtype=torch.bool, device=device)
+        step = 0
+        for step in range(1, settings.steps + 1):
+            images = warp(drawing.images(), warps[:, step - 1].to(device))
+            values = self.activations(chunk, images)
+            if not values.requires_grad:  # the model computes the layer under no_grad
+                break
+            (gradient,) = torch.autograd.grad(-(values * scales).sum(), drawing.parameters)
+            moved |= gradient.flatten(1).abs().amax(1) > 0
+            drawing.parameters.grad = gradient
+            optimizer.step()
+            if self.spent():
+                break
+        return drawing.images().detach(), moved.tolist(), step
+
+    def activations(self, chunk: Sequence[int], images: Tensor) -> Tensor:
+        """Target ``i`` on image ``i``, ``(K,)``, averaged over the calls of the layer."""
+        name = self.targets[chunk[0]].layer
+        read = Readout([self.targets[i] for i in chunk]).own
+        seen = self.model.read(self.model.prepare(images), {name: read}, self.calls)
+        return torch.stack(seen[name]).mean(0)
+
+    def judge(self, chunk: Sequence[int], images: Tensor) -> tuple[list[float], list[float]]:
+        """Activations on the pictures as they are, and their mean over fresh warps."""
+        warps = self.randomness(chunk, fresh=True)[1].to(images.device)
+        with torch.no_grad():
+            plain = self.activations(chunk, images)
+            augmented = [self.activations(chunk, warp(images, warps[:, i])) for i in range(_FRESH)]
+        return plain.tolist(), torch.stack(augmented).mean(0).tolist()
+
+    def randomness(self, chunk: Sequence[int], fresh: bool = False) -> tuple[Tensor, Tensor]:
+        """Noise ``(K, C, H, W)`` and warps ``(K, S, 2, 3)``, from a generator per target."""
+        settings, (_, height, width) = self.settings, self.prior.shape
+        noise, warps = [], []
+        for index in chunk:
+            generator = torch.Generator("cpu").manual_seed(
+                _seed_of(self.targets[index], settings.seed)
+            )
+            noise.append(torch.randn(self.prior.shape, generator=generator, device="cpu"))
+            count = settings.steps + _FRESH
+            drawn = draw_warps(
+                count,
+                height,
+                width,
+                shift=settings.shift,
+                scale=settings.scale,
+                degrees=settings.degrees,
+                generator=generator,
+            )
+            warps.append(drawn[settings.steps :] if fresh else drawn[: settings.steps])
+        return torch.stack(noise), torch.stack(warps)
+
+    def describe(
+        self,
+        index: int,
+        image: Tensor,
+        plain: float,
+        augmented: float,
+        start: str,
+        moved: bool,
+        steps: int,
+    ) -> Picture:
+        """The picture with its numbers and what to say about it."""
+        reference = self.references[index]
+        if not moved:
+            return self.without(
+                index, "no picture: no gradient reaches the image through this layer"
+            )
+        if not np.isfinite(plain) or not bool(image.isfinite().all()):
+            return self.without(index, "no picture: activations are not finite")
+        ratio, best = reference.ratio(plain), reference.ratio(reference.best)
+        notes = []
+        if ratio < best:
+            notes.append(
+                "do not read this picture: real images drive this neuron more "
+                f"({best:.1f}x against {ratio:.1f}x)"
+            )
+        if steps < self.settings.steps:
+            notes.append(
+                f"stopped after {steps} of {self.settings.steps} steps: time budget of "
+                f"{self.settings.time_budget_s:g} s used up"
+            )
+        target = self.targets[index]
+        return Picture(
+            layer=target.layer,
+            unit=target.index,
+            sign=target.sign,
+            image=image.cpu().float().numpy(),
+            activation_ratio=ratio,
+            augmented_ratio=reference.ratio(augmented),
+            real_best=best,
+            start=start,
+            method=self.kind,
+            readable=ratio >= best,
+            note="; ".join(notes),
+        )
+
+    def without(self, index: int, note: str | None = None) -> Picture:
+        """A picture that could not be made."""
+        target, reference = self.targets[index], self.references.get(index)
+        if note is None and reference is None:
+            note = "no picture: the forward never calls this layer"
+        elif note is None and reference is not None and reference.dead:
+            note = "dead: no real image activates this unit"
+        elif note is None:
+            note = f"skipped: time budget of {self.settings.time_budget_s:g} s used up"
+        return Picture(
+            layer=target.layer,
+            unit=target.index,
+            sign=target.sign,
+            image=None,
+            activation_ratio=float("nan"),
+            augmented_ratio=float("nan"),
+            real_best=float("nan"),
+            start=self.settings.start,
+            method=self.kind,
+            readable=False,
+            note=note or "",
+        )
+
+
+def _chunks(indices: Sequence[int], size: int) -> Iterator[Sequence[int]]:
+    for first in range(0, len(indices), size):
+        yield indices[first : first + size]
+
+
+def _seed_of(target: Target, seed: int) -> int:
+    unit = target.unit.tolist() if isinstance(target.unit, Tensor) else target.unit
+    name = f"{target.layer}:{unit}:{target.sign}:{target.position}"
+    return seed * 2**32 + zlib.crc32(name.encode())

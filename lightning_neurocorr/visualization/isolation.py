@@ -1,0 +1,196 @@
+"""Run a user's model for pictures and leave no trace on it."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from lightning_neurocorr.activations import eager
+
+Read = Callable[[Any, nn.Module], Tensor]
+
+
+class _Reached(BaseException):
+    """Ends a forward once its layers have answered; no ``except Exception`` swallows it."""
+
+
+class _Shell(nn.Module):
+    """Gives a callable the shape that ``functional_call`` wants."""
+
+    def __init__(self, root: nn.Module, forward: Callable[[Tensor], Any]) -> None:
+        super().__init__()
+        self.root = root
+        self._calls = (forward,)  # in a tuple, or a module would be a second submodule
+
+    def forward(self, images: Tensor) -> Any:
+        return self._calls[0](images)
+
+
+class IsolatedModel:
+    """A model in evaluation mode, on private buffers, with hooks only while it runs.
+
+    Half-precision weights are read as float32, weights carry no gradient, and all is undone.
+
+    Args:
+        forward: A module, a method of one, or any callable from images to anything. For a callable
+            that is no method, only the modules in ``layers`` are known: put the others in
+            evaluation mode yourself.
+        layers: The layers to read, by name.
+
+    Attributes:
+        device: Where the images go.
+        dtype: float32, or float64 if the model has float64 weights.
+        memory_format: ``channels_last`` until :meth:`prefer_contiguous` is called.
+
+    Raises:
+        ValueError: If the weights are in half precision and ``forward`` is no module or method of
+            one.
+    """
+
+    def __init__(
+        self, forward: nn.Module | Callable[[Tensor], Any], layers: Mapping[str, nn.Module]
+    ) -> None:
+        owner = forward if isinstance(forward, nn.Module) else getattr(forward, "__self__", None)
+        self._forward = forward
+        self._layers = layers
+        self._root = owner if isinstance(owner, nn.Module) else None
+        self._known = self._root if self._root is not None else nn.ModuleList(layers.values())
+        self._shell = None if self._root is None else _Shell(self._root, forward)
+        self._state: dict[str, Tensor] = {}
+        tensors = [*self._known.parameters(), *self._known.buffers()]
+        floating = [t for t in tensors if t.is_floating_point()]
+        self.device = tensors[0].device if tensors else torch.device("cpu")
+        self.dtype = (
+            torch.float64 if any(t.dtype == torch.float64 for t in floating) else torch.float32
+        )
+        self.memory_format = torch.channels_last
+        if self._root is None and any(t.dtype in (torch.float16, torch.bfloat16) for t in floating):
+            raise ValueError(
+                "Expected `forward` to be a module or a method of one where weights are in half "
+                "precision, because pictures are made on float32 copies of them, but got "
+                f"{type(forward).__name__}."
+            )
+
+    @contextmanager
+    def opened(self, seed: int) -> Iterator[None]:
+        """What runs inside leaves modules, random states and global switches as they were."""
+        modes = [(module, module.training) for module in self._known.modules()]
+        deterministic = torch.are_deterministic_algorithms_enabled()
+        warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+        with (
+            preserved_random_state(self.device, seed),
+            torch.inference_mode(False),
+            torch.enable_grad(),
+        ):
+            try:
+                # some gradients (grid_sample on CUDA) have no deterministic version and would raise
+                torch.use_deterministic_algorithms(False)
+                for module, _ in modes:
+                    module.training = False
+                self._state = {} if self._shell is None else _private_state(self._shell)
+                with eager(self._known), torch.autocast(self.device.type, enabled=False):
+                    yield
+            finally:
+                self._state = {}
+                for module, mode in modes:
+                    module.training = mode
+                torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
+
+    def __call__(self, images: Tensor) -> Any:
+        """The model's output."""
+        if self._shell is None:
+            return self._forward(images)
+        return functional_call(self._shell, self._state, (images,))
+
+    def prepare(self, images: Tensor) -> Tensor:
+        """``images`` on the model's device, in its floating type and memory format."""
+        return images.to(self.device, self.dtype).contiguous(memory_format=self.memory_format)
+
+    def prefer_contiguous(self) -> None:
+        """Give up ``channels_last``: the model reshapes with ``view``."""
+        self.memory_format = torch.contiguous_format
+
+    def read(
+        self, images: Tensor, readers: Mapping[str, Read], calls: Mapping[str, int] | None = None
+    ) -> dict[str, list[Tensor]]:
+        """Run the model and read layers on the way.
+
+        Args:
+            images: What the model gets.
+            readers: ``(output, module) -> tensor`` by layer name; applied at once, before later
+                layers can write into the output.
+            calls: How often each layer is called in one forward; with it, the forward stops after
+                the last call.
+
+        Returns:
+            What the readers gave, call by call, by layer name.
+        """
+        seen: dict[str, list[Tensor]] = {name: [] for name in readers}
+
+        def hook(name: str) -> Callable[[nn.Module, Any, Any], None]:
+            def keep(module: nn.Module, _: Any, output: Any) -> None:
+                seen[name].append(readers[name](output, module))
+                if calls is not None and all(len(seen[n]) >= calls[n] for n in readers):
+                    raise _Reached
+
+            return keep
+
+        handles = []
+        try:
+            for name in readers:
+                handle = self._layers[name].register_forward_hook(hook(name))
+                handles.append(handle)
+            self(images)
+        except _Reached:
+            pass
+        finally:
+            for handle in handles:
+                handle.remove()
+        return seen
+
+
+def _private_state(shell: nn.Module) -> dict[str, Tensor]:
+    """Weights without gradients, half precision as float32, and copies of the buffers."""
+    scripted = tuple(
+        f"{n}." for n, m in shell.named_modules() if isinstance(m, torch.jit.ScriptModule)
+    )
+    state = {}
+    for name, tensor in (*shell.named_parameters(), *shell.named_buffers()):
+        if scripted and name.startswith(scripted):
+            continue
+        private = tensor.detach()
+        if tensor.dtype in (torch.float16, torch.bfloat16):
+            private = private.float()
+        elif not isinstance(tensor, nn.Parameter) or tensor.is_inference():
+            private = private.clone()
+        state[name] = private
+    return state
+
+
+@contextmanager
+def preserved_random_state(device: torch.device, seed: int) -> Iterator[None]:
+    """Seed torch, numpy and python inside; put their states back afterwards."""
+    python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002
+    cpu_state = torch.default_generator.get_state()
+    cuda_state = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+    try:
+        random.seed(seed)
+        np.random.seed(seed % 2**32)  # noqa: NPY002
+        torch.default_generator.manual_seed(seed)
+        if cuda_state is not None:
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
+        yield
+    finally:
+        random.setstate(python_state)
+        np.random.set_state(numpy_state)  # noqa: NPY002
+        torch.default_generator.set_state(cpu_state)
+        if cuda_state is not None:
+            torch.cuda.set_rng_state(cuda_state, device)

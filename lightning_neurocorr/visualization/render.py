@@ -1,0 +1,147 @@
+"""The settings of our renderer, and its front door.
+
+Shapes: pictures are ``(C, H, W)`` in the units the model gets.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from lightning_neurocorr.evidence import Picture
+from lightning_neurocorr.visualization.drawing import Drawing
+from lightning_neurocorr.visualization.isolation import IsolatedModel
+from lightning_neurocorr.visualization.parametrization import KINDS, Kind
+from lightning_neurocorr.visualization.prior import ImagePrior
+from lightning_neurocorr.visualization.targets import (
+    Exemplars,
+    Target,
+    check_exemplars,
+    resolve_layers,
+)
+
+
+@dataclass(frozen=True)
+class FeatureVisualizer:
+    """Makes pictures of what drives neurons.
+
+    Attributes:
+        parametrization: How an image is written: ``"maco"`` (free phases, the data's spectrum),
+            ``"pca"`` (the data's principal subspace), ``"fourier"`` or ``"pixel"`` (the data's
+            range only); ``"auto"`` chooses by the data.
+        start: ``"exemplar"`` starts from a real image that drives the neuron, ``"noise"`` from
+            random numbers.
+        steps: Optimisation steps.
+        learning_rate: Of Adam; ``None`` is the parametrization's own.
+        max_batch: The most pictures made at once.
+        seed: Seed of noise and augmentation; a neuron's picture does not depend on the others
+            asked for.
+        time_budget_s: Wall-clock seconds for one call of :meth:`render`; what is left then is
+            skipped.
+        every_n_validations: For the callback: how often to make pictures; ``None`` is at the last
+            validation only.
+        shift: Augmentation: the farthest shift, as a share of the side.
+        scale: Augmentation: the strongest zoom, as a share.
+        degrees: Augmentation: the widest rotation.
+        reference_images: The most real images that a picture's activation is compared with.
+
+    Raises:
+        ValueError: If a setting is out of range.
+    """
+
+    parametrization: Kind = "auto"
+    start: Literal["exemplar", "noise"] = "exemplar"
+    steps: int = 64
+    learning_rate: float | None = None
+    max_batch: int = 16
+    seed: int = 0
+    time_budget_s: float | None = 120.0
+    every_n_validations: int | None = None
+    shift: float = 1 / 16
+    scale: float = 0.1
+    degrees: float = 5.0
+    reference_images: int = 256
+
+    def __post_init__(self) -> None:
+        _check_choice("parametrization", self.parametrization, KINDS)
+        _check_choice("start", self.start, ("exemplar", "noise"))
+        _check_least("steps", self.steps, 1)
+        _check_least("max_batch", self.max_batch, 1)
+        _check_least("seed", self.seed, 0)
+        _check_least("reference_images", self.reference_images, 2)
+        for name in ("learning_rate", "time_budget_s", "every_n_validations"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"Expected `{name}` to be positive or None, but got {value!r}.")
+        for name, limit in (("shift", 0.5), ("scale", 0.9), ("degrees", 180.0)):
+            value = getattr(self, name)
+            if not 0 <= value <= limit:
+                raise ValueError(f"Expected `{name}` to be from 0 to {limit}, but got {value!r}.")
+
+    def render(
+        self,
+        forward: nn.Module | Callable[[Tensor], Any],
+        layers: Mapping[str, nn.Module] | None,
+        targets: Sequence[Target],
+        prior: ImagePrior,
+        *,
+        exemplars: Exemplars = None,
+        progress: bool = False,
+    ) -> list[Picture]:
+        """Make one picture per target. The model and every global state are left as they were.
+
+        Args:
+            forward: What maps a batch of images to the model's output, usually the module itself.
+            layers: Layers by name, as ``choose_layers`` gives them; ``None`` for all layers of the
+                module ``forward``.
+            targets: What to drive.
+            prior: What the data looks like.
+            exemplars: A real image ``(C, H, W)`` per target that drives it, by position in
+                ``targets``; where there is none, the strongest image of the prior's sample counts.
+            progress: Show a progress bar.
+
+        Returns:
+            Pictures in the order of ``targets``. Dead, unreachable and skipped ones have no image
+            and a note.
+
+        Raises:
+            ValueError: If a target names an unknown layer or unit, or an exemplar has another
+                shape than the prior.
+        """
+        named = resolve_layers(forward, layers, targets)
+        given = check_exemplars(exemplars, len(targets), prior)
+        run = Drawing(self, IsolatedModel(forward, named), named, targets, prior)
+        if not targets:
+            return []
+        with run.model.opened(self.seed), _bar(progress, len(targets)) as advance:
+            return run.pictures(given, advance)
+
+
+@contextmanager
+def _bar(show: bool, total: int) -> Iterator[Callable[[int], Any]]:
+    if not show:
+        yield lambda _: None
+        return
+    from tqdm.auto import tqdm
+
+    with tqdm(total=total, desc="Pictures", leave=False, file=sys.stdout) as bar:
+        yield bar.update
+
+
+def _check_choice(name: str, value: object, choices: Sequence[str]) -> None:
+    if value not in choices:
+        raise ValueError(
+            f"Expected `{name}` to be one of {', '.join(map(repr, choices))}, but got {value!r}."
+        )
+
+
+def _check_least(name: str, value: object, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(
+            f"Expected `{name}` to be an integer of at least {least}, but got {value!r}."
+        )

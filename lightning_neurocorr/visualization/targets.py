@@ -1,0 +1,226 @@
+"""What a picture shall drive, and how strongly an activation does.
+
+Shapes: ``N`` images, ``D`` units of a layer, ``T`` targets in that layer.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from lightning_neurocorr.activations import (
+    batch_axis,
+    choose_layers,
+    first_tensor,
+    layer_names,
+    unit_axis,
+)
+from lightning_neurocorr.evidence import Picture
+from lightning_neurocorr.visualization.prior import ImagePrior
+
+Exemplars = Mapping[int, Tensor] | Sequence[Tensor | None] | None
+
+
+@dataclass(frozen=True, eq=False)
+class Target:
+    """What to drive.
+
+    Attributes:
+        layer: The layer's name.
+        unit: A unit's index in the layer, or a direction ``(D,)`` in it.
+        sign: +1 drives it up, -1 drives it down.
+        position: One position in the layer's output, such as ``(row, column)``; ``None`` for the
+            mean over positions.
+    """
+
+    layer: str
+    unit: int | Tensor
+    sign: int = 1
+    position: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.sign not in (1, -1):
+            raise ValueError(f"Expected `sign` to be 1 or -1, but got {self.sign!r}.")
+        if isinstance(self.unit, Tensor):
+            if self.unit.ndim != 1:
+                shape = tuple(self.unit.shape)
+                raise ValueError(
+                    f"Expected `unit` to be an index or a direction (D,), but got shape {shape}."
+                )
+        elif isinstance(self.unit, bool) or not isinstance(self.unit, int) or self.unit < 0:
+            raise ValueError(
+                f"Expected `unit` to be an index or a direction (D,), but got {self.unit!r}."
+            )
+
+    @property
+    def index(self) -> int:
+        """The unit's index; -1 for a direction."""
+        return -1 if isinstance(self.unit, Tensor) else self.unit
+
+
+@runtime_checkable
+class Visualizer(Protocol):
+    """Anything that makes pictures: ours, Lucent's or your own class."""
+
+    def render(
+        self,
+        forward: nn.Module | Callable[[Tensor], Any],
+        layers: Mapping[str, nn.Module] | None,
+        targets: Sequence[Target],
+        prior: ImagePrior,
+        *,
+        exemplars: Exemplars = None,
+        progress: bool = False,
+    ) -> list[Picture]:
+        """One picture per target, in their order."""
+        ...
+
+
+class Readout:
+    """Reads the signed activation of some targets from the output of their layer.
+
+    Raises:
+        ValueError: If a target does not fit the layer's output.
+    """
+
+    def __init__(self, targets: Sequence[Target]) -> None:
+        self._targets = targets
+
+    def all(self, output: Any, module: nn.Module) -> Tensor:
+        """Every target on every image, ``(N, T)``."""
+        activation = _units_second(output, module)
+        return torch.stack([self._one(target, activation) for target in self._targets], 1)
+
+    def own(self, output: Any, module: nn.Module) -> Tensor:
+        """Target ``i`` on image ``i``, ``(T,)``, for ``T`` images."""
+        activation = _units_second(output, module)
+        if len(activation) != len(self._targets):
+            raise ValueError(
+                f"Expected the layer {self._targets[0].layer!r} to give one row per image, but got "
+                f"{len(activation)} rows for {len(self._targets)} images."
+            )
+        plain = all(isinstance(t.unit, int) and t.position is None for t in self._targets)
+        if not plain:
+            rows = zip(self._targets, activation.split(1), strict=True)
+            return torch.cat([self._one(target, row) for target, row in rows])
+        units = torch.tensor([t.index for t in self._targets], device=activation.device)
+        signs = torch.tensor([t.sign for t in self._targets], device=activation.device)
+        rows = torch.arange(len(units), device=activation.device)
+        return _over_positions(activation[rows, units]) * signs
+
+    def _one(self, target: Target, activation: Tensor) -> Tensor:
+        """One target on every image, ``(N,)``."""
+        width = activation.shape[1]
+        if isinstance(target.unit, Tensor):
+            if len(target.unit) != width:
+                raise ValueError(
+                    f"Expected the direction in {target.layer!r} to have {width} entries, one per "
+                    f"unit, but got {len(target.unit)}."
+                )
+            direction = target.unit.detach().to(activation)
+            values = torch.einsum("nd...,d->n...", activation, direction)
+        elif target.unit >= width:
+            raise ValueError(
+                f"Expected a unit of {target.layer!r} below {width}, but got {target.unit}."
+            )
+        else:
+            values = activation[:, target.unit]
+        if target.position is not None:
+            values = _at(values, target)
+        return target.sign * _over_positions(values)
+
+
+def _units_second(output: Any, module: nn.Module) -> Tensor:
+    """The layer's activation as ``(N, D, ...)``."""
+    activation = first_tensor(output)
+    if activation.ndim < 2:
+        return activation.reshape(-1, 1)
+    units, batch = unit_axis(module, activation), batch_axis(module, activation)
+    return activation.movedim((batch, units), (0, 1))
+
+
+def _at(values: Tensor, target: Target) -> Tensor:
+    position = target.position or ()
+    sizes = tuple(values.shape[1:])
+    fits = len(position) == len(sizes) and all(
+        -s <= p < s for p, s in zip(position, sizes, strict=True)
+    )
+    if not fits:
+        raise ValueError(
+            f"Expected `position` in {target.layer!r} to be {len(sizes)} indices below {sizes}, "
+            f"but got {position}."
+        )
+    return values[(slice(None), *position)]
+
+
+def _over_positions(values: Tensor) -> Tensor:
+    """``(N, ...)`` to ``(N,)``."""
+    return values.flatten(1).mean(1) if values.ndim > 1 else values
+
+
+def resolve_layers(
+    forward: object, layers: Mapping[str, nn.Module] | None, targets: Sequence[Target]
+) -> dict[str, nn.Module]:
+    """The targets' layers by name.
+
+    Raises:
+        ValueError: If a name is unknown; the message lists close ones.
+        TypeError: If ``layers`` is ``None`` and ``forward`` is no module.
+    """
+    wanted = list(dict.fromkeys(target.layer for target in targets))
+    if layers is None:
+        if not isinstance(forward, nn.Module):
+            raise TypeError(
+                "Expected `layers` to be layers by name where `forward` is no module, but got "
+                "None. Pass choose_layers(model)."
+            )
+        return choose_layers(forward, wanted) if wanted else layer_names(forward)
+    unknown = [name for name in wanted if name not in layers]
+    if unknown:
+        close = difflib.get_close_matches(unknown[0], layers, n=5, cutoff=0.4) or list(layers)[:12]
+        raise ValueError(
+            f"Expected `targets` to name layers in `layers`, but got {unknown[0]!r}. "
+            f"There are: {', '.join(map(repr, close))}."
+        )
+    return {name: layers[name] for name in wanted}
+
+
+def check_exemplars(exemplars: Exemplars, count: int, prior: ImagePrior) -> dict[int, Tensor]:
+    """Exemplars by position in the targets, on the CPU as float32.
+
+    Raises:
+        ValueError: If a sequence has another length than the targets, or an image another shape
+            than the prior.
+    """
+    if exemplars is None:
+        return {}
+    if not isinstance(exemplars, Mapping):
+        if len(exemplars) != count:
+            raise ValueError(
+                f"Expected `exemplars` to hold {count} images, one per target, but got "
+                f"{len(exemplars)}."
+            )
+        exemplars = {i: image for i, image in enumerate(exemplars) if image is not None}
+    for index, image in exemplars.items():
+        if tuple(image.shape) != prior.shape:
+            raise ValueError(
+                f"Expected `exemplars` to hold images of shape {prior.shape}, as the prior has, "
+                f"but got {tuple(image.shape)} for target {index}."
+            )
+    with torch.inference_mode(False):
+        return {
+            i: image.detach().to("cpu", torch.float32).clone() for i, image in exemplars.items()
+        }
+
+
+def group_by_layer(targets: Sequence[Target]) -> dict[str, list[int]]:
+    """Positions in ``targets`` by layer name, in the order of first appearance."""
+    groups: dict[str, list[int]] = {}
+    for index, target in enumerate(targets):
+        groups.setdefault(target.layer, []).append(index)
+    return groups
