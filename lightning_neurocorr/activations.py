@@ -1,7 +1,7 @@
 """Choose layers, record what their neurons do, and pool space or tokens away.
 
-Shapes: ``N`` samples, ``D`` neurons of one layer. A *neuron* is one unit of a layer: an output channel of a convolution,
-an output feature of a linear layer.
+Shapes: ``N`` samples, ``D`` neurons of one layer. A *neuron* is one unit of a layer: an output
+channel of a convolution, an output feature of a linear layer.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _FEATURE_LAST = (nn.Linear, nn.LayerNorm, nn.Embedding, nn.RNNBase, nn.Multihead
 _WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 
 
-# --- choosing layers -------------------------------------------------------------------------------------------------
+# --- choosing layers ------------------------------------------------------------------------------
 
 
 def layer_names(model: nn.Module) -> dict[str, nn.Module]:
@@ -49,12 +49,16 @@ def choose_layers(model: nn.Module, layers: Layers = None) -> dict[str, nn.Modul
 
     Args:
         model: Any module.
-        layers: ``None`` for every convolution and linear layer; a dotted name for exactly that module; a glob such as
-            ``"features.*"`` (``*`` crosses dots) for the convolutions and linear layers among its matches, or for all
-            its matches where there is none; a sequence of names and globs; or a predicate ``(name, module) -> bool``.
+        layers: ``None`` for every convolution and linear layer; a dotted name for exactly that
+            module; a glob such as
+            ``"features.*"`` (``*`` crosses dots) for the convolutions and linear layers among its
+            matches, or for all
+            its matches where there is none; a sequence of names and globs; or a predicate ``(name,
+            module) -> bool``.
 
     Raises:
-        ValueError: If a name or glob matches nothing (the message lists close names) or no layer is left.
+        ValueError: If a name or glob matches nothing (the message lists close names) or no layer is
+            left.
         TypeError: If ``layers`` is none of the above.
     """
     named = layer_names(model)
@@ -66,13 +70,15 @@ def choose_layers(model: nn.Module, layers: Layers = None) -> dict[str, nn.Modul
         patterns = [layers] if isinstance(layers, str) else layers
         if not isinstance(patterns, Sequence) or not all(isinstance(p, str) for p in patterns):
             raise TypeError(
-                "Expected `layers` to be None, a name, a glob, a list of these or a predicate (name, module) -> bool, "
+                "Expected `layers` to be None, a name, a glob, a list of these or a predicate "
+                "(name, module) -> bool, "
                 f"but got {layers!r}."
             )
         chosen = {name for pattern in patterns for name in _match(named, pattern)}
     if not chosen:
         raise ValueError(
-            f"Expected `layers` to choose at least one layer, but {layers!r} chose none of the {len(named)} submodules "
+            f"Expected `layers` to choose at least one layer, but {layers!r} chose none of the "
+            f"{len(named)} submodules "
             f"of {type(model).__name__}. Name one of: {_listed(named)}."
         )
     return {name: module for name, module in named.items() if name in chosen}
@@ -98,7 +104,8 @@ def _match(named: Mapping[str, nn.Module], pattern: str) -> list[str]:
             else f"There are: {_listed(named)}."
         )
         raise ValueError(
-            f"Expected `layers` to be names of submodules, but got {pattern!r}, which matches none. {hint}"
+            f"Expected `layers` to be names of submodules, but got {pattern!r}, which matches "
+            f"none. {hint}"
         )
     return list(_default_layers({name: named[name] for name in matches})) or matches
 
@@ -110,11 +117,12 @@ def _listed(named: Mapping[str, nn.Module]) -> str:
     )
 
 
-# --- reading a layer's output ----------------------------------------------------------------------------------------
+# --- reading a layer's output ---------------------------------------------------------------------
 
 
 def first_tensor(output: Any) -> Tensor:
-    """The tensor that holds a layer's activations: the output itself, or the first tensor in a tuple, dict or dataclass.
+    """The tensor that holds a layer's activations: the output itself, or the first tensor in a
+    tuple, dict or dataclass.
 
     Raises:
         TypeError: If there is no tensor.
@@ -154,11 +162,13 @@ def pool(output: Any, module: nn.Module, pooling: Pooling = "mean") -> Tensor:
 
     Args:
         output: What ``module`` returned. A tuple, dict or dataclass counts by its first tensor.
-        module: The layer; its kind says where units and samples lie (see :func:`unit_axis`, :func:`batch_axis`).
+        module: The layer; its kind says where units and samples lie (see :func:`unit_axis`,
+            :func:`batch_axis`).
         pooling: ``"mean"``, ``"max"``, or a callable from the layer's output tensor to ``(N, D)``.
 
     Returns:
-        A tensor that shares no memory with ``output``; ``"mean"`` reduces half precision in float32, integers and bools
+        A tensor that shares no memory with ``output``; ``"mean"`` reduces half precision in
+        float32, integers and bools
         become float32, complex numbers their magnitude.
     """
     packed = next(
@@ -216,18 +226,21 @@ def check_pooling(pooling: Pooling) -> None:
     """Raise unless ``pooling`` is ``"mean"``, ``"max"`` or a callable."""
     if pooling not in ("mean", "max") and not callable(pooling):
         raise ValueError(
-            f"Expected `pooling` to be 'mean', 'max' or a callable from a layer's output to (N, D), but got {pooling!r}."
+            "Expected `pooling` to be 'mean', 'max' or a callable from a layer's output to (N, "
+            f"D), but got {pooling!r}."
         )
 
 
-# --- recording -------------------------------------------------------------------------------------------------------
+# --- recording ------------------------------------------------------------------------------------
 
 
 class ActivationRecorder:
     """Hooks on some layers of a model, live inside a ``with``.
 
-    A module that is called several times in one forward (shared layers, several views) counts as one layer whose calls
-    are pooled like further positions: averaged for ``"mean"`` and callables, the maximum for ``"max"``.
+    A module that is called several times in one forward (shared layers, several views) counts as
+    one layer whose calls
+    are pooled like further positions: averaged for ``"mean"`` and callables, the maximum for
+    ``"max"``.
 
     Args:
         layers: Layers by name, as :func:`choose_layers` gives them.
@@ -283,10 +296,12 @@ class ActivationRecorder:
         """What the forwards since the last call recorded, and what went wrong.
 
         Args:
-            num_samples: Size of the batch; a layer with another number of rows is a problem, not a result.
+            num_samples: Size of the batch; a layer with another number of rows is a problem, not a
+                result.
 
         Returns:
-            Activations ``(N, D)`` by layer name, and one-line reasons by layer name for the layers without.
+            Activations ``(N, D)`` by layer name, and one-line reasons by layer name for the layers
+            without.
         """
         taken, problems = {}, dict(self._failed)
         for name in self.layers:
@@ -298,7 +313,8 @@ class ActivationRecorder:
             pooled = self._pooled[name]
             if num_samples is not None and len(pooled) != num_samples:
                 problems[name] = (
-                    f"it gave {len(pooled)} rows for {num_samples} samples; pass `pooling` to bring it to (N, D)"
+                    f"it gave {len(pooled)} rows for {num_samples} samples; pass `pooling` to "
+                    "bring it to (N, D)"
                 )
                 continue
             taken[name] = (
@@ -360,9 +376,11 @@ def record(
 
 
 class OutputRecorder:
-    """Keeps what a module returned last; where its forward nests (a wrapper calls it again), the innermost call counts.
+    """Keeps what a module returned last; where its forward nests (a wrapper calls it again), the
+    innermost call counts.
 
-    Under DDP, Lightning runs ``validation_step`` through the forward of the LightningModule, so a plain hook there sees
+    Under DDP, Lightning runs ``validation_step`` through the forward of the LightningModule, so a
+    plain hook there sees
     the prediction first and the step's return value after it.
     """
 

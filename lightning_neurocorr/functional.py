@@ -1,7 +1,8 @@
-"""Pure statistics: correctness, advantage, correlation from moments, its null, and correction for many neurons.
+"""Pure statistics: correctness, advantage, correlation from moments, its null, and correction for
+many neurons.
 
-Shapes: ``N`` samples, ``D`` neurons, ``C`` classes, ``k`` columns that every neuron is correlated with (the advantage
-first). All moments are float64; what cannot be computed is NaN, never 0.
+Shapes: ``N`` samples, ``D`` neurons, ``C`` classes, ``k`` columns that every neuron is correlated
+with (the advantage first). All moments are float64; what cannot be computed is NaN, never 0.
 """
 
 from __future__ import annotations
@@ -20,24 +21,27 @@ BOTH, ONLY_MODEL, ONLY_BASELINE, NEITHER = range(4)
 AdvantageFunction = Callable[[Tensor, Tensor, Tensor], Tensor]
 Advantage = str | AdvantageFunction
 
-# The sparsity guard: below this many expected co-active samples the far tail of the t test is far too optimistic.
+# The sparsity guard: below this many expected co-active samples the far tail of the t test is far
+# too optimistic.
 MIN_EXPECTED_COACTIVE = 25.0
 
-# --- one sample ------------------------------------------------------------------------------------------------------
+# --- one sample -----------------------------------------------------------------------------------
 
 
 def correctness(prediction: Tensor, target: Tensor) -> Tensor:
     """Whether each sample is predicted correctly, ``(N,)`` bool.
 
     Args:
-        prediction: Class ids ``(N,)`` or scores ``(N, C)``; a row of scores with a NaN is never correct.
+        prediction: Class ids ``(N,)`` or scores ``(N, C)``; a row of scores with a NaN is never
+            correct.
         target: Class ids ``(N,)``, or one-hot or soft labels ``(N, C)``.
     """
     _check_labels("prediction", prediction)
     _check_labels("target", target)
     if len(prediction) != len(target):
         raise ValueError(
-            f"Expected `prediction` and `target` to have the same length, but got {len(prediction)} and {len(target)}."
+            "Expected `prediction` and `target` to have the same length, but got "
+            f"{len(prediction)} and {len(target)}."
         )
     correct = class_ids(prediction) == class_ids(target)
     if prediction.ndim == 2:
@@ -58,7 +62,8 @@ def _check_labels(name: str, labels: Tensor) -> None:
         )
     if labels.ndim == 1 and labels.is_floating_point() and bool((labels != labels.round()).any()):
         raise ValueError(
-            f"Expected `{name}` of shape (N,) to hold class ids, but got numbers such as {labels[labels != labels.round()][0]:.4g}. "
+            f"Expected `{name}` of shape (N,) to hold class ids, but got numbers such as "
+            f"{labels[labels != labels.round()][0]:.4g}. "
             "For regression or single logits pass `predictions` and a callable `advantage`."
         )
 
@@ -74,14 +79,17 @@ def outcome_groups(model_correct: Tensor, baseline_correct: Tensor) -> Tensor:
 
 
 def log_probability(scores: Tensor, target: Tensor) -> Tensor:
-    """Log-probability of the target class, ``(N,)``, at least the log of the smallest normal float32 (about -87).
+    """Log-probability of the target class, ``(N,)``, at least the log of the smallest normal
+    float32 (about -87).
 
-    Rows of ``scores`` ``(N, C)`` that are non-negative and sum to one are probabilities, all others logits (or
+    Rows of ``scores`` ``(N, C)`` that are non-negative and sum to one are probabilities, all others
+    logits (or
     log-probabilities, which a log-softmax leaves as they are).
     """
     if scores.ndim != 2:
         raise ValueError(
-            f"Expected predictions of shape (N, C) for `advantage='log_prob'`, but got {tuple(scores.shape)}. "
+            "Expected predictions of shape (N, C) for `advantage='log_prob'`, but got "
+            f"{tuple(scores.shape)}. "
             "Give a baseline with scores, or use `advantage='correctness'`."
         )
     scores = scores.double() if scores.device.type != "mps" else scores.float()
@@ -99,9 +107,11 @@ def compute_advantage(
     """The advantage of the model over the baseline on each sample, ``(N,)``.
 
     Args:
-        kind: ``"correctness"`` for 1[model right] - 1[baseline right], ``"log_prob"`` for log p_model(y) -
+        kind: ``"correctness"`` for 1[model right] - 1[baseline right], ``"log_prob"`` for log
+            p_model(y) -
             log p_baseline(y), or a callable ``(prediction, baseline_prediction, target) -> (N,)``.
-        prediction: The model's class ids ``(N,)`` or scores ``(N, C)``, or whatever the callable takes.
+        prediction: The model's class ids ``(N,)`` or scores ``(N, C)``, or whatever the callable
+            takes.
         baseline: The baseline's, likewise.
         target: Class ids ``(N,)``, or whatever the callable takes.
     """
@@ -114,7 +124,8 @@ def compute_advantage(
                 else type(advantage).__name__
             )
             raise ValueError(
-                f"Expected `advantage` to return a tensor of shape ({len(prediction)},), one number per sample, but got {got}."
+                f"Expected `advantage` to return a tensor of shape ({len(prediction)},), one "
+                f"number per sample, but got {got}."
             )
         return (
             advantage.detach().double()
@@ -130,17 +141,19 @@ def check_advantage(kind: Advantage) -> None:
     """Raise unless ``kind`` is one that :func:`compute_advantage` takes."""
     if not callable(kind) and kind not in ("correctness", "log_prob"):
         raise ValueError(
-            "Expected `advantage` to be 'correctness', 'log_prob' or a callable (prediction, baseline_prediction, target)"
+            "Expected `advantage` to be 'correctness', 'log_prob' or a callable (prediction, "
+            "baseline_prediction, target)"
             f" -> (N,), but got {kind!r}."
         )
 
 
-# --- moments ---------------------------------------------------------------------------------------------------------
+# --- moments --------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Moments:
-    """First and second moments of ``D`` neurons and ``k`` columns, mergeable without loss (float64).
+    """First and second moments of ``D`` neurons and ``k`` columns, mergeable without loss
+    (float64).
 
     Every field may have one leading dimension, the folds.
 
@@ -168,9 +181,11 @@ class Moments:
 
 
 def merge_moments_(a: Moments, b: Moments, neurons: slice = slice(None)) -> None:
-    """Add ``b``, the moments of other samples, to some neurons of ``a`` in place (Chan, Golub & LeVeque 1983).
+    """Add ``b``, the moments of other samples, to some neurons of ``a`` in place (Chan, Golub &
+    LeVeque 1983).
 
-    ``b`` holds just those neurons. The shared part (n, w, ww) of ``a`` is left to :func:`merge_shared_`, to be called
+    ``b`` holds just those neurons. The shared part (n, w, ww) of ``a`` is left to
+    :func:`merge_shared_`, to be called
     once, after all neurons.
     """
     g = _share(a, b)[..., None]
@@ -202,9 +217,11 @@ def correlation(moments: Moments, column: int = 0) -> Tensor:
 
 
 def correlation_within(moments: Moments, groups: slice, column: int = 0) -> tuple[Tensor, int]:
-    """Pearson's r of neuron and column with the means of the groups taken out, and the number of groups seen.
+    """Pearson's r of neuron and column with the means of the groups taken out, and the number of
+    groups seen.
 
-    This is the partial correlation given one-hot columns ``groups`` (Frisch-Waugh-Lovell): what remains of both when
+    This is the partial correlation given one-hot columns ``groups`` (Frisch-Waugh-Lovell): what
+    remains of both when
     each is compared with the mean of its own group.
     """
     p = moments.w[groups]
@@ -246,7 +263,7 @@ def group_means(moments: Moments, group: int) -> Tensor:
     return torch.where(n_g > 0.5, moments.mean + moments.c[group] / n_g, torch.nan)
 
 
-# --- inference -------------------------------------------------------------------------------------------------------
+# --- inference ------------------------------------------------------------------------------------
 
 
 def fisher_interval(
@@ -264,10 +281,13 @@ def fisher_interval(
 
 
 def log_p_value(r: np.ndarray, n: float, controls: int = 0) -> np.ndarray:
-    """Natural log of the two-sided p of r under no correlation, exact far beyond the smallest float.
+    """Natural log of the two-sided p of r under no correlation, exact far beyond the smallest
+    float.
 
-    t = r sqrt(dof / (1 - r^2)) with dof = n - 2 - controls gives p = I_{1-r^2}(dof/2, 1/2), the regularised incomplete
-    beta function; where that underflows, its series I_x(a, b) = x^a (1-x)^b / (a B(a, b)) 2F1(a+b, 1; a+1; x).
+    t = r sqrt(dof / (1 - r^2)) with dof = n - 2 - controls gives p = I_{1-r^2}(dof/2, 1/2), the
+    regularised incomplete
+    beta function; where that underflows, its series I_x(a, b) = x^a (1-x)^b / (a B(a, b)) 2F1(a+b,
+    1; a+1; x).
     """
     r = np.asarray(r, dtype=np.float64)
     a, b = (n - 2 - controls) / 2, 0.5
@@ -292,7 +312,8 @@ def expected_coactive(n: float, active: np.ndarray, advantage_active: float) -> 
 
 
 def adjust_p_values(p: np.ndarray, method: str = "bh") -> np.ndarray:
-    """False-discovery-rate q of each p: Benjamini & Hochberg 1995 (``"bh"``) or Benjamini & Yekutieli 2001 (``"by"``).
+    """False-discovery-rate q of each p: Benjamini & Hochberg 1995 (``"bh"``) or Benjamini &
+    Yekutieli 2001 (``"by"``).
 
     NaN stays NaN and does not count as a test.
     """
@@ -304,10 +325,12 @@ def adjust_p_values(p: np.ndarray, method: str = "bh") -> np.ndarray:
 
 
 def contrast_t(means: np.ndarray, counts: np.ndarray, total_ss: np.ndarray) -> np.ndarray:
-    """How clearly a neuron stands out in ``only_model``: the smallest t of only_model against each other group, ``(D,)``.
+    """How clearly a neuron stands out in ``only_model``: the smallest t of only_model against each
+    other group, ``(D,)``.
 
     Args:
-        means: Mean activation per outcome group, ``(4, D)``, in the order both, only_model, only_baseline, neither.
+        means: Mean activation per outcome group, ``(4, D)``, in the order both, only_model,
+            only_baseline, neither.
         counts: Samples per group, ``(4,)``. Empty groups are left out.
         total_ss: Centred sum of squares of each neuron over all samples, ``(D,)``.
 

@@ -1,8 +1,10 @@
-"""``NeuronAdvantageCorrelation``: Pearson's r of every neuron with the advantage, streamed over batches and processes.
+"""``NeuronAdvantageCorrelation``: Pearson's r of every neuron with the advantage, streamed over
+batches and processes.
 
-Moments are shifted and one-pass: each batch is reduced around a provisional mean, then merged in float64. That keeps r
-exact to 1e-6 where means are a million times the spread, where a neuron fires five times in 20,000 samples, and in half
-precision (Chan, Golub & LeVeque 1983, "Algorithms for computing the sample variance").
+Moments are shifted and one-pass: each batch is reduced around a provisional mean, then merged in
+float64. That keeps r exact to 1e-6 where means are a million times the spread, where a neuron fires
+five times in 20,000 samples, and in half precision (Chan, Golub & LeVeque 1983, "Algorithms for
+computing the sample variance").
 """
 
 from __future__ import annotations
@@ -17,21 +19,25 @@ from torchmetrics import Metric
 
 from lightning_neurocorr.functional import Moments, correlation, merge_moments_, merge_shared_
 
-# Scratch that stays in cache: large temporaries cost more than the arithmetic. A block is subtracted and multiplied, a
-# chunk of several blocks is merged into the state.
+# Scratch that stays in cache: large temporaries cost more than the arithmetic. A block is
+# subtracted and multiplied, a chunk of several blocks is merged into the state.
 _BLOCK_BYTES = 1 << 18
 _CHUNK = 1 << 14
 
 
 class NeuronAdvantageCorrelation(Metric):
-    """Correlation of each of ``D`` neurons' activations with the advantage of a model over a baseline.
+    """Correlation of each of ``D`` neurons' activations with the advantage of a model over a
+    baseline.
 
-    As input to ``forward`` and ``update``: activations ``(N, D)`` of any real dtype and advantage ``(N,)``. As output of
-    ``compute``: Pearson's r ``(D,)``, float64; NaN for neurons that are constant or were ever not finite.
+    As input to ``forward`` and ``update``: activations ``(N, D)`` of any real dtype and advantage
+    ``(N,)``. As output of
+    ``compute``: Pearson's r ``(D,)``, float64; NaN for neurons that are constant or were ever not
+    finite.
 
     Args:
         num_neurons: ``D``.
-        num_covariates: Further columns per sample that :meth:`moments` holds co-moments of (group indicators, say).
+        num_covariates: Further columns per sample that :meth:`moments` holds co-moments of (group
+            indicators, say).
         folds: Disjoint parts of the samples that :meth:`moments` can tell apart.
         count_active: Also count in how many samples each neuron is not 0.
         kwargs: See ``torchmetrics.Metric``.
@@ -125,7 +131,8 @@ class NeuronAdvantageCorrelation(Metric):
         if broken and not self._warned:
             self._warned = True
             warnings.warn(
-                f"{broken} of {self.num_neurons} neurons had activations that are not finite; their r is NaN.",
+                f"{broken} of {self.num_neurons} neurons had activations that are not finite; "
+                "their r is NaN.",
                 stacklevel=2,
             )
         if not bool(moments.w[0].isfinite()):
@@ -135,7 +142,8 @@ class NeuronAdvantageCorrelation(Metric):
     def moments(self, fold: int | None = None) -> Moments:
         """The moments of all samples, or of one fold, over all processes.
 
-        Every process must call it: under ``torch.distributed`` the states are gathered as in ``compute``.
+        Every process must call it: under ``torch.distributed`` the states are gathered as in
+        ``compute``.
         """
         with self.sync_context(
             dist_sync_fn=self.dist_sync_fn,
@@ -175,7 +183,8 @@ class NeuronAdvantageCorrelation(Metric):
         """Check shapes; the advantage and the covariates as columns ``(N, k)`` in float64 (float32 on MPS)."""
         if activations.ndim != 2 or activations.shape[1] != self.num_neurons:
             raise ValueError(
-                f"Expected `activations` to have shape (N, {self.num_neurons}), but got {tuple(activations.shape)}. "
+                f"Expected `activations` to have shape (N, {self.num_neurons}), but got "
+                f"{tuple(activations.shape)}. "
                 "Pool space and tokens away first."
             )
         if activations.is_complex():
@@ -184,14 +193,17 @@ class NeuronAdvantageCorrelation(Metric):
             )
         if advantage.shape != (len(activations),):
             raise ValueError(
-                f"Expected `advantage` to have shape ({len(activations)},), but got {tuple(advantage.shape)}."
+                f"Expected `advantage` to have shape ({len(activations)},), but got "
+                f"{tuple(advantage.shape)}."
             )
         wide = torch.float32 if activations.device.type == "mps" else torch.float64
         columns = advantage.detach().to(activations.device, wide)[:, None]
-        # A check on an accelerator would wait for it at every batch; there compute() raises instead.
+        # A check on an accelerator would wait for it at every batch; there compute() raises
+        # instead.
         if columns.device.type == "cpu" and not bool(columns.isfinite().all()):
             raise ValueError(
-                "Expected `advantage` to be finite, but got NaN or infinity. Drop or clip those samples."
+                "Expected `advantage` to be finite, but got NaN or infinity. Drop or clip those "
+                "samples."
             )
         if covariates is None:
             if self.num_covariates:
@@ -201,7 +213,8 @@ class NeuronAdvantageCorrelation(Metric):
             return columns
         if covariates.shape != (len(activations), self.num_covariates):
             raise ValueError(
-                f"Expected `covariates` to have shape ({len(activations)}, {self.num_covariates}), but got "
+                f"Expected `covariates` to have shape ({len(activations)}, {self.num_covariates}), "
+                "but got "
                 f"{tuple(covariates.shape)}."
             )
         return torch.cat([columns, covariates.detach().to(columns)], 1)
@@ -296,9 +309,11 @@ def _add_batch_(
 
 
 def _shift(state: Moments, first: Tensor, chunk: slice) -> Tensor:
-    """A provisional mean per neuron: that of the first fold with samples, at the start the median of three samples.
+    """A provisional mean per neuron: that of the first fold with samples, at the start the median
+    of three samples.
 
-    Either is exactly the constant of a constant neuron, whose second moment must come out as exactly 0.
+    Either is exactly the constant of a constant neuron, whose second moment must come out as
+    exactly 0.
     """
     a, b, c = first[0], first[len(first) // 2], first[-1]
     median = torch.maximum(torch.minimum(a, b), torch.minimum(torch.maximum(a, b), c))
@@ -311,9 +326,11 @@ def _shift(state: Moments, first: Tensor, chunk: slice) -> Tensor:
 def _reduce(
     x: Tensor, left: Tensor, inside: Tensor, shift: Tensor, count_active: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Sums of Y = X - shift, of Y^2 and of X != 0 per row of ``left`` and ``inside``, in float64 (float32 on MPS).
+    """Sums of Y = X - shift, of Y^2 and of X != 0 per row of ``left`` and ``inside``, in float64
+    (float32 on MPS).
 
-    With S0 = sum Y and Q = sum Y^2 per fold, mean = shift + S0/n and M2 = Q - S0^2/n. The columns in ``left`` are
+    With S0 = sum Y and Q = sum Y^2 per fold, mean = shift + S0/n and M2 = Q - S0^2/n. The columns
+    in ``left`` are
     centred, so their sums need no correction for the shift.
     """
     wide = left.dtype

@@ -1,0 +1,133 @@
+"""What earlier validations found, small enough to keep for a whole run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from lightning_neurocorr.report import NeuronReport, Outcomes
+
+# Beyond this many neurons an entry keeps r of the strongest only: 200 validations of a million
+# neurons would fill 800 MB otherwise.
+MAX_NEURONS = 1 << 17
+KEPT = 1 << 12
+
+
+@dataclass(frozen=True, eq=False)
+class HistoryEntry:
+    """One validation in the history of a run.
+
+    Attributes:
+        validation: Index of the validation, from 0.
+        step: Training step it is logged at; unique.
+        epoch: Training epoch.
+        outcomes: Counts of the outcome groups.
+        layers: Names of the layers.
+        sizes: Number of neurons of each layer.
+        index: Positions of the kept neurons in the report's columns; None where all are kept.
+        r: r of the kept neurons, float32.
+        top: Units with the largest r, per layer, strongest first.
+        stability: Per layer, the share of the top list that the previous validation's list shares
+            (Jaccard index); NaN for the first.
+    """
+
+    validation: int
+    step: int
+    epoch: int
+    outcomes: Outcomes
+    layers: tuple[str, ...]
+    sizes: tuple[int, ...]
+    r: np.ndarray
+    index: np.ndarray | None = None
+    top: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    stability: Mapping[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def from_report(
+        cls, report: NeuronReport, previous: HistoryEntry | None = None, top_k: int = 16
+    ) -> HistoryEntry:
+        """The part of a report that history keeps."""
+        r = report.column("r").astype(np.float32)
+        index = None
+        if len(r) > MAX_NEURONS:
+            strongest = np.argpartition(np.nan_to_num(np.abs(r), nan=-1.0), -KEPT)[-KEPT:]
+            known = previous.index if previous and previous.index is not None else strongest
+            index = np.unique(np.concatenate([strongest, known[known < len(r)][:KEPT]]))
+            r = r[index]
+        top = {
+            name: tuple(row.unit for row in report.top(top_k, layer=name)) for name in report.layers
+        }
+        return cls(
+            validation=report.validation,
+            step=report.step,
+            epoch=report.epoch,
+            outcomes=report.outcomes,
+            layers=report.layers,
+            sizes=report.sizes,
+            r=r,
+            index=index,
+            top=top,
+            stability={
+                name: jaccard(units, previous.top.get(name, ()) if previous else ())
+                for name, units in top.items()
+            },
+        )
+
+    def r_of(self, layer: str, unit: int) -> float:
+        """r of one neuron then; NaN where the layer was not watched or the neuron not kept."""
+        if layer not in self.layers:
+            return math.nan
+        i = self.layers.index(layer)
+        if not 0 <= unit < self.sizes[i]:
+            return math.nan
+        at = sum(self.sizes[:i]) + unit
+        if self.index is None:
+            return float(self.r[at])
+        found = int(np.searchsorted(self.index, at))
+        hit = found < len(self.index) and self.index[found] == at
+        return float(self.r[found]) if hit else math.nan
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data and arrays, for a checkpoint."""
+        return {
+            **{k: getattr(self, k) for k in ("validation", "step", "epoch", "r", "index")},
+            "outcomes": dict(vars(self.outcomes)),
+            "layers": list(self.layers),
+            "sizes": list(self.sizes),
+            "top": {name: list(units) for name, units in self.top.items()},
+            "stability": dict(self.stability),
+        }
+
+    @classmethod
+    def from_dict(cls, state: Mapping[str, Any]) -> HistoryEntry:
+        """The reverse of :meth:`to_dict`."""
+        return cls(
+            **{k: state[k] for k in ("validation", "step", "epoch", "r", "index", "stability")},
+            outcomes=Outcomes(**state["outcomes"]),
+            layers=tuple(state["layers"]),
+            sizes=tuple(state["sizes"]),
+            top={name: tuple(units) for name, units in state["top"].items()},
+        )
+
+
+def jaccard(a: Sequence[int], b: Sequence[int]) -> float:
+    """Size of the intersection over that of the union; NaN where either list is empty."""
+    return len(set(a) & set(b)) / len(set(a) | set(b)) if a and b else math.nan
+
+
+def trajectory(history: Sequence[HistoryEntry], layer: str, unit: int) -> np.ndarray:
+    """r of one neuron at every validation, ``(validations,)``."""
+    return np.array([entry.r_of(layer, unit) for entry in history])
+
+
+def rise(history: Sequence[HistoryEntry], layer: str, unit: int) -> HistoryEntry | None:
+    """The validation from which on a neuron kept at least half of its last r; None if r <= 0."""
+    r = trajectory(history, layer, unit)
+    if not len(r) or not r[-1] > 0:
+        return None
+    below = np.flatnonzero(~(r >= r[-1] / 2))
+    return history[int(below[-1]) + 1 if len(below) else 0]

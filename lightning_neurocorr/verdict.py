@@ -1,0 +1,143 @@
+"""What the columns of a neuron add up to, in plain words.
+
+Three claims are kept apart. *Encodes*: the activation goes with the advantage, also within classes
+and in both halves of the samples. *Used*: attribution from the model's answer reaches the neuron
+where the model wins. *Needed*: silencing it costs more there than silencing random neurons does.
+A claim is only made where its own control was passed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from lightning_neurocorr.report import NeuronReport
+
+ALPHA = 0.05
+
+Columns = Mapping[str, Any]
+
+
+def associated(columns: Columns) -> np.ndarray:
+    """Whether r differs from 0 after correction for all neurons of the layer."""
+    return _array(columns, "q_value") <= ALPHA
+
+
+def class_explains(columns: Columns) -> np.ndarray:
+    """Whether within-class r is known and does not support r."""
+    q, within = _array(columns, "q_within_class"), _array(columns, "r_within_class")
+    supported = (q <= ALPHA) & (np.sign(within) == np.sign(_array(columns, "r")))
+    return ~np.isnan(within) & ~supported
+
+
+def replicates(columns: Columns) -> np.ndarray:
+    """Whether both halves of the samples agree on the sign of r; true where halves are unknown."""
+    held_out = _array(columns, "r_replicated")
+    return np.isnan(held_out) | (np.sign(held_out) == np.sign(_array(columns, "r")))
+
+
+def encodes(columns: Columns) -> np.ndarray:
+    """Whether the activation goes with the advantage and passed every control."""
+    up = _array(columns, "r") > 0
+    return associated(columns) & ~class_explains(columns) & replicates(columns) & up
+
+
+def used(columns: Columns) -> np.ndarray:
+    """Whether the answer depends on the neuron where the model wins, more than elsewhere."""
+    clear = (_array(columns, "attribution_q") <= ALPHA) & (_array(columns, "attribution_low") > 0)
+    return clear & ~(_array(columns, "attribution_contrast") <= 0)
+
+
+def needed(columns: Columns) -> np.ndarray:
+    """Whether silencing the neuron costs more than silencing random neurons of its layer."""
+    beats = _array(columns, "ablation") > np.fmax(_array(columns, "ablation_control"), 0)
+    return (_array(columns, "ablation_p") <= ALPHA) & beats
+
+
+def neuron(columns: Columns, *, dead: bool = False) -> str:
+    """The verdict on one neuron, a sentence."""
+    if dead:
+        return "dead: the same on every sample"
+    if np.isnan(columns["r"]):
+        return "undefined: no correlation can be computed"
+    claims = [_encoding(columns)]
+    if not np.isnan(columns["attribution"]):
+        if used(columns):
+            claims.append("is used")
+        elif columns["attribution_q"] <= ALPHA and columns["attribution_high"] < 0:
+            claims.append("speaks for the baseline's answer")
+        else:
+            claims.append("not shown to be used")
+    if not np.isnan(columns["ablation"]):
+        claims.append(_ablation(columns))
+    first, *rest = claims
+    if rest and rest[0] == "is used" and encodes(columns):
+        first, rest = f"{first} and is used", rest[1:]
+    return "; ".join([first, *rest])
+
+
+def _encoding(columns: Columns) -> str:
+    if np.isnan(columns["q_value"]):
+        return "too sparse to test"
+    if not associated(columns):
+        return "not shown to encode the advantage"
+    if class_explains(columns):
+        return "goes with the class, not with the advantage within it"
+    if not replicates(columns):
+        return "goes with the advantage in one half of the samples only"
+    return "encodes the advantage" if columns["r"] > 0 else "goes with the baseline's advantage"
+
+
+def _ablation(columns: Columns) -> str:
+    lost, shared = 100 * columns["ablation_advantage"], 100 * columns["ablation_shared"]
+    cost = f"{lost:.1f} points on the samples only the model gets right, {shared:.1f} on the others"
+    if needed(columns):
+        return f"needed: silencing it costs {cost}"
+    return "not shown to be needed"
+
+
+def layer(columns: Columns) -> str:
+    """The verdict on one layer, a sentence."""
+    total = len(_array(columns, "r"))
+    if not np.isfinite(_array(columns, "r")).any():
+        return "no neuron with a correlation"
+    encoding = int(encodes(columns).sum())
+    parts = [f"{encoding} of {total} neurons encode the advantage" if encoding else
+             f"none of {total} neurons is shown to encode the advantage"]  # fmt: skip
+    if not np.isnan(_array(columns, "attribution")).all():
+        parts.append(f"{int(used(columns).sum())} are used")
+    if not np.isnan(_array(columns, "ablation")).all():
+        tested = int((~np.isnan(_array(columns, "ablation"))).sum())
+        parts.append(f"{int(needed(columns).sum())} of {tested} silenced ones are needed")
+    by_class = int((associated(columns) & class_explains(columns)).sum())
+    if by_class:
+        parts.append(f"{by_class} only go with the class")
+    return ", ".join(parts)
+
+
+def headline(report: NeuronReport) -> str:
+    """The whole report in two sentences."""
+    outcomes = report.outcomes
+    columns = {name: report.column(name) for name in ("r", "q_value", "q_within_class",
+                                                      "r_within_class", "r_replicated")}  # fmt: skip
+    found = f"{int(encodes(columns).sum())} of {len(columns['r'])} neurons encode the advantage."
+    if not outcomes.n:
+        return found
+    wins, losses = outcomes.only_model, outcomes.only_baseline
+    if outcomes.p_value <= ALPHA:
+        which = "better" if wins > losses else "worse"
+    else:
+        which = "not shown to be better"
+    return (
+        f"The model is {which} than the baseline: right where it is wrong on {wins} of "
+        f"{outcomes.n} samples, wrong where it is right on {losses} "
+        f"(McNemar p = {outcomes.p_value:.2g}). {found}"
+    )
+
+
+def _array(columns: Columns, name: str) -> np.ndarray:
+    """A column as an array; all NaN where it is missing, and comparisons with NaN are false."""
+    return np.asarray(columns.get(name, np.full(np.shape(columns["r"]), np.nan)), dtype=np.float64)
