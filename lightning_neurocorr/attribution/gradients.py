@@ -1,0 +1,241 @@
+"""One forward and one backward: activation times gradient of the margin, for every watched layer.
+
+Shapes: ``n`` samples of one call, ``D`` neurons of a layer, ``C`` classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
+from torch.utils import _pytree as pytree
+from torch.utils.hooks import RemovableHandle
+from typing_extensions import Self
+
+from lightning_neurocorr.activations import batch_axis, first_tensor, unit_axis
+
+
+def attribute(
+    forward: Callable[[], Tensor],
+    layers: Mapping[str, nn.Module],
+    target: Tensor,
+    rival: Tensor | None = None,
+    *,
+    method: str = "gradient",
+    path_steps: int = 16,
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """Activation times gradient of ``logit[target] - logit[rival]``, and the gradient alone.
+
+    Only activations are differentiated, nothing in front of the first watched layer and no weight;
+    neither ``.grad`` nor the random state changes. The model must be in evaluation mode, where
+    samples do not mix.
+
+    Args:
+        forward: Runs the model on ``n`` samples and returns logits ``(n, C)``, or ``(n,)`` or
+            ``(n, 1)`` for one logit of class 1 against class 0. It is called outside inference mode
+            with gradients on, and has to clone tensors that were made in inference mode.
+        layers: Watched layers by name.
+        target: Class ids ``(n,)``.
+        rival: Class ids ``(n,)``. The model's next best class counts where it is negative or the
+            target itself, and for every sample if it is None.
+        method: See :class:`~lightning_neurocorr.attribution.Attribution`.
+        path_steps: See :class:`~lightning_neurocorr.attribution.Attribution`.
+
+    Returns:
+        u and v, each ``(n, D)`` float64 and summed over positions and calls, by layer name. Layers
+        that were not called, or that no gradient reached, are missing.
+
+    Raises:
+        ValueError: If the logits have another shape or another number of rows than ``target``.
+    """
+    objective = _Margin(forward, target, rival)
+    with _own_graph(target.device):
+        taps = _Taps(layers)
+        gradients = _differentiate(objective, taps)
+        found = {}
+        for name, calls in gradients.items():
+            module, kept = layers[name], [activation.detach() for activation in taps.kept[name]]
+            if method == "path":
+                calls = _path_gradients(objective, {name: module}, kept, path_steps)
+            pairs = [_sums(module, a, g, len(target)) for a, g in zip(kept, calls, strict=True)]
+            parts = [pair for pair in pairs if pair is not None]
+            if len(parts) == len(pairs):
+                found[name] = (sum(u for u, _ in parts), sum(v for _, v in parts))
+    return found
+
+
+class _Margin:
+    """``logit[target] - logit[rival]``; along a path the rivals stay those of the first call."""
+
+    def __init__(self, forward: Callable[[], Tensor], target: Tensor, rival: Tensor | None) -> None:
+        self.forward = forward
+        self.target = target.long()[:, None]
+        self.given = torch.full_like(self.target, -1) if rival is None else rival.long()[:, None]
+        self.rival: Tensor | None = None
+
+    def __call__(self) -> Tensor:
+        logits = self.forward()
+        if logits.ndim == 1 or (logits.ndim == 2 and logits.shape[1] == 1):
+            one = logits.reshape(-1, 1)
+            logits = torch.cat([torch.zeros_like(one), one], 1)
+        if logits.ndim != 2 or len(logits) != len(self.target):
+            raise ValueError(
+                f"Expected the prediction to be logits of shape ({len(self.target)}, C), but got "
+                f"{tuple(logits.shape)}. Say with `output` which module returns the logits, or "
+                "switch attribution off."
+            )
+        if self.rival is None:
+            best = logits.detach().scatter(1, self.target, -torch.inf).argmax(1, keepdim=True)
+            unknown = (self.given < 0) | (self.given == self.target)
+            self.rival = torch.where(unknown, best, self.given)
+        return (logits.gather(1, self.target) - logits.gather(1, self.rival)).squeeze(1)
+
+
+@contextmanager
+def _own_graph(device: torch.device) -> Iterator[None]:
+    """Outside inference mode, with gradients, and with the random state put back."""
+    devices = [device] if device.type == "cuda" else []
+    with torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng(devices):
+        yield
+
+
+class _Taps:
+    """Hooks that start the graph at the watched layers and keep what these put out.
+
+    A layer that does not depend on an earlier watched one becomes a leaf of the graph and the
+    others stay in it, so that one backward gives them all. The model gets a copy, because an
+    in-place activation would overwrite what was kept.
+    """
+
+    def __init__(self, layers: Mapping[str, nn.Module], values: list[Tensor] | None = None) -> None:
+        self.layers = layers
+        self.values = values  # given to the model in place of the output, call by call
+        self.kept: dict[str, list[Tensor]] = {}
+        # Activation checkpointing calls layers again during the backward: those are no new calls.
+        self.recording = True
+        self._handles: list[RemovableHandle] = []
+
+    def __enter__(self) -> Self:
+        self.kept, self.recording = {}, True
+        try:
+            for name, module in self.layers.items():
+                if not isinstance(module, torch.jit.ScriptModule):
+                    self._handles.append(module.register_forward_hook(self._hook(name)))
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        while self._handles:
+            self._handles.pop().remove()
+
+    def _hook(self, name: str) -> Callable[[nn.Module, Any, Any], Any]:
+        def tap(_module: nn.Module, _inputs: Any, output: Any) -> Any:
+            if torch.is_inference_mode_enabled() or _is_packed(output):
+                return None
+            activation = first_tensor(output)
+            if not activation.is_floating_point():
+                return None
+            torch.set_grad_enabled(True)  # the layer may stand in a part that runs under no_grad
+            first = self.recording and not self.kept
+            if self.values is not None:
+                call = len(self.kept.get(name, ())) if self.recording else 0
+                activation = self.values[call]
+            leaf = first or self.values is not None or not activation.requires_grad
+            kept = activation.detach().requires_grad_() if leaf else activation
+            changed = _with_first(output, kept.clone())
+            if changed is not None and self.recording:
+                self.kept.setdefault(name, []).append(kept)
+            return changed
+
+        return tap
+
+
+def _is_packed(output: Any) -> bool:
+    """Packed sequences have no axis of samples."""
+    parts = output if type(output) is tuple else (output,)
+    return any(isinstance(part, PackedSequence) for part in parts)
+
+
+def _with_first(output: Any, new: Tensor) -> Any:
+    """``output`` with another first tensor; None where PyTorch does not know its kind."""
+    if isinstance(output, Tensor):
+        return new
+    old = first_tensor(output)
+    changed = pytree.tree_map(lambda part: new if part is old else part, output)
+    return changed if first_tensor(changed) is new else None
+
+
+def _differentiate(objective: _Margin, taps: _Taps) -> dict[str, list[Tensor]]:
+    """One forward and one backward: the gradients by layer, one for each call of the layer."""
+    try:
+        return _differentiate_once(objective, taps)
+    except RuntimeError as error:
+        if "cudnn RNN backward" not in str(error):  # cuDNN refuses it in evaluation mode
+            raise
+        with torch.backends.cudnn.flags(enabled=False):
+            return _differentiate_once(objective, taps)
+
+
+def _differentiate_once(objective: _Margin, taps: _Taps) -> dict[str, list[Tensor]]:
+    with taps:
+        margin = objective().sum()
+        taps.recording = False
+        flat = [kept for calls in taps.kept.values() for kept in calls]
+        if not flat or not margin.requires_grad:
+            return {}
+        # float16 has no room for small gradients; a power of two leaves the digits alone.
+        scale = 1024.0 if any(kept.dtype == torch.float16 for kept in flat) else 1.0
+        flat_gradients = iter(torch.autograd.grad(margin * scale, flat, allow_unused=True))
+    gradients = {}
+    for name, calls in taps.kept.items():
+        found = [(next(flat_gradients), activation) for activation in calls]
+        if any(g is not None for g, _ in found):
+            gradients[name] = [
+                _wide(torch.zeros_like(a) if g is None else g) / scale for g, a in found
+            ]
+    return gradients
+
+
+def _path_gradients(
+    objective: _Margin, layer: Mapping[str, nn.Module], ends: list[Tensor], steps: int
+) -> list[Tensor]:
+    """The mean gradient at the midpoints of the line from zero to the activations of a layer."""
+    total = [torch.zeros_like(_wide(end)) for end in ends]
+    for step in range(steps):
+        values = [end * ((step + 0.5) / steps) for end in ends]
+        for calls in _differentiate(objective, _Taps(layer, values)).values():
+            total = [t + g / steps for t, g in zip(total, calls, strict=True)]
+    return total
+
+
+def _wide(values: Tensor) -> Tensor:
+    return values if values.dtype == torch.float64 else values.float()
+
+
+def _sums(
+    module: nn.Module, activation: Tensor, gradient: Tensor, samples: int
+) -> tuple[Tensor, Tensor] | None:
+    """The u and v of one call of a layer; None where its rows are not the samples."""
+    if activation.ndim < 2:
+        activation, gradient = activation.reshape(-1, 1), gradient.reshape(-1, 1)
+    rows, units = batch_axis(module, activation), unit_axis(module, activation)
+    if activation.shape[rows] != samples:
+        return None
+    others = [axis for axis in range(activation.ndim) if axis != units]
+    positions = [axis for axis in others if axis != rows]
+    activation = _wide(activation)
+    # Products are taken near the mean: a large mean would drown the differences in float32.
+    near = activation.mean(others, keepdim=True)
+    product, total = (activation - near) * gradient, gradient
+    if positions:
+        product, total = product.sum(positions), total.sum(positions)
+    if total.device.type == "mps":  # has no float64
+        product, total, near = product.cpu(), total.cpu(), near.cpu()
+    total = total.double()
+    return product.double() + near.double().flatten() * total, total
