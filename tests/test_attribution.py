@@ -605,6 +605,11 @@ def test_settings() -> None:
     assert Attribution().keep_rate() == 1
     assert Attribution(max_samples=100).keep_rate(expected=400) == 0.25
     assert Attribution(max_samples=100).keep_rate(total=400) == 0.5
+    assert Attribution().limit(2000) == 256
+    assert Attribution().limit(4000) == 300
+    assert Attribution().limit(10**6) == Attribution().limit() == 1024
+    assert Attribution().keep_rate(expected=600, total=4000) == 0.5
+    assert AttributionSums({}, total=4000).room == 300
     sums = AttributionSums({"l": 2}, Attribution(max_samples=4))
     layer, zeros = nn.Linear(3, 2), torch.zeros(N, dtype=torch.long)
     assert sums.room == 4
@@ -612,5 +617,7 @@ def test_settings() -> None:
     assert sums.room == 0
     with pytest.raises(ValueError, match="`max_samples` to be at least 1, but got 0"):
         Attribution(max_samples=0)
+    with pytest.raises(ValueError, match=r"`max_share` to be in \(0, 1\], but got 2"):
+        Attribution(max_share=2)
     with pytest.raises(ValueError, match="`method` to be 'gradient' or 'path', but got 'saliency'"):
         Attribution(method="saliency")

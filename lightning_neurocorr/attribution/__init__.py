@@ -23,6 +23,8 @@ from torch import Tensor, nn
 from lightning_neurocorr.attribution.gradients import attribute as attribute
 from lightning_neurocorr.functional import BOTH, ONLY_MODEL
 
+_ENOUGH = 256  # samples per group that are worth their time in the smallest validation set
+
 
 @dataclass(frozen=True)
 class Attribution:
@@ -30,6 +32,8 @@ class Attribution:
 
     Args:
         max_samples: ``only_model`` samples per validation and process, with as many of ``both``.
+        max_share: Both groups together are at most this share of all validation samples, once each
+            has 256: a sample costs about two more forwards.
         method: ``"gradient"`` takes the gradient at the activation; ``"path"`` averages it over the
             line from zero to the activation, one layer at a time (Sundararajan et al. 2017): also
             right where the gradient saturates, but ``path_steps`` passes per layer.
@@ -38,6 +42,7 @@ class Attribution:
     """
 
     max_samples: int = 1024
+    max_share: float = 0.15
     method: Literal["gradient", "path"] = "gradient"
     path_steps: int = 16
     samples_per_pass: int = 64
@@ -48,13 +53,20 @@ class Attribution:
                 raise ValueError(
                     f"Expected `{name}` to be at least 1, but got {getattr(self, name)}."
                 )
+        if not 0 < self.max_share <= 1:
+            raise ValueError(f"Expected `max_share` to be in (0, 1], but got {self.max_share}.")
         if self.method not in ("gradient", "path"):
             raise ValueError(
                 f"Expected `method` to be 'gradient' or 'path', but got {self.method!r}."
             )
 
+    def limit(self, total: int | None = None) -> int:
+        """At most so many ``only_model`` samples in a validation of ``total`` samples."""
+        share = self.max_samples if total is None else int(self.max_share * total / 2)
+        return min(self.max_samples, max(share, _ENOUGH))
+
     def keep_rate(self, expected: int | None = None, total: int | None = None) -> float:
-        """The share of ``only_model`` samples to take so that about ``max_samples`` are taken.
+        """The share of ``only_model`` samples to take so that about :meth:`limit` are taken.
 
         Args:
             expected: ``only_model`` samples this process will see: the last validation's count.
@@ -62,7 +74,7 @@ class Attribution:
         """
         if expected is None:
             expected = (total or 0) // 2
-        return min(1.0, self.max_samples / max(expected, 1))
+        return min(1.0, self.limit(total) / max(expected, 1))
 
 
 # --- which samples -------------------------------------------------------------------------------
@@ -158,6 +170,7 @@ class AttributionSums:
         sizes: Neurons ``D`` by layer name; they fix the shapes, the same in every process.
         settings: See :class:`Attribution`.
         device: Where the sums live.
+        total: Samples this process will see in the validation, where that is known.
 
     Attributes:
         problems: One-line reasons by name for the layers without columns.
@@ -168,6 +181,7 @@ class AttributionSums:
         sizes: Mapping[str, int],
         settings: Attribution | None = None,
         device: torch.device | str = "cpu",
+        total: int | None = None,
     ) -> None:
         self.settings = settings or Attribution()
         self.problems: dict[str, str] = {}
@@ -175,12 +189,12 @@ class AttributionSums:
         # Rows u, v, u^2, uv, v^2; cells are group x fold, whose samples all layers share.
         self._sums = {name: torch.zeros(5, 4, size, **wide) for name, size in sizes.items()}
         self._counts = torch.zeros(4, **wide)
-        self._taken = 0
+        self._limit, self._taken = self.settings.limit(total), 0
 
     @property
     def room(self) -> int:
         """How many more ``only_model`` samples this process may take."""
-        return max(self.settings.max_samples - self._taken, 0)
+        return max(self._limit - self._taken, 0)
 
     def update(
         self,
