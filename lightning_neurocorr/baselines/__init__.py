@@ -1,0 +1,54 @@
+"""What a model is compared with: anything that answers a batch with class ids or scores.
+
+A function of the batch is a baseline. The classes here cover what people compare with most.
+"""
+
+from lightning_neurocorr.baselines.batch import (
+    BatchBaseline,
+    Field,
+    default_inputs,
+    default_target,
+    read_field,
+)
+from lightning_neurocorr.baselines.estimators import Estimator, EstimatorBaseline, MajorityBaseline
+from lightning_neurocorr.baselines.models import (
+    CheckpointBaseline,
+    ModuleBaseline,
+    SnapshotBaseline,
+)
+from lightning_neurocorr.baselines.prediction import check_prediction
+from lightning_neurocorr.baselines.protocols import (
+    Baseline,
+    Checkable,
+    Fittable,
+    Movable,
+    Positional,
+    Snapshotting,
+    Stateful,
+    check_baseline,
+)
+from lightning_neurocorr.baselines.table import TableBaseline
+
+__all__ = [
+    "Baseline",
+    "BatchBaseline",
+    "Checkable",
+    "CheckpointBaseline",
+    "Estimator",
+    "EstimatorBaseline",
+    "Field",
+    "Fittable",
+    "MajorityBaseline",
+    "ModuleBaseline",
+    "Movable",
+    "Positional",
+    "SnapshotBaseline",
+    "Snapshotting",
+    "Stateful",
+    "TableBaseline",
+    "check_baseline",
+    "check_prediction",
+    "default_inputs",
+    "default_target",
+    "read_field",
+]

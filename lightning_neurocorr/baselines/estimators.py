@@ -1,0 +1,283 @@
+"""Scikit-learn-style estimators, and the most frequent class."""
+
+import copy
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lightning_neurocorr.baselines.batch import (
+    Field,
+    check_field,
+    count_samples,
+    default_inputs,
+    described,
+    read_field,
+    read_target,
+)
+from lightning_neurocorr.baselines.isolation import kept_random_states
+from lightning_neurocorr.baselines.prediction import as_tensor
+
+
+class Estimator(Protocol):
+    """What is asked of an estimator; scores are used where it has them."""
+
+    def predict(self, X: Any) -> Any:  # noqa: N803
+        """One answer for each row of ``X``."""
+        ...
+
+
+class EstimatorBaseline:
+    """A scikit-learn-style estimator, fitted already or to be fitted on the training data.
+
+    Its answer is ``predict_proba``, else ``decision_function``, else ``predict``. Columns are put
+    in the place that ``classes_`` says; a class the estimator has not seen gets probability 0.
+
+    Args:
+        estimator: Anything with ``predict``.
+        features: What the estimator sees: key, position, dotted attribute or a function of the
+            batch that returns ``(N, F)``. ``None`` flattens the x of an ``(x, y)`` or dict batch.
+        fit: Fit a copy of the estimator on the training batches before the first validation. All
+            features of the training set are then in memory at once: pick few with ``features``.
+        target: Where the class ids are in a batch, for ``fit=True``. ``None`` reads the y of an
+            ``(x, y)`` or dict batch.
+        num_classes: Columns of the scores, where the estimator may not have seen the last classes.
+    """
+
+    def __init__(
+        self,
+        estimator: Estimator,
+        *,
+        features: Field | None = None,
+        fit: bool = False,
+        target: Field | None = None,
+        num_classes: int | None = None,
+    ) -> None:
+        if isinstance(estimator, type) or not hasattr(estimator, "predict"):
+            raise TypeError(
+                f"Expected `estimator` to be an object with `predict`, but got {estimator!r:.80}. "
+                "A function of the batch is a baseline as it is."
+            )
+        if fit and not hasattr(estimator, "fit"):
+            raise TypeError(
+                f"Expected `estimator` to have `fit`, for fit=True, but got {estimator!r:.80}. "
+                "Give fit=False."
+            )
+        for name, field in (("features", features), ("target", target)):
+            if field is not None:
+                check_field(field, name)
+        if num_classes is not None and (not isinstance(num_classes, int) or num_classes < 2):
+            raise ValueError(
+                f"Expected `num_classes` to be an integer of at least 2, but got {num_classes!r}."
+            )
+        self.estimator = estimator
+        self.features = features
+        self.target = target
+        self.num_classes = num_classes
+        self.needs_fit = bool(fit)
+
+    def fit(self, batches: Iterable[Any]) -> None:
+        """Fit a copy of the estimator on all batches; ``estimator`` is the copy from then on."""
+        rows, targets = [], []
+        for batch in batches:
+            rows.append(self._features(batch))
+            targets.append(read_target(batch, self.target).cpu().numpy())
+        if not rows:
+            raise ValueError("Expected `fit` to be given training batches, but got none.")
+        if all(isinstance(part, np.ndarray) for part in rows):
+            rows = [np.concatenate(rows)]
+        elif all(isinstance(part, list) for part in rows):
+            rows = [[row for part in rows for row in part]]
+        else:
+            raise TypeError(
+                "Expected `features` to return an array, a tensor or a list, to fit on, "
+                f"but got a {type(rows[0]).__name__}."
+            )
+        fitted: Any = copy.deepcopy(self.estimator)  # the given one stays as it was
+        with kept_random_states():
+            fitted.fit(rows[0], np.concatenate(targets))
+        self.estimator = fitted
+        self.needs_fit = False
+
+    def __call__(self, batch: Any) -> Tensor:
+        """``(N, C)`` probabilities or decision values, or ``(N,)`` class ids, on the CPU."""
+        if self.needs_fit:
+            raise RuntimeError(
+                f"Expected {self!r} to have been fitted, but it was not: call `fit(batches)`."
+            )
+        features = self._features(batch)
+        try:
+            with kept_random_states():  # a DummyClassifier, for one, draws random numbers
+                return self._predict(features)
+        except Exception as error:
+            if type(error).__name__ != "NotFittedError":
+                raise
+            raise ValueError(
+                f"Expected `estimator` to be fitted, but got {error} Fit it, or give fit=True to "
+                "fit it on the training data."
+            ) from error
+
+    def _features(self, batch: Any) -> Any:
+        """What the estimator sees, ``(N, F)``."""
+        found = (
+            default_inputs(batch)
+            if self.features is None
+            else read_field(batch, self.features, "features")
+        )
+        if isinstance(found, Tensor):
+            found = found.detach().cpu()
+            found = (
+                found.float() if found.is_floating_point() and found.itemsize < 4 else found
+            ).numpy()
+        elif hasattr(found, "__array__"):
+            found = np.asarray(found)
+        if self.features is not None:
+            return found
+        if not isinstance(found, np.ndarray) or found.ndim == 0:
+            raise ValueError(
+                f"Expected the x of the batch to be a tensor, but got {described(found)}. Give "
+                "`features=`, a function of the batch that returns (N, F)."
+            )
+        return found.reshape(found.shape[0], -1).astype(
+            np.float64 if found.dtype.itemsize > 4 else np.float32
+        )
+
+    def _predict(self, features: Any) -> Tensor:
+        """Scores where the estimator has them for known class ids, else class ids."""
+        for method, absent in (("predict_proba", 0.0), ("decision_function", -torch.inf)):
+            if hasattr(self.estimator, method) and not _votes_by_pairs(self.estimator, method):
+                scores = as_tensor(
+                    getattr(self.estimator, method)(features), f"`estimator.{method}`"
+                )
+                placed = self._placed(scores, absent, method)
+                if placed is not None:
+                    return placed
+        ids = as_tensor(self.estimator.predict(features), "`estimator.predict`")
+        return ids[:, 0] if ids.ndim == 2 and ids.shape[1] == 1 else ids
+
+    def _placed(self, scores: Tensor, absent: float, method: str) -> Tensor | None:
+        """The columns of ``scores`` at their class ids; ``None`` where they have no such place."""
+        classes = _class_ids(getattr(self.estimator, "classes_", None))
+        if scores.ndim == 1 and classes is not None and len(classes) == 2:  # binary decision values
+            scores = torch.stack([torch.zeros_like(scores), scores], dim=1)
+        if classes is None and scores.ndim == 2 and scores.shape[1] > 1:
+            classes = list(range(scores.shape[1]))
+        if classes is None or scores.ndim != 2 or min(classes) < 0:
+            return None
+        if len(classes) != scores.shape[1]:
+            raise ValueError(
+                f"Expected `estimator.{method}` to return a column for each of its {len(classes)} "
+                f"classes, but got shape {tuple(scores.shape)}."
+            )
+        columns = max(self.num_classes or 2, max(classes) + 1)
+        placed = scores.new_full((scores.shape[0], columns), absent)
+        placed[:, classes] = scores
+        return placed
+
+    def __repr__(self) -> str:
+        shown = "" if self.features is None else f", features={self.features!r}"
+        shown += ", fit=True" if self.needs_fit else ""
+        return f"EstimatorBaseline({type(self.estimator).__name__}{shown})"
+
+
+class MajorityBaseline:
+    """Always the same class: the most frequent one of the training labels, or a given one.
+
+    Args:
+        class_id: The class; ``None`` counts the training labels (of equally frequent classes the
+            smallest id).
+        target: Where the class ids are in a batch. ``None`` reads the y of an ``(x, y)`` or dict
+            batch.
+
+    Example:
+        >>> import torch
+        >>> MajorityBaseline(2)((torch.rand(3, 4), torch.tensor([0, 1, 2])))
+        tensor([2, 2, 2])
+    """
+
+    def __init__(self, class_id: int | None = None, *, target: Field | None = None) -> None:
+        if class_id is not None and (isinstance(class_id, bool) or not isinstance(class_id, int)):
+            raise TypeError(f"Expected `class_id` to be an integer or None, but got {class_id!r}.")
+        if target is not None:
+            check_field(target, "target")
+        self.class_id = class_id
+        self.target = target
+        self._counted: int | None = None
+
+    @property
+    def needs_fit(self) -> bool:
+        """True while the class is not known."""
+        return self.class_id is None and self._counted is None
+
+    def fit(self, batches: Iterable[Any]) -> None:
+        """Count the labels."""
+        counts: Counter[int] = Counter()
+        for batch in batches:
+            labels = read_target(batch, self.target)
+            if labels.ndim != 1 or (
+                labels.is_floating_point() and bool((labels != labels.round()).any())
+            ):
+                raise ValueError(
+                    f"Expected the labels to be (N,) class ids, but got {labels.dtype} of shape "
+                    f"{tuple(labels.shape)}. Give `class_id=`, or `target=`, a function of the "
+                    "batch that returns ids."
+                )
+            counts.update(labels.long().tolist())
+        if not counts:
+            raise ValueError("Expected `fit` to be given training batches, but got none.")
+        self._counted = min(counts, key=lambda label: (-counts[label], label))
+
+    def __call__(self, batch: Any) -> Tensor:
+        """``(N,)`` times the class id."""
+        class_id = self.class_id if self.class_id is not None else self._counted
+        if class_id is None:
+            raise RuntimeError(
+                f"Expected {self!r} to know its class, but it has counted no labels yet: call "
+                "`fit(batches)` or give `class_id=`."
+            )
+        samples, tensor = count_samples(batch, self.target)
+        return torch.full((samples,), class_id, dtype=torch.int64, device=tensor.device)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The class that was counted."""
+        return {} if self._counted is None else {"class_id": self._counted}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take the counted class back; a given one stays."""
+        self._counted = state_dict.get("class_id")
+
+    def __repr__(self) -> str:
+        return (
+            "MajorityBaseline()" if self.class_id is None else f"MajorityBaseline({self.class_id})"
+        )
+
+
+def _votes_by_pairs(estimator: Any, method: str) -> bool:
+    """Whether decision values stand for pairs of classes; for three classes the shape hides it."""
+    steps = getattr(estimator, "steps", None)
+    inner = steps[-1][1] if steps else getattr(estimator, "best_estimator_", None)
+    if inner is not None:
+        return _votes_by_pairs(inner, method)
+    by_pairs = getattr(estimator, "decision_function_shape", None) == "ovo"
+    return method == "decision_function" and by_pairs
+
+
+def _class_ids(classes: Any) -> list[int] | None:
+    """``classes_`` as integers, ``None`` if there are none."""
+    if classes is None:
+        return None
+    if isinstance(classes, list) and classes and not np.isscalar(classes[0]):
+        raise ValueError(
+            "Expected `estimator` to predict one target, but got several (`classes_` is a list of "
+            "arrays). Fit it on class ids."
+        )
+    array = np.asarray(classes)
+    if array.dtype.kind not in "buif" or (array != np.round(array)).any():
+        raise ValueError(
+            "Expected `estimator.classes_` to be class ids, the integers the model predicts, but "
+            f"got {array.ravel()[:3].tolist()}. Fit the estimator on the encoded labels."
+        )
+    return [int(value) for value in array.ravel()]
