@@ -135,7 +135,7 @@ class Exemplars(Metric):
         _keep_strongest_(state[:, 0], activations, *samples)
         if outcome is not None:
             chosen = outcome.to(activations.device) == ONLY_MODEL
-            if activations.device.type == "cpu":
+            if _may_wait(activations):
                 rows = chosen.nonzero().squeeze(1)
                 if len(rows):
                     samples = tuple(part[rows] for part in samples)
@@ -241,7 +241,7 @@ class MatchedSamples(Metric):
 def _keep_strongest_(state: Tensor, activations: Tensor, positions: Tensor, labels: Tensor) -> None:
     """Add a batch ``(N, D)`` to the entries ``(3, D, K)`` of the strongest samples in place."""
     entries = state
-    if activations.device.type == "cpu":
+    if _may_wait(activations):
         # Late in an epoch few batches hold anything new: one cheap pass finds the neurons to touch.
         neurons = _touched(state, activations, positions)
         entries, activations = state[:, neurons], activations.index_select(1, neurons)
@@ -289,6 +289,11 @@ def _empty(*shape: int) -> Tensor:
     empty = torch.zeros(3, *shape, dtype=torch.int64)
     empty[_RANK] = _NOTHING
     return empty
+
+
+def _may_wait(tensor: Tensor) -> bool:
+    """Whether looking at values costs nothing; an accelerator would have to finish its work first."""
+    return tensor.device.type == "cpu"
 
 
 def _writable(state: Tensor) -> Tensor:
