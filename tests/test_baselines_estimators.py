@@ -236,14 +236,13 @@ def test_other_errors_of_an_estimator_are_not_hidden():
         EstimatorBaseline(estimator, features=lambda batch: batch[0][:, 0])((x, y))
 
 
-@pytest.mark.parametrize("strategy", ["stratified", "uniform"])
-def test_random_states_are_kept(strategy):
+def test_random_states_are_kept():
     x, y = data()
-    baseline = EstimatorBaseline(DummyClassifier(strategy=strategy), fit=True)
+    baseline = EstimatorBaseline(DummyClassifier(strategy="stratified"), fit=True)
     numpy = np.random.get_state
     before = random.getstate(), numpy()[1].tolist(), torch.get_rng_state().tolist()
     baseline.fit(batches(x, y))
-    baseline((x, y))
+    assert not torch.equal(baseline((x, y)), baseline((x, y)))
     assert (random.getstate(), numpy()[1].tolist(), torch.get_rng_state().tolist()) == before
 
 

@@ -231,12 +231,20 @@ def test_module_moves_to_the_batch_and_can_be_trained_after_moving_in_inference_
 
 
 @pytest.mark.parametrize("wrap", [ModuleBaseline, "snapshot"])
-def test_random_states_are_kept(wrap):
-    module = Noisy()
-    baseline = taken(module) if wrap == "snapshot" else wrap(module)
+def test_random_states_are_kept_and_the_baselines_own_goes_on(wrap):
+    def make():
+        return taken(Noisy()) if wrap == "snapshot" else wrap(Noisy())
+
+    baseline, twin = make(), make()
     states = random_states()
     first, second = baseline(batch()), baseline(batch())
-    assert torch.equal(first, second)
+    assert not torch.equal(first, second)  # a random baseline is random for every batch
+    torch.rand(3)  # what training draws meanwhile does not matter
+    random.random()
+    assert torch.equal(twin(batch()), first)
+    assert torch.equal(twin(batch()), second)
+    torch.set_rng_state(torch.tensor(states[2], dtype=torch.uint8))
+    random.setstate(states[0])
     assert random_states() == states
 
 

@@ -18,7 +18,7 @@ from lightning_neurocorr.baselines.batch import (
     read_field,
     read_target,
 )
-from lightning_neurocorr.baselines.isolation import kept_random_states
+from lightning_neurocorr.baselines.isolation import OwnRandomness
 from lightning_neurocorr.baselines.prediction import as_tensor
 
 
@@ -78,6 +78,7 @@ class EstimatorBaseline:
         self.target = target
         self.num_classes = num_classes
         self.needs_fit = bool(fit)
+        self._randomness = OwnRandomness()
 
     def fit(self, batches: Iterable[Any]) -> None:
         """Fit a copy of the estimator on all batches; ``estimator`` is the copy from then on."""
@@ -97,7 +98,7 @@ class EstimatorBaseline:
                 f"but got a {type(rows[0]).__name__}."
             )
         fitted: Any = copy.deepcopy(self.estimator)  # the given one stays as it was
-        with kept_random_states():
+        with self._randomness():
             fitted.fit(rows[0], np.concatenate(targets))
         self.estimator = fitted
         self.needs_fit = False
@@ -110,7 +111,7 @@ class EstimatorBaseline:
             )
         features = self._features(batch)
         try:
-            with kept_random_states():  # a DummyClassifier, for one, draws random numbers
+            with self._randomness():  # a DummyClassifier, for one, draws random numbers
                 return self._predict(features)
         except Exception as error:
             if type(error).__name__ != "NotFittedError":

@@ -12,7 +12,7 @@ from typing_extensions import Self
 
 from lightning_neurocorr.baselines.batch import Field, check_field, read_inputs
 from lightning_neurocorr.baselines.checkpoint import load_model
-from lightning_neurocorr.baselines.isolation import evaluating, module_device
+from lightning_neurocorr.baselines.isolation import OwnRandomness, evaluating, module_device
 
 _OUTPUT_NAMES = ("logits", "preds")
 _SHARDED = ("full_tensor", "_fsdp_flattened", "ds_tensor")  # marks of FSDP 2, FSDP 1, DeepSpeed
@@ -44,6 +44,7 @@ class ModuleBaseline:
             check_field(inputs, "inputs")
         self.module = module
         self.inputs = inputs
+        self._randomness = OwnRandomness()
 
     def to(self, device: torch.device | str) -> Self:
         """Move the module."""
@@ -57,7 +58,8 @@ class ModuleBaseline:
         here, there = module_device(self.module), _device_of(inputs)
         if here is not None and there is not None and here != there:
             self.to(there)
-        return _run(self.module, inputs, self.module.__call__, autocast=False)
+        with evaluating(self.module, self._randomness, autocast=False):
+            return _run(self.module, inputs, self.module.__call__)
 
     def __repr__(self) -> str:
         return f"ModuleBaseline({type(self.module).__name__}{_shown_inputs(self.inputs)})"
@@ -162,6 +164,7 @@ class SnapshotBaseline:
         self._parameters: dict[str, Tensor] = {}
         self._buffers: dict[str, Tensor] = {}
         self._module: nn.Module | None = None
+        self._randomness = OwnRandomness()
 
     @property
     def ready(self) -> bool:
@@ -208,7 +211,9 @@ class SnapshotBaseline:
         def call(*args: Any, **kwargs: Any) -> Any:
             return functional_call(module, state, args, kwargs)
 
-        return _run(module, read_inputs(batch, self.inputs), call, autocast=True)
+        inputs = read_inputs(batch, self.inputs)
+        with evaluating(module, self._randomness, autocast=True):
+            return _run(module, inputs, call)
 
     def state_dict(self) -> dict[str, Any]:
         """The snapshot."""
@@ -243,14 +248,13 @@ class SnapshotBaseline:
         return f"SnapshotBaseline(epoch={self.epoch}{_shown_inputs(self.inputs)})"
 
 
-def _run(module: nn.Module, inputs: Any, call: Callable[..., Any], *, autocast: bool) -> Tensor:
+def _run(module: nn.Module, inputs: Any, call: Callable[..., Any]) -> Tensor:
     """The prediction that ``call``, which runs ``module``, makes of ``inputs``."""
     inputs = _cast(inputs, [p.dtype for p in module.parameters() if p.is_floating_point()])
     args, kwargs = (inputs, {}) if isinstance(inputs, tuple) else ((inputs,), {})
     if isinstance(inputs, Mapping):
         args, kwargs = (), {str(name): value for name, value in inputs.items()}
-    with evaluating(module, autocast=autocast):
-        output = call(*args, **kwargs)
+    output = call(*args, **kwargs)
     for name in _OUTPUT_NAMES:
         if isinstance(output, Mapping) and name in output:
             output = output[name]

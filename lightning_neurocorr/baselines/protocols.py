@@ -16,7 +16,7 @@ from torch import Tensor, device, nn
 class Baseline(Protocol):
     """Anything that can be called with a batch; a function or a lambda will do."""
 
-    def __call__(self, batch: Any) -> Tensor:
+    def __call__(self, batch: Any) -> Any:
         """Class ids ``(N,)`` or scores ``(N, C)`` for the ``N`` samples of the batch.
 
         Scores are logits, log-probabilities or probabilities, column ``c`` for class ``c``.
