@@ -15,6 +15,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from lightning_neurocorr.functional import BOTH, ONLY_MODEL
+from lightning_neurocorr.samples import hashed
 
 UNKNOWN = 4  # the outcome where right and wrong mean nothing
 
@@ -219,7 +220,7 @@ class MatchedSamples(Metric):
             return
         # Order by class, then hash, then position; the K first of a class go into its row, the
         # others and the samples of other groups into one more row that is dropped.
-        rank = _hash(positions)
+        rank = hashed(positions) >> 32
         matched = (labels % _LABELS == BOTH) & (labels >= 0)
         row = torch.where(matched, labels // _LABELS, self.num_classes).clamp(max=self.num_classes)
         order = positions.argsort(stable=True)
@@ -292,7 +293,7 @@ def _empty(*shape: int) -> Tensor:
 
 
 def _may_wait(tensor: Tensor) -> bool:
-    """Whether looking at values costs nothing; an accelerator would have to finish its work first."""
+    """Whether looking at values costs nothing; an accelerator must finish first."""
     return tensor.device.type == "cpu"
 
 
@@ -314,14 +315,6 @@ def _activations(ranks: Tensor) -> Tensor:
     """The reverse of :func:`_ranks`."""
     bits = ranks.int()
     return (bits ^ ((bits >> 31) & 0x7FFFFFFF)).view(torch.float32)
-
-
-def _hash(positions: Tensor) -> Tensor:
-    """31 well-mixed bits of each position (the finalizer of SplitMix64, Steele et al. 2014)."""
-    x = positions * -7046029254386353131
-    x = (x ^ ((x >> 30) & 0x3FFFFFFFF)) * -4658895280553007687
-    x = (x ^ ((x >> 27) & 0x1FFFFFFFFF)) * -7723592293110705685
-    return (x >> 33) & 0x7FFFFFFF
 
 
 def _samples(

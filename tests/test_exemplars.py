@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lightning_neurocorr.exemplars import UNKNOWN, Exemplar, Exemplars, MatchedSamples
 from lightning_neurocorr.functional import BOTH, NEITHER, ONLY_BASELINE, ONLY_MODEL
+from lightning_neurocorr.samples import hashed
 
 DEVICES = [
     "cpu",
@@ -209,8 +210,6 @@ def test_matched_samples_repeat_only_where_there_are_too_few() -> None:
 
 
 def test_the_reservoir_holds_the_highest_hashes_and_no_more() -> None:
-    from lightning_neurocorr.exemplars import _hash
-
     positions = torch.arange(1000)
     matched = MatchedSamples(num_classes=2, k=5)
     for part in positions.split(130):
@@ -218,11 +217,11 @@ def test_the_reservoir_holds_the_highest_hashes_and_no_more() -> None:
     kept = matched.compute().entries[1]
     for target in (0, 1):
         mine = positions[target::2]
-        expected = mine[_hash(mine).argsort(descending=True)[:5]]
+        expected = mine[hashed(mine).argsort(descending=True)[:5]]
         assert kept[target].tolist() == expected.tolist()
     # Mixed well enough that the first positions have no privilege.
-    assert 300 < float(positions[_hash(positions).argsort()[:100]].float().mean()) < 700
-    assert len(_hash(torch.arange(10_000)).unique()) > 9_990
+    assert 300 < float(positions[hashed(positions).argsort()[:100]].float().mean()) < 700
+    assert len((hashed(torch.arange(10_000)) >> 32).unique()) > 9_990
 
 
 @pytest.mark.parametrize(
