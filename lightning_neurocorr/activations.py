@@ -376,12 +376,11 @@ def record(
 
 
 class OutputRecorder:
-    """Keeps what a module returned last; where its forward nests (a wrapper calls it again), the
-    innermost call counts.
+    """Keeps what a module returned last, and what it was called with.
 
-    Under DDP, Lightning runs ``validation_step`` through the forward of the LightningModule, so a
-    plain hook there sees
-    the prediction first and the step's return value after it.
+    Where its forward nests (a wrapper calls it again), the innermost call counts: under DDP,
+    Lightning runs ``validation_step`` through the forward of the LightningModule, so a plain hook
+    there sees the prediction first and the step's return value after it.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -390,13 +389,14 @@ class OutputRecorder:
         self._depth = 0
         self._deepest = 0
         self._live = True
-        self.output: Any = None
         self.called = False
+        self.output: Any = None
+        self.arguments: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})
 
     def __enter__(self) -> Self:
         self._handles = [
             self._module.register_forward_pre_hook(self._before),
-            self._module.register_forward_hook(self._after, always_call=True),
+            self._module.register_forward_hook(self._after, with_kwargs=True, always_call=True),
         ]
         return self
 
@@ -412,18 +412,21 @@ class OutputRecorder:
     def clear(self) -> None:
         """Forget the current batch."""
         self._depth, self._deepest = 0, 0
-        self.output, self.called = None, False
+        self.called, self.output, self.arguments = False, None, ((), {})
 
     paused = ActivationRecorder.paused
 
     def _before(self, *_: Any) -> None:
         self._depth += self._live
 
-    def _after(self, module: nn.Module, _: Any, output: Any) -> None:
+    def _after(
+        self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
+    ) -> None:
         if not self._live:
             return
         if self._depth >= self._deepest:
-            self._deepest, self.output, self.called = self._depth, output, True
+            self._deepest, self.called = self._depth, True
+            self.output, self.arguments = output, (args, kwargs)
         self._depth -= 1
 
 

@@ -306,9 +306,14 @@ def p_value(r: np.ndarray, n: float, controls: int = 0) -> np.ndarray:
     return np.exp(np.minimum(log_p_value(r, n, controls), 0.0))
 
 
-def expected_coactive(n: float, active: np.ndarray, advantage_active: float) -> np.ndarray:
-    """Expected number of samples with both neuron and advantage non-zero, were they independent."""
-    return np.asarray(active, dtype=np.float64) * advantage_active / max(n, 1.0)
+def expected_coactive(active: np.ndarray, advantage_active: float) -> np.ndarray:
+    """Expected number of samples with both neuron and advantage non-zero, were they independent.
+
+    Args:
+        active: Number of samples in which each neuron is not 0, ``(D,)``.
+        advantage_active: Share of samples with an advantage other than 0.
+    """
+    return np.asarray(active, dtype=np.float64) * advantage_active
 
 
 def adjust_p_values(p: np.ndarray, method: str = "bh") -> np.ndarray:

@@ -126,21 +126,10 @@ class NeuronAdvantageCorrelation(Metric):
 
     def compute(self) -> Tensor:
         """Pearson's r of every neuron with the advantage, ``(D,)``."""
-        moments = self._merged()
-        broken = int(((moments.n > 0) & ~(moments.mean.isfinite() & moments.m2.isfinite())).sum())
-        if broken and not self._warned:
-            self._warned = True
-            warnings.warn(
-                f"{broken} of {self.num_neurons} neurons had activations that are not finite; "
-                "their r is NaN.",
-                stacklevel=2,
-            )
-        if not bool(moments.w[0].isfinite()):
-            raise ValueError("Expected `advantage` to be finite, but a batch held NaN or infinity.")
-        return correlation(moments)
+        return correlation(self._checked())
 
-    def moments(self, fold: int | None = None) -> Moments:
-        """The moments of all samples, or of one fold, over all processes.
+    def moments(self) -> tuple[Moments, list[Moments]]:
+        """The moments of all samples and those of each fold, over all processes.
 
         Every process must call it: under ``torch.distributed`` the states are gathered as in
         ``compute``.
@@ -150,7 +139,8 @@ class NeuronAdvantageCorrelation(Metric):
             should_sync=self._to_sync,
             should_unsync=self._should_unsync,
         ):
-            return self._merged() if fold is None else self._layout.unpack(self.state[fold].clone())
+            parts = self._layout.unpack(self.state.clone())
+            return self._checked(), [parts.fold(i) for i in range(self.folds)]
 
     def plot(self, val: Tensor | Sequence[Tensor] | None = None, ax: Any = None) -> Any:
         """Histogram of r over the neurons; returns the figure and axes as ``torchmetrics.Metric.plot`` does."""
@@ -166,10 +156,20 @@ class NeuronAdvantageCorrelation(Metric):
         ax.set(xlabel="correlation with the advantage, r", ylabel="neurons", xlim=(-1, 1))
         return ax.figure, ax
 
-    def _merged(self) -> Moments:
-        """All folds in one."""
-        state = self.state.clone()
-        return self._layout.unpack(_Merge(self._layout)(state[:, None])[0])
+    def _checked(self) -> Moments:
+        """All folds in one; says once how many neurons were not finite."""
+        merged = self._layout.unpack(_Merge(self._layout)(self.state[:, None])[0])
+        broken = int(((merged.n > 0) & ~(merged.mean.isfinite() & merged.m2.isfinite())).sum())
+        if broken and not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"{broken} of {self.num_neurons} neurons had activations that are not finite; "
+                "their r is NaN.",
+                stacklevel=3,
+            )
+        if not bool(merged.w[0].isfinite()):
+            raise ValueError("Expected `advantage` to be finite, but a batch held NaN or infinity.")
+        return merged
 
     def _members(self, n: int, fold: Tensor | None, device: torch.device) -> Tensor:
         """Which samples are in which fold, ``(folds, N)`` bool."""

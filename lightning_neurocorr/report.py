@@ -12,6 +12,7 @@ import os
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, overload
 
@@ -313,6 +314,18 @@ class NeuronReport:
         near = np.argpartition(keys, k - 1)[:k] if 0 < k < len(keys) else np.arange(len(keys))
         order = near[np.lexsort((near, keys[near]))][:k]
         return [self.rows[int(i) + offset] for i in order if not np.isnan(values[i])]
+
+    def shown(self, k: int = 16) -> list[NeuronRow]:
+        """``k`` neurons to look at: in turn the strongest by r and the strongest by attribution.
+
+        Neither score may replace the other: r misses knowledge that is spread over many neurons,
+        attribution misses detectors.
+        """
+        rankings = [
+            [row for row in self.top(k, by) if getattr(row, by) > 0] for by in ("r", "attribution")
+        ]
+        turns = (row for pair in zip_longest(*rankings) for row in pair if row is not None)
+        return list({(row.layer, row.unit): row for row in turns}.values())[:k]
 
     def row(self, layer: str, unit: int) -> NeuronRow:
         """The row of one neuron."""

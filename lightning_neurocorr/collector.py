@@ -1,0 +1,244 @@
+"""Collects one validation of any model: hooks on, batches in, hooks off, report out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import Self
+
+from lightning_neurocorr import baselines as B
+from lightning_neurocorr import functional as F
+from lightning_neurocorr.activations import (
+    ActivationRecorder,
+    OutputRecorder,
+    Pooling,
+    eager,
+    first_tensor,
+)
+from lightning_neurocorr.attribution import Attribution
+from lightning_neurocorr.randomness import PrivateRandomness
+from lightning_neurocorr.reading import Predictions, read_prediction
+from lightning_neurocorr.samples import LoaderPositions
+from lightning_neurocorr.validation import Batch, ValidationPass
+
+
+@dataclass
+class Settings:
+    """What to collect.
+
+    Attributes:
+        baseline: Any callable from a batch to predictions.
+        layers: Watched layers by name.
+        module: The module whose output is the prediction.
+        advantage: See :func:`~lightning_neurocorr.functional.compute_advantage`.
+        predictions: ``(outputs, batch) -> (prediction, target)``, or None for the defaults.
+        pooling: How a layer's output becomes ``(N, D)``.
+        num_classes: Number of classes, where predictions do not tell.
+        attribution: Settings of the *used* column; None is none.
+        exemplars: How many samples to keep per neuron; 0 is none.
+        class_advantage: Mean advantage per class of the last validation.
+        expected_only_model: ``only_model`` samples of the last validation, in this process.
+        total: Samples this process will see, where that is known.
+        autocast: Opens the precision that the user's forward runs in.
+        rehearsal: The model stands in for a baseline that is not ready yet.
+    """
+
+    baseline: Callable[[Any], Any]
+    layers: Mapping[str, nn.Module]
+    module: nn.Module
+    advantage: F.Advantage = "correctness"
+    predictions: Predictions | None = None
+    pooling: Pooling = "mean"
+    num_classes: int | None = None
+    attribution: Attribution | None = None
+    exemplars: int = 0
+    class_advantage: Tensor | None = None
+    expected_only_model: int | None = None
+    total: int | None = None
+    autocast: Callable[[], AbstractContextManager[Any]] = nullcontext
+    rehearsal: bool = False
+    randomness: PrivateRandomness = field(default_factory=PrivateRandomness)
+
+
+class Collector:
+    """One validation. Open it around the forwards; call :meth:`update` after each batch.
+
+    Args:
+        model: The model; compiled parts of it run eagerly meanwhile.
+        settings: What to collect.
+    """
+
+    def __init__(self, model: nn.Module, settings: Settings) -> None:
+        self.settings = settings
+        self.model = model
+        self.recorder = ActivationRecorder(settings.layers, settings.pooling)
+        self.output = OutputRecorder(settings.module)
+        self.result = ValidationPass(
+            settings.advantage,
+            num_classes=settings.num_classes,
+            class_advantage=settings.class_advantage,
+            attribution=settings.attribution,
+            exemplars=settings.exemplars,
+            expected_only_model=settings.expected_only_model,
+            total=settings.total,
+        )
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            stack.enter_context(eager(self.model))
+            stack.enter_context(self.recorder)
+            stack.enter_context(self.output)
+            self._stack = stack.pop_all()
+        for name, reason in self.recorder.refused.items():
+            self.result.problems[name] = reason
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Remove every hook and restore the compiler's stance; closing twice is harmless."""
+        self._stack.close()
+
+    def clear(self) -> None:
+        """Forget forwards that were not followed by :meth:`update`."""
+        self.recorder.clear()
+        self.output.clear()
+
+    def update(self, outputs: Any, batch: Any, loader: LoaderPositions, ids: Any = None) -> None:
+        """Add a batch that has just been through the model.
+
+        Args:
+            outputs: What the validation step returned.
+            batch: The batch.
+            loader: Counts the samples of the loader that the batch came from.
+            ids: An id per sample, where the user has them: they stand in for positions.
+        """
+        settings = self.settings
+        device = _device(self.model)
+        with torch.inference_mode(False), torch.no_grad(), settings.randomness(device):
+            prediction, target = read_prediction(
+                outputs,
+                batch,
+                self.output,
+                settings.predictions,
+                scores=settings.advantage == "log_prob",
+            )
+            n = len(prediction)
+            activations, problems = self.recorder.take(n)
+            places, keep = loader.advance(n)
+            baseline = self._ask_baseline(batch, prediction, places if loader.known else None)
+            positions = places if ids is None else number_ids(ids, n)
+            read = Batch(prediction, baseline, target, positions, keep)
+            groups = self.result.add(read, activations, problems)
+            if groups is not None and settings.attribution is not None:
+                self._attribute(read, groups)
+        self.clear()
+
+    def _ask_baseline(self, batch: Any, prediction: Tensor, positions: Tensor | None) -> Tensor:
+        """The baseline's predictions; its forwards do not count as the model's."""
+        settings, baseline = self.settings, self.settings.baseline
+        if settings.rehearsal and not is_ready(baseline):
+            return prediction
+        with self.recorder.paused(), self.output.paused():
+            if isinstance(baseline, B.Positional):
+                answer = baseline.predict_at(batch, positions)
+            else:
+                answer = baseline(batch)
+        classification = not callable(settings.advantage)
+        return B.check_prediction(
+            answer,
+            len(prediction),
+            prediction.shape[1] if classification and prediction.ndim == 2 else None,
+            device=prediction.device,
+            name=describe(baseline),
+            classification=classification,
+            values=prediction.device.type == "cpu",
+        )
+
+    def _attribute(self, batch: Batch, groups: Tensor) -> None:
+        """Attribution needs to run the module again on some rows of what it was called with."""
+        if not self.output.called:
+            self.result.no_attribution(
+                "the forward of the module named by `output` was not called, so there is nothing "
+                "to differentiate; name with `output` the module that returns the logits"
+            )
+            return
+        args, kwargs = self.output.arguments
+        n = len(batch.prediction)
+        kept = None if batch.keep is None else batch.keep.nonzero().squeeze(1)
+
+        def run(rows: Tensor) -> Callable[[], Tensor]:
+            rows = rows if kept is None else kept[rows]
+            sliced = take_rows((args, kwargs), rows, n)
+
+            def forward() -> Tensor:
+                with self.settings.autocast():
+                    output = self.settings.module(*sliced[0], **sliced[1])
+                logits = output.get("logits") if isinstance(output, Mapping) else None
+                return first_tensor(output if logits is None else logits)
+
+            return forward
+
+        with self.recorder.paused(), self.output.paused():
+            self.result.attribute(batch.kept(), groups, run, self.settings.layers)
+
+
+def take_rows(value: Any, rows: Tensor, n: int) -> Any:
+    """Some rows of every tensor of ``n`` rows in a nest of tuples, lists and dicts."""
+    if isinstance(value, Tensor):
+        if value.ndim == 0 or len(value) != n:
+            return value
+        return value.index_select(0, rows.to(value.device)).clone()
+    if isinstance(value, Mapping):
+        return {key: take_rows(part, rows, n) for key, part in value.items()}
+    if isinstance(value, (tuple, list)):
+        parts = [take_rows(part, rows, n) for part in value]
+        return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
+    return value
+
+
+def number_ids(ids: Any, n: int) -> Tensor:
+    """An integer per id, the same in every process: integers as they are, others hashed.
+
+    Raises:
+        ValueError: If there is not one id per sample.
+    """
+    values = ids.tolist() if isinstance(ids, Tensor) else list(ids)
+    if len(values) != n:
+        raise ValueError(f"Expected `sample_id` to give {n} ids, but got {len(values)}.")
+    return torch.tensor(
+        [value if isinstance(value, int) else _digest(str(value)) for value in values]
+    )
+
+
+def _digest(text: str) -> int:
+    """63 bits that do not change between processes, as Python's own hash does."""
+    return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
+
+
+def is_ready(baseline: Any) -> bool:
+    """Whether a baseline can be asked: a snapshot has been taken, an estimator has been fitted."""
+    fitted = not (isinstance(baseline, B.Fittable) and baseline.needs_fit)
+    return fitted and (not isinstance(baseline, B.Snapshotting) or baseline.ready)
+
+
+def describe(baseline: Any) -> str:
+    """A baseline in few words."""
+    if hasattr(baseline, "__name__"):
+        return baseline.__name__
+    text = repr(baseline)
+    return text if len(text) <= 120 and " object at " not in text else type(baseline).__name__
+
+
+def _device(model: nn.Module) -> torch.device:
+    for parameter in model.parameters():
+        return parameter.device
+    return torch.device("cpu")

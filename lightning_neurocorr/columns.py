@@ -1,0 +1,114 @@
+"""From the moments of a layer to the columns of its rows in a report."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from scipy import stats
+from torch import Tensor
+
+from lightning_neurocorr import functional as F
+from lightning_neurocorr.attribution import AttributionColumns
+from lightning_neurocorr.functional import Moments
+
+# Column 0 of the moments is the advantage, then come indicators of three outcome groups; the fourth
+# follows from them. Class indicators (or one class-level covariate) come last.
+GROUPS = {"both": 1, "only_model": 2, "only_baseline": 3}
+
+
+def correlation_columns(
+    total: Moments, folds: list[Moments], advantage_active: float, *, grouped: bool, controls: int
+) -> dict[str, np.ndarray]:
+    """Every column that needs nothing but moments, arrays ``(D,)``.
+
+    Args:
+        total: Moments over all samples.
+        folds: Moments of the two halves.
+        advantage_active: Share of samples with an advantage other than 0, for the sparsity guard.
+        grouped: Whether columns 1 to 3 are outcome groups; otherwise there are none.
+        controls: Number of class columns at the end: 0 for none, 1 for a class-level covariate.
+    """
+    n = float(total.n)
+    r = _array(F.correlation(total))
+    columns = {"r": r, **dict(zip(("r_low", "r_high"), F.fisher_interval(r, n), strict=True))}
+    coactive = F.expected_coactive(_array(total.active), advantage_active)
+    testable = coactive >= F.MIN_EXPECTED_COACTIVE
+    columns["p_value"] = np.where(testable, F.p_value(r, n), np.nan)
+    columns["q_value"] = F.adjust_p_values(columns["p_value"])
+    columns |= _within_class(total, testable, controls)
+    columns |= _replication(r, folds)
+    columns |= {
+        "mean": _array(torch.where(total.m2.isfinite(), total.mean, torch.nan)),
+        "std": _array((total.m2.clamp_min(0) / total.n).sqrt()),
+        "active": _array(total.active / total.n),
+    }
+    return columns | (_profile(total) if grouped else {})
+
+
+def attribution_columns(found: AttributionColumns) -> dict[str, np.ndarray]:
+    """The *used* columns of a layer, with q of attribution = 0 over its neurons (Student's t)."""
+    half = (found.high - found.low) / 2
+    dof = max(found.n - 1, 1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        t = np.abs(found.attribution) * stats.t.ppf(0.975, dof) / half
+    p = np.where(np.isfinite(t), 2 * stats.t.sf(t, dof), np.nan)
+    return {
+        "attribution": found.attribution,
+        "attribution_low": found.low,
+        "attribution_high": found.high,
+        "attribution_q": F.adjust_p_values(p),
+        "attribution_contrast": found.contrast,
+    }
+
+
+def _within_class(total: Moments, testable: np.ndarray, controls: int) -> dict[str, np.ndarray]:
+    """r, p and q with class means taken out: exact from indicators, else by the covariate."""
+    if not controls:
+        return {}
+    k = len(total.w)
+    if controls == 1:
+        r, dof_lost = F.correlation_given(total, k - 1), 1
+    else:
+        r, seen = F.correlation_within(total, slice(k - controls, k))
+        dof_lost = seen - 1
+    r_within = _array(r)
+    p = np.where(testable, F.p_value(r_within, float(total.n), dof_lost), np.nan)
+    return {
+        "r_within_class": r_within,
+        "p_within_class": p,
+        "q_within_class": F.adjust_p_values(p),
+    }
+
+
+def _replication(r: np.ndarray, folds: list[Moments]) -> dict[str, np.ndarray]:
+    """r in each half, and the one that supports r less."""
+    first, second = (_array(F.correlation(fold)) for fold in folds)
+    sign = np.where(r < 0, -1.0, 1.0)
+    return {
+        "r_replicated": sign * np.minimum(sign * first, sign * second),
+        "r_fold_0": first,
+        "r_fold_1": second,
+    }
+
+
+def _profile(total: Moments) -> dict[str, np.ndarray]:
+    """Mean activation per outcome group and the contrast t of only_model."""
+    n = float(total.n)
+    shares = [float(total.w[column]) for column in GROUPS.values()]
+    counts = np.rint(n * np.array([*shares, 1 - sum(shares)]))
+    means = [_array(F.group_means(total, column)) for column in GROUPS.values()]
+    means.append(_array(_neither(total, counts[3])))
+    names = ("mean_both", "mean_only_model", "mean_only_baseline", "mean_neither")
+    t = F.contrast_t(np.stack(means), counts, _array(total.m2))
+    return dict(zip(names, means, strict=True)) | {"contrast_t": t}
+
+
+def _neither(total: Moments, count: float) -> Tensor:
+    """Mean activation outside the three indicated groups: co-moments of all four sum to 0."""
+    if count < 0.5:
+        return torch.full_like(total.mean, torch.nan)
+    return total.mean - total.c[1:4].sum(0) / count
+
+
+def _array(values: Tensor) -> np.ndarray:
+    return values.detach().cpu().double().numpy()

@@ -1,0 +1,220 @@
+"""Look at the top neurons of a report: fetch their exemplars, make their pictures.
+
+Works on any module; the samples come through :class:`Subject`, which knows where they lie.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lightning_neurocorr.evidence import Panel, Picture, Sample
+from lightning_neurocorr.exemplars import Exemplar, MatchedSamples, Ranking, Reservoir
+from lightning_neurocorr.report import NeuronReport, NeuronRow
+from lightning_neurocorr.samples import LoaderPositions, fetch, hashed
+from lightning_neurocorr.validation import SampleTable
+from lightning_neurocorr.visualization import ImagePrior, Target, Visualizer
+
+GROUP_NAMES = ("both", "only_model", "only_baseline", "neither")
+
+ToImage = Callable[[Tensor], Any]
+
+# Real images that say what the data look like.
+PRIOR_IMAGES = 384
+
+
+@dataclass
+class Subject:
+    """The model and the data that a report is about.
+
+    Attributes:
+        module: The module whose output is the prediction.
+        layers: The watched layers by name.
+        loaders: The validation loaders that samples can be fetched from.
+        inputs: A batch's images ``(N, C, H, W)``, as the module gets them.
+        move: Takes a fetched batch of loader ``i`` to where validation batches are.
+        seen: A few images of the validation, for data whose positions are not known.
+    """
+
+    module: nn.Module
+    layers: Mapping[str, nn.Module]
+    loaders: Sequence[LoaderPositions]
+    inputs: Callable[[Any], Any]
+    move: Callable[[Any, int], Any]
+    seen: list[Tensor] = field(default_factory=list)
+
+    @property
+    def fetchable(self) -> bool:
+        """Whether a sample can be fetched by its position."""
+        return bool(self.loaders) and all(
+            loader.known and hasattr(loader.loader, "dataset") for loader in self.loaders
+        )
+
+    def images(self, positions: Iterable[int]) -> dict[int, Tensor]:
+        """Images ``(C, H, W)`` on the CPU by position; raises where inputs are no images."""
+        wanted = sorted(set(positions))
+        found: list[Tensor] = []
+        for which, batch in fetch(self.loaders, wanted):
+            found.extend(as_images(self.inputs(self.move(batch, which))))
+        return dict(zip(wanted, found, strict=True))
+
+
+def as_images(inputs: Any) -> Tensor:
+    """The inputs as float images ``(N, C, H, W)`` on the CPU, outside inference mode.
+
+    Raises:
+        ValueError: If they are none.
+    """
+    if not isinstance(inputs, Tensor) or inputs.ndim != 4 or not inputs.is_floating_point():
+        got = tuple(inputs.shape) if isinstance(inputs, Tensor) else type(inputs).__name__
+        raise ValueError(
+            f"Expected the model's inputs to be float images (N, C, H, W), but got {got}. Say with "
+            "`inputs` how to read them from a batch, or pass `visualizer=None`."
+        )
+    with torch.inference_mode(False):
+        return inputs.detach().float().cpu().clone()
+
+
+def inspect(
+    report: NeuronReport,
+    subject: Subject,
+    samples: SampleTable,
+    rankings: Mapping[str, Ranking],
+    visualizer: Visualizer,
+    *,
+    num_classes: int | None = None,
+    to_image: ToImage | None = None,
+    top_k: int = 16,
+    shown: int = 4,
+    progress: bool = False,
+) -> tuple[tuple[Panel, ...], tuple[str, ...]]:
+    """Panels for the neurons to look at, and remarks.
+
+    Args:
+        report: The report to illustrate.
+        subject: Model and data.
+        samples: Every sample of the validation.
+        rankings: The strongest samples per neuron, by layer.
+        visualizer: Makes the pictures.
+        num_classes: Number of classes, for class-matched samples.
+        to_image: From an input ``(C, H, W)`` to an image in [0, 1]; by default the range of the
+            data per channel.
+        top_k: How many neurons.
+        shown: How many samples of a kind per neuron.
+        progress: Show a progress bar.
+    """
+    rows = report.shown(top_k)
+    if not rows:
+        return (), ()
+    prior = ImagePrior.fit(_reference(subject, samples))
+    notes: list[str] = []
+    chosen = _choose(rows, rankings, samples, num_classes, shown)
+    images: dict[int, Tensor] = {}
+    if subject.fetchable:
+        images = subject.images(e.position for groups in chosen for group in groups for e in group)
+    else:
+        notes.append(
+            "No exemplars: the validation loader shuffles or has no positions, so their images "
+            "cannot be fetched. Use a sequential loader over a map-style dataset."
+        )
+    starts = {
+        i: images[groups[0][0].position]
+        for i, groups in enumerate(chosen)
+        if groups[0] and groups[0][0].position in images
+    }
+    pictures = visualizer.render(
+        subject.module,
+        subject.layers,
+        [Target(row.layer, row.unit) for row in rows],
+        prior,
+        exemplars=starts,
+        progress=progress,
+    )
+    show = _Display(prior, to_image)
+    panels = tuple(
+        _panel(row, groups, picture, images, show)
+        for row, groups, picture in zip(rows, chosen, pictures, strict=True)
+    )
+    return panels, tuple(notes)
+
+
+def _reference(subject: Subject, samples: SampleTable) -> list[Tensor]:
+    """Images that stand for the data: a fixed pseudo-random choice, or those seen first."""
+    if not subject.fetchable:
+        return [as_images(images) for images in subject.seen]
+    chosen = samples.position[hashed(samples.position).argsort()[:PRIOR_IMAGES]]
+    return [torch.stack(list(subject.images(chosen.tolist()).values()))]
+
+
+def _choose(
+    rows: Sequence[NeuronRow],
+    rankings: Mapping[str, Ranking],
+    samples: SampleTable,
+    num_classes: int | None,
+    shown: int,
+) -> list[tuple[list[Exemplar], list[Exemplar], list[Exemplar]]]:
+    """Per neuron: the strongest samples, the strongest of only_model, and class-matched both."""
+    reservoir: Reservoir | None = None
+    if num_classes is not None:
+        matched = MatchedSamples(num_classes, k=max(8, shown))
+        matched.update(samples.position, samples.outcome, samples.target)
+        matched.sync_on_compute = False  # the table is already that of all processes
+        reservoir = Reservoir(matched.state)
+    chosen = []
+    for row in rows:
+        ranking = rankings.get(row.layer)
+        top = ranking.top(row.unit)[:shown] if ranking else []
+        alone = ranking.only_model(row.unit)[:shown] if ranking else []
+        pairs = reservoir.match([e.target for e in alone], seed=row.unit) if reservoir else []
+        chosen.append((top, alone, [pair for pair in pairs if pair is not None]))
+    return chosen
+
+
+class _Display:
+    """From an input to what is shown: the user's ``to_image``, else the data's range."""
+
+    def __init__(self, prior: ImagePrior, to_image: ToImage | None) -> None:
+        self._to_image = to_image
+        self._low = prior.low.float().reshape(-1, 1, 1)
+        self._span = (prior.high.float().reshape(-1, 1, 1) - self._low).clamp_min(1e-12)
+
+    def __call__(self, image: Tensor) -> np.ndarray:
+        if self._to_image is None:
+            return ((image - self._low) / self._span).clamp(0, 1).numpy()
+        shown = torch.as_tensor(self._to_image(image)).detach().float().cpu()
+        if shown.ndim == 2:
+            shown = shown[None]
+        if shown.ndim != 3:
+            raise ValueError(
+                "Expected `to_image` to return an image (C, H, W) in [0, 1], but got "
+                f"{tuple(shown.shape)}."
+            )
+        return shown.clamp(0, 1).numpy()
+
+
+def _panel(
+    row: NeuronRow,
+    groups: tuple[list[Exemplar], list[Exemplar], list[Exemplar]],
+    picture: Picture,
+    images: Mapping[int, Tensor],
+    show: _Display,
+) -> Panel:
+    def sample(exemplar: Exemplar) -> Sample:
+        image = images.get(exemplar.position)
+        known = 0 <= exemplar.outcome < len(GROUP_NAMES)
+        return Sample(
+            position=exemplar.position,
+            activation=exemplar.activation,
+            outcome=GROUP_NAMES[exemplar.outcome] if known else "",
+            target=exemplar.target,
+            image=None if image is None else show(image),
+        )
+
+    top, alone, matched = (tuple(sample(e) for e in group) for group in groups)
+    shown = None if picture.image is None else show(torch.from_numpy(picture.image))
+    return Panel(row.layer, row.unit, top, alone, matched, picture, shown)
