@@ -4,6 +4,8 @@ Public names are imported on first use, so that reading a report never loads tor
 """
 
 from importlib import import_module
+from importlib.util import find_spec
+from pkgutil import iter_modules
 from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
@@ -33,45 +35,41 @@ if TYPE_CHECKING:
     from lightning_neurocorr.visualization import ImagePrior as ImagePrior
     from lightning_neurocorr.visualization import LucentVisualizer as LucentVisualizer
 else:
-    _ROOMS = {
-        "ablation": ("Ablation", "silence"),
-        "activations": ("choose_layers", "record"),
-        "attribution": ("Attribution",),
-        "baselines": (
-            "Baseline",
-            "BatchBaseline",
-            "CheckpointBaseline",
-            "EstimatorBaseline",
-            "MajorityBaseline",
-            "ModuleBaseline",
-            "SnapshotBaseline",
-            "TableBaseline",
-        ),
-        "callback": ("NeuronAdvantage",),
-        "evidence": (),
-        "exemplars": ("Exemplars",),
-        "functional": (),
-        "history": ("HistoryEntry",),
-        "metric": ("NeuronAdvantageCorrelation",),
-        "report": ("NeuronReport", "NeuronRow", "Outcomes"),
-        "samples": (),
-        "sheets": (),
-        "tensorboard": (),
-        "validation": (),
-        "verdict": (),
-        "visualization": ("FeatureVisualizer", "ImagePrior", "LucentVisualizer"),
+    _ROOM_OF = {
+        "Ablation": "ablation",
+        "Attribution": "attribution",
+        "Baseline": "baselines",
+        "BatchBaseline": "baselines",
+        "CheckpointBaseline": "baselines",
+        "EstimatorBaseline": "baselines",
+        "Exemplars": "exemplars",
+        "FeatureVisualizer": "visualization",
+        "HistoryEntry": "history",
+        "ImagePrior": "visualization",
+        "LucentVisualizer": "visualization",
+        "MajorityBaseline": "baselines",
+        "ModuleBaseline": "baselines",
+        "NeuronAdvantage": "callback",
+        "NeuronAdvantageCorrelation": "metric",
+        "NeuronReport": "report",
+        "NeuronRow": "report",
+        "Outcomes": "report",
+        "SnapshotBaseline": "baselines",
+        "TableBaseline": "baselines",
+        "choose_layers": "activations",
+        "record": "activations",
+        "silence": "ablation",
     }
-    _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
     __all__ = ["__version__", *_ROOM_OF]  # noqa: PLE0604 -- the keys are strings
 
     def __getattr__(name):
-        if name in _ROOMS:
+        if name in _ROOM_OF:
+            value = getattr(import_module(f"{__name__}.{_ROOM_OF[name]}"), name)
+            globals()[name] = value
+            return value
+        if find_spec(f"{__name__}.{name}"):
             return import_module(f"{__name__}.{name}")
-        if name not in _ROOM_OF:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        value = getattr(import_module(f"{__name__}.{_ROOM_OF[name]}"), name)
-        globals()[name] = value
-        return value
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
     def __dir__():
-        return sorted({*globals(), *_ROOM_OF, *_ROOMS})
+        return sorted({*globals(), *_ROOM_OF, *(room.name for room in iter_modules(__path__))})
