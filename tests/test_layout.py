@@ -37,6 +37,15 @@ def test_reading_and_drawing_reports_loads_neither_torch_nor_lightning(room: str
     assert run(sys.executable, "-c", code).strip() == "[]"
 
 
+def test_every_room_but_the_callback_works_without_lightning() -> None:
+    rooms = [f"lightning_neurocorr.{room}" for room in ROOMS if room != "callback"]
+    code = (
+        "import importlib, sys; sys.modules.update(lightning=None, pytorch_lightning=None);"
+        f"[importlib.import_module(room) for room in {rooms}]"
+    )
+    run(sys.executable, "-W", "ignore", "-c", code)
+
+
 def test_importing_the_package_loads_no_room() -> None:
     code = (
         "import sys, lightning_neurocorr; dir(lightning_neurocorr);"
