@@ -1,0 +1,90 @@
+"""Which sets of neurons an ablation study silences: the top lists and their random controls."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from lightning_neurocorr.ablation.results import Ablation
+
+
+class SilencedSet(NamedTuple):
+    """Units of a layer, chosen on one half and therefore measured on the other."""
+
+    layer: str
+    fold: int
+    units: tuple[int, ...]
+
+
+Pair = tuple[SilencedSet, ...]  # the same choice in the directions in which it is measured
+
+
+class Plan:
+    """Every set to silence, drawn before the first forward by a generator of our own.
+
+    Attributes:
+        curves: By layer and size: the top list, then the random sets.
+        singles: By layer and unit: the neuron alone, then random neurons.
+        sets: All of them once, layer by layer.
+    """
+
+    def __init__(
+        self,
+        ranking: Mapping[int, Mapping[str, Sequence[int]]],
+        live: Mapping[str, np.ndarray],
+        settings: Ablation,
+    ) -> None:
+        self.curves: dict[tuple[str, int], list[Pair]] = {}
+        self.singles: dict[tuple[str, int], list[Pair]] = {}
+        self.skipped: dict[str, str] = {}
+        self._random = np.random.default_rng(settings.seed)
+        self._settings = settings
+        for layer, units in live.items():
+            tops = [[int(unit) for unit in ranking[fold].get(layer, ())] for fold in (0, 1)]
+            for size in settings.sizes:
+                self._add_curve(layer, size, tops, units)
+            if len(units) > 1:
+                self._add_singles(layer, [top[: settings.singles] for top in tops], units)
+            if not any(layer == planned for planned, _ in [*self.curves, *self.singles]):
+                self.skipped[layer] = f"only {len(units)} of its neurons vary, or none is ranked"
+        ordered = [*self.curves.items(), *self.singles.items()]
+        ordered.sort(key=lambda item: list(live).index(item[0][0]))
+        sets = (one for _, pairs in ordered for pair in pairs for one in pair)
+        self.sets = list(dict.fromkeys(sets))
+
+    def _add_curve(self, layer: str, size: int, tops: list[list[int]], live: np.ndarray) -> None:
+        others = [np.setdiff1d(live, top[:size]) for top in tops]
+        if min(map(len, tops)) < size or min(map(len, others)) < size:
+            return
+        pairs = [tuple(SilencedSet(layer, f, tuple(sorted(tops[f][:size]))) for f in (0, 1))]
+        for _ in range(self._settings.random_sets):
+            drawn = [self._random.choice(pool, size, replace=False) for pool in others]
+            pairs.append(tuple(SilencedSet(layer, f, _sorted(drawn[f])) for f in (0, 1)))
+        self.curves[layer, size] = pairs
+
+    def _add_singles(self, layer: str, tops: list[list[int]], live: np.ndarray) -> None:
+        drawn = self._random.integers(len(live), size=(self._settings.random_sets, 2))
+        for unit in dict.fromkeys(u for both in zip(*_padded(tops), strict=True) for u in both):
+            if unit < 0:
+                continue
+            folds = [fold for fold in (0, 1) if unit in tops[fold]]
+            pairs = [tuple(SilencedSet(layer, fold, (unit,)) for fold in folds)]
+            for draw in drawn:
+                # Drawing the neuron itself would be no control: take the next one.
+                others = [live[(d + (live[d] == unit)) % len(live)] for d in draw]
+                pairs.append(
+                    tuple(SilencedSet(layer, fold, (int(others[fold]),)) for fold in folds)
+                )
+            self.singles[layer, unit] = pairs
+
+
+def _sorted(units: np.ndarray) -> tuple[int, ...]:
+    return tuple(sorted(int(unit) for unit in units))
+
+
+def _padded(tops: list[list[int]]) -> list[list[int]]:
+    """Both lists at the length of the longer one, filled up with -1."""
+    longest = max(map(len, tops))
+    return [top + [-1] * (longest - len(top)) for top in tops]

@@ -1,0 +1,226 @@
+"""Settings and results of an ablation study: plain numbers, ready for JSON."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from lightning_neurocorr.ablation.silencing import Fill
+
+MIN_SAMPLES = 30  # advantage samples below which a study says nothing
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """Settings of the *needed* column.
+
+    Args:
+        by: The column whose top list is silenced, such as ``"attribution"`` or ``"r"``.
+        sizes: How many neurons of the list are silenced together.
+        random_sets: Random sets per size. Twenty are the fewest that can give p < 0.05.
+        fill: See :func:`silence`.
+        max_samples: Samples per group (``only_model``, and class-matched ``both``).
+        time_budget_s: Seconds for a study, shared fairly by the layers; None is no limit.
+        every_n_validations: Also run after every n-th validation during ``fit``.
+        singles: Neurons of each layer's list that are also silenced one by one.
+        seed: Of the random sets.
+    """
+
+    by: str = "attribution"
+    sizes: tuple[int, ...] = (1, 2, 4, 8)
+    random_sets: int = 20
+    fill: Fill = "mean"
+    max_samples: int = 512
+    time_budget_s: float | None = 120.0
+    every_n_validations: int | None = None
+    singles: int = 16
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("random_sets", "max_samples", "every_n_validations"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ValueError(f"Expected `{name}` to be at least 1, but got {value}.")
+        if any(size < 1 for size in self.sizes):
+            raise ValueError(f"Expected `sizes` to be positive, but got {self.sizes}.")
+        if self.singles < 0:
+            raise ValueError(f"Expected `singles` to be at least 0, but got {self.singles}.")
+        if self.fill not in ("mean", "zero", "resample"):
+            raise ValueError(
+                f"Expected `fill` to be 'mean', 'zero' or 'resample', but got {self.fill!r}."
+            )
+
+
+@dataclass(frozen=True)
+class Effect:
+    """What silencing some neurons costs; positive is lost.
+
+    Attributes:
+        advantage_margin: Mean loss of logit[truth] - logit[rival] on advantage samples.
+        shared_margin: The same on shared samples, weighted to the advantage samples' classes.
+        advantage_accuracy: Loss of accuracy on advantage samples.
+        shared_accuracy: The same on shared samples, weighted likewise.
+    """
+
+    advantage_margin: float
+    shared_margin: float
+    advantage_accuracy: float
+    shared_accuracy: float
+
+    @property
+    def beyond(self) -> float:
+        """Difference in differences: margin lost on advantage samples beyond shared ones."""
+        return self.advantage_margin - self.shared_margin
+
+
+@dataclass(frozen=True)
+class AblationPoint:
+    """The top ``size`` neurons of a layer silenced together, and random sets of the same size.
+
+    Attributes:
+        layer: Dotted name of the layer.
+        size: Neurons silenced.
+        units: The units chosen on each half and silenced on the other.
+        effect: What it costs.
+        control: What random sets cost, on average.
+        z: How many standard deviations of the random sets ``effect.beyond`` lies above them.
+        p: Share of random sets, itself counted in, whose ``beyond`` is at least as large.
+        random: ``beyond`` of each random set.
+    """
+
+    layer: str
+    size: int
+    units: tuple[tuple[int, ...], tuple[int, ...]]
+    effect: Effect
+    control: Effect
+    z: float
+    p: float
+    random: tuple[float, ...] = ()
+
+    @property
+    def needed(self) -> bool:
+        """Whether it costs more than the random sets do, and more than it costs shared samples."""
+        return self.p < 0.05 and self.effect.beyond > max(self.control.beyond, 0)
+
+
+@dataclass(frozen=True)
+class AblatedNeuron:
+    """One neuron silenced alone, on the halves on which it was not chosen.
+
+    Attributes:
+        layer: Dotted name of the layer.
+        unit: Its index.
+        effect: What it costs.
+        control: What one random neuron of the layer costs, on average.
+        p: As for :class:`AblationPoint`.
+    """
+
+    layer: str
+    unit: int
+    effect: Effect
+    control: Effect
+    p: float
+
+
+@dataclass(frozen=True)
+class AblationStudy:
+    """What the model loses without its top neurons, on samples they were not chosen on.
+
+    Attributes:
+        by: The column the neurons were ranked by.
+        fill: What a silenced neuron said.
+        num_advantage: Advantage samples measured.
+        num_shared: Shared samples measured.
+        random_sets: Random sets per size.
+        points: One for each layer and size.
+        neurons: One for each neuron silenced alone.
+        skipped: Why a layer has no or fewer points, by its name.
+        refused: Why there is no study at all; empty if there is one.
+    """
+
+    by: str
+    fill: str
+    num_advantage: int
+    num_shared: int
+    random_sets: int
+    points: tuple[AblationPoint, ...] = ()
+    neurons: tuple[AblatedNeuron, ...] = ()
+    skipped: Mapping[str, str] = field(default_factory=dict)
+    refused: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON; NaN becomes None."""
+        return _without_nan(asdict(self))
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> AblationStudy:
+        """The reverse of :meth:`to_dict`."""
+        points = tuple(
+            AblationPoint(
+                **_with_effects(p) | {"units": _tuples(p["units"]), "random": _numbers(p)}
+            )
+            for p in data["points"]
+        )
+        neurons = tuple(AblatedNeuron(**_with_effects(n)) for n in data["neurons"])
+        return cls(**{**data, "points": points, "neurons": neurons})
+
+    def curve(self, layer: str) -> tuple[AblationPoint, ...]:
+        """The points of a layer, smallest first."""
+        points = (point for point in self.points if point.layer == layer)
+        return tuple(sorted(points, key=lambda point: point.size))
+
+    def summary(self) -> str:
+        """The study in plain words, one line for each layer."""
+        if self.refused:
+            return f"No ablation: {self.refused}"
+        head = (
+            f"Silencing neurons chosen by {self.by} on one half of the samples, measured on the "
+            f"other: {self.num_advantage} samples that only the model gets right and "
+            f"{self.num_shared} that both get right."
+        )
+        layers = dict.fromkeys(point.layer for point in self.points)
+        largest = [_sentence(self.curve(layer)[-1]) for layer in layers]
+        missing = [f"{layer}: {reason}." for layer, reason in self.skipped.items()]
+        return "\n".join([head, *largest, *missing])
+
+
+def _sentence(point: AblationPoint) -> str:
+    lost, control = point.effect, point.control
+    what = f"its top {point.size} neurons" if point.size > 1 else "its top neuron"
+    random = f"{point.size} random ones" if point.size > 1 else "a random one"
+    verdict = "needed" if point.needed else "not shown to be needed"
+    return (
+        f"{point.layer}: {what}: {verdict}. {100 * lost.advantage_accuracy:.1f} points are lost on "
+        f"the former and {100 * lost.shared_accuracy:.1f} on the latter; {random} cost "
+        f"{100 * control.advantage_accuracy:.1f} and {100 * control.shared_accuracy:.1f} "
+        f"(margin z = {point.z:.1f}, p = {point.p:.2g})."
+    )
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nan(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_nan(part) for part in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value
+
+
+def _numbers(point: Mapping[str, Any]) -> tuple[float, ...]:
+    return tuple(_number(value) for value in point["random"])
+
+
+def _tuples(units: Any) -> tuple[tuple[int, ...], ...]:
+    return tuple(tuple(half) for half in units)
+
+
+def _with_effects(data: Mapping[str, Any]) -> dict[str, Any]:
+    read = {
+        name: Effect(**{key: _number(value) for key, value in data[name].items()})
+        for name in ("effect", "control")
+    }
+    return {**data, **read, **{name: _number(data[name]) for name in ("p", "z") if name in data}}

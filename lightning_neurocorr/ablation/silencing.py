@@ -1,0 +1,174 @@
+"""Silence neurons of any module inside a ``with``."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
+from torch.utils import _pytree as pytree
+
+from lightning_neurocorr.activations import (
+    batch_axis,
+    choose_layers,
+    eager,
+    first_tensor,
+    layer_names,
+    unit_axis,
+)
+
+Fill = Literal["mean", "zero", "resample"]
+Units = int | Iterable[int] | Tensor
+
+
+@contextmanager
+def silence(
+    model: nn.Module | Mapping[str, nn.Module],
+    units: Mapping[str, Units],
+    fill: Fill = "mean",
+    values: Mapping[str, Tensor] | None = None,
+    seed: int = 0,
+) -> Iterator[None]:
+    """Silence neurons of a model in a ``with``; the model itself is not changed, and calls nest.
+
+    Args:
+        model: Any module, or layers by name as ``choose_layers`` gives them.
+        units: The units of each layer, by the layer's dotted name. A layer counts by its output,
+            or by the first tensor in it (an LSTM's final state keeps what its output has lost).
+        fill: What a silenced neuron says instead: ``"mean"``, its mean over the batch and all
+            positions; ``"zero"``; or ``"resample"``, its activations on another sample.
+        values: For ``"mean"``: means to use instead of the batch's, ``(D,)`` by layer name.
+        seed: Of the pairing of samples for ``"resample"``; no global random state is used.
+
+    Raises:
+        ValueError: If a layer is unknown, or in the forward if a unit is out of range.
+
+    Warns:
+        UserWarning: If the model ran no forward through one of the layers.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(3, 2), nn.ReLU())
+        >>> with silence(model, {"0": [1]}, fill="zero"):
+        ...     model(torch.ones(1, 3))[:, 1]
+        tensor([0.], grad_fn=<SelectBackward0>)
+    """
+    if fill not in ("mean", "zero", "resample"):
+        raise ValueError(f"Expected `fill` to be 'mean', 'zero' or 'resample', but got {fill!r}.")
+    if values is not None and fill != "mean":
+        raise ValueError(f"Expected `values` only with fill='mean', but got fill={fill!r}.")
+    modules = _modules(model, units)
+    generator = torch.Generator().manual_seed(seed)
+    called: set[str] = set()
+    with ExitStack() as stack:
+        if isinstance(model, nn.Module):
+            stack.enter_context(eager(model))
+        for name, module in modules.items():
+            chosen = _unit_list(name, units[name])
+            given = None if values is None else values.get(name)
+            hook = _silencer(name, chosen, fill, given, generator, called)
+            stack.callback(module.register_forward_hook(hook).remove)
+        yield
+    if missed := sorted(modules.keys() - called):
+        warnings.warn(f"Nothing was silenced in {', '.join(missed)}: never called.", stacklevel=3)
+
+
+def _modules(
+    model: nn.Module | Mapping[str, nn.Module], units: Mapping[str, Units]
+) -> dict[str, nn.Module]:
+    named = layer_names(model) if isinstance(model, nn.Module) else model
+    for name in units:
+        if name not in named:
+            if isinstance(model, nn.Module):
+                choose_layers(model, [name])  # names close ones in its error
+            raise ValueError(f"Expected layers of {list(named)[:12]}, but got {name!r}.")
+    return {name: named[name] for name in units}
+
+
+def _unit_list(name: str, units: Units) -> list[int]:
+    if isinstance(units, Tensor):
+        units = units.tolist()
+    chosen = sorted({int(unit) for unit in ([units] if isinstance(units, int) else units)})
+    if chosen and chosen[0] < 0:
+        raise ValueError(f"Expected units of layer {name!r} from 0 on, but got {chosen[0]}.")
+    return chosen
+
+
+def _silencer(
+    name: str,
+    units: list[int],
+    fill: Fill,
+    given: Tensor | None,
+    generator: torch.Generator,
+    called: set[str],
+) -> Callable[[nn.Module, Any, Any], Any]:
+    """A forward hook that returns the output with its silenced units replaced."""
+
+    def hook(module: nn.Module, _: Any, output: Any) -> Any:
+        called.add(name)
+        activation = first_tensor(output)
+        axis = unit_axis(module, activation)
+        size = activation.shape[axis]
+        if units and units[-1] >= size:
+            raise ValueError(f"Expected units of layer {name!r} below {size}, but got {units[-1]}.")
+        if given is not None and given.shape != (size,):
+            raise ValueError(
+                f"Expected `values` of layer {name!r} to be of shape ({size},), but got "
+                f"{tuple(given.shape)}."
+            )
+        index = torch.tensor(units, dtype=torch.long, device=activation.device)
+        heard = activation.index_select(axis, index)
+        if fill == "resample":
+            if any(isinstance(part, PackedSequence) for part in (output, *_parts(output))):
+                raise ValueError("Expected fill='mean' or 'zero' for packed sequences.")
+            said = heard.index_select(*_others(module, activation, generator))
+        else:
+            said = _constant(heard, axis, fill, None if given is None else given[units])
+        changed = activation.index_copy(axis, index, said.to(activation.dtype))
+        return _with_first(output, activation, changed)
+
+    return hook
+
+
+def _parts(output: Any) -> tuple:
+    return output if type(output) is tuple else ()
+
+
+def _constant(heard: Tensor, axis: int, fill: Fill, given: Tensor | None) -> Tensor:
+    """One number per unit, wherever it is heard."""
+    if fill == "zero":
+        return torch.zeros_like(heard)
+    others = [a for a in range(heard.ndim) if a != axis]
+    if given is not None:
+        shape = [-1 if a == axis else 1 for a in range(heard.ndim)]
+        return given.to(heard).reshape(shape).expand_as(heard)
+    wide = heard.float() if heard.dtype in (torch.float16, torch.bfloat16) else heard
+    return (wide.mean(others, keepdim=True) if others else wide).expand_as(heard)
+
+
+def _others(
+    module: nn.Module, activation: Tensor, generator: torch.Generator
+) -> tuple[int, Tensor]:
+    """The axis of the samples, and for each sample another one: a random cycle through all."""
+    axis = batch_axis(module, activation)
+    count = activation.shape[axis]
+    if count < 2:
+        raise ValueError("Expected a batch of at least 2 samples for fill='resample', but got 1.")
+    order = torch.randperm(count, generator=generator)
+    other = torch.empty_like(order)
+    other[order] = order.roll(1)
+    return axis, other.to(activation.device)
+
+
+def _with_first(output: Any, old: Tensor, new: Tensor) -> Any:
+    """``output`` with another first tensor."""
+    changed = pytree.tree_map(lambda part: new if part is old else part, output)
+    if first_tensor(changed) is not new:
+        raise ValueError(
+            f"Expected a layer's output to be made of tensors, tuples, lists or dicts, but got "
+            f"{type(output).__name__}: silence a layer inside it."
+        )
+    return changed
