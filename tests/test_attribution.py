@@ -486,7 +486,9 @@ def test_columns_equal_loops_and_scipy() -> None:
         ours, p, s = columns[name], k[group == 0], k[group == 1]
         assert (ours.n, ours.n_shared) == (len(p), len(s))
         for j in range(k.shape[1]):
-            interval = stats.ttest_1samp(p[:, j], 0).confidence_interval(0.95)
+            test = stats.ttest_1samp(p[:, j], 0)
+            interval = test.confidence_interval(0.95)
+            np.testing.assert_allclose(ours.p_value[j], test.pvalue, rtol=1e-6)
             welch = stats.ttest_ind(p[:, j], s[:, j], equal_var=False)
             between = welch.confidence_interval(0.95)
             expected = [

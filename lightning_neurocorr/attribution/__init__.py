@@ -142,6 +142,7 @@ class AttributionColumns:
         attribution: Mean contribution over ``only_model`` samples.
         low: Lower end of its 95 % interval over samples (Student's t).
         high: Upper end.
+        p_value: Two-sided p of a mean of 0.
         contrast: The same mean minus that over class-matched ``both`` samples.
         contrast_low: Lower end of its 95 % interval (Welch 1947).
         contrast_high: Upper end.
@@ -154,6 +155,7 @@ class AttributionColumns:
     attribution: np.ndarray
     low: np.ndarray
     high: np.ndarray
+    p_value: np.ndarray
     contrast: np.ndarray
     contrast_low: np.ndarray
     contrast_high: np.ndarray
@@ -267,7 +269,9 @@ def _columns(sums: np.ndarray, counts: np.ndarray, mean: np.ndarray) -> Attribut
     n = counts.sum(1)[:, None]
     k_mean = _over(k.sum(1), n)
     error = _over(_over(np.maximum(kk.sum(1) - n * k_mean**2, 0), n - 1), n)  # squared, (2, D)
-    half = special.stdtrit(np.maximum(n[0] - 1, 1), 0.975) * np.sqrt(error[0])
+    dof, se = np.maximum(n[0] - 1, 1), np.sqrt(error[0])
+    half = special.stdtrit(dof, 0.975) * se
+    p_value = np.where(se > 0, 2 * special.stdtr(dof, -np.abs(k_mean[0]) / se), np.nan)
     contrast, both = k_mean[0] - k_mean[1], np.sqrt(error.sum(0))
     dof = error.sum(0) ** 2 / (error**2 / np.maximum(n - 1, 1)).sum(0)
     spread = special.stdtrit(dof, 0.975) * both
@@ -275,6 +279,7 @@ def _columns(sums: np.ndarray, counts: np.ndarray, mean: np.ndarray) -> Attribut
         attribution=k_mean[0],
         low=k_mean[0] - half,
         high=k_mean[0] + half,
+        p_value=p_value,
         contrast=contrast,
         contrast_low=contrast - spread,
         contrast_high=contrast + spread,
