@@ -42,10 +42,14 @@ class Drawing:
         self.settings, self.model, self.layers = settings, model, layers
         self.targets, self.prior = targets, prior
         kind = settings.parametrization
-        self.kind = parametrization.choose(prior) if kind == "auto" else kind
+        self.kind: parametrization.Concrete = (
+            parametrization.choose(prior) if kind == "auto" else kind
+        )
+        self.method: str = self.kind
         self.started = time.monotonic()
         self.references: dict[int, Reference] = {}
         self.calls: dict[str, int] = {}
+        self.readouts: dict[tuple[int, ...], Readout] = {}
 
     def pictures(
         self, exemplars: Mapping[int, Tensor], advance: Callable[[int], Any]
@@ -63,7 +67,7 @@ class Drawing:
         )
         made: dict[int, Picture] = {}
         for group in groups.values():
-            alive = [i for i in group if i in self.references and not self.references[i].dead]
+            alive = [i for i in group if i in self.references and self.references[i].usable]
             for chunk in _chunks(alive, self.settings.max_batch):
                 if not self.spent():
                     made.update(self.draw(chunk, self.settings.start))
@@ -92,41 +96,47 @@ class Drawing:
         return {**made, **again}
 
     def optimise(self, chunk: Sequence[int], start: str) -> tuple[Tensor, list[bool], int]:
-        """Images ``(K, C, H, W)``, whether each got a gradient, and the number of steps taken."""
+        """Images ``(K, C, H, W)``, whether each could be moved, and the number of steps taken."""
         settings, device = self.settings, self.model.device
         noise, warps = self.randomness(chunk)
-        real = (
-            torch.stack([self.references[i].exemplar for i in chunk])
-            if start == "exemplar"
-            else None
-        )
-        drawing = parametrization.make(self.kind, self.prior, noise, real, device)
+        warps = warps.to(device)
+        references = [self.references[i] for i in chunk]
+        real = torch.stack([r.exemplar for r in references]) if start == "exemplar" else None
+        picture = parametrization.make(self.kind, self.prior, noise, real, device)
         rate = settings.learning_rate or parametrization.LEARNING_RATES[self.kind]
-        optimizer = torch.optim.Adam([drawing.parameters], lr=rate)
-        scales = torch.tensor(
-            [1 / (self.references[i].top - self.references[i].mean) for i in chunk]
-        )
-        scales = scales.to(device)
+        optimizer = torch.optim.Adam([picture.parameters], lr=rate)
+        mean, span, limit = self.scale(references)
         moved = torch.zeros(len(chunk), dtype=torch.bool, device=device)
         step = 0
         for step in range(1, settings.steps + 1):
-            images = warp(drawing.images(), warps[:, step - 1].to(device))
-            values = self.activations(chunk, images)
-            if not values.requires_grad:  # the model computes the layer under no_grad
+            values = self.activations(chunk, warp(picture.images(), warps[:, step - 1]))
+            ratios = (values - mean) / span
+            if not ratios.requires_grad:  # the model computes the layer under no_grad
                 break
-            (gradient,) = torch.autograd.grad(-(values * scales).sum(), drawing.parameters)
-            moved |= gradient.flatten(1).abs().amax(1) > 0
-            drawing.parameters.grad = gradient
+            pushed = ratios.minimum(limit).sum()
+            (gradient,) = torch.autograd.grad(-pushed, picture.parameters)
+            moved |= (gradient.flatten(1).abs().amax(1) > 0) | (ratios.detach() >= limit)
+            picture.parameters.grad = gradient
             optimizer.step()
             if self.spent():
                 break
-        return drawing.images().detach(), moved.tolist(), step
+        return picture.images().detach(), moved.tolist(), step
+
+    def scale(self, references: Sequence[Reference]) -> tuple[Tensor, Tensor, Tensor]:
+        """Mean and span of real activations, and the ratio to stop pushing at, ``(K,)``."""
+        strength = self.settings.strength or float("inf")
+        rows = [(r.mean, r.top - r.mean, strength * r.ratio(r.best)) for r in references]
+        columns = torch.tensor(rows, dtype=self.model.dtype, device="cpu").T
+        mean, span, limit = columns.to(self.model.device)
+        return mean, span, limit
 
     def activations(self, chunk: Sequence[int], images: Tensor) -> Tensor:
         """Target ``i`` on image ``i``, ``(K,)``, averaged over the calls of the layer."""
         name = self.targets[chunk[0]].layer
-        read = Readout([self.targets[i] for i in chunk]).own
-        seen = self.model.read(self.model.prepare(images), {name: read}, self.calls)
+        readout = self.readouts.get(tuple(chunk))
+        if readout is None:
+            readout = self.readouts[tuple(chunk)] = Readout([self.targets[i] for i in chunk])
+        seen = self.model.read(self.model.prepare(images), {name: readout.own}, self.calls)
         return torch.stack(seen[name]).mean(0)
 
     def judge(self, chunk: Sequence[int], images: Tensor) -> tuple[list[float], list[float]]:
@@ -199,7 +209,7 @@ class Drawing:
             augmented_ratio=reference.ratio(augmented),
             real_best=best,
             start=start,
-            method=self.kind,
+            method=self.method,
             readable=ratio >= best,
             note="; ".join(notes),
         )
@@ -211,6 +221,8 @@ class Drawing:
             note = "no picture: the forward never calls this layer"
         elif note is None and reference is not None and reference.dead:
             note = "dead: no real image activates this unit"
+        elif note is None and reference is not None and not reference.usable:
+            note = "no picture: activations on real images are not finite"
         elif note is None:
             note = f"skipped: time budget of {self.settings.time_budget_s:g} s used up"
         return Picture(
@@ -222,7 +234,7 @@ class Drawing:
             augmented_ratio=float("nan"),
             real_best=float("nan"),
             start=self.settings.start,
-            method=self.kind,
+            method=self.method,
             readable=False,
             note=note or "",
         )

@@ -31,8 +31,12 @@ class Parametrization(Protocol):
 
 
 def choose(prior: ImagePrior) -> Concrete:
-    """What ``"auto"`` stands for on this data."""
-    return "pca"
+    """What ``"auto"`` stands for on this data.
+
+    Frequencies suit textures. They keep no background empty and no object in its place: there
+    the subspace of the data is the better prior.
+    """
+    return "pca" if prior.sparsity > 0.25 or prior.position_coded > 0.2 else "fourier"
 
 
 def make(
@@ -72,7 +76,7 @@ class Maco:
         self, prior: ImagePrior, noise: Tensor, exemplars: Tensor | None, device: torch.device
     ) -> None:
         start = noise if exemplars is None else prior.whiten(exemplars)
-        self._prior = prior
+        self._colour = _Colour(prior, device)
         self._size = noise.shape[-2:]
         self._magnitude = prior.spectrum.to(device)
         self._phase = torch.fft.rfft2(start.double()).angle().float().to(device)
@@ -91,7 +95,7 @@ class Maco:
         whitened = torch.fft.irfft2(
             torch.polar(self._magnitude.expand_as(phase), phase), s=self._size, norm="ortho"
         )
-        return self._prior.colour(whitened)
+        return self._colour(whitened)
 
 
 class Pca:
@@ -106,7 +110,10 @@ class Pca:
         start = noise.flatten(1) @ flat.T if exemplars is None else space.coordinates(exemplars)
         self._mean = space.mean.to(device)
         self._basis = (flat * space.scales[:, None]).to(device)
-        self._radius = space.radius
+        radius = torch.full((len(start), 1), space.radius, device="cpu")
+        if exemplars is not None:
+            radius = start.norm(dim=1, keepdim=True)
+        self._radius = radius.to(device)
         self.parameters = start.to(device).contiguous().requires_grad_()
 
     def images(self) -> Tensor:
@@ -122,14 +129,11 @@ class Pixel:
         self, prior: ImagePrior, noise: Tensor, exemplars: Tensor | None, device: torch.device
     ) -> None:
         self._range = _Range(prior, device)
-        start = (
-            0.01 * prior.colour(noise)
-            if exemplars is None
-            else self._range.undo(exemplars.to(device))
-        )
-        if exemplars is None:
-            start = start - 0.01 * prior.mean[:, None, None]
-        self.parameters = start.to(device).contiguous().requires_grad_()
+        spread = prior.covariance_root.norm(dim=1).to(device)[:, None, None]
+        start = 0.01 * spread * noise.to(device)
+        if exemplars is not None:
+            start = self._range.undo(exemplars.to(device))
+        self.parameters = start.contiguous().requires_grad_()
 
     def images(self) -> Tensor:
         """See :class:`Parametrization`."""
@@ -142,25 +146,34 @@ class Fourier:
     def __init__(
         self, prior: ImagePrior, noise: Tensor, exemplars: Tensor | None, device: torch.device
     ) -> None:
-        self._prior = prior
+        self._colour = _Colour(prior, device)
         self._range = _Range(prior, device)
         self._size = noise.shape[-2:]
         spectrum = prior.spectrum.to(device)
         self._scale = spectrum.clamp(min=1e-3 * float(spectrum.max()))
         if exemplars is None:
-            start = torch.fft.rfft2(0.1 * noise.to(device), norm="ortho")
+            start = torch.fft.rfft2(noise.to(device), norm="ortho")
         else:
-            offset = self._range.undo(exemplars.to(device)) + prior.mean.to(device)[:, None, None]
-            start = torch.fft.rfft2(prior.whiten(offset), norm="ortho") / self._scale
+            images = self._range.undo(exemplars.to(device)) + self._colour.mean
+            start = torch.fft.rfft2(prior.whiten(images), norm="ortho") / self._scale
         self.parameters = torch.view_as_real(start).contiguous().requires_grad_()
 
     def images(self) -> Tensor:
         """See :class:`Parametrization`."""
         scaled = torch.view_as_complex(self.parameters) * self._scale
         whitened = torch.fft.irfft2(scaled, s=self._size, norm="ortho")
-        return self._range(
-            self._prior.colour(whitened) - self._prior.mean.to(whitened.device)[:, None, None]
-        )
+        return self._range(self._colour(whitened) - self._colour.mean)
+
+
+class _Colour:
+    """Whitened channels to the model's channels, with the statistics already on the device."""
+
+    def __init__(self, prior: ImagePrior, device: torch.device) -> None:
+        self._root = prior.covariance_root.to(device)
+        self.mean = prior.mean.to(device)[:, None, None]
+
+    def __call__(self, whitened: Tensor) -> Tensor:
+        return torch.einsum("cd,ndhw->nchw", self._root, whitened) + self.mean
 
 
 class _Range:

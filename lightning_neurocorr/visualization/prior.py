@@ -218,12 +218,6 @@ class ImagePrior:
         mean = self.mean.to(images.device, images.dtype)
         return torch.einsum("dc,nchw->ndhw", matrix, images - mean[:, None, None])
 
-    def colour(self, whitened: Tensor) -> Tensor:
-        """The inverse of :meth:`whiten`."""
-        root = self.covariance_root.to(whitened.device, whitened.dtype)
-        mean = self.mean.to(whitened.device, whitened.dtype)
-        return torch.einsum("cd,ndhw->nchw", root, whitened) + mean[:, None, None]
-
     def _quantile(self, q: float) -> Tensor:
         channels = self.images.transpose(0, 1).flatten(1).numpy()
         return torch.from_numpy(np.quantile(channels, q, axis=1).astype(np.float32))

@@ -5,6 +5,7 @@ Shapes: ``n`` real images, ``T`` targets.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -37,6 +38,11 @@ class Reference:
     best: float
     dead: bool
     exemplar: Tensor
+
+    @property
+    def usable(self) -> bool:
+        """Whether there is anything to drive, and a scale to measure it on."""
+        return not self.dead and math.isfinite(self.top - self.mean)
 
     def ratio(self, activation: float) -> float:
         """``activation`` as a multiple: 0 is the mean over real images, 1 their 99th percentile."""

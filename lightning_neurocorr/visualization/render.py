@@ -37,6 +37,9 @@ class FeatureVisualizer:
         start: ``"exemplar"`` starts from a real image that drives the neuron, ``"noise"`` from
             random numbers.
         steps: Optimisation steps.
+        strength: A picture is pushed no further once it drives its neuron this many times as
+            strongly as the best real image (above the mean over real images): the harder the push,
+            the less the picture looks like the data. ``None`` never stops pushing.
         learning_rate: Of Adam; ``None`` is the parametrization's own.
         max_batch: The most pictures made at once.
         seed: Seed of noise and augmentation; a neuron's picture does not depend on the others
@@ -57,6 +60,7 @@ class FeatureVisualizer:
     parametrization: Kind = "auto"
     start: Literal["exemplar", "noise"] = "exemplar"
     steps: int = 64
+    strength: float | None = 1.25
     learning_rate: float | None = None
     max_batch: int = 16
     seed: int = 0
@@ -74,7 +78,7 @@ class FeatureVisualizer:
         _check_least("max_batch", self.max_batch, 1)
         _check_least("seed", self.seed, 0)
         _check_least("reference_images", self.reference_images, 2)
-        for name in ("learning_rate", "time_budget_s", "every_n_validations"):
+        for name in ("strength", "learning_rate", "time_budget_s", "every_n_validations"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ValueError(f"Expected `{name}` to be positive or None, but got {value!r}.")
@@ -118,12 +122,13 @@ class FeatureVisualizer:
         run = Drawing(self, IsolatedModel(forward, named), named, targets, prior)
         if not targets:
             return []
-        with run.model.opened(self.seed), _bar(progress, len(targets)) as advance:
+        with run.model.opened(self.seed), progress_bar(progress, len(targets)) as advance:
             return run.pictures(given, advance)
 
 
 @contextmanager
-def _bar(show: bool, total: int) -> Iterator[Callable[[int], Any]]:
+def progress_bar(show: bool, total: int) -> Iterator[Callable[[int], Any]]:
+    """Yields what to call with the number of pictures just done."""
     if not show:
         yield lambda _: None
         return

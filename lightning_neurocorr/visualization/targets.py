@@ -90,6 +90,7 @@ class Readout:
 
     def __init__(self, targets: Sequence[Target]) -> None:
         self._targets = targets
+        self._index: tuple[Tensor, Tensor, Tensor] | None = None
 
     def all(self, output: Any, module: nn.Module) -> Tensor:
         """Every target on every image, ``(N, T)``."""
@@ -104,13 +105,14 @@ class Readout:
                 f"Expected the layer {self._targets[0].layer!r} to give one row per image, but got "
                 f"{len(activation)} rows for {len(self._targets)} images."
             )
-        plain = all(isinstance(t.unit, int) and t.position is None for t in self._targets)
-        if not plain:
-            rows = zip(self._targets, activation.split(1), strict=True)
-            return torch.cat([self._one(target, row) for target, row in rows])
-        units = torch.tensor([t.index for t in self._targets], device=activation.device)
-        signs = torch.tensor([t.sign for t in self._targets], device=activation.device)
-        rows = torch.arange(len(units), device=activation.device)
+        if not all(isinstance(t.unit, int) and t.position is None for t in self._targets):
+            pairs = zip(self._targets, activation.split(1), strict=True)
+            return torch.cat([self._one(target, row) for target, row in pairs])
+        if self._index is None:  # once: copying to a device waits for it
+            table = [(row, t.index, t.sign) for row, t in enumerate(self._targets)]
+            rows, units, signs = torch.tensor(table, device="cpu").T.to(activation.device)
+            self._index = rows, units, signs
+        rows, units, signs = self._index
         return _over_positions(activation[rows, units]) * signs
 
     def _one(self, target: Target, activation: Tensor) -> Tensor:

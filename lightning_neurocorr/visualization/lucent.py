@@ -1,0 +1,323 @@
+"""Lucent's pictures (https://github.com/greentfrapp/lucent), without its traces on the model.
+
+Lucent is used as it is: its images, objectives and transforms. What it leaves behind (hooks,
+gradients, random states, buffers) it leaves on private state, and errors and interrupts that it
+swallows are raised.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from lightning_neurocorr.activations import first_tensor, layer_names, unit_axis
+from lightning_neurocorr.evidence import Picture
+from lightning_neurocorr.visualization.drawing import Drawing
+from lightning_neurocorr.visualization.isolation import IsolatedModel
+from lightning_neurocorr.visualization.prior import ImagePrior
+from lightning_neurocorr.visualization.render import FeatureVisualizer, progress_bar
+from lightning_neurocorr.visualization.targets import (
+    Exemplars,
+    Readout,
+    Target,
+    check_exemplars,
+    resolve_layers,
+)
+
+Objective = Callable[[str, int, int], Any]
+
+
+@dataclass(frozen=True)
+class LucentVisualizer:
+    """Makes pictures with Lucent; needs ``pip install "lightning_neurocorr[lucent]"``.
+
+    Attributes:
+        steps: Optimisation steps.
+        learning_rate: Of Adam.
+        objective: ``(layer, unit, batch) -> objective``, where ``layer`` is the dotted name with
+            underscores, as Lucent wants it, and ``batch`` is 0; anything
+            ``lucent.optvis.objectives`` can make. ``None`` is the unit's mean activation, or its
+            activation at the target's position.
+        transforms: Lucent's transforms on images in [0, 1]; ``None`` for its standard ones, with
+            pixels scaled to images smaller than 128.
+        image_size: Side of a square picture; ``None`` for the size of the data.
+        seed: Seed of the start and of the transforms.
+        time_budget_s: Wall-clock seconds for one call of :meth:`render`; what is left then is
+            skipped.
+        every_n_validations: For the callback: how often to make pictures; ``None`` is at the last
+            validation only.
+        reference_images: The most real images that a picture's activation is compared with.
+
+    Raises:
+        ModuleNotFoundError: If Lucent is not installed.
+        ValueError: If a setting is out of range.
+    """
+
+    steps: int = 128
+    learning_rate: float = 0.05
+    objective: Objective | None = None
+    transforms: Sequence[Callable[[Tensor], Tensor]] | None = None
+    image_size: int | None = None
+    seed: int = 0
+    time_budget_s: float | None = 120.0
+    every_n_validations: int | None = None
+    reference_images: int = 256
+
+    def __post_init__(self) -> None:
+        _require_lucent()
+        if self.image_size is not None and self.image_size < 1:
+            raise ValueError(
+                f"Expected `image_size` to be positive or None, but got {self.image_size}."
+            )
+        self._shared_settings()
+
+    def render(
+        self,
+        forward: nn.Module | Callable[[Tensor], Any],
+        layers: Mapping[str, nn.Module] | None,
+        targets: Sequence[Target],
+        prior: ImagePrior,
+        *,
+        exemplars: Exemplars = None,
+        progress: bool = False,
+    ) -> list[Picture]:
+        """Make one picture per target; arguments and result as :meth:`FeatureVisualizer.render`.
+
+        Raises:
+            TypeError: If ``forward`` is no module or method of one: Lucent's gradients would reach
+                its weights.
+            ValueError: As for :meth:`FeatureVisualizer.render`, and if two layer names are equal
+                to Lucent.
+        """
+        owner = forward if isinstance(forward, nn.Module) else getattr(forward, "__self__", None)
+        if not isinstance(owner, nn.Module):
+            raise TypeError(
+                "Expected `forward` to be a module or a method of one for Lucent, but got "
+                f"{type(forward).__name__}."
+            )
+        named = resolve_layers(forward, layers, targets)
+        given = check_exemplars(exemplars, len(targets), prior)
+        settings = self._shared_settings()
+        drawing = _LucentDrawing(settings, IsolatedModel(forward, named), named, targets, prior)
+        drawing.visualizer, drawing.method = self, "lucent"
+        drawing.taps = named if self.objective is None else {**layer_names(owner), **named}
+        _check_names(drawing.taps)
+        if not targets:
+            return []
+        with drawing.model.opened(self.seed), progress_bar(progress, len(targets)) as advance:
+            return drawing.pictures(given, advance)
+
+    def _shared_settings(self) -> FeatureVisualizer:
+        """What both visualizers understand alike."""
+        return FeatureVisualizer(
+            parametrization="fourier",
+            start="noise",
+            steps=self.steps,
+            learning_rate=self.learning_rate,
+            max_batch=1,
+            seed=self.seed,
+            time_budget_s=self.time_budget_s,
+            every_n_validations=self.every_n_validations,
+            reference_images=self.reference_images,
+        )
+
+
+class _Stop(BaseException):
+    """Ends Lucent's loop, past its own handlers."""
+
+
+class _LucentDrawing(Drawing):
+    """Draws one target at a time with Lucent's loop."""
+
+    visualizer: LucentVisualizer
+    taps: Mapping[str, nn.Module]
+
+    def optimise(self, chunk: Sequence[int], start: str) -> tuple[Tensor, list[bool], int]:  # noqa: ARG002
+        """See :meth:`Drawing.optimise`."""
+        settings, (channels, height, width) = self.visualizer, self.prior.shape
+        if settings.image_size is not None:
+            height = width = settings.image_size
+        target = self.targets[chunk[0]]
+        model = _LucentModel(self.model, self.taps, self.spent)
+        with _lucent(self.model.device) as lucent:
+            numbers, image = lucent.param.fft_image((1, channels, height, width))
+            unit_range = _unit_range(lucent, image, channels, self.model.device)
+            try:
+                lucent.render.render_vis(
+                    model,
+                    self.objective(lucent, target),
+                    param_f=lambda: (numbers, unit_range),
+                    optimizer=lambda params: torch.optim.Adam(params, lr=settings.learning_rate),
+                    transforms=[model.guarded(self.transforms(lucent, height, width))],
+                    thresholds=(settings.steps,),
+                    preprocess=False,
+                    progress=False,
+                    show_image=False,
+                    fixed_image_size=(height, width),
+                )
+            except _Stop:
+                pass
+            finally:
+                model.close()
+        if model.error is not None:
+            raise model.error
+        if not model.stopped and model.calls < settings.steps:
+            raise KeyboardInterrupt  # Lucent prints a line and goes on
+        with torch.no_grad():
+            return self.to_data(unit_range()), [numbers[0].grad is not None], model.calls
+
+    def to_data(self, image: Tensor) -> Tensor:
+        """From [0, 1] to the data's range."""
+        low, high = (q.to(image)[:, None, None] for q in (self.prior.low, self.prior.high))
+        return low + (high - low) * image
+
+    def transforms(self, lucent: Any, height: int, width: int) -> Callable[[Tensor], Tensor]:
+        """The user's or Lucent's transforms, then the map to the data's range."""
+        chosen = self.visualizer.transforms
+        if chosen is None:
+            chosen = _standard(lucent.transform, min(height, width))
+        return lucent.transform.compose([*chosen, self.to_data])
+
+    def objective(self, lucent: Any, target: Target) -> Any:
+        """The user's objective, or what the target says in Lucent's terms; Lucent minimises."""
+        layer = _lucent_name(target.layer)
+        if self.visualizer.objective is not None:
+            objective = lucent.objectives.as_objective(
+                self.visualizer.objective(layer, target.index, 0)
+            )
+            return objective if target.sign == 1 else -1 * objective
+        module, readout = self.layers[target.layer], Readout([target])
+
+        def drive(activation_of: Callable[[str], Any]) -> Tensor:
+            output = activation_of(layer)
+            channels = isinstance(output, Tensor) and unit_axis(module, first_tensor(output)) == 1
+            if channels and target.position is None and target.index >= 0:
+                return target.sign * lucent.objectives.channel(layer, target.index)(activation_of)
+            return -readout.own(output, module).sum()
+
+        return lucent.objectives.Objective(drive)
+
+
+class _LucentModel:
+    """What Lucent takes for the model: layers to hook, and a forward whose errors get through."""
+
+    def __init__(
+        self, model: IsolatedModel, taps: Mapping[str, nn.Module], spent: Callable[[], bool]
+    ) -> None:
+        self._model, self._spent = model, spent
+        self._handles: list[RemovableHandle] = []
+        self._modules = {
+            _lucent_name(name): SimpleNamespace(register_forward_hook=self._hook(module))
+            for name, module in taps.items()
+        }
+        self.calls = 0
+        self.stopped = False
+        self.error: BaseException | None = None
+
+    def __call__(self, images: Tensor) -> Any:
+        if self.calls and self._spent():
+            self.stopped = True
+            raise _Stop
+        output = self._raising(lambda: self._model(self._model.prepare(images)))
+        self.calls += 1
+        return output
+
+    def guarded(self, transform: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+        """``transform``, with its errors raised instead of swallowed."""
+        return lambda images: self._raising(lambda: transform(images))
+
+    def close(self) -> None:
+        """Remove what Lucent hooked."""
+        while self._handles:
+            self._handles.pop().remove()
+
+    def _raising(self, action: Callable[[], Any]) -> Any:
+        try:
+            return action()
+        except (RuntimeError, KeyboardInterrupt) as error:
+            self.error = error
+            raise _Stop from error
+
+    def _hook(self, module: nn.Module) -> Callable[[Callable], RemovableHandle]:
+        def register(hook: Callable) -> RemovableHandle:
+            handle = module.register_forward_hook(hook)
+            self._handles.append(handle)
+            return handle
+
+        return register
+
+
+def _require_lucent() -> None:
+    try:
+        found = importlib.util.find_spec("lucent.optvis") is not None
+    except ModuleNotFoundError:
+        found = False
+    if not found:
+        raise ModuleNotFoundError(
+            'LucentVisualizer needs Lucent: pip install "lightning_neurocorr[lucent]" '
+            "(the PyPI name `lucent` is another package)."
+        )
+
+
+@contextmanager
+def _lucent(device: torch.device) -> Iterator[Any]:
+    """Lucent's modules, on ``device`` instead of its own choice, and without its warnings."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from lucent.optvis import objectives, param, render, transform
+        from lucent.optvis.param import color, spatial
+
+        before = spatial.device, transform.device
+        spatial.device = transform.device = device
+        try:
+            yield SimpleNamespace(
+                objectives=objectives, param=param, render=render, transform=transform, color=color
+            )
+        finally:
+            spatial.device, transform.device = before
+
+
+def _unit_range(
+    lucent: Any, image: Callable[[], Tensor], channels: int, device: torch.device
+) -> Callable[[], Tensor]:
+    """Lucent's image in [0, 1], with its colours where there are three channels."""
+    mix = torch.eye(channels, device=device)
+    if channels == 3:
+        mix = torch.from_numpy(lucent.color.color_correlation_normalized).to(device)
+    return lambda: torch.einsum("cd,ndhw->nchw", mix, image()).sigmoid()
+
+
+def _standard(transform: Any, side: int) -> list[Callable[[Tensor], Tensor]]:
+    """Lucent's standard transforms; their pixels are meant for images of 128 and more."""
+    share = min(1.0, side / 128)
+    return [
+        transform.pad(round(12 * share), mode="constant", constant_value=0.5),
+        transform.jitter(max(2, round(8 * share))),
+        transform.random_scale([1 + (i - 5) / 50.0 for i in range(11)]),
+        transform.random_rotate(list(range(-10, 11)) + 5 * [0]),
+        transform.jitter(max(2, round(4 * share))),
+    ]
+
+
+def _lucent_name(name: str) -> str:
+    return name.replace(".", "_")
+
+
+def _check_names(names: Mapping[str, nn.Module]) -> None:
+    seen: dict[str, str] = {}
+    for name in names:
+        other = seen.setdefault(_lucent_name(name), name)
+        if other != name:
+            raise ValueError(
+                f"Expected layer names that differ without dots, but got {other!r} and {name!r}: "
+                "Lucent calls both the same. Rename one."
+            )
