@@ -10,6 +10,7 @@ import difflib
 import fnmatch
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -234,6 +235,19 @@ def check_pooling(pooling: Pooling) -> None:
 # --- recording ------------------------------------------------------------------------------------
 
 
+_aside: ContextVar[bool] = ContextVar("aside", default=False)
+
+
+@contextmanager
+def aside() -> Iterator[None]:
+    """No recorder counts the forwards inside: a baseline's, or our own for evidence."""
+    token = _aside.set(True)
+    try:
+        yield
+    finally:
+        _aside.reset(token)
+
+
 class ActivationRecorder:
     """Hooks on some layers of a model, live inside a ``with``.
 
@@ -259,7 +273,6 @@ class ActivationRecorder:
         self._pooled: dict[str, Tensor] = {}
         self._calls: dict[str, int] = {}
         self._failed: dict[str, str] = {}
-        self._live = True
 
     def __enter__(self) -> Self:
         try:
@@ -282,15 +295,6 @@ class ActivationRecorder:
     def clear(self) -> None:
         """Forget what the current batch has recorded."""
         self._pooled, self._calls, self._failed = {}, {}, {}
-
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        """Ignore forwards inside the ``with``: a baseline may run the same modules."""
-        live, self._live = self._live, False
-        try:
-            yield
-        finally:
-            self._live = live
 
     def take(self, num_samples: int | None = None) -> tuple[dict[str, Tensor], dict[str, str]]:
         """What the forwards since the last call recorded, and what went wrong.
@@ -335,7 +339,7 @@ class ActivationRecorder:
 
     def _hook(self, name: str) -> Callable[[nn.Module, Any, Any], None]:
         def hook(module: nn.Module, _: Any, output: Any) -> None:
-            if not self._live or name in self._failed:
+            if _aside.get() or name in self._failed:
                 return
             try:
                 self._add(name, pool(output, module, self.pooling))
@@ -388,7 +392,6 @@ class OutputRecorder:
         self._handles: list[RemovableHandle] = []
         self._depth = 0
         self._deepest = 0
-        self._live = True
         self.called = False
         self.output: Any = None
         self.arguments: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})
@@ -414,15 +417,13 @@ class OutputRecorder:
         self._depth, self._deepest = 0, 0
         self.called, self.output, self.arguments = False, None, ((), {})
 
-    paused = ActivationRecorder.paused
-
     def _before(self, *_: Any) -> None:
-        self._depth += self._live
+        self._depth += not _aside.get()
 
     def _after(
         self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
     ) -> None:
-        if not self._live:
+        if _aside.get():
             return
         if self._depth >= self._deepest:
             self._deepest, self.called = self._depth, True

@@ -444,7 +444,7 @@ class NeuronAdvantage(_Callback):
         def look(report: NeuronReport) -> NeuronReport:
             if subject is None or self.visualizer is None:
                 return report
-            with self._randomness(device):
+            with self._randomness(device), aside():
                 panels, notes = inspect(
                     report,
                     subject,
@@ -470,7 +470,7 @@ class NeuronAdvantage(_Callback):
             return
         pl_module.log_dict(
             {f"{self.name}/{tag}": value for tag, value in self._scalars.items()},
-            logger=not self._broken,
+            logger=bool(trainer.loggers) and not self._broken,
             on_step=False,
             on_epoch=True,
             batch_size=1,
@@ -502,7 +502,8 @@ class NeuronAdvantage(_Callback):
             self.report = look(self.report)
             for note in self.report.notes:
                 self._say(note)
-            log_sheets(self.report, trainer.loggers, trainer.log_dir)
+            folder = trainer.log_dir if trainer.loggers else None
+            log_sheets(self.report, trainer.loggers, folder)
 
     def _close(self) -> None:
         collector, self._collector = self._collector, None

@@ -18,6 +18,7 @@ from lightning_neurocorr.activations import (
     ActivationRecorder,
     OutputRecorder,
     Pooling,
+    aside,
     eager,
     first_tensor,
 )
@@ -147,7 +148,7 @@ class Collector:
         settings, baseline = self.settings, self.settings.baseline
         if settings.rehearsal and not is_ready(baseline):
             return prediction
-        with self.recorder.paused(), self.output.paused():
+        with aside():
             if isinstance(baseline, B.Positional):
                 answer = baseline.predict_at(batch, positions)
             else:
@@ -187,7 +188,7 @@ class Collector:
 
             return forward
 
-        with self.recorder.paused(), self.output.paused():
+        with aside():
             self.result.attribute(batch.kept(), groups, run, self.settings.layers)
 
 

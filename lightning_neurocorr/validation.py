@@ -124,6 +124,7 @@ class ValidationPass:
         self._expected, self._total = expected_only_model, total
         self._attributed: AttributionSums | None = None
         self._unattributed = ""
+        self._notes: list[str] = []
         self._batches = 0
         self._fired: dict[str, int] = {}
         self._samples: list[Tensor] = []
@@ -357,7 +358,7 @@ class ValidationPass:
             outcomes=outcomes if self.classifies else Outcomes(),
             n=len(samples.position),
             message=self._message(samples, outcomes),
-            notes=notes + self._not_finite(parts),
+            notes=(*notes, *self._notes, *self._not_finite(parts)),
             **fields,
         )
 
@@ -388,6 +389,8 @@ class ValidationPass:
         means = {name: part["mean"] for name, part in parts.items()}
         for name, found in sums.compute(means).items():
             parts[name] |= attribution_columns(found)
+        for name, why in sums.problems.items():
+            self._notes.append(f"No attribution for layer {name}: {why}.")
 
     def _not_finite(self, parts: dict[str, dict[str, np.ndarray]]) -> tuple[str, ...]:
         broken = {name: int(np.isnan(part["mean"]).sum()) for name, part in parts.items()}
