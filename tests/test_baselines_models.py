@@ -218,14 +218,12 @@ def test_module_in_every_gradient_mode(mode):
     trained(module)  # can still be trained
 
 
-def test_module_moves_to_the_batch_and_can_be_trained_after_moving_in_inference_mode():
+def test_module_moves_to_the_batch_and_moving_in_inference_mode_does_no_harm():
     module = Net()
+    assert ModuleBaseline(module).to("cpu").module is module
     with torch.inference_mode():
-        assert ModuleBaseline(module).to("cpu").module is module
-    trained(module)
-    baseline = ModuleBaseline(Net())
-    baseline.to("meta")
-    assert next(baseline.module.parameters()).is_meta
+        ModuleBaseline(module).to("meta")
+    assert all(p.is_meta and not p.is_inference() for p in module.parameters())
     followed = ModuleBaseline(nn.Linear(4, 2))
     assert followed((torch.zeros(3, 4, device="meta"), None)).is_meta
 
@@ -511,7 +509,9 @@ def test_checkpoint_with_hyper_parameters(tmp_path):
     want = in_eval_mode(module, batch()[0])
     assert torch.equal(baseline(batch()), want)
     with torch.inference_mode():
-        assert torch.equal(CheckpointBaseline(str(path), Net)(batch()), want)
+        baseline = CheckpointBaseline(str(path), Net)
+        assert torch.equal(baseline(batch()), want)
+    assert not any(p.is_inference() for p in baseline._loaded.module.parameters())
 
 
 def test_plain_state_dict_and_hparams_override(tmp_path):

@@ -62,8 +62,8 @@ def test_scores_by_position_and_by_row_number():
         by_id({"row": torch.tensor([1, 3])})
 
 
-def test_a_table_does_not_change_with_what_it_was_made_from():
-    array = np.array([0, 1])
+@pytest.mark.parametrize("array", [np.array([0, 1]), torch.tensor([0, 1])])
+def test_a_table_does_not_change_with_what_it_was_made_from(array):
     baseline = TableBaseline(array)
     array[:] = 7
     assert at(baseline, 0, 1).tolist() == [0, 1]
