@@ -20,6 +20,7 @@ from lightning_neurocorr import functional as F
 from lightning_neurocorr.activations import (
     Layers,
     Pooling,
+    aside,
     check_pooling,
     choose_layers,
     layer_names,
@@ -428,8 +429,8 @@ class NeuronAdvantage(_Callback):
             raise ValueError(report.message)
         if rehearsal:
             return
-        for note in report.notes:
-            self._say(note)
+        for alarm in result.alarms:
+            self._say(alarm)
         previous = self.history[-1] if self.history else None
         self.report = report
         self.history.append(HistoryEntry.from_report(report, previous, self.top_k))
@@ -499,8 +500,9 @@ class NeuronAdvantage(_Callback):
         ):
             return
         with self._forgiven("make pictures"):
+            before = len(self.report.notes)
             self.report = look(self.report)
-            for note in self.report.notes:
+            for note in self.report.notes[before:]:
                 self._say(note)
             folder = trainer.log_dir if trainer.loggers else None
             log_sheets(self.report, trainer.loggers, folder)

@@ -125,6 +125,7 @@ class ValidationPass:
         self._attributed: AttributionSums | None = None
         self._unattributed = ""
         self._notes: list[str] = []
+        self.alarms: tuple[str, ...] = ()
         self._batches = 0
         self._fired: dict[str, int] = {}
         self._samples: list[Tensor] = []
@@ -348,9 +349,10 @@ class ValidationPass:
         self._add_attribution(parts)
         counts = samples.counts()
         outcomes = Outcomes(*counts, p_value=F.mcnemar_p(counts[1], counts[2]))
-        notes = tuple(f"Layer {name} was left out: {why}." for name, why in self.problems.items())
+        left_out = (f"Layer {name} was left out: {why}." for name, why in self.problems.items())
+        self.alarms = (*left_out, *self._not_finite(parts))
         if self._unattributed:
-            notes += (f"No attribution: {self._unattributed}.",)
+            self._notes.append(f"No attribution: {self._unattributed}.")
         return NeuronReport(
             layers=tuple(self.metrics),
             sizes=tuple(metric.num_neurons for metric in self.metrics.values()),
@@ -358,7 +360,7 @@ class ValidationPass:
             outcomes=outcomes if self.classifies else Outcomes(),
             n=len(samples.position),
             message=self._message(samples, outcomes),
-            notes=(*notes, *self._notes, *self._not_finite(parts)),
+            notes=(*self.alarms, *self._notes),
             **fields,
         )
 
