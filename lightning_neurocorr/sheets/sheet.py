@@ -1,0 +1,153 @@
+"""One contact sheet per layer: its title, a row per neuron, a legend."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from lightning_neurocorr.evidence import Panel
+from lightning_neurocorr.report import NeuronReport, NeuronRow
+from lightning_neurocorr.sheets import words
+from lightning_neurocorr.sheets.canvas import (
+    DARK,
+    LIGHT,
+    OUTCOME_COLOURS,
+    Canvas,
+    Palette,
+    font,
+    line_height,
+    shortened,
+    wrapped,
+)
+from lightning_neurocorr.sheets.grid import MARGIN, Grid
+from lightning_neurocorr.sheets.strips import Strips
+
+_TITLE, _NAME, _TEXT, _SMALL = 24, 19, 18, 15
+
+
+def contact_sheet(
+    report: NeuronReport, layer: str, *, samples: int = 4, dark: bool = False
+) -> np.ndarray:
+    """What the shown neurons of a layer see, a row per neuron, the largest r first.
+
+    Args:
+        report: A report with panels for the layer.
+        layer: Dotted name of the layer.
+        samples: The most samples per group and neuron. Where images have other than 1 or 3
+            channels, each takes a line, and fewer are shown.
+        dark: Light on dark paper.
+
+    Returns:
+        ``(H, W, 3)`` uint8.
+
+    Raises:
+        ValueError: If nothing is to be shown for the layer, or ``samples`` is below 1.
+    """
+    if samples < 1:
+        raise ValueError(f"Expected `samples` to be at least 1, but got {samples}.")
+    ranked = ranked_panels(report, layer)
+    if not ranked:
+        shown = ", ".join(sorted({repr(panel.layer) for panel in report.panels})) or "none"
+        raise ValueError(f"Expected `layer` to be one with panels ({shown}), but got {layer!r}.")
+    palette = DARK if dark else LIGHT
+    panels = [panel for panel, _ in ranked]
+    shape = _shape(panels)
+    if shape[0] in (1, 3):
+        layout = Grid(panels, samples, palette)
+    else:
+        layout = Strips(panels, samples, palette, shape)
+    parts = [_title(report, layer, layout.width, palette), layout.header()]
+    for panel, row in ranked:
+        parts += [_heading(row, layout.width, palette), layout.row(panel)]
+    parts.append(_legend(panels, layout.legend, layout.width, palette))
+    return np.concatenate([part.array() for part in parts])
+
+
+def ranked_panels(report: NeuronReport, layer: str) -> list[tuple[Panel, NeuronRow]]:
+    """The layer's panels with their rows, the largest r first; undefined r comes last."""
+    found = [(p, report.row(layer, p.unit)) for p in report.panels if p.layer == layer]
+    return sorted(
+        found, key=lambda pair: (-pair[1].r if pair[1].r == pair[1].r else 2.0, pair[0].unit)
+    )
+
+
+def _shape(panels: Sequence[Panel]) -> tuple[int, int, int]:
+    """``(C, H, W)`` of the images; C is 1 where there is no image."""
+    for panel in panels:
+        images = [s.image for group in words.GROUPS for s in getattr(panel, group)]
+        for image in [*images, panel.shown, panel.picture.image if panel.picture else None]:
+            if image is not None:
+                channels, height, width = image.shape
+                return channels, height, width
+    return 1, 1, 1
+
+
+def _title(report: NeuronReport, layer: str, width: int, palette: Palette) -> Canvas:
+    room = width - 2 * MARGIN
+    when = f"step {report.step}"
+    spare = room - round(font(_TEXT).getlength(when)) - 16
+    verdict = report.summaries[report.layers.index(layer)].verdict
+    lines = wrapped(verdict, room, font(_TEXT))
+    height = MARGIN + line_height(_TITLE) + len(lines) * line_height(_TEXT) + 12
+    canvas = Canvas(width, height, palette)
+    name = shortened(layer, spare, font(_TITLE, True))
+    canvas.write((MARGIN, MARGIN - 4), name, _TITLE, bold=True)
+    canvas.write((width - MARGIN, MARGIN), when, _TEXT, colour=palette.muted, anchor="r")
+    canvas.write((MARGIN, MARGIN + line_height(_TITLE)), lines, _TEXT, colour=palette.muted)
+    return canvas
+
+
+def _heading(row: NeuronRow, width: int, palette: Palette) -> Canvas:
+    """A line, then the neuron's name, r and verdict."""
+    room = width - 2 * MARGIN
+    r = words.correlation(row)
+    lines = wrapped(row.verdict, room, font(_TEXT))
+    height = 10 + line_height(_NAME) + len(lines) * line_height(_TEXT) + 8
+    canvas = Canvas(width, height, palette)
+    canvas.fill((MARGIN, 2, room, 1), palette.line)
+    spare = room - round(font(_NAME, True).getlength(r)) - 16
+    unit = f":{row.unit}"
+    short = shortened(
+        row.layer, spare - round(font(_NAME, True).getlength(unit)), font(_NAME, True)
+    )
+    canvas.write((MARGIN, 8), short + unit, _NAME, bold=True)
+    canvas.write((width - MARGIN, 8), r, _NAME, bold=True, anchor="r")
+    canvas.write((MARGIN, 8 + line_height(_NAME)), lines, _TEXT)
+    return canvas
+
+
+def _legend(panels: Sequence[Panel], about: str, width: int, palette: Palette) -> Canvas:
+    """What the marks mean: captions, bars of outcomes, and ``about`` where there are pictures."""
+    room, step = width - 2 * MARGIN, line_height(_SMALL)
+    seen = {s.outcome for panel in panels for g in words.GROUPS for s in getattr(panel, g)}
+    outcomes = [outcome for outcome in words.OUTCOMES if outcome in seen]
+    text = f"{words.LEGEND} {words.BAR_LEGEND}" if outcomes else words.LEGEND
+    above = wrapped(text, room, font(_SMALL))
+    below = wrapped(about, room, font(_SMALL)) if any(p.picture for p in panels) else []
+    chips = _flow(outcomes, room)
+    canvas = Canvas(width, (len(above) + len(chips) + len(below)) * step + MARGIN + 12, palette)
+    canvas.fill((MARGIN, 2, room, 1), palette.line)
+    y = canvas.write((MARGIN, 10), above, _SMALL, colour=palette.muted)
+    for line in chips:
+        for x, outcome in line:
+            canvas.fill((MARGIN + x, y + 5, 14, 10), OUTCOME_COLOURS[outcome])
+            label = (MARGIN + x + 20, y)
+            canvas.write(label, words.OUTCOMES[outcome], _SMALL, colour=palette.muted)
+        y += step
+    canvas.write((MARGIN, y), below, _SMALL, colour=palette.muted)
+    return canvas
+
+
+def _flow(outcomes: Sequence[str], room: int) -> list[list[tuple[int, str]]]:
+    """Legend entries with their x, as many per line as fit."""
+    lines: list[list[tuple[int, str]]] = []
+    x = room
+    for outcome in outcomes:
+        width = 20 + round(font(_SMALL).getlength(words.OUTCOMES[outcome])) + 18
+        if x + width > room + 18:
+            lines.append([])
+            x = 0
+        lines[-1].append((x, outcome))
+        x += width
+    return lines
