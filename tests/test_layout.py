@@ -96,6 +96,11 @@ def test_type_checkers_see_the_same_names_as_the_interpreter() -> None:
     assert seen == {name: f"lightning_neurocorr.{room}" for name, room in rooms}
 
 
+def test_every_public_name_is_documented() -> None:
+    page = (ROOT / "docs" / "api.md").read_text()
+    assert [name for name in NAMES if f"- {name}\n" not in page] == []
+
+
 def test_imports_go_down_the_table_of_rooms() -> None:
     lint_imports = shutil.which("lint-imports", path=str(Path(sys.executable).parent))
     assert "0 broken" in run(lint_imports or "lint-imports", "--no-cache")
