@@ -7,16 +7,19 @@ worked, then a warning: it must not end a healthy training run.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
+from tqdm.auto import tqdm
 
 from lightning_neurocorr import baselines as B
 from lightning_neurocorr import functional as F
+from lightning_neurocorr.ablation import Ablation
 from lightning_neurocorr.activations import (
     Layers,
     Pooling,
@@ -27,15 +30,18 @@ from lightning_neurocorr.activations import (
 )
 from lightning_neurocorr.attribution import Attribution
 from lightning_neurocorr.collector import Collector, Settings, describe, is_ready
+from lightning_neurocorr.exemplars import Ranking
 from lightning_neurocorr.history import HistoryEntry
 from lightning_neurocorr.inspection import Subject, ToImage, inspect
 from lightning_neurocorr.loggers import log_report, log_sheets
+from lightning_neurocorr.needed import ablate
 from lightning_neurocorr.randomness import PrivateRandomness
-from lightning_neurocorr.reading import Predictions
+from lightning_neurocorr.reading import Arguments, Predictions
 from lightning_neurocorr.report import NeuronReport
 from lightning_neurocorr.samples import LoaderPositions
 from lightning_neurocorr.scalars import summary_scalars
 from lightning_neurocorr.training_data import training_batches
+from lightning_neurocorr.validation import SampleTable, ValidationPass
 from lightning_neurocorr.visualization import FeatureVisualizer, Visualizer
 
 if TYPE_CHECKING:
@@ -83,6 +89,8 @@ class NeuronAdvantage(_Callback):
         top_k: How many neurons are shown.
         every_n_validations: Report every n-th validation.
         attribution: The *used* column: True, False or its settings.
+        ablation: The *needed* column: its settings, or None. Runs at the end of a fit and on
+            ``trainer.validate``, or as often as the settings say.
         visualizer: Makes pictures of what top neurons see; None for none.
         sample_id: Key or callable that reads an id per sample from a batch, for data whose
             position is not known.
@@ -109,6 +117,7 @@ class NeuronAdvantage(_Callback):
         top_k: int = 16,
         every_n_validations: int = 1,
         attribution: bool | Attribution = True,
+        ablation: Ablation | None = None,
         visualizer: Visualizer | None = FeatureVisualizer(),
         sample_id: B.Field | None = None,
         to_image: ToImage | None = None,
@@ -130,6 +139,7 @@ class NeuronAdvantage(_Callback):
         self.top_k = top_k
         self.every_n_validations = every_n_validations
         self.attribution = Attribution() if attribution is True else attribution or None
+        self.ablation = ablation
         self.visualizer = visualizer
         self.sample_id = sample_id
         self.to_image = to_image
@@ -144,7 +154,7 @@ class NeuronAdvantage(_Callback):
         self._collector: Collector | None = None
         self._loaders: dict[int, LoaderPositions] = {}
         self._subject: Subject | None = None
-        self._inspect: Callable[[NeuronReport], NeuronReport] | None = None
+        self._inspect: Callable[[NeuronReport, bool], NeuronReport] | None = None
         self._class_advantage: torch.Tensor | None = None
         self._expected_only_model: int | None = None
         self._scalars: dict[str, float] = {}
@@ -202,7 +212,7 @@ class NeuronAdvantage(_Callback):
                 self._show(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102
-        self._look(trainer, pl_module)
+        self._look(trainer)
 
     def on_exception(  # noqa: D102
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
@@ -259,8 +269,8 @@ class NeuronAdvantage(_Callback):
             )
         strategy = type(trainer.strategy).__name__
         if any(part in strategy for part in ("FSDP", "DeepSpeed", "ModelParallel")):
-            blocked = self.attribution is not None or self.visualizer is not None
-            if blocked:
+            evidence = (self.attribution, self.ablation, self.visualizer)
+            if any(part is not None for part in evidence):
                 raise ValueError(
                     f"Expected a strategy that keeps the whole model in each process, but got "
                     f"{strategy}: attribution and pictures run parts of the model on one process "
@@ -333,18 +343,26 @@ class NeuronAdvantage(_Callback):
                 randomness=self._randomness,
             ),
         ).__enter__()
-        self._subject = Subject(
-            module,
-            self._collector.settings.layers,
+        self._subject = self._look_at(self._collector, trainer)
+
+    def _look_at(self, collector: Collector, trainer: Trainer) -> Subject:
+        """Model and data as evidence needs them after the validation."""
+        indices, strategy = list(self._loaders), trainer.strategy
+
+        def arguments(batch: Any) -> Arguments:
+            if self.inputs is not None:
+                return (B.read_field(batch, self.inputs, "inputs"),), {}
+            if collector.arguments is not None:
+                return collector.arguments(batch)
+            return (B.default_inputs(batch),), {}
+
+        return Subject(
+            collector.settings.module,
+            collector.settings.layers,
             list(self._loaders.values()),
-            lambda batch: (
-                B.default_inputs(batch)
-                if self.inputs is None
-                else B.read_field(batch, self.inputs, "inputs")
-            ),
-            lambda batch, i: trainer.strategy.batch_to_device(
-                batch, trainer.strategy.root_device, list(self._loaders)[i]
-            ),
+            arguments,
+            lambda batch, i: strategy.batch_to_device(batch, strategy.root_device, indices[i]),
+            collector.settings.autocast,
         )
 
     def _positions(self, trainer: Trainer) -> dict[int, LoaderPositions]:
@@ -440,26 +458,40 @@ class NeuronAdvantage(_Callback):
         self._last_step = step
         self._trusted = True
         self._scalars = summary_scalars(report, self.history[-1])
-        subject, num_classes = self._subject, result.num_classes
+        self._inspect = partial(self._look_closer, self._subject, samples, rankings, result)
 
-        def look(report: NeuronReport) -> NeuronReport:
-            if subject is None or self.visualizer is None:
-                return report
-            with self._randomness(device), aside():
+    def _look_closer(
+        self,
+        subject: Subject,
+        samples: SampleTable,
+        rankings: Mapping[str, Ranking],
+        result: ValidationPass,
+        report: NeuronReport,
+        show: bool,
+    ) -> NeuronReport:
+        """Ablate neurons and make pictures of them; a fault in one leaves the other."""
+        if self.ablation is not None and not report.message:
+            with self._forgiven("ablate neurons"):
+                bar = partial(tqdm, desc="ablation", leave=False) if show else None
+                study, columns = ablate(report, subject, samples, result.halves, self.ablation, bar)
+                report = replace(
+                    report, columns={**report.columns, **columns}, study=study.to_dict()
+                )
+        if self.visualizer is not None and report.shown(1):
+            with self._forgiven("make pictures"):
                 panels, notes = inspect(
                     report,
                     subject,
                     samples,
                     rankings,
                     self.visualizer,
-                    num_classes=num_classes,
+                    num_classes=result.num_classes,
                     to_image=self.to_image,
                     top_k=self.top_k,
-                    progress=_progress(trainer),
+                    progress=show,
                 )
-            return replace(report, panels=panels, notes=report.notes + notes)
-
-        self._inspect = look
+                report = replace(report, panels=panels, notes=report.notes + notes)
+        return report
 
     def _log_scalars(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Through the module, so that every logger and every monitoring callback gets them.
@@ -484,28 +516,27 @@ class NeuronAdvantage(_Callback):
         if trainer.is_global_zero:
             with self._forgiven("write to the logger"):
                 log_report(self.report, self.history, trainer.loggers, self.top_k)
-        every = getattr(self.visualizer, "every_n_validations", None)
-        due = every is not None and self.report.validation % every == 0
+        plans = [getattr(p, "every_n_validations", None) for p in (self.visualizer, self.ablation)]
+        due = any(every is not None and self.report.validation % every == 0 for every in plans)
         if due or not _fitting(trainer):
-            self._look(trainer, pl_module)
+            self._look(trainer)
 
-    def _look(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Make pictures for the last report, on one process, once."""
+    def _look(self, trainer: Trainer) -> None:
+        """Gather what costs more for the last report, on one process, once."""
         look, self._inspect = self._inspect, None
-        if (
-            look is None
-            or self.report is None
-            or trainer.fast_dev_run
-            or not trainer.is_global_zero
-        ):
+        if look is None or self.report is None or trainer.fast_dev_run:
             return
-        with self._forgiven("make pictures"):
-            before = len(self.report.notes)
-            self.report = look(self.report)
-            for note in self.report.notes[before:]:
-                self._say(note)
-            folder = trainer.log_dir if trainer.loggers else None
-            log_sheets(self.report, trainer.loggers, folder)
+        if not trainer.is_global_zero:
+            return
+        before = len(self.report.notes)
+        with self._randomness(trainer.strategy.root_device), aside():
+            self.report = look(self.report, _progress(trainer))
+        for note in self.report.notes[before:]:
+            self._say(note)
+        with self._forgiven("write to the logger"):
+            if self.report.study:
+                log_report(self.report, self.history, trainer.loggers, self.top_k)
+            log_sheets(self.report, trainer.loggers, trainer.log_dir if trainer.loggers else None)
 
     def _close(self) -> None:
         collector, self._collector = self._collector, None

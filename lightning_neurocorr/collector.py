@@ -20,11 +20,16 @@ from lightning_neurocorr.activations import (
     Pooling,
     aside,
     eager,
-    first_tensor,
 )
 from lightning_neurocorr.attribution import Attribution
 from lightning_neurocorr.randomness import PrivateRandomness
-from lightning_neurocorr.reading import Predictions, read_prediction
+from lightning_neurocorr.reading import (
+    Arguments,
+    Predictions,
+    argument_reader,
+    logits_of,
+    read_prediction,
+)
 from lightning_neurocorr.samples import LoaderPositions
 from lightning_neurocorr.validation import Batch, ValidationPass
 
@@ -89,6 +94,7 @@ class Collector:
             expected_only_model=settings.expected_only_model,
             total=settings.total,
         )
+        self.arguments: Callable[[Any], Arguments] | None = None
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
@@ -132,6 +138,8 @@ class Collector:
                 settings.predictions,
                 scores=settings.advantage == "log_prob",
             )
+            if self.arguments is None and self.output.called:
+                self.arguments = argument_reader(batch, self.output.arguments)
             n = len(prediction)
             activations, problems = self.recorder.take(n)
             places, keep = loader.advance(n)
@@ -182,9 +190,7 @@ class Collector:
 
             def forward() -> Tensor:
                 with self.settings.autocast():
-                    output = self.settings.module(*sliced[0], **sliced[1])
-                logits = output.get("logits") if isinstance(output, Mapping) else None
-                return first_tensor(output if logits is None else logits)
+                    return logits_of(self.settings.module(*sliced[0], **sliced[1]))
 
             return forward
 

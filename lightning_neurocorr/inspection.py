@@ -6,6 +6,7 @@ Works on any module; the samples come through :class:`Subject`, which knows wher
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from lightning_neurocorr.evidence import Panel, Picture, Sample
 from lightning_neurocorr.exemplars import Exemplar, MatchedSamples, Ranking, Reservoir
+from lightning_neurocorr.reading import Arguments, logits_of
 from lightning_neurocorr.report import NeuronReport, NeuronRow
 from lightning_neurocorr.samples import LoaderPositions, fetch, hashed
 from lightning_neurocorr.validation import SampleTable
@@ -36,7 +38,8 @@ class Subject:
         module: The module whose output is the prediction.
         layers: The watched layers by name.
         loaders: The validation loaders that samples can be fetched from.
-        inputs: A batch's images ``(N, C, H, W)``, as the module gets them.
+        arguments: How the module is called on a batch, ``(args, kwargs)``.
+        autocast: Opens the precision that the user's forward runs in.
         move: Takes a fetched batch of loader ``i`` to where validation batches are.
         seen: A few images of the validation, for data whose positions are not known.
     """
@@ -44,9 +47,21 @@ class Subject:
     module: nn.Module
     layers: Mapping[str, nn.Module]
     loaders: Sequence[LoaderPositions]
-    inputs: Callable[[Any], Any]
+    arguments: Callable[[Any], Arguments]
     move: Callable[[Any, int], Any]
+    autocast: Callable[[], AbstractContextManager[Any]] = nullcontext
     seen: list[Tensor] = field(default_factory=list)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        """The module's logits, in the user's precision."""
+        with self.autocast():
+            return logits_of(self.module(*args, **kwargs))
+
+    def inputs(self, batch: Any) -> Any:
+        """The one tensor that the module gets; None where it gets more or none."""
+        args, kwargs = self.arguments(batch)
+        tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
+        return tensors[0] if len(tensors) == 1 else None
 
     @property
     def fetchable(self) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from torch import Tensor
@@ -81,12 +81,65 @@ def _from_dict(outputs: Any, scores: bool) -> tuple[Tensor | None, Tensor | None
 
 
 def _from_module(recorder: OutputRecorder) -> Tensor | None:
-    if not recorder.called:
-        return None
-    output = recorder.output
-    logits = output.get("logits") if isinstance(output, Mapping) else None
-    logits = getattr(output, "logits", None) if logits is None else logits
-    return logits if isinstance(logits, Tensor) else first_tensor(output)
+    return logits_of(recorder.output) if recorder.called else None
+
+
+def logits_of(output: Any) -> Tensor:
+    """The logits in what a module returned: under that name, or its first tensor."""
+    named = output.get("logits") if isinstance(output, Mapping) else None
+    named = getattr(output, "logits", None) if named is None else named
+    return named if isinstance(named, Tensor) else first_tensor(output)
+
+
+Arguments = tuple[tuple[Any, ...], dict[str, Any]]
+
+
+def argument_reader(batch: Any, arguments: Arguments) -> Callable[[Any], Arguments] | None:
+    """How a module's arguments are read from a batch, learnt from one call.
+
+    Every argument that holds a tensor must be a part of the batch itself, such as ``batch[0]`` or
+    ``batch["image"]``; others are taken to be the same for every batch.
+
+    Returns:
+        None where an argument was computed from the batch.
+    """
+    args, kwargs = arguments
+    parts = list(_parts(batch, ()))
+    paths: list[tuple[Any, ...] | None] = []
+    for value in (*args, *kwargs.values()):
+        path = next((path for path, part in parts if part is value), None)
+        if path is None and _holds_tensor(value):
+            return None
+        paths.append(path)
+
+    def read(other: Any) -> Arguments:
+        found = [
+            value if path is None else _follow(other, path)
+            for path, value in zip(paths, (*args, *kwargs.values()), strict=True)
+        ]
+        return tuple(found[: len(args)]), dict(zip(kwargs, found[len(args) :], strict=True))
+
+    return read
+
+
+def _parts(value: Any, path: tuple[Any, ...]) -> Iterator[tuple[tuple[Any, ...], Any]]:
+    yield path, value
+    if isinstance(value, Mapping):
+        items: Any = value.items()
+    else:
+        items = enumerate(value) if isinstance(value, (tuple, list)) else ()
+    for key, part in items:
+        yield from _parts(part, (*path, key))
+
+
+def _follow(value: Any, path: tuple[Any, ...]) -> Any:
+    for key in path:
+        value = value[key]
+    return value
+
+
+def _holds_tensor(value: Any) -> bool:
+    return any(isinstance(part, Tensor) for _, part in _parts(value, ()))
 
 
 def _nothing_found(outputs: Any) -> str:

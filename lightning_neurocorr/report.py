@@ -46,7 +46,7 @@ COLUMNS = (
     "ablation", "ablation_control", "ablation_p", "ablation_advantage", "ablation_shared",
 )  # fmt: skip
 
-_SMALL_IS_STRONG = {
+SMALL_IS_STRONG = {
     "p_value",
     "q_value",
     "p_within_class",
@@ -130,8 +130,8 @@ class NeuronRow:
         attribution_high: Upper end.
         attribution_q: Benjamini-Hochberg q of attribution = 0 within the layer.
         attribution_contrast: Attribution minus that on class-matched samples that both get right.
-        ablation: What silencing costs on advantage samples beyond what it costs on shared ones
-            (difference in differences, share of samples).
+        ablation: What silencing costs in logit[truth] - logit[baseline's answer] on held-out
+            advantage samples beyond what it costs on shared ones (difference in differences).
         ablation_control: The same for random neurons of the layer, on average.
         ablation_p: Share of random neurons that cost at least as much.
         ablation_advantage: Loss of accuracy on held-out advantage samples.
@@ -307,7 +307,7 @@ class NeuronReport:
             offset, size = self._span(layer)
             values = values[offset : offset + size]
         if largest is None:
-            largest = by not in _SMALL_IS_STRONG
+            largest = by not in SMALL_IS_STRONG
         keys = np.where(np.isnan(values), np.inf, -values if largest else values)
         k = max(0, min(k, len(keys)))
         # Partition first: sorting a million neurons for ten rows is the slow way.

@@ -126,6 +126,7 @@ class ValidationPass:
         self._unattributed = ""
         self._notes: list[str] = []
         self.alarms: tuple[str, ...] = ()
+        self.halves: tuple[dict[str, dict[str, np.ndarray]], ...] = ({}, {})
         self._batches = 0
         self._fired: dict[str, int] = {}
         self._samples: list[Tensor] = []
@@ -346,6 +347,10 @@ class ValidationPass:
             parts[name] = correlation_columns(
                 total, halves, active, grouped=grouped, controls=controls
             )
+            for fold, half in enumerate(halves):
+                self.halves[fold][name] = correlation_columns(
+                    half, halves, active, grouped=grouped, controls=controls
+                )
         self._add_attribution(parts)
         counts = samples.counts()
         outcomes = Outcomes(*counts, p_value=F.mcnemar_p(counts[1], counts[2]))
@@ -391,6 +396,8 @@ class ValidationPass:
         means = {name: part["mean"] for name, part in parts.items()}
         for name, found in sums.compute(means).items():
             parts[name] |= attribution_columns(found)
+            for fold, half in enumerate(self.halves):
+                half[name]["attribution"] = found.per_fold[fold]
         for name, why in sums.problems.items():
             self._notes.append(f"No attribution for layer {name}: {why}.")
 

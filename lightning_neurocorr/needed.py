@@ -1,0 +1,124 @@
+"""Run an ablation study for a report: choose its samples, fetch them, fill the *needed* columns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from lightning_neurocorr.ablation import Ablation, AblationSamples, AblationStudy, study
+from lightning_neurocorr.activations import aside, eager
+from lightning_neurocorr.attribution import choose_samples
+from lightning_neurocorr.inspection import Subject
+from lightning_neurocorr.report import SMALL_IS_STRONG, NeuronReport
+from lightning_neurocorr.samples import fetch, folds, hashed
+from lightning_neurocorr.validation import SampleTable
+
+# Column arrays of each half of the samples, by layer.
+Halves = Sequence[Mapping[str, Mapping[str, np.ndarray]]]
+
+
+def ablate(
+    report: NeuronReport,
+    subject: Subject,
+    samples: SampleTable,
+    halves: Halves,
+    settings: Ablation,
+    progress: Callable[[Iterable[Any]], Iterable[Any]] | None = None,
+) -> tuple[AblationStudy, dict[str, np.ndarray]]:
+    """The study and the columns it gives, ``(neurons,)`` each, NaN for neurons not silenced.
+
+    Args:
+        report: The report to add to.
+        subject: Model and data.
+        samples: Every sample of the validation.
+        halves: The columns of each half by layer, to rank neurons without the other half.
+        settings: See :class:`~lightning_neurocorr.Ablation`.
+        progress: Wraps what is run, such as ``tqdm``.
+
+    Raises:
+        ValueError: If samples cannot be fetched or the column to rank by is unknown.
+    """
+    if not subject.fetchable:
+        raise ValueError(
+            "Expected a sequential loader over a map-style dataset, but samples cannot be fetched "
+            "by their position."
+        )
+    draw = hashed(samples.position, seed=2).double() / 2**63
+    rows, _ = choose_samples(samples.target, samples.outcome, draw, room=settings.max_samples)
+    rows = rows[samples.position[rows].argsort()]
+    chunks, lengths = [], []
+    for which, batch in fetch(subject.loaders, samples.position[rows].tolist()):
+        moved = subject.move(batch, which)
+        chunks.append(subject.arguments(moved))
+        lengths.append(min(64, len(rows) - sum(lengths)))
+    chosen = AblationSamples(
+        chunks,
+        lengths,
+        target=samples.target[rows],
+        outcome=samples.outcome[rows],
+        fold=folds(samples.position[rows]),
+        rival=samples.answer[rows],
+    )
+    ranking = {
+        fold: {layer: _ranked(columns, settings.by) for layer, columns in half.items()}
+        for fold, half in enumerate(halves)
+    }
+    means = {name: torch.from_numpy(m) for name, m in _split(report, report.column("mean")).items()}
+    strongest = {s.layer: s.max_r for s in report.summaries}
+    order = sorted(strongest, key=lambda name: -np.nan_to_num(strongest[name], nan=-2.0))
+    layers = {name: subject.layers[name] for name in order}
+    with _evaluating(subject.module), eager(subject.module), aside():
+        found = study(
+            subject.forward, layers, chosen, ranking, settings, means=means, progress=progress
+        )
+    return found, _columns(report, found)
+
+
+@contextmanager
+def _evaluating(module: nn.Module) -> Iterator[None]:
+    """Eval mode inside; flags are set one by one, as parts may be in different modes."""
+    training = [part for part in module.modules() if part.training]
+    try:
+        for part in training:
+            part.training = False
+        yield
+    finally:
+        for part in training:
+            part.training = True
+
+
+def _ranked(columns: Mapping[str, np.ndarray], by: str) -> list[int]:
+    """Units from the strongest down, those without a value left out."""
+    if by not in columns:
+        raise ValueError(
+            f"Expected `by` of Ablation to be a column known on each half of the samples, but got "
+            f"{by!r}. There are: {', '.join(columns)}."
+        )
+    values = columns[by]
+    order = np.argsort(values if by in SMALL_IS_STRONG else -values, kind="stable")
+    return [int(unit) for unit in order if np.isfinite(values[unit])]
+
+
+def _split(report: NeuronReport, column: np.ndarray) -> dict[str, np.ndarray]:
+    """A column by layer."""
+    parts = np.split(column, np.cumsum(report.sizes)[:-1])
+    return dict(zip(report.layers, parts, strict=True))
+
+
+def _columns(report: NeuronReport, found: AblationStudy) -> dict[str, np.ndarray]:
+    names = ("ablation", "ablation_control", "ablation_p", "ablation_advantage", "ablation_shared")
+    columns = {name: np.full(sum(report.sizes), np.nan) for name in names}
+    starts = dict(zip(report.layers, np.cumsum((0, *report.sizes)), strict=False))
+    for neuron in found.neurons:
+        at = starts[neuron.layer] + neuron.unit
+        columns["ablation"][at] = neuron.effect.beyond
+        columns["ablation_control"][at] = neuron.control.beyond
+        columns["ablation_p"][at] = neuron.p
+        columns["ablation_advantage"][at] = neuron.effect.advantage_accuracy
+        columns["ablation_shared"][at] = neuron.effect.shared_accuracy
+    return columns
