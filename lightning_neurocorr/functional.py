@@ -1,5 +1,4 @@
-"""Pure statistics: correctness, advantage, correlation from moments, its null, and correction for
-many neurons.
+"""Pure statistics: advantage, correlation from moments, its null, correction for many neurons.
 
 Shapes: ``N`` samples, ``D`` neurons, ``C`` classes, ``k`` columns that every neuron is correlated
 with (the advantage first). All moments are float64; what cannot be computed is NaN, never 0.
@@ -21,8 +20,7 @@ BOTH, ONLY_MODEL, ONLY_BASELINE, NEITHER = range(4)
 AdvantageFunction = Callable[[Tensor, Tensor, Tensor], Tensor]
 Advantage = str | AdvantageFunction
 
-# The sparsity guard: below this many expected co-active samples the far tail of the t test is far
-# too optimistic.
+# Below this many expected co-active samples the far tail of the t test is much too optimistic.
 MIN_EXPECTED_COACTIVE = 25.0
 
 # --- one sample -----------------------------------------------------------------------------------
@@ -69,7 +67,7 @@ def _check_labels(name: str, labels: Tensor) -> None:
 
 
 def outcome_groups(model_correct: Tensor, baseline_correct: Tensor) -> Tensor:
-    """The outcome group of each sample, ``(N,)``: 0 both, 1 only_model, 2 only_baseline, 3 neither."""
+    """Outcome group of each sample, ``(N,)``: 0 both, 1 only_model, 2 only_baseline, 3 neither."""
     model, baseline = model_correct.bool(), baseline_correct.bool()
     return torch.where(
         model,
@@ -79,20 +77,17 @@ def outcome_groups(model_correct: Tensor, baseline_correct: Tensor) -> Tensor:
 
 
 def log_probability(scores: Tensor, target: Tensor) -> Tensor:
-    """Log-probability of the target class, ``(N,)``, at least the log of the smallest normal
-    float32 (about -87).
+    """Log-probability of the target class, ``(N,)``, at least -87 (the smallest normal float32).
 
     Rows of ``scores`` ``(N, C)`` that are non-negative and sum to one are probabilities, all others
-    logits (or
-    log-probabilities, which a log-softmax leaves as they are).
+    logits (or log-probabilities, which a log-softmax leaves as they are).
     """
     if scores.ndim != 2:
         raise ValueError(
             "Expected predictions of shape (N, C) for `advantage='log_prob'`, but got "
-            f"{tuple(scores.shape)}. "
-            "Give a baseline with scores, or use `advantage='correctness'`."
+            f"{tuple(scores.shape)}. Give a baseline with scores, or use `advantage='correctness'`."
         )
-    scores = scores.double() if scores.device.type != "mps" else scores.float()
+    scores = _widest(scores)
     is_probability = (scores >= 0).all(1) & ((scores.sum(1) - 1).abs() < 1e-3)
     floor = torch.finfo(torch.float32).tiny
     log_p = torch.where(
@@ -107,43 +102,44 @@ def compute_advantage(
     """The advantage of the model over the baseline on each sample, ``(N,)``.
 
     Args:
-        kind: ``"correctness"`` for 1[model right] - 1[baseline right], ``"log_prob"`` for log
-            p_model(y) -
-            log p_baseline(y), or a callable ``(prediction, baseline_prediction, target) -> (N,)``.
-        prediction: The model's class ids ``(N,)`` or scores ``(N, C)``, or whatever the callable
-            takes.
+        kind: ``"correctness"`` for 1[model right] - 1[baseline right], ``"log_prob"`` for
+            log p_model(y) - log p_baseline(y), or a callable
+            ``(prediction, baseline_prediction, target) -> (N,)``.
+        prediction: The model's class ids ``(N,)`` or scores ``(N, C)``, or what the callable takes.
         baseline: The baseline's, likewise.
-        target: Class ids ``(N,)``, or whatever the callable takes.
+        target: Class ids ``(N,)``, or what the callable takes.
+
+    Raises:
+        ValueError: If shapes or values are not what ``kind`` needs.
     """
     if callable(kind):
-        advantage = kind(prediction, baseline, target)
-        if not isinstance(advantage, Tensor) or advantage.shape != (len(prediction),):
-            got = (
-                tuple(advantage.shape)
-                if isinstance(advantage, Tensor)
-                else type(advantage).__name__
-            )
-            raise ValueError(
-                f"Expected `advantage` to return a tensor of shape ({len(prediction)},), one "
-                f"number per sample, but got {got}."
-            )
-        return (
-            advantage.detach().double()
-            if advantage.device.type != "mps"
-            else advantage.detach().float()
-        )
+        return _widest(_checked_answer(kind(prediction, baseline, target), len(prediction)))
     if kind == "log_prob":
         return log_probability(prediction, target) - log_probability(baseline, target)
-    return correctness(prediction, target).double() - correctness(baseline, target).double()
+    return _widest(correctness(prediction, target)) - _widest(correctness(baseline, target))
+
+
+def _checked_answer(advantage: object, n: int) -> Tensor:
+    if isinstance(advantage, Tensor) and advantage.shape == (n,):
+        return advantage.detach()
+    got = tuple(advantage.shape) if isinstance(advantage, Tensor) else type(advantage).__name__
+    raise ValueError(
+        f"Expected `advantage` to return a tensor of shape ({n},), one number per sample, "
+        f"but got {got}."
+    )
+
+
+def _widest(values: Tensor) -> Tensor:
+    """As float64, or float32 where the device has no float64."""
+    return values.float() if values.device.type == "mps" else values.double()
 
 
 def check_advantage(kind: Advantage) -> None:
     """Raise unless ``kind`` is one that :func:`compute_advantage` takes."""
     if not callable(kind) and kind not in ("correctness", "log_prob"):
         raise ValueError(
-            "Expected `advantage` to be 'correctness', 'log_prob' or a callable (prediction, "
-            "baseline_prediction, target)"
-            f" -> (N,), but got {kind!r}."
+            "Expected `advantage` to be 'correctness', 'log_prob' or a callable "
+            f"(prediction, baseline_prediction, target) -> (N,), but got {kind!r}."
         )
 
 
@@ -152,8 +148,7 @@ def check_advantage(kind: Advantage) -> None:
 
 @dataclass(frozen=True)
 class Moments:
-    """First and second moments of ``D`` neurons and ``k`` columns, mergeable without loss
-    (float64).
+    """First and second moments of ``D`` neurons and ``k`` columns, float64, mergeable without loss.
 
     Every field may have one leading dimension, the folds.
 
@@ -181,12 +176,11 @@ class Moments:
 
 
 def merge_moments_(a: Moments, b: Moments, neurons: slice = slice(None)) -> None:
-    """Add ``b``, the moments of other samples, to some neurons of ``a`` in place (Chan, Golub &
-    LeVeque 1983).
+    """Add ``b``, the moments of other samples, to some neurons of ``a`` in place.
 
     ``b`` holds just those neurons. The shared part (n, w, ww) of ``a`` is left to
-    :func:`merge_shared_`, to be called
-    once, after all neurons.
+    :func:`merge_shared_`, to be called once, after all neurons. Formulas: Chan, Golub & LeVeque
+    1983, "Algorithms for computing the sample variance".
     """
     g = _share(a, b)[..., None]
     f = g * a.n[..., None]
@@ -212,22 +206,24 @@ def _share(a: Moments, b: Moments) -> Tensor:
 
 
 def correlation(moments: Moments, column: int = 0) -> Tensor:
-    """Pearson's r of every neuron with a column, ``(D,)``; NaN for constants and for non-finite neurons."""
+    """Pearson's r of every neuron with a column, ``(D,)``; NaN where constant or not finite."""
     return _ratio(moments.c[column], moments.m2, moments.ww[column, column])
 
 
 def correlation_within(moments: Moments, groups: slice, column: int = 0) -> tuple[Tensor, int]:
-    """Pearson's r of neuron and column with the means of the groups taken out, and the number of
-    groups seen.
+    """Pearson's r of neuron and column with the means of groups taken out, and the groups seen.
 
     This is the partial correlation given one-hot columns ``groups`` (Frisch-Waugh-Lovell): what
-    remains of both when
-    each is compared with the mean of its own group.
+    remains of both when each is compared with the mean of its own group. Samples in none of the
+    groups are a group of their own.
     """
-    p = moments.w[groups]
+    p, cg, wg = moments.w[groups], moments.c[groups], moments.ww[groups, column]
+    rest = 1 - p.sum()
+    if float(rest * moments.n) > 0.5:  # co-moments over all groups sum to 0
+        p, cg = torch.cat([p, rest[None]]), torch.cat([cg, -cg.sum(0, keepdim=True)])
+        wg = torch.cat([wg, -wg.sum()[None]])
     seen = p > 0
     weight = torch.where(seen, 1 / (moments.n * p).clamp_min(0.5), 0.0)  # C_g = n_g (mean_g - mean)
-    cg, wg = moments.c[groups], moments.ww[groups, column]
     c = moments.c[column] - (weight * wg) @ cg
     m2 = moments.m2 - weight @ (cg * cg)
     ww = moments.ww[column, column] - (weight * wg * wg).sum()
@@ -235,30 +231,35 @@ def correlation_within(moments: Moments, groups: slice, column: int = 0) -> tupl
 
 
 def correlation_given(moments: Moments, given: int, column: int = 0) -> Tensor:
-    """Pearson's r of neuron and column with the linear effect of one other column taken out, ``(D,)``."""
-    slope = moments.ww[column, given] / moments.ww[given, given]
+    """Pearson's r of neuron and column with the linear effect of another taken out, ``(D,)``.
+
+    A constant ``given`` has no effect to take out.
+    """
+    spread = moments.ww[given, given]
+    if not spread > 1e-20 * moments.n * moments.w[given] ** 2:
+        return correlation(moments, column)
+    slope = moments.ww[column, given] / spread
     c = moments.c[column] - slope * moments.c[given]
-    m2 = moments.m2 - moments.c[given] ** 2 / moments.ww[given, given]
+    m2 = moments.m2 - moments.c[given] ** 2 / spread
     ww = moments.ww[column, column] - slope * moments.ww[column, given]
     return _partial_ratio(c, m2, ww, moments, column)
 
 
 def _ratio(c: Tensor, m2: Tensor, ww: Tensor) -> Tensor:
-    r = c / (
-        m2.clamp_min(0).sqrt() * ww.clamp_min(0).sqrt()
-    )  # two roots: their product does not overflow
+    # Two roots, because the product under one could overflow.
+    r = c / (m2.clamp_min(0).sqrt() * ww.clamp_min(0).sqrt())
     valid = (m2 > 0) & m2.isfinite() & (ww > 0)
     return torch.where(valid, r.clamp(-1, 1), torch.nan)
 
 
 def _partial_ratio(c: Tensor, m2: Tensor, ww: Tensor, moments: Moments, column: int) -> Tensor:
-    """As :func:`_ratio`, NaN where the controls explain all but rounding: the remainder is a difference."""
+    """As :func:`_ratio`, NaN where the controls explain all but rounding."""
     explained = (m2 <= 1e-6 * moments.m2) | (ww <= 1e-9 * moments.ww[column, column])
     return torch.where(explained, torch.nan, _ratio(c, m2, ww))
 
 
 def group_means(moments: Moments, group: int) -> Tensor:
-    """Mean activation where the indicator column ``group`` is 1, ``(D,)``; NaN where it never is."""
+    """Mean activation where the indicator column ``group`` is 1, ``(D,)``; NaN if it never is."""
     n_g = moments.n * moments.w[group]
     return torch.where(n_g > 0.5, moments.mean + moments.c[group] / n_g, torch.nan)
 
@@ -269,7 +270,10 @@ def group_means(moments: Moments, group: int) -> Tensor:
 def fisher_interval(
     r: np.ndarray, n: float, controls: int = 0, confidence: float = 0.95
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Confidence interval of r by Fisher's z (1921), ``n - 3 - controls`` degrees of freedom; NaN where there are none."""
+    """Confidence interval of r by Fisher's z (1921), with ``n - 3 - controls`` degrees of freedom.
+
+    NaN where there are none.
+    """
     r = np.asarray(r, dtype=np.float64)
     dof = n - 3 - controls
     if dof <= 0:
@@ -281,24 +285,26 @@ def fisher_interval(
 
 
 def log_p_value(r: np.ndarray, n: float, controls: int = 0) -> np.ndarray:
-    """Natural log of the two-sided p of r under no correlation, exact far beyond the smallest
-    float.
+    """Natural log of the two-sided p of r under no correlation, far beyond the smallest float.
 
-    t = r sqrt(dof / (1 - r^2)) with dof = n - 2 - controls gives p = I_{1-r^2}(dof/2, 1/2), the
-    regularised incomplete
-    beta function; where that underflows, its series I_x(a, b) = x^a (1-x)^b / (a B(a, b)) 2F1(a+b,
-    1; a+1; x).
+    t = r sqrt(dof / (1 - r^2)) with dof = n - 2 - controls gives p = I_x(a, 1/2), the regularised
+    incomplete beta function at x = 1 - r^2, a = dof / 2. Where that underflows, its expansion
+    x^a / (a B(a, 1/2) |r|) (1 - y/2 / (a+1) + y^2 3/4 / ((a+1)(a+2)) - ...), y = x / r^2 (DLMF
+    8.17.7 and 15.8.1).
     """
-    r = np.asarray(r, dtype=np.float64)
-    a, b = (n - 2 - controls) / 2, 0.5
+    r = np.minimum(np.abs(np.asarray(r, dtype=np.float64)), 1.0)
+    a = (n - 2 - controls) / 2
     if a <= 0:
         return np.full_like(r, np.nan)
-    x = 1 - np.minimum(np.abs(r), 1.0) ** 2
-    with np.errstate(divide="ignore"):
-        direct = np.log(special.betainc(a, b, x))
-        series = a * np.log(x) + b * np.log1p(-x) - math.log(a) - special.betaln(a, b)
-    series += np.log(special.hyp2f1(a + b, 1.0, a + 1, np.minimum(x, 0.99)))
-    return np.where(direct > -600, direct, series)
+    x = (1 - r) * (1 + r)
+    with np.errstate(all="ignore"):
+        direct = np.log(special.betainc(a, 0.5, x))
+        y, term, total = x / r**2, np.ones_like(r), np.ones_like(r)
+        for k in range(20):
+            term = term * (-y * (k + 0.5) / (a + 1 + k))
+            total = total + term
+        tail = a * np.log(x) - math.log(a) - special.betaln(a, 0.5) - np.log(r) + np.log(total)
+    return np.where(direct > -600, direct, tail)
 
 
 def p_value(r: np.ndarray, n: float, controls: int = 0) -> np.ndarray:
@@ -317,10 +323,10 @@ def expected_coactive(active: np.ndarray, advantage_active: float) -> np.ndarray
 
 
 def adjust_p_values(p: np.ndarray, method: str = "bh") -> np.ndarray:
-    """False-discovery-rate q of each p: Benjamini & Hochberg 1995 (``"bh"``) or Benjamini &
-    Yekutieli 2001 (``"by"``).
+    """False-discovery-rate q of each p; NaN stays NaN and does not count as a test.
 
-    NaN stays NaN and does not count as a test.
+    Benjamini & Hochberg 1995 (``"bh"``), or Benjamini & Yekutieli 2001 (``"by"``), which holds
+    under any dependence between neurons.
     """
     q = np.full(np.shape(p), np.nan)
     tested = ~np.isnan(p)
@@ -330,16 +336,17 @@ def adjust_p_values(p: np.ndarray, method: str = "bh") -> np.ndarray:
 
 
 def contrast_t(means: np.ndarray, counts: np.ndarray, total_ss: np.ndarray) -> np.ndarray:
-    """How clearly a neuron stands out in ``only_model``: the smallest t of only_model against each
-    other group, ``(D,)``.
+    """How clearly each neuron stands out in ``only_model``: its smallest t against another group.
 
     Args:
-        means: Mean activation per outcome group, ``(4, D)``, in the order both, only_model,
-            only_baseline, neither.
+        means: Mean activation per outcome group, ``(4, D)``: both, only_model, only_baseline,
+            neither.
         counts: Samples per group, ``(4,)``. Empty groups are left out.
         total_ss: Centred sum of squares of each neuron over all samples, ``(D,)``.
 
-    The variance is pooled within groups: (total_ss - sum_g n_g (mean_g - mean)^2) / (n - groups).
+    Returns:
+        ``(D,)``. The variance is pooled within groups: (total_ss - sum_g n_g (mean_g - mean)^2) /
+        (n - groups).
     """
     counts = np.asarray(counts, dtype=np.float64)
     others = [g for g in range(4) if g != ONLY_MODEL and counts[g] > 0]
@@ -350,25 +357,19 @@ def contrast_t(means: np.ndarray, counts: np.ndarray, total_ss: np.ndarray) -> n
     mean = np.nansum(means * counts[:, None], 0) / n
     between = np.nansum(counts[:, None] * (means - mean) ** 2, 0)
     variance = np.maximum(total_ss - between, 0) / dof
+    inverse = [1 / counts[ONLY_MODEL] + 1 / counts[g] for g in others]
     with np.errstate(divide="ignore", invalid="ignore"):
         ts = [
-            (means[ONLY_MODEL] - means[g])
-            / np.sqrt(variance * (1 / counts[ONLY_MODEL] + 1 / counts[g]))
-            for g in others
+            (means[ONLY_MODEL] - means[g]) / np.sqrt(variance * i)
+            for g, i in zip(others, inverse, strict=True)
         ]
         return np.where((total_ss > 0) & np.isfinite(total_ss), np.min(ts, axis=0), np.nan)
 
 
 def mcnemar_p(only_model: int, only_baseline: int) -> float:
-    """McNemar's exact two-sided p (1947): are the discordant samples split evenly? NaN where there are none."""
+    """McNemar's exact two-sided p (1947): are the discordant samples split evenly?
+
+    NaN where there are none.
+    """
     discordant = only_model + only_baseline
     return float(stats.binomtest(only_model, discordant, 0.5).pvalue) if discordant else math.nan
-
-
-def noise_ceiling(num_neurons: int, n: float) -> float:
-    """The |r| that the largest of ``num_neurons`` unrelated neurons reaches by chance: sqrt(2 ln(2 D) / n)."""
-    return (
-        min(1.0, math.sqrt(2 * math.log(2 * num_neurons) / n))
-        if n > 0 and num_neurons > 0
-        else math.nan
-    )

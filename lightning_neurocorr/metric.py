@@ -1,5 +1,4 @@
-"""``NeuronAdvantageCorrelation``: Pearson's r of every neuron with the advantage, streamed over
-batches and processes.
+"""Pearson's r of every neuron with the advantage, streamed over batches and processes.
 
 Moments are shifted and one-pass: each batch is reduced around a provisional mean, then merged in
 float64. That keeps r exact to 1e-6 where means are a million times the spread, where a neuron fires
@@ -26,18 +25,16 @@ _CHUNK = 1 << 14
 
 
 class NeuronAdvantageCorrelation(Metric):
-    """Correlation of each of ``D`` neurons' activations with the advantage of a model over a
-    baseline.
+    """Correlation of each of ``D`` neurons with the advantage of a model over a baseline.
 
     As input to ``forward`` and ``update``: activations ``(N, D)`` of any real dtype and advantage
-    ``(N,)``. As output of
-    ``compute``: Pearson's r ``(D,)``, float64; NaN for neurons that are constant or were ever not
-    finite.
+    ``(N,)``. As output of ``compute``: Pearson's r ``(D,)``, float64; NaN for neurons that are
+    constant or were ever not finite.
 
     Args:
         num_neurons: ``D``.
-        num_covariates: Further columns per sample that :meth:`moments` holds co-moments of (group
-            indicators, say).
+        num_covariates: Further columns per sample that :meth:`moments` holds co-moments of: group
+            indicators, say.
         folds: Disjoint parts of the samples that :meth:`moments` can tell apart.
         count_active: Also count in how many samples each neuron is not 0.
         kwargs: See ``torchmetrics.Metric``.
@@ -108,25 +105,30 @@ class NeuronAdvantageCorrelation(Metric):
             advantage: ``(N,)``, finite.
             covariates: ``(N, num_covariates)``.
             fold: ``(N,)`` integers in ``[0, folds)``; all 0 when left out.
+
+        Raises:
+            ValueError: If shapes disagree or, where it is known without waiting for a device, the
+                advantage is not finite or a fold is out of range.
         """
         columns = self._columns(activations, advantage, covariates)
         if len(activations) == 0:
             return
         member = self._members(len(activations), fold, activations.device)
         # A reset under inference mode leaves an inference tensor, which no later update may change.
-        state = (
-            self.state.clone()
-            if self.state.is_inference() and not torch.is_inference_mode_enabled()
-            else self.state
-        )
-        _add_batch_(
-            self._layout.unpack(state), activations.detach(), columns, member, self.count_active
-        )
-        self.state = state
+        if self.state.is_inference() and not torch.is_inference_mode_enabled():
+            self.state = self.state.clone()
+        moments = self._layout.unpack(self.state)
+        _add_batch_(moments, activations.detach(), columns, member, self.count_active)
 
     def compute(self) -> Tensor:
         """Pearson's r of every neuron with the advantage, ``(D,)``."""
         return correlation(self._checked())
+
+    def merge_state(self, incoming_state: dict[str, Any] | Metric) -> None:
+        """Add the samples that another metric, or its state, has seen."""
+        super().merge_state(incoming_state)
+        self._computed = None  # the parent class would go on answering with the old r
+        self._update_count = max(1, self._update_count)  # or compute() warns that it has no data
 
     def moments(self) -> tuple[Moments, list[Moments]]:
         """The moments of all samples and those of each fold, over all processes.
@@ -143,7 +145,12 @@ class NeuronAdvantageCorrelation(Metric):
             return self._checked(), [parts.fold(i) for i in range(self.folds)]
 
     def plot(self, val: Tensor | Sequence[Tensor] | None = None, ax: Any = None) -> Any:
-        """Histogram of r over the neurons; returns the figure and axes as ``torchmetrics.Metric.plot`` does."""
+        """Histogram of r over the neurons; returns figure and axes as other metrics do.
+
+        Args:
+            val: r, or several of them; by default that of :meth:`compute`.
+            ax: Axes to draw into; by default those of a new figure.
+        """
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
 
@@ -151,7 +158,8 @@ class NeuronAdvantageCorrelation(Metric):
             figure = Figure(figsize=(5, 3), layout="constrained")
             FigureCanvasAgg(figure)
             ax = figure.add_subplot()
-        for r in [self.compute()] if val is None else [val] if isinstance(val, Tensor) else val:
+        val = self.compute() if val is None else val
+        for r in [val] if isinstance(val, Tensor) else val:
             ax.hist(r[r.isfinite()].cpu().numpy(), bins=41, range=(-1, 1), alpha=0.7)
         ax.set(xlabel="correlation with the advantage, r", ylabel="neurons", xlim=(-1, 1))
         return ax.figure, ax
@@ -177,51 +185,49 @@ class NeuronAdvantageCorrelation(Metric):
             fold = torch.zeros(n, dtype=torch.long, device=device)
         if fold.shape != (n,):
             raise ValueError(f"Expected `fold` to have shape ({n},), but got {tuple(fold.shape)}.")
-        return fold.to(device)[None, :] == torch.arange(self.folds, device=device)[:, None]
+        member = fold.to(device)[None, :] == torch.arange(self.folds, device=device)[:, None]
+        if device.type == "cpu" and not bool(member.any(0).all()):
+            raise ValueError(
+                f"Expected `fold` to hold integers in [0, {self.folds}), but got {fold.unique()}."
+            )
+        return member
 
     def _columns(self, activations: Tensor, advantage: Tensor, covariates: Tensor | None) -> Tensor:
-        """Check shapes; the advantage and the covariates as columns ``(N, k)`` in float64 (float32 on MPS)."""
+        """Check shapes; advantage and covariates as ``(N, k)`` in float64 (float32 on MPS)."""
+        n = len(activations) if activations.ndim else 0
         if activations.ndim != 2 or activations.shape[1] != self.num_neurons:
             raise ValueError(
                 f"Expected `activations` to have shape (N, {self.num_neurons}), but got "
-                f"{tuple(activations.shape)}. "
-                "Pool space and tokens away first."
+                f"{tuple(activations.shape)}. Pool space and tokens away first."
             )
         if activations.is_complex():
             raise ValueError(
                 "Expected `activations` to be real, but got complex numbers. Pass their magnitude."
             )
-        if advantage.shape != (len(activations),):
+        if advantage.shape != (n,):
             raise ValueError(
-                f"Expected `advantage` to have shape ({len(activations)},), but got "
-                f"{tuple(advantage.shape)}."
+                f"Expected `advantage` to have shape ({n},), but got {tuple(advantage.shape)}."
             )
-        wide = torch.float32 if activations.device.type == "mps" else torch.float64
-        columns = advantage.detach().to(activations.device, wide)[:, None]
-        # A check on an accelerator would wait for it at every batch; there compute() raises
-        # instead.
+        columns = advantage.detach().to(activations.device, _wide(activations.device))[:, None]
+        # A check on an accelerator would wait for it at every batch; there compute() raises.
         if columns.device.type == "cpu" and not bool(columns.isfinite().all()):
             raise ValueError(
-                "Expected `advantage` to be finite, but got NaN or infinity. Drop or clip those "
-                "samples."
+                "Expected `advantage` to be finite, but got NaN or infinity. "
+                "Drop or clip those samples."
             )
         if covariates is None:
-            if self.num_covariates:
-                raise ValueError(
-                    f"Expected `covariates` of shape (N, {self.num_covariates}), but got None."
-                )
-            return columns
-        if covariates.shape != (len(activations), self.num_covariates):
+            covariates = columns[:, :0]
+        if covariates.shape != (n, self.num_covariates):
             raise ValueError(
-                f"Expected `covariates` to have shape ({len(activations)}, {self.num_covariates}), "
-                "but got "
+                f"Expected `covariates` to have shape ({n}, {self.num_covariates}), but got "
                 f"{tuple(covariates.shape)}."
             )
         return torch.cat([columns, covariates.detach().to(columns)], 1)
 
     def _apply(self, fn: Callable, exclude_state: Sequence[str] = ()) -> nn.Module:
-        """Move with the module but stay float64: `.to(torch.bfloat16)` would ruin counts and means."""
+        """Move with the module but stay float64: bfloat16 would ruin counts and means."""
         super()._apply(fn, exclude_state=["state", *exclude_state])
+        self._computed = None  # r that was cached would be rounded
         device = fn(torch.zeros(1, device=self.state.device)).device
         if device.type == "mps":  # no float64 there
             device = torch.device("cpu")
@@ -231,7 +237,7 @@ class NeuronAdvantageCorrelation(Metric):
 
 
 class _Layout:
-    """Where the moments of ``k`` columns and ``D`` neurons lie in a packed tensor ``(..., size)``."""
+    """Where moments of ``k`` columns and ``D`` neurons lie in a packed tensor ``(..., size)``."""
 
     def __init__(self, columns: int, neurons: int) -> None:
         self.columns, self.neurons = columns, neurons
@@ -241,10 +247,8 @@ class _Layout:
     def unpack(self, packed: Tensor) -> Moments:
         """Views, so that in-place changes reach ``packed``."""
         k = self.columns
-        head, rows = (
-            packed[..., : self.head],
-            packed[..., self.head :].unflatten(-1, (3 + k, self.neurons)),
-        )
+        head = packed[..., : self.head]
+        rows = packed[..., self.head :].unflatten(-1, (3 + k, self.neurons))
         return Moments(
             n=head[..., 0],
             w=head[..., 1 : 1 + k],
@@ -257,7 +261,7 @@ class _Layout:
 
 
 class _Merge:
-    """Reduces stacked states ``(W, folds, size)`` of ``W`` processes; a class, so that the metric can be pickled."""
+    """Reduces stacked states ``(W, folds, size)``; a class, so that the metric can be pickled."""
 
     def __init__(self, layout: _Layout) -> None:
         self.layout = layout
@@ -309,8 +313,7 @@ def _add_batch_(
 
 
 def _shift(state: Moments, first: Tensor, chunk: slice) -> Tensor:
-    """A provisional mean per neuron: that of the first fold with samples, at the start the median
-    of three samples.
+    """A provisional mean per neuron: that of a fold with samples, at first a median of three.
 
     Either is exactly the constant of a constant neuron, whose second moment must come out as
     exactly 0.
@@ -320,44 +323,47 @@ def _shift(state: Moments, first: Tensor, chunk: slice) -> Tensor:
     shift = median.to(state.mean.device, torch.float64)
     for fold in reversed(range(len(state.n))):
         shift = torch.where(state.n[fold] > 0, state.mean[fold, chunk], shift)
-    return shift.to(first.device, torch.float64 if first.dtype == torch.float64 else torch.float32)
+    # Float32 is enough for differences from the mean, except of numbers that it cannot hold.
+    narrow = first.dtype.is_floating_point and first.dtype != torch.float64
+    exact = narrow or first.dtype in (torch.bool, torch.uint8, torch.int8, torch.int16)
+    return shift.to(first.device, torch.float32 if exact else _wide(first.device))
 
 
 def _reduce(
     x: Tensor, left: Tensor, inside: Tensor, shift: Tensor, count_active: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Sums of Y = X - shift, of Y^2 and of X != 0 per row of ``left`` and ``inside``, in float64
-    (float32 on MPS).
+    """Sums of Y = X - shift, of Y^2 and of X != 0 per row of ``left`` and ``inside``.
 
     With S0 = sum Y and Q = sum Y^2 per fold, mean = shift + S0/n and M2 = Q - S0^2/n. The columns
-    in ``left`` are
-    centred, so their sums need no correction for the shift.
+    in ``left`` are centred, so their sums need no correction for the shift. Results are float64,
+    float32 on MPS.
     """
-    wide = left.dtype
-    sums, squares = (
-        x.new_empty(len(left), x.shape[1], dtype=wide),
-        x.new_empty(len(inside), x.shape[1], dtype=wide),
-    )
-    active = x.new_zeros(len(inside), x.shape[1], dtype=wide)
+    wide, d = left.dtype, x.shape[1]
+    sums = x.new_empty(len(left), d, dtype=wide)
+    squares = x.new_empty(len(inside), d, dtype=wide)
+    active = x.new_zeros(len(inside), d, dtype=wide)
     left_, inside_ = left.to(shift.dtype), inside.to(shift.dtype)
-    width = (
-        x.shape[1]
-        if x.device.type != "cpu"
-        else max(64, _BLOCK_BYTES // (shift.element_size() * len(x)))
-    )
-    for start in range(0, x.shape[1], width):
-        block = slice(start, start + width)
-        y = x[:, block] - shift[block]
+    width = max(64, _BLOCK_BYTES // (shift.element_size() * len(x)))
+    for start in range(0, d, width if x.device.type == "cpu" else d):
+        block = slice(start, start + width if x.device.type == "cpu" else d)
+        values = x[:, block].to(shift.dtype)
+        y = values - shift[block]
         sums[:, block] = left_ @ y
         squares[:, block] = inside_ @ y.square_()
         if count_active:
-            active[:, block] = inside_ @ torch.sign(x[:, block]).abs_().to(y.dtype)
+            active[:, block] = inside_ @ values.sign().abs_()
     if x.device.type == "cpu" and shift.dtype != torch.float64:
         # Squares beyond float32's range read as 0 or infinity: do those neurons again in float64.
-        lost = ((squares < 1e-30) & (sums[:: len(left) // len(inside)] != 0)) | ~squares.isfinite()
+        moved = (sums[:: len(left) // len(inside)] != 0) | (squares != 0)
+        lost = ((squares < 1e-30) & moved) | ~squares.isfinite()
         redo = torch.nonzero(lost.any(0)).squeeze(1)
         if len(redo):
             sums[:, redo], squares[:, redo], _ = _reduce(
                 x[:, redo].double(), left, inside, shift[redo].double(), False
             )
     return sums, squares, active
+
+
+def _wide(device: torch.device) -> torch.dtype:
+    """The widest floating type of a device."""
+    return torch.float32 if device.type == "mps" else torch.float64
