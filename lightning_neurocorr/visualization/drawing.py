@@ -247,5 +247,5 @@ def _chunks(indices: Sequence[int], size: int) -> Iterator[Sequence[int]]:
 
 def _seed_of(target: Target, seed: int) -> int:
     unit = target.unit.tolist() if isinstance(target.unit, Tensor) else target.unit
-    name = f"{target.layer}:{unit}:{target.sign}:{target.position}"
-    return seed * 2**32 + zlib.crc32(name.encode())
+    name = f"{seed}:{target.layer}:{unit}:{target.sign}:{target.position}"
+    return zlib.crc32(name.encode())  # a CPU generator looks at 32 bits only

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from lightning_neurocorr.activations import eager
+from lightning_neurocorr.randomness import preserved_randomness
 
 Read = Callable[[Any, nn.Module], Tensor]
 
@@ -85,7 +84,7 @@ class IsolatedModel:
         deterministic = torch.are_deterministic_algorithms_enabled()
         warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
         with (
-            preserved_random_state(self.device, seed),
+            preserved_randomness(self.device, seed),
             torch.inference_mode(False),
             torch.enable_grad(),
         ):
@@ -172,25 +171,3 @@ def _private_state(shell: nn.Module) -> dict[str, Tensor]:
             private = private.clone()
         state[name] = private
     return state
-
-
-@contextmanager
-def preserved_random_state(device: torch.device, seed: int) -> Iterator[None]:
-    """Seed torch, numpy and python inside; put their states back afterwards."""
-    python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002
-    cpu_state = torch.default_generator.get_state()
-    cuda_state = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
-    try:
-        random.seed(seed)
-        np.random.seed(seed % 2**32)  # noqa: NPY002
-        torch.default_generator.manual_seed(seed)
-        if cuda_state is not None:
-            with torch.cuda.device(device):
-                torch.cuda.manual_seed(seed)
-        yield
-    finally:
-        random.setstate(python_state)
-        np.random.set_state(numpy_state)  # noqa: NPY002
-        torch.default_generator.set_state(cpu_state)
-        if cuda_state is not None:
-            torch.cuda.set_rng_state(cuda_state, device)

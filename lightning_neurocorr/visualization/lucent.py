@@ -154,7 +154,7 @@ class _LucentDrawing(Drawing):
             try:
                 lucent.render.render_vis(
                     model,
-                    self.objective(lucent, target),
+                    lucent.objectives.Objective(model.reachable(self.objective(lucent, target))),
                     param_f=lambda: (numbers, unit_range),
                     optimizer=lambda params: torch.optim.Adam(params, lr=settings.learning_rate),
                     transforms=[model.guarded(self.transforms(lucent, height, width))],
@@ -173,7 +173,7 @@ class _LucentDrawing(Drawing):
         if not model.stopped and model.calls < settings.steps:
             raise KeyboardInterrupt  # Lucent prints a line and goes on
         with torch.no_grad():
-            return self.to_data(unit_range()), [numbers[0].grad is not None], model.calls
+            return self.to_data(unit_range()), [not model.unreachable], model.calls
 
     def to_data(self, image: Tensor) -> Tensor:
         """From [0, 1] to the data's range."""
@@ -220,7 +220,7 @@ class _LucentModel:
             for name, module in taps.items()
         }
         self.calls = 0
-        self.stopped = False
+        self.stopped = self.unreachable = False
         self.error: BaseException | None = None
 
     def __call__(self, images: Tensor) -> Any:
@@ -234,6 +234,18 @@ class _LucentModel:
     def guarded(self, transform: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
         """``transform``, with its errors raised instead of swallowed."""
         return lambda images: self._raising(lambda: transform(images))
+
+    def reachable(self, objective: Callable[[Any], Tensor]) -> Callable[[Any], Tensor]:
+        """``objective``, which stops the loop if no gradient leads from it to the image."""
+
+        def drive(activation_of: Callable[[str], Any]) -> Tensor:
+            loss = objective(activation_of)
+            if not loss.requires_grad:
+                self.stopped = self.unreachable = True
+                raise _Stop
+            return loss
+
+        return drive
 
     def close(self) -> None:
         """Remove what Lucent hooked."""

@@ -1,0 +1,473 @@
+"""What pictures show, and the numbers they carry."""
+
+import itertools
+import time
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from lightning_neurocorr.activations import choose_layers
+from lightning_neurocorr.visualization import (
+    FeatureVisualizer,
+    ImagePrior,
+    LucentVisualizer,
+    Target,
+    Visualizer,
+)
+from lightning_neurocorr.visualization.augmentation import draw_warps, warp
+from lightning_neurocorr.visualization.parametrization import choose, make
+
+SIZES = [(8, 8), (9, 9), (15, 20), (16, 16), (32, 32), (128, 128)]
+FAST = FeatureVisualizer(steps=2, reference_images=8)
+
+
+class Tiny(nn.Module):
+    def __init__(self, channels, size):
+        super().__init__()
+        self.conv = nn.Conv2d(channels, 4, 3, padding=1)
+        self.pool = nn.AdaptiveAvgPool2d(2)
+        self.head = nn.Linear(16, 3)
+
+    def forward(self, images):
+        return self.head(self.pool(self.conv(images).relu()).flatten(1))
+
+
+def _texture(count, channels, size, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(count, channels, *size, generator=generator).cumsum(-1) / 2
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("start", ["noise", "exemplar"])
+def test_maco_keeps_the_spectrum_of_the_data(size, start):
+    prior = ImagePrior.fit([_texture(6, 2, size)])
+    noise = torch.randn(3, 2, *size)
+    real = prior.images[:3] if start == "exemplar" else None
+    picture = make("maco", prior, noise, real, torch.device("cpu"))
+    with torch.no_grad():
+        picture.parameters.normal_(0, 2)  # any phases at all
+    found = torch.fft.rfft2(prior.whiten(picture.images().detach()).double(), norm="ortho").abs()
+    error = (found - prior.spectrum).abs().max() / prior.spectrum.square().mean().sqrt()
+    assert error < 1e-4
+
+
+def test_pca_pictures_are_as_far_from_the_mean_as_real_images():
+    prior = ImagePrior.fit([_texture(30, 1, (8, 8))], pca_components=10)
+    noise, real = torch.randn(3, 1, 8, 8), prior.images[:3]
+    drawn = make("pca", prior, noise, None, torch.device("cpu")).images().detach()
+    started = make("pca", prior, noise, real, torch.device("cpu")).images().detach()
+    space = prior.subspace
+    np.testing.assert_allclose(space.coordinates(drawn).norm(dim=1), space.radius, rtol=1e-4)
+    expected = space.coordinates(real)
+    np.testing.assert_allclose(space.coordinates(started), expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["fourier", "pixel"])
+def test_fourier_and_pixel_start_from_the_image_and_stay_in_range(kind):
+    prior = ImagePrior.fit([_texture(30, 3, (9, 8))])
+    real = prior.images[:2]
+    picture = make(kind, prior, torch.randn(2, 3, 9, 8), real, torch.device("cpu"))
+    distance = (picture.images() - real).abs().mean() / real.std()
+    assert distance < 0.05  # the ends of the range are cut
+    with torch.no_grad():
+        picture.parameters.mul_(100)
+    high = prior.high[:, None, None]
+    assert (picture.images() <= high + 1e-3).all()
+
+
+def test_auto_takes_the_subspace_for_sparse_data_and_frequencies_for_textures():
+    texture = _texture(50, 1, (8, 8))
+    sparse = texture.abs() * (torch.rand(50, 1, 8, 8) < 0.1)
+    assert choose(ImagePrior.fit([texture])) == "fourier"
+    assert choose(ImagePrior.fit([sparse])) == "pca"
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("channels", [1, 3, 6])
+def test_every_size_renders_without_gradients_around(channels, size):
+    model = Tiny(channels, size)
+    prior = ImagePrior.fit([_texture(8, channels, size)])
+    targets = [Target("conv", 1), Target("head", 2)]
+    for mode, kind in itertools.product(
+        (torch.no_grad, torch.inference_mode), ("maco", "pca", "fourier", "pixel")
+    ):
+        visualizer = FeatureVisualizer(parametrization=kind, steps=1, reference_images=4)
+        with mode():
+            pictures = visualizer.render(model, choose_layers(model), targets, prior)
+        for picture in pictures:
+            assert picture.image.shape == (channels, *size)
+            assert picture.image.dtype == np.float32
+            assert np.isfinite(picture.image).all()
+
+
+def _matched_filter():
+    """A channel that answers to one oblique stroke, and what it answers to."""
+    template = torch.zeros(7, 7)
+    template[range(7), range(7)] = 1
+    template[1:, :6] += 0.5 * torch.eye(6)
+    template -= template.mean()
+    model = nn.Sequential(nn.Conv2d(1, 2, 7, padding=3), nn.ReLU(), nn.Conv2d(2, 1, 1))
+    with torch.no_grad():
+        model[0].weight[0, 0] = template
+        model[0].weight[1] = 0
+        model[0].bias.zero_()
+    return model, template
+
+
+def _best_shift_correlation(image, template):
+    patches = torch.from_numpy(image).unfold(1, 7, 1).unfold(2, 7, 1).reshape(-1, 49)
+    patches = patches - patches.mean(1, keepdim=True)
+    return float((patches @ template.flatten() / patches.norm(dim=1) / template.norm()).max())
+
+
+def _strokes(count, size, template, seed=0):
+    """The stroke anywhere (it comes back in on the other side), with little noise."""
+    generator = torch.Generator().manual_seed(seed)
+    frame = torch.zeros(size, size)
+    frame[:7, :7] = template
+    images = 0.1 * torch.randn(count, 1, size, size, generator=generator)
+    for image in images:
+        image[0] += frame.roll(torch.randint(size, (2,), generator=generator).tolist(), (0, 1))
+    return images
+
+
+@pytest.mark.parametrize(
+    ("kind", "start"),
+    [("maco", "noise"), ("fourier", "noise"), ("pixel", "noise"), ("pca", "exemplar")],
+)
+def test_the_picture_of_a_matched_filter_is_its_template(kind, start):
+    model, template = _matched_filter()
+    images = _strokes(1000, 7, template)
+    prior = ImagePrior.fit([images], max_images=1000)
+    target = Target("0", 0, position=(3, 3))  # the filter lies on the whole image
+    visualizer = FeatureVisualizer(parametrization=kind, start=start)
+    (picture,) = visualizer.render(model, None, [target], prior)
+    assert _best_shift_correlation(picture.image, template) > 0.8
+    noise = images.std() * torch.randn(1000, 7, 7)
+    activation = float((torch.from_numpy(picture.image[0]) * template).sum())
+    assert activation > float((noise * template).sum((1, 2)).max())
+
+
+def test_a_channel_over_a_larger_image_shows_its_template_with_default_settings():
+    model, template = _matched_filter()
+    images = _strokes(1000, 16, template)
+    prior = ImagePrior.fit([images])
+    (picture,) = FeatureVisualizer().render(model, None, [Target("1", 0)], prior)
+    assert _best_shift_correlation(picture.image, template) > 0.8
+    with torch.no_grad():
+        noise = images.std() * torch.randn(1000, 1, 16, 16)
+        best = float(model[:2](noise)[:, 0].mean((1, 2)).max())
+        drawn = float(model[:2](torch.from_numpy(picture.image)[None])[0, 0].mean())
+    assert drawn > best
+    assert picture.readable
+
+
+def test_the_numbers_are_what_ten_lines_give():
+    model = Tiny(1, (8, 8)).eval()
+    data = _texture(60, 1, (8, 8))
+    prior = ImagePrior.fit([data])
+    (picture,) = FAST.render(model, None, [Target("conv", 1, sign=-1)], prior)
+    with torch.no_grad():
+        real = -model.conv(prior.images[:8])[:, 1].mean((1, 2)).double()
+        drawn = -model.conv(torch.from_numpy(picture.image)[None])[0, 1].mean().double()
+    mean, top = real.mean(), real.quantile(0.99)
+    assert picture.activation_ratio == pytest.approx(float((drawn - mean) / (top - mean)), rel=1e-4)
+    assert picture.real_best == pytest.approx(float((real.max() - mean) / (top - mean)), rel=1e-4)
+    assert picture.readable == (picture.activation_ratio >= picture.real_best)
+    assert (picture.layer, picture.unit, picture.sign) == ("conv", 1, -1)
+
+
+def test_a_weak_picture_says_do_not_read():
+    model = Tiny(1, (8, 8))
+    prior = ImagePrior.fit([_texture(60, 1, (8, 8))])
+    slow = FeatureVisualizer(steps=1, start="noise", learning_rate=1e-9, parametrization="pixel")
+    (picture,) = slow.render(model, None, [Target("conv", 1)], prior)
+    assert not picture.readable
+    assert picture.note.startswith("do not read this picture: real images drive this neuron more")
+
+
+def test_pictures_stop_at_the_strength_asked_for():
+    model, _ = _matched_filter()
+    prior = ImagePrior.fit([torch.randn(64, 1, 16, 16)])
+    target = [Target("1", 0)]
+    gentle = FeatureVisualizer(strength=1.25).render(model, None, target, prior)[0]
+    hard = FeatureVisualizer(strength=None).render(model, None, target, prior)[0]
+    assert gentle.readable
+    assert hard.activation_ratio > 1.5 * gentle.activation_ratio
+
+
+def test_both_signs_positions_and_directions_drive_what_they_say():
+    torch.manual_seed(1)
+    model = nn.Sequential(nn.Conv2d(3, 5, 3), nn.Flatten(), nn.Linear(5 * 36, 4)).eval()
+    prior = ImagePrior.fit([_texture(40, 3, (8, 8))])
+    direction = torch.randn(5)
+    targets = [
+        Target("0", 2),
+        Target("0", 2, sign=-1),
+        Target("0", 1, position=(2, 3)),
+        Target("0", direction),
+        Target("2", 3, sign=-1),
+    ]
+    pictures = FeatureVisualizer(steps=30).render(model, None, targets, prior)
+    with torch.no_grad():
+        images = torch.stack([torch.from_numpy(p.image) for p in pictures])
+        drawn, real = model[0](images), model[0](prior.images)
+        outputs, real_outputs = model(images), model(prior.images)
+    assert drawn[0, 2].mean() > real[:, 2].mean((1, 2)).max()
+    assert drawn[1, 2].mean() < real[:, 2].mean((1, 2)).min()
+    assert drawn[2, 1, 2, 3] > real[:, 1, 2, 3].max()
+    along = torch.einsum("ndhw,d->nhw", real, direction).mean((1, 2))
+    assert torch.einsum("dhw,d->hw", drawn[3], direction).mean() > along.max()
+    assert outputs[4, 3] < real_outputs[:, 3].min()
+    assert [p.unit for p in pictures] == [2, 2, 1, -1, 3]
+
+
+def test_a_picture_does_not_depend_on_the_others():
+    model = Tiny(1, (8, 8))
+    prior = ImagePrior.fit([_texture(20, 1, (8, 8))])
+    visualizer = FeatureVisualizer(steps=3, start="noise")
+    together = visualizer.render(model, None, [Target("conv", i) for i in (3, 0, 1)], prior)
+    alone = visualizer.render(model, None, [Target("conv", 0)], prior)
+    np.testing.assert_allclose(together[1].image, alone[0].image, atol=1e-4)
+    other_seed = FeatureVisualizer(steps=3, start="noise", seed=1)
+    (changed,) = other_seed.render(model, None, [Target("conv", 0)], prior)
+    assert np.abs(changed.image - alone[0].image).max() > 0.1
+
+
+def test_neurons_of_a_layer_share_batches_and_the_forward_stops_after_the_layer():
+    model = Tiny(1, (8, 8))
+    sizes, heads = [], []
+    model.conv.register_forward_pre_hook(lambda _, args: sizes.append(len(args[0])))
+    model.head.register_forward_pre_hook(lambda _, args: heads.append(len(args[0])))
+    prior = ImagePrior.fit([_texture(4, 1, (8, 8))])
+    visualizer = FeatureVisualizer(steps=2, max_batch=3)
+    visualizer.render(model, None, [Target("conv", i) for i in range(4)], prior)
+    assert sizes == [4] + [3] * (2 + 9) + [1] * (
+        2 + 9
+    )  # real images, steps, judged as they are and warped
+    assert heads == [4]
+
+
+def test_given_exemplars_are_started_from_and_compared_with():
+    model = Tiny(1, (8, 8))
+    prior = ImagePrior.fit([_texture(20, 1, (8, 8))])
+    strong = prior.images[:1] + 9 * model.conv.weight[1, 0].sum().sign().detach()
+    still = FeatureVisualizer(parametrization="pixel", steps=1, learning_rate=1e-9)
+    plain = still.render(model, None, [Target("conv", 1)], prior)[0]
+    targets = [Target("conv", 0), Target("conv", 1)]
+    for given in ([None, strong[0]], {1: strong[0]}):
+        picture = still.render(model, None, targets, prior, exemplars=given)[1]
+        assert picture.real_best > plain.real_best
+        clamped = strong[0].clamp(prior.low, prior.high).numpy()
+        np.testing.assert_allclose(picture.image, clamped, atol=0.5)
+        assert picture.start == "exemplar"
+
+
+def test_dead_units_are_said_not_drawn():
+    model = Tiny(1, (8, 8))
+    with torch.no_grad():
+        model.conv.weight[2], model.conv.bias[2] = 0, -1
+    prior = ImagePrior.fit([_texture(9, 1, (8, 8))])
+    dead, alive = FAST.render(model, None, [Target("conv", 2), Target("conv", 1)], prior)
+    assert dead.image is None
+    assert not dead.readable
+    assert dead.note == "dead: no real image activates this unit"
+    assert alive.image is not None
+
+
+def test_what_noise_cannot_reach_starts_from_a_real_image():
+    class Rare(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.gate = nn.ReLU()
+
+        def forward(self, images):
+            return self.gate(images.mean((1, 2, 3), keepdim=True) - 2)
+
+    data = _texture(30, 1, (8, 8))
+    data[:3] += 4
+    prior = ImagePrior.fit([data])
+    visualizer = FeatureVisualizer(parametrization="pixel", start="noise", steps=3)
+    (picture,) = visualizer.render(Rare(), None, [Target("gate", 0)], prior)
+    assert picture.image is not None
+    assert picture.start == "exemplar"
+
+
+def test_a_layer_behind_no_grad_or_never_called_gets_a_note():
+    class Frozen(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.frozen, self.unused = nn.Conv2d(1, 2, 3), nn.Conv2d(1, 2, 3)
+
+        def forward(self, images):
+            with torch.no_grad():
+                return self.frozen(images)
+
+    prior = ImagePrior.fit([_texture(9, 1, (8, 8))])
+    targets = [Target("frozen", 0), Target("unused", 0)]
+    frozen, unused = FAST.render(Frozen(), None, targets, prior)
+    assert frozen.note == "no picture: no gradient reaches the image through this layer"
+    assert unused.note == "no picture: the forward never calls this layer"
+    assert frozen.image is None
+    assert unused.image is None
+
+
+def test_an_in_place_activation_after_the_layer_changes_nothing():
+    torch.manual_seed(0)
+    plain = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Conv2d(2, 1, 3))
+    inplace = nn.Sequential(plain[0], nn.ReLU(inplace=True), plain[2])
+    prior = ImagePrior.fit([_texture(9, 1, (8, 8))])
+    first, second = (
+        FAST.render(m, None, [Target("0", 0), Target("2", 0)], prior) for m in (plain, inplace)
+    )
+    for a, b in zip(first, second, strict=True):
+        np.testing.assert_array_equal(a.image, b.image)
+        assert a.activation_ratio == b.activation_ratio
+
+
+def test_a_layer_called_twice_counts_as_the_mean_of_its_calls():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.shared = nn.Conv2d(1, 1, 3, padding=1)
+
+        def forward(self, images):
+            return self.shared(2 * self.shared(images))
+
+    model = Twice()
+    prior = ImagePrior.fit([_texture(9, 1, (8, 8))])
+    (picture,) = FAST.render(model, None, [Target("shared", 0)], prior)
+
+    def mean_of_calls(images):
+        first = model.shared(images)
+        return (first + model.shared(2 * first)).mean((1, 2, 3)).double() / 2
+
+    with torch.no_grad():
+        real, drawn = (
+            mean_of_calls(prior.images[:8]),
+            mean_of_calls(torch.tensor(picture.image)[None]),
+        )
+    ratio = (drawn - real.mean()) / (real.quantile(0.99) - real.mean())
+    assert picture.activation_ratio == pytest.approx(float(ratio), rel=1e-3)
+
+
+def test_models_that_view_contiguous_memory_work():
+    class Viewing(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.head = nn.Conv2d(3, 4, 3), nn.Linear(4 * 36, 2)
+
+        def forward(self, images):
+            hidden = self.conv(images)
+            return self.head(hidden.view(len(hidden), -1))
+
+    prior = ImagePrior.fit([_texture(9, 3, (8, 8))])
+    (picture,) = FAST.render(Viewing(), None, [Target("head", 0)], prior)
+    assert picture.image is not None
+
+
+def test_the_time_budget_stops_and_skips():
+    class Slow(Tiny):
+        def forward(self, images):
+            time.sleep(0.02)
+            return super().forward(images)
+
+    model = Slow(1, (8, 8))
+    prior = ImagePrior.fit([_texture(9, 1, (8, 8))])
+    visualizer = FeatureVisualizer(steps=1000, time_budget_s=0.3, max_batch=1)
+    began = time.monotonic()
+    pictures = visualizer.render(model, None, [Target("conv", 0), Target("conv", 1)], prior)
+    assert time.monotonic() - began < 3
+    assert "of 1000 steps: time budget of 0.3 s used up" in pictures[0].note
+    assert pictures[0].image is not None
+    assert pictures[1].note == "skipped: time budget of 0.3 s used up"
+    assert pictures[1].image is None
+
+
+def test_warps_are_what_trigonometry_says():
+    generator = torch.Generator().manual_seed(0)
+    quarter = torch.tensor([[[0.0, -1.0, 0.0], [1.0, 0.0, 0.0]]])
+    images = torch.randn(1, 2, 6, 6)
+    np.testing.assert_allclose(warp(images, quarter), torch.rot90(images, 1, (2, 3)), atol=1e-5)
+    none = draw_warps(3, 6, 9, shift=0, scale=0, degrees=0, generator=generator)
+    wide = torch.randn(3, 1, 6, 9)
+    np.testing.assert_allclose(warp(wide, none), wide, atol=1e-5)
+    drawn = draw_warps(2000, 8, 8, shift=0.25, scale=0.1, degrees=0, generator=generator)
+    assert 0.49 < drawn[:, :, 2].abs().max() <= 0.5
+    assert 1 / 1.1 <= drawn[:, 0, 0].min() < 0.92
+    square = draw_warps(1, 8, 8, shift=0, scale=0, degrees=30, generator=generator)[0, :, :2]
+    np.testing.assert_allclose(square @ square.T, torch.eye(2), atol=1e-6)
+
+
+def test_the_progress_bar_counts_pictures(capsys):
+    model = Tiny(1, (8, 8))
+    prior = ImagePrior.fit([_texture(9, 1, (8, 8))])
+    FAST.render(model, None, [Target("conv", 0)], prior, progress=True)
+    assert "Pictures" in capsys.readouterr().out
+
+
+def test_our_visualizers_and_users_classes_are_visualizers():
+    class Mine:
+        def render(self, forward, layers, targets, prior, *, exemplars=None, progress=False):
+            return []
+
+    assert isinstance(FeatureVisualizer(), Visualizer)
+    assert isinstance(LucentVisualizer(), Visualizer)
+    assert isinstance(Mine(), Visualizer)
+    assert not isinstance(object(), Visualizer)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"parametrization": "gan"}, "`parametrization` to be one of 'auto', 'maco'"),
+        ({"start": "zeros"}, "`start` to be one of 'exemplar', 'noise', but got 'zeros'"),
+        ({"steps": 0}, "`steps` to be an integer of at least 1, but got 0"),
+        ({"max_batch": 1.5}, "`max_batch` to be an integer"),
+        ({"learning_rate": -1.0}, "`learning_rate` to be positive or None"),
+        ({"time_budget_s": 0}, "`time_budget_s` to be positive or None"),
+        ({"strength": float("nan")}, "`strength` to be positive or None"),
+        ({"scale": 1.0}, "`scale` to be from 0 to 0.9"),
+    ],
+)
+def test_settings_out_of_range_are_refused(setting, message):
+    with pytest.raises(ValueError, match=message):
+        FeatureVisualizer(**setting)
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        (Target("cnov", 0), "but got 'cnov', which matches none. Did you mean 'conv'"),
+        (Target("conv", 4), "a unit of 'conv' below 4, but got 4"),
+        (Target("conv", torch.ones(3)), "'conv' to have 4 entries, one per unit, but got 3"),
+        (Target("conv", 0, position=(8, 0)), r"to be 2 indices below \(8, 8\), but got \(8, 0\)"),
+        (Target("conv", 0, position=(1,)), "to be 2 indices"),
+    ],
+)
+def test_targets_that_do_not_fit_are_refused(target, message):
+    prior = ImagePrior.fit([_texture(9, 1, (8, 8))])
+    with pytest.raises(ValueError, match=message):
+        FAST.render(Tiny(1, (8, 8)), None, [target], prior)
+
+
+def test_arguments_that_do_not_fit_are_refused():
+    model, prior = Tiny(1, (8, 8)), ImagePrior.fit([_texture(9, 1, (8, 8))])
+    targets = [Target("conv", 0)]
+    with pytest.raises(ValueError, match="`targets` to name layers in `layers`, but got 'conv'"):
+        FAST.render(model, {"head": model.head}, targets, prior)
+    with pytest.raises(TypeError, match="layers by name where `forward` is no module"):
+        FAST.render(lambda images: model(2 * images), None, targets, prior)
+    with pytest.raises(ValueError, match="hold 1 images, one per target, but got 2"):
+        FAST.render(model, None, targets, prior, exemplars=[None, None])
+    with pytest.raises(ValueError, match=r"shape \(1, 8, 8\).*got \(1, 4, 4\) for target 0"):
+        FAST.render(model, None, targets, prior, exemplars=[torch.zeros(1, 4, 4)])
+    with pytest.raises(ValueError, match="`sign` to be 1 or -1, but got 0"):
+        Target("conv", 0, sign=0)
+    with pytest.raises(ValueError, match="an index or a direction"):
+        Target("conv", -1)
+    with pytest.raises(ValueError, match="an index or a direction"):
+        Target("conv", torch.ones(2, 2))
+    assert FAST.render(model, None, [], prior) == []
