@@ -117,8 +117,8 @@ class EstimatorBaseline:
             if type(error).__name__ != "NotFittedError":
                 raise
             raise ValueError(
-                f"Expected `estimator` to be fitted, but got {error} Fit it, or give fit=True to "
-                "fit it on the training data."
+                f"Expected `estimator` to be fitted, but got {type(self.estimator).__name__} that "
+                "is not. Fit it, or give fit=True to fit it on the training data."
             ) from error
 
     def _features(self, batch: Any) -> Any:
