@@ -1,0 +1,36 @@
+"""Choose layers, record what their neurons do, and pool space or tokens away.
+
+Shapes: ``N`` samples, ``D`` neurons of one layer. A *neuron* is one unit of a layer: an output
+channel of a convolution, an output feature of a linear layer.
+"""
+
+from lightning_neurocorr.activations.asides import aside
+from lightning_neurocorr.activations.choosing import Layers, choose_layers, layer_names
+from lightning_neurocorr.activations.compilation import eager
+from lightning_neurocorr.activations.outputs import OutputRecorder
+from lightning_neurocorr.activations.pooling import (
+    Pooling,
+    batch_axis,
+    check_pooling,
+    first_tensor,
+    pool,
+    unit_axis,
+)
+from lightning_neurocorr.activations.recording import ActivationRecorder, record
+
+__all__ = [
+    "ActivationRecorder",
+    "Layers",
+    "OutputRecorder",
+    "Pooling",
+    "aside",
+    "batch_axis",
+    "check_pooling",
+    "choose_layers",
+    "eager",
+    "first_tensor",
+    "layer_names",
+    "pool",
+    "record",
+    "unit_axis",
+]

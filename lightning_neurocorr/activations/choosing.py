@@ -1,0 +1,92 @@
+"""Which layers of a model to watch."""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+from torch import nn
+from torch.nn.modules.conv import _ConvNd
+
+Layers = str | Sequence[str] | Callable[[str, nn.Module], bool] | None
+
+_WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
+
+
+def layer_names(model: nn.Module) -> dict[str, nn.Module]:
+    """Every submodule by its dotted name, without what ``torch.compile`` and wrappers insert."""
+    named: dict[str, nn.Module] = {}
+    for name, module in model.named_modules():
+        parts = name.split(".")
+        clean = ".".join(part for part in parts if part not in _WRAPPERS)
+        if clean and (clean not in named or parts[-1] in _WRAPPERS):
+            named[clean] = module  # the wrapped module, not its wrapper, is the layer
+    return named
+
+
+def choose_layers(model: nn.Module, layers: Layers = None) -> dict[str, nn.Module]:
+    """The layers to watch, by dotted name, in the order of ``model.named_modules()``.
+
+    Args:
+        model: Any module.
+        layers: ``None`` for every convolution and linear layer; a dotted name for exactly that
+            module; a glob such as ``"features.*"`` (``*`` crosses dots) for the convolutions and
+            linear layers among its matches, or for all its matches where there is none; a sequence
+            of names and globs; or a predicate ``(name, module) -> bool``.
+
+    Raises:
+        ValueError: If a name or glob matches nothing (the message lists close names) or no layer is
+            left.
+        TypeError: If ``layers`` is none of the above.
+    """
+    named = layer_names(model)
+    if layers is None:
+        chosen = set(_default_layers(named))
+    elif callable(layers) and not isinstance(layers, nn.Module):
+        chosen = {name for name, module in named.items() if layers(name, module)}
+    else:
+        patterns = [layers] if isinstance(layers, str) else layers
+        if not isinstance(patterns, Sequence) or not all(isinstance(p, str) for p in patterns):
+            raise TypeError(
+                "Expected `layers` to be None, a name, a glob, a list of these or a predicate "
+                f"(name, module) -> bool, but got {layers!r}."
+            )
+        chosen = {name for pattern in patterns for name in _match(named, pattern)}
+    if not chosen:
+        raise ValueError(
+            f"Expected `layers` to choose at least one layer, but {layers!r} chose none of the "
+            f"{len(named)} submodules of {type(model).__name__}. {_listed(named)}"
+        )
+    return {name: module for name, module in named.items() if name in chosen}
+
+
+def _default_layers(named: Mapping[str, nn.Module]) -> Iterator[str]:
+    """Convolutions and linear layers, except those whose weights attention reads by itself."""
+    attention = tuple(f"{n}." for n, m in named.items() if isinstance(m, nn.MultiheadAttention))
+    for name, module in named.items():
+        if isinstance(module, (_ConvNd, nn.Linear)) and not name.startswith(attention):
+            yield name
+
+
+def _match(named: Mapping[str, nn.Module], pattern: str) -> list[str]:
+    if pattern in named:
+        return [pattern]
+    matches = fnmatch.filter(named, pattern)
+    if matches:
+        inside = set(matches)
+        return [name for name in _default_layers(named) if name in inside] or matches
+    close = difflib.get_close_matches(pattern, named, n=5, cutoff=0.4)
+    hint = f"Did you mean {', '.join(map(repr, close))}?" if close else _listed(named)
+    raise ValueError(
+        f"Expected `layers` to be names of submodules, but got {pattern!r}, which matches none. "
+        f"{hint}"
+    )
+
+
+def _listed(named: Mapping[str, nn.Module], limit: int = 12) -> str:
+    names = list(_default_layers(named)) or list(named)
+    if not names:
+        return "It has no submodules."
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return f"There are: {', '.join(map(repr, names[:limit]))}{more}."

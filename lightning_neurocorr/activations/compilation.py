@@ -1,0 +1,34 @@
+"""Compiled models: a graph that was compiled without our hooks would never call them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+
+@contextmanager
+def eager(model: nn.Module) -> Iterator[None]:
+    """Run the compiled parts of ``model`` eagerly inside the ``with``, so that hooks are called."""
+    if not any(map(_is_compiled, model.modules())):
+        yield
+        return
+    with torch.compiler.set_stance("force_eager"):
+        yield
+
+
+def _is_compiled(module: nn.Module) -> bool:
+    """Whether the module was compiled: wrapped, by ``.compile()``, or one of its methods was."""
+    return (
+        type(module).__name__ == "OptimizedModule"
+        or getattr(module, "_compiled_call_impl", None) is not None
+        or any(map(_is_compiled_function, vars(module).values()))
+        or any(map(_is_compiled_function, vars(type(module)).values()))
+    )
+
+
+def _is_compiled_function(value: Any) -> bool:
+    return callable(value) and hasattr(value, "_torchdynamo_orig_callable")

@@ -1,0 +1,139 @@
+"""Hooks that pool what layers return, live inside a ``with``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+from typing_extensions import Self
+
+from lightning_neurocorr.activations.asides import is_aside
+from lightning_neurocorr.activations.choosing import Layers, choose_layers
+from lightning_neurocorr.activations.pooling import Pooling, check_pooling, pool, widened
+
+
+class ActivationRecorder:
+    """Hooks on some layers of a model, live inside a ``with``.
+
+    A module that is called several times in one forward (shared layers, several views) counts as
+    one layer whose calls are pooled like further positions: averaged for ``"mean"`` and callables,
+    the maximum for ``"max"``.
+
+    Args:
+        layers: Layers by name, as :func:`choose_layers` gives them.
+        pooling: See :func:`pool`.
+
+    Attributes:
+        refused: Names of layers that cannot carry a hook (TorchScript), with the reason.
+    """
+
+    def __init__(self, layers: Mapping[str, nn.Module], pooling: Pooling = "mean") -> None:
+        check_pooling(pooling)
+        self.layers = dict(layers)
+        self.pooling = pooling
+        self.refused: dict[str, str] = {}
+        self._handles: list[RemovableHandle] = []
+        self._pooled: dict[str, Tensor] = {}
+        self._calls: dict[str, int] = {}
+        self._failed: dict[str, str] = {}
+
+    def __enter__(self) -> Self:
+        try:
+            for name, module in self.layers.items():
+                self._register(name, module)
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Remove every hook and forget what was recorded; closing twice is harmless."""
+        while self._handles:
+            self._handles.pop().remove()
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget what has been recorded since the last :meth:`take`, after a failed forward say."""
+        self._pooled, self._calls, self._failed = {}, {}, {}
+
+    def take(self, num_samples: int | None = None) -> tuple[dict[str, Tensor], dict[str, str]]:
+        """What the forwards since the last call recorded, and what went wrong.
+
+        Args:
+            num_samples: Size of the batch; a layer with another number of rows is a problem, not a
+                result.
+
+        Returns:
+            Activations ``(N, D)`` by layer name, and one-line reasons by layer name for the layers
+            without.
+        """
+        taken, problems = {}, dict(self._failed)
+        for name in self.layers:
+            if name in problems or name in self.refused:
+                continue
+            if name not in self._pooled:
+                problems[name] = "its forward was not called"
+            elif num_samples is not None and len(self._pooled[name]) != num_samples:
+                problems[name] = (
+                    f"it gave {len(self._pooled[name])} rows for {num_samples} samples; "
+                    "pass `pooling` to bring it to (N, D)"
+                )
+            elif self.pooling != "max" and self._calls[name] > 1:
+                taken[name] = self._pooled[name] / self._calls[name]
+            else:
+                taken[name] = self._pooled[name]
+        self.clear()
+        return taken, problems
+
+    def _register(self, name: str, module: nn.Module) -> None:
+        if isinstance(module, torch.jit.ScriptModule):
+            self.refused[name] = "TorchScript modules take no hooks"
+            return
+        self._handles.append(module.register_forward_hook(self._hook(name)))
+
+    def _hook(self, name: str) -> Callable[[nn.Module, Any, Any], None]:
+        def hook(module: nn.Module, _: Any, output: Any) -> None:
+            if is_aside() or name in self._failed:
+                return
+            try:
+                self._add(name, pool(output, module, self.pooling))
+            except Exception as error:  # noqa: BLE001 -- never end the user's forward
+                self._failed[name] = f"{type(error).__name__}: {error}"
+
+        return hook
+
+    def _add(self, name: str, pooled: Tensor) -> None:
+        self._calls[name] = self._calls.get(name, 0) + 1
+        seen = self._pooled.get(name)
+        if seen is None:
+            self._pooled[name] = pooled
+        elif seen.shape != pooled.shape:
+            self._failed[name] = (
+                f"its calls in one forward gave {tuple(seen.shape)} and {tuple(pooled.shape)}"
+            )
+        elif self.pooling == "max":
+            self._pooled[name] = torch.maximum(seen, pooled)
+        else:
+            self._pooled[name] = widened(seen) + widened(pooled)
+
+
+def record(
+    model: nn.Module, layers: Layers = None, pooling: Pooling = "mean"
+) -> ActivationRecorder:
+    """Record activations in a ``with``, without Lightning.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(3, 2), nn.ReLU())
+        >>> with record(model) as recorder:
+        ...     _ = model(torch.zeros(5, 3))
+        ...     activations, _ = recorder.take()
+        >>> activations["0"].shape
+        torch.Size([5, 2])
+    """
+    return ActivationRecorder(choose_layers(model, layers), pooling)
