@@ -6,19 +6,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-_aside: ContextVar[bool] = ContextVar("aside", default=False)
+_aside: ContextVar[int] = ContextVar("aside", default=0)
 
 
 @contextmanager
 def aside() -> Iterator[None]:
-    """No recorder counts the forwards inside: a baseline's, or our own for evidence."""
-    token = _aside.set(True)
+    """Recorders opened outside do not count the forwards inside: a baseline's, or for evidence."""
+    token = _aside.set(_aside.get() + 1)
     try:
         yield
     finally:
         _aside.reset(token)
 
 
-def is_aside() -> bool:
-    """Whether the current forward is one that no recorder counts."""
+def depth() -> int:
+    """How many asides are open; a recorder counts forwards at the depth it was opened at."""
     return _aside.get()

@@ -8,7 +8,7 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 from typing_extensions import Self
 
-from lightning_neurocorr.activations.asides import is_aside
+from lightning_neurocorr.activations.asides import depth
 
 
 class OutputRecorder:
@@ -30,6 +30,7 @@ class OutputRecorder:
     def __init__(self, module: nn.Module) -> None:
         self._module = module
         self._handles: list[RemovableHandle] = []
+        self._aside = 0
         self._depth = 0
         self._deepest = 0
         self.called = False
@@ -37,6 +38,7 @@ class OutputRecorder:
         self.arguments: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})
 
     def __enter__(self) -> Self:
+        self._aside = depth()
         self._handles = [
             self._module.register_forward_pre_hook(self._before),
             self._module.register_forward_hook(self._after, with_kwargs=True, always_call=True),
@@ -58,12 +60,12 @@ class OutputRecorder:
         self.called, self.output, self.arguments = False, None, ((), {})
 
     def _before(self, *_: Any) -> None:
-        self._depth += not is_aside()
+        self._depth += depth() == self._aside
 
     def _after(
         self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
     ) -> None:
-        if is_aside():
+        if depth() != self._aside:
             return
         # After an exception PyTorch calls this with None: there is no output then.
         if output is not None and self._depth >= self._deepest:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from typing_extensions import Self
 
-from lightning_neurocorr.activations.asides import is_aside
+from lightning_neurocorr.activations.asides import depth
 from lightning_neurocorr.activations.choosing import Layers, choose_layers
 from lightning_neurocorr.activations.pooling import Pooling, check_pooling, pool, widened
 
@@ -39,8 +39,10 @@ class ActivationRecorder:
         self._pooled: dict[str, Tensor] = {}
         self._calls: dict[str, int] = {}
         self._failed: dict[str, str] = {}
+        self._aside = 0
 
     def __enter__(self) -> Self:
+        self._aside = depth()
         try:
             for name, module in self.layers.items():
                 self._register(name, module)
@@ -99,7 +101,7 @@ class ActivationRecorder:
 
     def _hook(self, name: str) -> Callable[[nn.Module, Any, Any], None]:
         def hook(module: nn.Module, _: Any, output: Any) -> None:
-            if is_aside() or name in self._failed:
+            if depth() != self._aside or name in self._failed:
                 return
             try:
                 self._add(name, pool(output, module, self.pooling))
