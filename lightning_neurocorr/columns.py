@@ -81,7 +81,7 @@ def _within_class(total: Moments, testable: np.ndarray, controls: int) -> dict[s
 
 
 def _replication(r: np.ndarray, folds: list[Moments]) -> dict[str, np.ndarray]:
-    """r in each half, and the one that supports r less."""
+    """Pearson's r in each half of the samples, and the one that supports r less."""
     first, second = (_array(F.correlation(fold)) for fold in folds)
     sign = np.where(r < 0, -1.0, 1.0)
     return {

@@ -54,9 +54,14 @@ class HistoryEntry:
         r = report.column("r").astype(np.float32)
         index = None
         if len(r) > MAX_NEURONS:
-            strongest = np.argpartition(np.nan_to_num(np.abs(r), nan=-1.0), -KEPT)[-KEPT:]
-            known = previous.index if previous and previous.index is not None else strongest
-            index = np.unique(np.concatenate([strongest, known[known < len(r)][:KEPT]]))
+            index = _strongest(r)
+            if (
+                previous is not None
+                and previous.index is not None
+                and previous.sizes == report.sizes
+            ):
+                known = previous.index[_strongest(previous.r)]  # so that curves go on
+                index = np.union1d(index, known)
             r = r[index]
         top = {
             name: tuple(row.unit for row in report.top(top_k, layer=name)) for name in report.layers
@@ -78,7 +83,7 @@ class HistoryEntry:
         )
 
     def r_of(self, layer: str, unit: int) -> float:
-        """r of one neuron then; NaN where the layer was not watched or the neuron not kept."""
+        """What r of a neuron was; NaN where its layer was not watched or it was not kept."""
         if layer not in self.layers:
             return math.nan
         i = self.layers.index(layer)
@@ -114,13 +119,20 @@ class HistoryEntry:
         )
 
 
+def _strongest(r: np.ndarray) -> np.ndarray:
+    """Where the ``KEPT`` largest |r| are, in order of position."""
+    strength = np.nan_to_num(np.abs(r), nan=-1.0)
+    kept = min(KEPT, len(r))
+    return np.sort(np.argpartition(strength, -kept)[-kept:])
+
+
 def jaccard(a: Sequence[int], b: Sequence[int]) -> float:
     """Size of the intersection over that of the union; NaN where either list is empty."""
     return len(set(a) & set(b)) / len(set(a) | set(b)) if a and b else math.nan
 
 
 def trajectory(history: Sequence[HistoryEntry], layer: str, unit: int) -> np.ndarray:
-    """r of one neuron at every validation, ``(validations,)``."""
+    """Collect r of one neuron at every validation, ``(validations,)``."""
     return np.array([entry.r_of(layer, unit) for entry in history])
 
 

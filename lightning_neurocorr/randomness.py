@@ -12,7 +12,7 @@ import torch
 
 
 class PrivateRandomness:
-    """A random stream of Python, NumPy and torch that the global generators switch to in a ``with``.
+    """A random stream that Python, NumPy and torch switch to in a ``with``.
 
     Entering again goes on where the last ``with`` stopped, so that a random baseline draws fresh
     numbers for every batch while training draws what it would draw without us.

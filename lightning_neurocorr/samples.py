@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils.data import (
+    BatchSampler,
     DataLoader,
     DistributedSampler,
     IterableDataset,
@@ -38,8 +39,9 @@ class LoaderPositions:
     def __init__(self, loader: Any, offset: int = 0, rank: int = 0, world_size: int = 1) -> None:
         self.loader, self.offset = loader, offset
         dataset = getattr(loader, "dataset", None)
-        sampler = getattr(getattr(loader, "batch_sampler", None), "sampler", None)
-        sampler = getattr(loader, "sampler", None) if sampler is None else sampler
+        batches = getattr(loader, "batch_sampler", None)
+        # Another batch sampler draws in an order of its own, and without one a sample is a batch.
+        sampler = batches.sampler if type(batches) is BatchSampler else None
         self._start, self._stride, self._limit = 0, 1, None
         iterable = isinstance(dataset, IterableDataset) or not isinstance(loader, DataLoader)
         self.repeated = iterable and world_size > 1
@@ -73,8 +75,10 @@ class LoaderPositions:
         local = torch.arange(self._seen, self._seen + num_samples)
         self._seen += num_samples
         positions = local * self._stride + self._start
-        padded = self._limit is not None and num_samples and int(positions[-1]) >= self._limit
-        return positions + self.offset, positions < self._limit if padded else None
+        keep = None
+        if self._limit is not None and num_samples and int(positions[-1]) >= self._limit:
+            keep = positions < self._limit
+        return positions + self.offset, keep
 
 
 def hashed(positions: Tensor, seed: int = 0) -> Tensor:
@@ -94,9 +98,10 @@ def folds(positions: Tensor) -> Tensor:
 def fetch(
     loaders: Sequence[LoaderPositions], positions: Sequence[int], size: int = 64
 ) -> Iterator[Any]:
-    """Batches of the samples at these dataset positions, in order, as the loader would collate them.
+    """Batches of the samples at these dataset positions, collated as the loader would.
 
-    Only for map-style datasets; a batch never mixes loaders. Yields ``(loader index, batch)``.
+    Only for map-style datasets; in order, and a batch never mixes loaders. Yields
+    ``(loader index, batch)``.
     """
     pending: list[Any] = []
     current = -1

@@ -1,4 +1,4 @@
-"""The training batches as a baseline should see them: all of them, in order, the same everywhere."""
+"""The training batches as a baseline sees them: all, in order, the same everywhere."""
 
 from __future__ import annotations
 

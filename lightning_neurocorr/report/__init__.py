@@ -1,0 +1,32 @@
+"""The frozen result of one validation: a table of neurons, its outcomes, pictures and evidence.
+
+Nothing here needs torch: TensorBoard's side and a notebook without a GPU read reports too.
+Columns are NumPy arrays over all neurons, layer after layer; rows are made when they are asked for.
+"""
+
+from lightning_neurocorr.evidence import Panel, Picture, Sample
+from lightning_neurocorr.report.rows import (
+    COLUMNS,
+    SMALL_IS_STRONG,
+    LayerSummary,
+    NeuronRow,
+    Outcomes,
+    noise_ceiling,
+)
+from lightning_neurocorr.report.storage import SCHEMA
+from lightning_neurocorr.report.table import NeuronReport, Rows
+
+__all__ = [
+    "COLUMNS",
+    "SCHEMA",
+    "SMALL_IS_STRONG",
+    "LayerSummary",
+    "NeuronReport",
+    "NeuronRow",
+    "Outcomes",
+    "Panel",
+    "Picture",
+    "Rows",
+    "Sample",
+    "noise_ceiling",
+]

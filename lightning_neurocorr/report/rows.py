@@ -1,0 +1,184 @@
+"""What a report says of one neuron, one layer and all samples."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+# Every column of a row that is a number, in the order of the table.
+COLUMNS = (
+    "r", "r_low", "r_high", "p_value", "q_value",
+    "r_within_class", "p_within_class", "q_within_class", "r_replicated",
+    "r_fold_0", "r_fold_1",
+    "contrast_t", "mean_both", "mean_only_model", "mean_only_baseline", "mean_neither",
+    "mean", "std", "active",
+    "attribution", "attribution_low", "attribution_high", "attribution_q", "attribution_contrast",
+    "ablation", "ablation_control", "ablation_p", "ablation_advantage", "ablation_shared",
+)  # fmt: skip
+
+SMALL_IS_STRONG = {
+    "p_value",
+    "q_value",
+    "p_within_class",
+    "q_within_class",
+    "attribution_q",
+    "ablation_p",
+}
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """How many samples fall in each outcome group, and whether the model beats the baseline.
+
+    Attributes:
+        both: Samples that model and baseline both get right.
+        only_model: Samples that only the model gets right.
+        only_baseline: Samples that only the baseline gets right.
+        neither: Samples that neither gets right.
+        p_value: McNemar's exact two-sided p; NaN where no sample tells the two apart.
+    """
+
+    both: int = 0
+    only_model: int = 0
+    only_baseline: int = 0
+    neither: int = 0
+    p_value: float = math.nan
+
+    @property
+    def n(self) -> int:
+        """Number of samples; 0 where right and wrong mean nothing (regression, say)."""
+        return self.both + self.only_model + self.only_baseline + self.neither
+
+    @property
+    def model_accuracy(self) -> float:
+        """Share of samples that the model gets right."""
+        return (self.both + self.only_model) / self.n if self.n else math.nan
+
+    @property
+    def baseline_accuracy(self) -> float:
+        """Share of samples that the baseline gets right."""
+        return (self.both + self.only_baseline) / self.n if self.n else math.nan
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """The four counts by the name of their group."""
+        return {
+            name: getattr(self, name) for name in ("both", "only_model", "only_baseline", "neither")
+        }
+
+
+@dataclass(frozen=True)
+class NeuronRow:
+    """What is known of one neuron; undefined is NaN.
+
+    Attributes:
+        layer: Dotted name of the layer.
+        unit: Index of the neuron in its layer.
+        r: Pearson correlation of activation and advantage.
+        r_low: Lower end of its 95 % interval (Fisher's z).
+        r_high: Upper end.
+        p_value: Two-sided p of r; NaN where too few samples are expected to be co-active.
+        q_value: Benjamini-Hochberg q over the neurons of the layer that have a p.
+        r_within_class: r with the class means of activation and advantage taken out.
+        p_within_class: Its p.
+        q_within_class: Its q.
+        r_replicated: r on the half of the samples that supports it less: an estimate that the
+            selection of the neuron by its r cannot have inflated.
+        r_fold_0: r on one half of the samples.
+        r_fold_1: r on the other half.
+        contrast_t: Smallest t of only_model against each other outcome group.
+        mean_both: Mean activation over the samples that both get right.
+        mean_only_model: Mean activation where only the model is right.
+        mean_only_baseline: Mean activation where only the baseline is right.
+        mean_neither: Mean activation where neither is right.
+        mean: Mean activation.
+        std: Standard deviation of the activation.
+        active: Share of samples in which the activation is not 0.
+        attribution: Mean over only_model samples of (activation - mean) x gradient of
+            logit[truth] - logit[baseline's answer], in logits.
+        attribution_low: Lower end of its 95 % interval.
+        attribution_high: Upper end.
+        attribution_q: Benjamini-Hochberg q of attribution = 0 within the layer.
+        attribution_contrast: Attribution minus that on class-matched samples that both get right.
+        ablation: What silencing costs in logit[truth] - logit[baseline's answer] on held-out
+            advantage samples beyond what it costs on shared ones (difference in differences).
+        ablation_control: The same for random neurons of the layer, on average.
+        ablation_p: Share of random neurons that cost at least as much.
+        ablation_advantage: Loss of accuracy on held-out advantage samples.
+        ablation_shared: Loss of accuracy on class-matched held-out shared samples.
+        dead: Whether the neuron was the same on every sample.
+        verdict: What of this can be believed, in words.
+    """
+
+    layer: str
+    unit: int
+    r: float
+    r_low: float
+    r_high: float
+    p_value: float
+    q_value: float
+    r_within_class: float
+    p_within_class: float
+    q_within_class: float
+    r_replicated: float
+    r_fold_0: float
+    r_fold_1: float
+    contrast_t: float
+    mean_both: float
+    mean_only_model: float
+    mean_only_baseline: float
+    mean_neither: float
+    mean: float
+    std: float
+    active: float
+    attribution: float
+    attribution_low: float
+    attribution_high: float
+    attribution_q: float
+    attribution_contrast: float
+    ablation: float
+    ablation_control: float
+    ablation_p: float
+    ablation_advantage: float
+    ablation_shared: float
+    dead: bool
+    verdict: str
+
+    @property
+    def name(self) -> str:
+        """``layer:unit``."""
+        return f"{self.layer}:{self.unit}"
+
+
+@dataclass(frozen=True)
+class LayerSummary:
+    """One layer at a glance.
+
+    Attributes:
+        layer: Dotted name.
+        neurons: Number of neurons, D.
+        dead: How many were the same on every sample.
+        strongest: Unit with the largest r, -1 where there is none.
+        max_r: Its r.
+        min_r: The most negative r.
+        significant: Neurons with ``q_value <= 0.05``.
+        noise_ceiling: The |r| that the largest of D unrelated neurons reaches by chance.
+        verdict: The layer in words.
+    """
+
+    layer: str
+    neurons: int
+    dead: int
+    strongest: int
+    max_r: float
+    min_r: float
+    significant: int
+    noise_ceiling: float
+    verdict: str
+
+
+def noise_ceiling(num_neurons: int, n: float) -> float:
+    """The |r| that the largest of D unrelated neurons reaches by chance: sqrt(2 ln(2 D) / n)."""
+    if num_neurons < 1 or n <= 0:
+        return math.nan
+    return min(1.0, math.sqrt(2 * math.log(2 * num_neurons) / n))

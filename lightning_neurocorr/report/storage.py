@@ -1,0 +1,104 @@
+"""A report in a file: a zip of arrays and JSON, read without pickle."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from lightning_neurocorr.evidence import pack_panels, unpack_panels
+from lightning_neurocorr.report.rows import Outcomes
+
+SCHEMA = 1
+
+_COLUMN = "column/"
+_KINDS = {
+    **dict.fromkeys(("n", "validation", "step", "epoch"), int),
+    **dict.fromkeys(("name", "baseline", "advantage", "message"), str),
+    "study": dict,
+}
+_ENTRIES = {"layers": str, "sizes": int, "notes": str}
+
+T = TypeVar("T")
+
+
+def write(path: str | Path, report: Mapping[str, Any]) -> Path:
+    """Write the fields of a report; the file appears whole or not at all."""
+    path = Path(path)
+    arrays, panels = pack_panels(report["panels"])
+    meta = {name: value for name, value in report.items() if name not in ("columns", "panels")}
+    meta |= {"schema": SCHEMA, "outcomes": vars(report["outcomes"]), "panels": panels}
+    encoded = json.dumps(meta, default=_plain).encode()
+    named: dict[str, Any] = {"meta": np.frombuffer(encoded, dtype=np.uint8), **arrays}
+    named |= {f"{_COLUMN}{name}": np.asarray(c) for name, c in report["columns"].items()}
+    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("wb") as file:
+            np.savez(file, **named)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return path
+
+
+def read(path: str | Path, build: Callable[..., T]) -> T:
+    """Read what :func:`write` wrote and hand it to ``build`` as keyword arguments.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is not a report or is of a newer schema.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return build(**_fields(archive))
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # there is no end to the ways in which a file can be broken
+        raise ValueError(
+            "Expected `path` to be a report written by NeuronReport.save, but "
+            f"{str(path)!r} is not: {error}"
+        ) from error
+
+
+def _fields(archive: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    meta = json.loads(archive["meta"].tobytes())
+    schema = meta.pop("schema")
+    if not isinstance(schema, int) or schema > SCHEMA:
+        raise ValueError(f"its schema is {schema!r}, this version reads up to {SCHEMA}.")
+    columns = {key.removeprefix(_COLUMN): archive[key] for key in archive if _is_column(key)}
+    panels = unpack_panels(archive, meta.pop("panels"))
+    for name, kind in _ENTRIES.items():
+        meta[name] = tuple(_checked(f"an entry of {name}", entry, kind) for entry in meta[name])
+    for name, kind in _KINDS.items():
+        _checked(name, meta[name], kind)
+    outcomes = Outcomes(**meta.pop("outcomes"))
+    for name, count in outcomes.counts.items():
+        _checked(name, count, int)
+    _checked("p_value", outcomes.p_value, float)
+    return {**meta, "outcomes": outcomes, "columns": columns, "panels": panels}
+
+
+def _is_column(key: str) -> bool:
+    return key.startswith(_COLUMN)
+
+
+def _checked(name: str, value: Any, kind: type) -> Any:
+    if not isinstance(value, kind) or (kind is int and value < 0):
+        raise ValueError(f"{name} is {value!r}.")
+    return value
+
+
+def _plain(value: Any) -> Any:
+    """What JSON does not know: NumPy's numbers and arrays, read-only mappings."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise TypeError(f"Expected plain data in a report, but got {type(value).__name__}.")
