@@ -12,31 +12,34 @@ import numpy as np
 from lightning_neurocorr.history import HistoryEntry
 from lightning_neurocorr.report import NeuronReport
 
-# With more layers than this, neighbours share a curve: forty tags can be read, four hundred cannot.
-MAX_GROUPS = 7
+# With more layers than this, neighbours share tags: 6 groups make 6 x 5 + 8 = 38 tags of all kinds,
+# and forty can be read, four hundred cannot. A ResNet has six: stem, four stages, head.
+MAX_GROUPS = 6
+_FEWEST_GROUPS = 3
 
 
 def layer_groups(layers: tuple[str, ...], limit: int = MAX_GROUPS) -> dict[str, list[str]]:
     """Layers in at most ``limit`` groups, by a name that is safe as a tag.
 
     Few layers stand for themselves. Otherwise they are grouped by the longest prefix of their
-    dotted names that leaves few enough groups, and if none does, by runs of neighbours.
+    dotted names that leaves few enough groups, and if that leaves hardly any, by runs of
+    neighbours.
     """
-    if len(layers) <= limit:
-        return {tag_part(name): [name] for name in layers}
-    depth = max(name.count(".") for name in layers)
-    for parts in range(depth, 0, -1):
+    depth = max((name.count(".") for name in layers), default=0)
+    for parts in range(depth + 1, 0, -1):
         groups: dict[str, list[str]] = {}
         for name in layers:
             groups.setdefault(tag_part(".".join(name.split(".")[:parts])), []).append(name)
         if len(groups) <= limit:
-            return groups
+            if parts > depth or len(groups) >= _FEWEST_GROUPS:
+                return groups
+            break
     runs = [list(run) for run in np.array_split(np.array(layers, dtype=object), limit)]
     return {tag_part(f"{run[0]}..{run[-1]}"): run for run in runs}
 
 
 def tag_part(name: str) -> str:
-    """A layer name as part of a tag: other characters become ``_``, long names lose their middle."""
+    """A layer name as part of a tag: odd characters become ``_``, long names lose their middle."""
     safe = re.sub(r"[^A-Za-z0-9_.\-]", "_", name)
     return safe if len(safe) <= 60 else f"{safe[:28]}...{safe[-28:]}"
 

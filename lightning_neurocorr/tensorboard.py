@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,7 +16,7 @@ import numpy as np
 from lightning_neurocorr.figures import history_figure
 from lightning_neurocorr.history import HistoryEntry, rise
 from lightning_neurocorr.report import NeuronReport, NeuronRow
-from lightning_neurocorr.scalars import group_r, tag_part
+from lightning_neurocorr.scalars import group_r, layer_groups
 from lightning_neurocorr.sheets import contact_sheet
 
 
@@ -40,6 +40,8 @@ def draw_report(
 ) -> None:
     """Write one validation: the table of top neurons, r over validations, histograms of r.
 
+    Where there is no advantage to explain, a message takes the place of all three.
+
     Args:
         report: What the validation found.
         history: All validations so far, this one last.
@@ -48,37 +50,50 @@ def draw_report(
     """
     step = report.step
     writer.add_text(f"{report.name}/top neurons", markdown(report, history, top_k), step)
+    if report.message:
+        return
     for group, values in group_r(report).items():
         if len(values):
             writer.add_histogram(f"{report.name}/r/{group}", values, step)
-    shown = report.shown(top_k)
-    if shown:
-        figure = history_figure(history, [(row.layer, row.unit) for row in shown])
+    neurons = [(row.layer, row.unit) for row in _by_r(report, top_k)]
+    if neurons:
+        figure = history_figure(history, neurons)
         writer.add_image(f"{report.name}/r over validations", figure, step, dataformats="HWC")
 
 
 def draw_sheets(report: NeuronReport, writer: Writer) -> None:
-    """Write one contact sheet per layer that has panels."""
-    for layer in dict.fromkeys(panel.layer for panel in report.panels):
-        tag = f"{report.name}/what neurons see/{tag_part(layer)}"
-        writer.add_image(tag, contact_sheet(report, layer), report.step, dataformats="HWC")
+    """Write the contact sheets: one per layer, or per group of layers that share tags."""
+    drawn = {panel.layer for panel in report.panels}
+    for group, layers in layer_groups(report.layers).items():
+        sheets = [contact_sheet(report, layer) for layer in layers if layer in drawn]
+        if sheets:
+            tag = f"{report.name}/what neurons see/{group}"
+            writer.add_image(tag, _stacked(sheets), report.step, dataformats="HWC")
 
 
 def markdown(report: NeuronReport, history: Sequence[HistoryEntry] = (), top_k: int = 16) -> str:
-    """The report as Markdown: headline, outcome groups, layers, top neurons and remarks."""
+    """The report as Markdown: headline, outcome groups, top neurons, layers and remarks."""
     parts = [f"**{escape(report.headline)}**", _outcome_table(report)]
     if not report.message:
-        parts += [_layer_table(report), _neuron_table(report, history, top_k)]
-    if report.notes:
-        parts.append("\n".join(f"- {escape(note)}" for note in report.notes))
+        parts += [_neuron_table(report, history, top_k), _layer_table(report)]
+    parts.append(f"Baseline: {escape(report.baseline)}. Advantage: {escape(report.advantage)}.")
+    parts.append("\n".join(f"- {escape(note)}" for note in report.notes))
     return "\n\n".join(part for part in parts if part)
 
 
 def escape(text: str) -> str:
-    """Text that Markdown shows as it is, on one line."""
-    text = re.sub(r"\s+", " ", text)
-    text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return re.sub(r"([\\`*_{}\[\]()#+!|~])", r"\\\1", text)
+    """Any text as Markdown that shows it as it is, on one line.
+
+    Entities rather than backslashes: these also survive inside tables.
+    """
+    text = re.sub(r"\s+", " ", text).strip()
+    text = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+    return re.sub(r"[&<>|`*_\[\]{}#!~\\]|^[^A-Za-z]", lambda c: f"&#{ord(c[0])};", text)
+
+
+def _by_r(report: NeuronReport, k: int) -> list[NeuronRow]:
+    """The neurons to look at, the largest r first."""
+    return sorted(report.shown(k), key=lambda row: math.inf if math.isnan(row.r) else -row.r)
 
 
 def _outcome_table(report: NeuronReport) -> str:
@@ -86,65 +101,88 @@ def _outcome_table(report: NeuronReport) -> str:
     if not outcomes.n:
         return ""
     return (
-        f"|{report.baseline and ' ' + escape(report.baseline)} | baseline right | baseline wrong |\n"
-        "|---|---|---|\n"
+        f"| {outcomes.n} samples | baseline right ({outcomes.baseline_accuracy:.1%}) "
+        "| baseline wrong |\n|---|---|---|\n"
         f"| **model right** ({outcomes.model_accuracy:.1%}) | both: {outcomes.both} "
-        f"| only_model: {outcomes.only_model} |\n"
+        f"| only_model: **{outcomes.only_model}** |\n"
         f"| **model wrong** | only_baseline: {outcomes.only_baseline} "
-        f"| neither: {outcomes.neither} |\n"
-        f"| | baseline: {outcomes.baseline_accuracy:.1%} | |"
+        f"| neither: {outcomes.neither} |"
     )
 
 
-def _layer_table(report: NeuronReport) -> str:
-    lines = [
-        "| layer | neurons | strongest r | by chance | significant | verdict |",
-        "|---|---|---|---|---|---|",
-    ]
-    for layer in report.summaries:
-        found = (
-            f"{_number(layer.max_r)} (unit {layer.strongest})" if layer.strongest >= 0 else "n/a"
-        )
-        lines.append(
-            f"| {escape(layer.layer)} | {layer.neurons} | {found} | "
-            f"{_number(layer.noise_ceiling, sign=False)} | {layer.significant} | "
-            f"{escape(layer.verdict)} |"
-        )
-    return "\n".join(lines)
-
-
 def _neuron_table(report: NeuronReport, history: Sequence[HistoryEntry], top_k: int) -> str:
-    rows = report.shown(top_k)
+    """Few columns: TensorBoard's page takes about six before it breaks words apart."""
+    rows = _by_r(report, top_k)
     if not rows:
         return ""
-    columns = {
-        "neuron": lambda row: f"**{escape(row.name)}**",
-        "r (95 %)": lambda row: _interval(row.r, row.r_low, row.r_high),
-        "q": lambda row: _small(row.q_value),
-        "r in class": lambda row: _number(row.r_within_class),
-        "r replicated": lambda row: _number(row.r_replicated),
-        "both / only_model / only_baseline / neither": _profile,
-        "contrast t": lambda row: _number(row.contrast_t, digits=1),
-        "attribution (95 %)": lambda row: _interval(
-            row.attribution, row.attribution_low, row.attribution_high
-        ),
-        "ablation": lambda row: _number(row.ablation, digits=3),
-        "since epoch": lambda row: _since(history, row),
-        "verdict": lambda row: escape(row.verdict),
+    columns: dict[str, Callable[[NeuronRow], str]] = {
+        "neuron<br>verdict": _verdict,
+        "r<br>95 %<br>q": _correlation,
+        "r in class<br>replicated": _controls,
     }
-    for name in ("attribution", "ablation"):
-        if not any(math.isfinite(getattr(row, name)) for row in rows):
-            columns = {key: cell for key, cell in columns.items() if not key.startswith(name)}
-    if len(history) < 2:
-        columns.pop("since epoch")
-    lines = [f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
+    if any(math.isfinite(row.attribution) for row in rows):
+        columns["attribution<br>95 %"] = _attribution
+    if any(math.isfinite(row.ablation) for row in rows):
+        columns["ablation<br>random<br>(points)"] = _ablation
+    if report.outcomes.n:
+        columns["mean in both / only_model /<br>only_baseline / neither<br>contrast t"] = _profile
+    if len(history) > 1:
+        columns["since<br>epoch"] = lambda row: _since(history, row)
+    lines = ["The strongest neurons by r and by attribution, the largest r first:", ""]
+    lines += [f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
     lines += [f"| {' | '.join(cell(row) for cell in columns.values())} |" for row in rows]
     return "\n".join(lines)
 
 
+def _layer_table(report: NeuronReport) -> str:
+    lines = [
+        "Layers, with the largest |r| that so many unrelated neurons would reach by chance:",
+        "",
+    ]
+    lines += ["| layer | largest r | by chance | verdict |", "|---|---|---|---|"]
+    for layer in report.summaries:
+        unit = f" (unit {layer.strongest})" if layer.strongest >= 0 else ""
+        chance = _number(layer.noise_ceiling, sign=False)
+        lines.append(
+            f"| **{escape(layer.layer)}** | {_number(layer.max_r)}{unit} | {chance} "
+            f"| {escape(layer.verdict)} |"
+        )
+    return "\n".join(lines)
+
+
+def _verdict(row: NeuronRow) -> str:
+    return f"**{escape(row.name)}**<br>{escape(row.verdict).replace('; ', '<br>')}"
+
+
+def _correlation(row: NeuronRow) -> str:
+    return f"**{_number(row.r)}**<br>{_interval(row.r_low, row.r_high)}<br>q {_small(row.q_value)}"
+
+
+def _controls(row: NeuronRow) -> str:
+    return f"{_number(row.r_within_class)}<br>{_number(row.r_replicated)}"
+
+
+def _attribution(row: NeuronRow) -> str:
+    interval = _interval(row.attribution_low, row.attribution_high)
+    return f"**{_number(row.attribution)}**<br>{interval}"
+
+
+def _ablation(row: NeuronRow) -> str:
+    """In percentage points, as it is a difference of accuracies."""
+    cost, control = 100 * row.ablation, 100 * row.ablation_control
+    return f"**{_number(cost, 1)}**<br>{_number(control, 1)}"
+
+
 def _profile(row: NeuronRow) -> str:
     means = (row.mean_both, row.mean_only_model, row.mean_only_baseline, row.mean_neither)
-    return " / ".join(f"{mean:.3g}" if math.isfinite(mean) else "n/a" for mean in means)
+    largest = max((abs(mean) for mean in means if math.isfinite(mean)), default=0.0)
+    digits = max(0, 2 - math.floor(math.log10(largest))) if largest else 0
+    if digits > 4:
+        texts = [f"{mean:.2g}" if math.isfinite(mean) else "n/a" for mean in means]
+    else:
+        texts = [_number(mean, digits, sign=False) for mean in means]
+    texts[1] = f"**{texts[1]}**"
+    return f"{' / '.join(texts)}<br>t {_number(row.contrast_t, 1)}"
 
 
 def _since(history: Sequence[HistoryEntry], row: NeuronRow) -> str:
@@ -152,18 +190,34 @@ def _since(history: Sequence[HistoryEntry], row: NeuronRow) -> str:
     return str(entry.epoch) if entry else "n/a"
 
 
-def _interval(value: float, low: float, high: float) -> str:
-    return f"{_number(value)} ({_number(low)} to {_number(high)})" if np.isfinite(value) else "n/a"
+def _interval(low: float, high: float) -> str:
+    """On one line wherever it fits."""
+    return "\N{NO-BREAK SPACE}".join([_number(low), "to", _number(high)])
 
 
 def _number(value: float, digits: int = 2, *, sign: bool = True) -> str:
-    """Fixed digits with a true minus sign; n/a for what is undefined."""
+    """Fixed digits with a true minus sign and no sign before zero; n/a for what is undefined."""
     if not math.isfinite(value):
         return "n/a"
-    return f"{value:{'+' if sign else ''}.{digits}f}".replace("-", "−")
+    text = f"{abs(value):.{digits}f}"
+    if not float(text):
+        return text
+    return f"−{text}" if value < 0 else f"{'+' if sign else ''}{text}"
 
 
 def _small(value: float) -> str:
+    """A q value with two digits at most."""
     if not math.isfinite(value):
         return "n/a"
-    return "< 1e-300" if value == 0 else f"{value:.2g}"
+    return f"{value:.2g}" if value >= 1e-4 or value == 0 else f"{value:.0e}".replace("e-0", "e-")
+
+
+def _stacked(sheets: Sequence[np.ndarray]) -> np.ndarray:
+    """Sheets below each other, narrower ones filled up with the colour of their corner."""
+    width = max(sheet.shape[1] for sheet in sheets)
+    parts = []
+    for sheet in sheets:
+        part = np.broadcast_to(sheet[-1, -1], (len(sheet), width, 3)).copy()
+        part[:, : sheet.shape[1]] = sheet
+        parts.append(part)
+    return np.concatenate(parts)
