@@ -121,9 +121,13 @@ def layer(columns: Columns) -> str:
 def headline(report: NeuronReport) -> str:
     """The whole report in two sentences."""
     outcomes = report.outcomes
-    columns = {name: report.column(name) for name in ("r", "q_value", "q_within_class",
-                                                      "r_within_class", "r_replicated")}  # fmt: skip
-    found = f"{int(encodes(columns).sum())} of {len(columns['r'])} neurons encode the advantage."
+    names = ("r", "q_value", "q_within_class", "r_within_class", "r_replicated", "attribution",
+             "attribution_q", "attribution_low", "attribution_contrast")  # fmt: skip
+    columns = {name: report.column(name) for name in names}
+    found = f"{int(encodes(columns).sum())} of {len(columns['r'])} neurons encode the advantage"
+    if not np.isnan(columns["attribution"]).all():
+        found += f", {int(used(columns).sum())} are used where the model wins"
+    found += "."
     if not outcomes.n:
         return found
     wins, losses = outcomes.only_model, outcomes.only_baseline
