@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
@@ -241,7 +242,7 @@ def describe(baseline: Any) -> str:
     """A baseline in few words."""
     if hasattr(baseline, "__name__"):
         return baseline.__name__
-    text = repr(baseline)
+    text = re.sub(r"<function ([\w.<>]+) at 0x[0-9a-f]+>", r"\1", repr(baseline))
     return text if len(text) <= 120 and " object at " not in text else type(baseline).__name__
 
 
