@@ -63,6 +63,15 @@ class Subject:
         tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
         return tensors[0] if len(tensors) == 1 else None
 
+    def remember(self, batch: Any, most: int) -> None:
+        """Keep a few images where samples cannot be fetched again."""
+        missing = most - sum(len(images) for images in self.seen)
+        if self.fetchable or missing <= 0:
+            return
+        inputs = self.inputs(batch)
+        if isinstance(inputs, Tensor) and inputs.ndim == 4 and inputs.is_floating_point():
+            self.seen.append(as_images(inputs[:missing]))
+
     @property
     def fetchable(self) -> bool:
         """Whether a sample can be fetched by its position."""

@@ -1,0 +1,77 @@
+"""What can be said before the first batch: wrong options, and trainers that cannot work."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Any
+
+from lightning_neurocorr import baselines, functional
+from lightning_neurocorr.activations import check_pooling
+from lightning_neurocorr.visualization import Visualizer
+
+if TYPE_CHECKING:
+    from pytorch_lightning import Trainer
+
+# Strategies that spread one model over processes: a forward on one of them waits for the others.
+_SHARDED = ("FSDP", "DeepSpeed", "ModelParallel")
+
+
+def check_options(
+    *,
+    baseline: Any,
+    advantage: Any,
+    pooling: Any,
+    predictions: Any,
+    output: Any,
+    visualizer: Any,
+    name: Any,
+    **counts: Any,
+) -> None:
+    """Raise for options of the callback that can never work; ``counts`` are integers >= 1."""
+    baselines.check_baseline(baseline)
+    functional.check_advantage(advantage)
+    check_pooling(pooling)
+    for option, value in counts.items():
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise ValueError(
+                f"Expected `{option}` to be an integer of at least 1, but got {value!r}."
+            )
+    if predictions is not None and not callable(predictions):
+        raise TypeError(
+            "Expected `predictions` to be a callable (outputs, batch) -> (prediction, target), but "
+            f"got {predictions!r}."
+        )
+    for option, value in (("output", output), ("name", name)):
+        if not isinstance(value, str) or (option == "name" and not value):
+            raise TypeError(f"Expected `{option}` to be a string, but got {value!r}.")
+    if visualizer is not None and not isinstance(visualizer, Visualizer):
+        raise TypeError(
+            "Expected `visualizer` to be None or to have a `render` method, such as "
+            f"FeatureVisualizer(), but got {visualizer!r}."
+        )
+
+
+def check_trainer(trainer: Trainer, stage: str, *, alone: bool) -> None:
+    """Raise if this trainer will never validate, or spreads the model over processes.
+
+    Args:
+        trainer: The trainer.
+        stage: ``"fit"`` or ``"validate"``.
+        alone: Whether evidence is asked for that runs the model on one process alone.
+    """
+    if stage == "fit" and trainer.limit_val_batches == 0:
+        warnings.warn("limit_val_batches=0: NeuronAdvantage has nothing to do.", stacklevel=3)
+    elif stage == "fit" and not trainer.enable_validation:
+        raise ValueError(
+            "Expected a validation loader and a validation_step, but the trainer has none, and "
+            "NeuronAdvantage reports on validations. Pass `val_dataloaders` to trainer.fit or give "
+            "the data module a val_dataloader."
+        )
+    strategy = type(trainer.strategy).__name__
+    if alone and any(part in strategy for part in _SHARDED):
+        raise ValueError(
+            f"Expected a strategy that keeps the whole model in each process, but got {strategy}: "
+            "attribution, ablation and pictures run the model on one process alone, which would "
+            "wait forever for the others. Pass attribution=False, ablation=None and "
+            "visualizer=None; the correlation works."
+        )

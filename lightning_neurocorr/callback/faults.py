@@ -1,0 +1,56 @@
+"""When a fault of ours is an error and when it is a warning."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class Faults:
+    """Before one whole validation has worked a fault is an error, after it a warning.
+
+    Args:
+        name: The callback's name, for warnings.
+
+    Attributes:
+        trusted: Whether one whole validation has worked.
+        broken: Whether something failed in the validation that is going on.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.trusted = False
+        self.broken = False
+        self._said: set[str] = set()
+
+    @contextmanager
+    def guarded(self, what: str) -> Iterator[None]:
+        """A fault inside breaks this validation, and ends the run before the first has worked."""
+        try:
+            yield
+        except Exception as error:
+            self.broken = True
+            if not self.trusted:
+                raise
+            self._warn(what, error)
+
+    @contextmanager
+    def forgiven(self, what: str) -> Iterator[None]:
+        """A fault inside is a warning."""
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001
+            self._warn(what, error)
+
+    def say(self, text: str) -> None:
+        """Warn, once for each text."""
+        if text not in self._said:
+            self._said.add(text)
+            warnings.warn(text, stacklevel=4)
+
+    def _warn(self, what: str, error: Exception) -> None:
+        self.say(
+            f"NeuronAdvantage {self.name!r} could not {what} and goes on without: "
+            f"{type(error).__name__}: {error}"
+        )

@@ -1,0 +1,429 @@
+"""The callback: Lightning's hooks, each a guard and one call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from tqdm.auto import tqdm
+
+from lightning_neurocorr import baselines as B
+from lightning_neurocorr import functional as F
+from lightning_neurocorr.ablation import Ablation
+from lightning_neurocorr.activations import Layers, Pooling, aside, choose_layers
+from lightning_neurocorr.attribution import Attribution
+from lightning_neurocorr.callback import wiring
+from lightning_neurocorr.callback.base import Callback
+from lightning_neurocorr.callback.checks import check_options, check_trainer
+from lightning_neurocorr.callback.faults import Faults
+from lightning_neurocorr.collector import Collector, Settings, describe, is_ready
+from lightning_neurocorr.exemplars import Ranking
+from lightning_neurocorr.history import HistoryEntry
+from lightning_neurocorr.inspection import Subject, ToImage, inspect
+from lightning_neurocorr.loggers import log_report, log_sheets
+from lightning_neurocorr.needed import ablate
+from lightning_neurocorr.randomness import PrivateRandomness
+from lightning_neurocorr.reading import Predictions
+from lightning_neurocorr.report import NeuronReport
+from lightning_neurocorr.samples import LoaderPositions
+from lightning_neurocorr.scalars import summary_scalars
+from lightning_neurocorr.validation import SampleTable, ValidationPass
+from lightning_neurocorr.visualization import FeatureVisualizer, Visualizer
+
+if TYPE_CHECKING:
+    from pytorch_lightning import LightningModule, Trainer
+
+_EXEMPLARS = 8  # strongest samples kept per neuron
+_SEEN_IMAGES = 256  # kept where samples cannot be fetched again
+
+
+class NeuronAdvantage(Callback):
+    """Which neurons carry what the model knows and a baseline does not, at every validation.
+
+    Args:
+        baseline: Any callable from a batch to class ids ``(N,)`` or scores ``(N, C)``; the classes
+            in ``lightning_neurocorr`` whose names end in ``Baseline`` cover the usual ones.
+        layers: What to watch: a name, a glob, a list of these, a predicate ``(name, module)``, or
+            None for every convolution and linear layer.
+        advantage: ``"correctness"``, ``"log_prob"`` or a callable ``(prediction,
+            baseline_prediction, target) -> (N,)``, for any task.
+        predictions: ``(outputs, batch) -> (prediction, target)``, where ``outputs`` is what
+            ``validation_step`` returned. By default a dict that it returned, else the output of
+            the module ``output`` with the target of an ``(x, y)`` or dict batch.
+        output: Dotted name of the module whose output is the prediction; ``""`` is the
+            LightningModule's own forward.
+        pooling: ``"mean"``, ``"max"`` or a callable from a layer's output to ``(N, D)``.
+        top_k: How many neurons are shown.
+        every_n_validations: Report every n-th validation.
+        attribution: The *used* column: True, False or its settings.
+        ablation: The *needed* column: its settings, or None. Runs at the end of a fit and on
+            ``trainer.validate``, or as often as the settings say.
+        visualizer: Makes pictures of what top neurons see; None for none.
+        sample_id: Key or callable that reads an id per sample from a batch, for data whose
+            position is not known.
+        to_image: From an input ``(C, H, W)`` to an image in [0, 1]: undoes a normalisation.
+        inputs: Key or callable that reads the model's input images from a batch.
+        num_classes: Number of classes, where predictions are ids and cannot tell.
+        dataloaders: Indices of the validation loaders to use; None for all.
+        name: Prefix of everything that is logged, and what tells two callbacks apart.
+
+    Attributes:
+        report: The :class:`~lightning_neurocorr.NeuronReport` of the last validation, or None.
+        history: One :class:`~lightning_neurocorr.HistoryEntry` per validation.
+    """
+
+    def __init__(
+        self,
+        baseline: Callable[[Any], Any],
+        layers: Layers = None,
+        *,
+        advantage: F.Advantage = "correctness",
+        predictions: Predictions | None = None,
+        output: str = "",
+        pooling: Pooling = "mean",
+        top_k: int = 16,
+        every_n_validations: int = 1,
+        attribution: bool | Attribution = True,
+        ablation: Ablation | None = None,
+        visualizer: Visualizer | None = FeatureVisualizer(),
+        sample_id: B.Field | None = None,
+        to_image: ToImage | None = None,
+        inputs: B.Field | None = None,
+        num_classes: int | None = None,
+        dataloaders: Sequence[int] | None = None,
+        name: str = "neurocorr",
+    ) -> None:
+        check_options(
+            baseline=baseline,
+            advantage=advantage,
+            pooling=pooling,
+            predictions=predictions,
+            output=output,
+            visualizer=visualizer,
+            name=name,
+            top_k=top_k,
+            every_n_validations=every_n_validations,
+        )
+        self.baseline = baseline
+        self.layers = layers
+        self.advantage = advantage
+        self.predictions = predictions
+        self.output = output
+        self.pooling = pooling
+        self.top_k = top_k
+        self.every_n_validations = every_n_validations
+        self.attribution = Attribution() if attribution is True else attribution or None
+        self.ablation = ablation
+        self.visualizer = visualizer
+        self.sample_id = sample_id
+        self.to_image = to_image
+        self.inputs = inputs
+        self.num_classes = num_classes
+        self.dataloaders = None if dataloaders is None else tuple(dataloaders)
+        self.name = name
+
+        self.report: NeuronReport | None = None
+        self.history: list[HistoryEntry] = []
+        self._faults = Faults(name)
+        self._randomness = PrivateRandomness()
+        self._due = False
+        self._collector: Collector | None = None
+        self._loaders: dict[int, LoaderPositions] = {}
+        self._subject: Subject | None = None
+        self._closer_look: Callable[[NeuronReport, bool], NeuronReport] | None = None
+        self._class_advantage: torch.Tensor | None = None
+        self._expected_only_model: int | None = None
+        self._scalars: dict[str, float] = {}
+        self._validations = 0
+        self._last_step = -1
+
+    # --- Lightning's hooks, in the order they are called -----------------------------------------
+
+    @property
+    def state_key(self) -> str:
+        """Tells two callbacks in one checkpoint apart by their names."""
+        return self._generate_state_key(name=self.name)
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: D102
+        if stage in ("fit", "validate"):
+            evidence = (self.attribution, self.ablation, self.visualizer)
+            check_trainer(trainer, stage, alone=any(part is not None for part in evidence))
+            choose_layers(pl_module, self.layers)
+            wiring.output_module(pl_module, self.output)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102
+        wiring.fit_baseline(self.baseline, lambda: trainer.train_dataloader, trainer)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102
+        self._due = self._is_due(trainer)
+        if self._due:
+            with self._faults.guarded("start a validation"):
+                self._start(trainer, pl_module)
+
+    def on_validation_batch_start(self, *_: Any) -> None:  # noqa: D102
+        if self._collector is not None:
+            self._collector.clear()
+
+    def on_validation_batch_end(  # noqa: D102
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        if self._collector is None or self._faults.broken or dataloader_idx not in self._loaders:
+            return
+        with self._faults.guarded(f"read batch {batch_idx}"):
+            self._update(self._collector, outputs, batch, self._loaders[dataloader_idx])
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102
+        if self._due:
+            with self._faults.guarded("report"):
+                self._finish(trainer)
+            self._log_scalars(trainer, pl_module)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102
+        self._close()
+        if self._due and not trainer.sanity_checking and not self._faults.broken:
+            self._show(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102
+        self._look_closer(trainer)
+
+    def on_exception(  # noqa: D102
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        self._close()
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: D102
+        self._close()
+        # They hold on to loaders and the model.
+        self._loaders, self._subject, self._closer_look = {}, None, None
+
+    def state_dict(self) -> dict[str, Any]:
+        """History, counters and the baseline's state: plain data and tensors."""
+        entries = [entry.to_dict() for entry in self.history]
+        for entry in entries:
+            entry["r"] = torch.from_numpy(entry["r"])
+            entry["index"] = None if entry["index"] is None else torch.from_numpy(entry["index"])
+        stateful = isinstance(self.baseline, B.Stateful) and is_ready(self.baseline)
+        return {
+            "history": entries,
+            "validations": self._validations,
+            "last_step": self._last_step,
+            "class_advantage": self._class_advantage,
+            "baseline": self.baseline.state_dict() if stateful else None,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on where a checkpoint stopped."""
+        self.history = []
+        for entry in state_dict["history"]:
+            index = None if entry["index"] is None else entry["index"].numpy()
+            self.history.append(
+                HistoryEntry.from_dict({**entry, "r": entry["r"].numpy(), "index": index})
+            )
+        self._validations = state_dict["validations"]
+        self._last_step = state_dict["last_step"]
+        self._class_advantage = state_dict["class_advantage"]
+        if state_dict["baseline"] is not None and isinstance(self.baseline, B.Stateful):
+            self.baseline.load_state_dict(state_dict["baseline"])
+
+    # --- what they call --------------------------------------------------------------------------
+
+    def _is_due(self, trainer: Trainer) -> bool:
+        """Whether this validation is reported; counts those that are not."""
+        self._faults.broken = False
+        due = trainer.sanity_checking or self._validations % self.every_n_validations == 0
+        self._validations += not due
+        return due
+
+    def _start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._close()
+        self._loaders = wiring.validation_loaders(trainer, self.dataloaders)
+        loaders = list(self._loaders.values())
+        if any(loader.repeated for loader in loaders):
+            self._faults.say(
+                "Every process sees all of an iterable validation set: its samples count once per "
+                "process. Shard it yourself."
+            )
+        module = wiring.output_module(pl_module, self.output)
+        wiring.prepare_baseline(self.baseline, trainer, pl_module, module, loaders)
+        if not trainer.sanity_checking and not is_ready(self.baseline):
+            self._due = False  # a snapshot that is still to come
+            self._validations += 1
+            return
+        total = wiring.total_length(loaders)
+        settings = Settings(
+            baseline=self.baseline,
+            layers=choose_layers(pl_module, self.layers),
+            module=module,
+            advantage=self.advantage,
+            predictions=self.predictions,
+            pooling=self.pooling,
+            num_classes=self.num_classes,
+            attribution=self.attribution,
+            exemplars=_EXEMPLARS if self.visualizer is not None else 0,
+            class_advantage=self._class_advantage,
+            expected_only_model=self._expected_only_model,
+            total=None if total is None else total // trainer.world_size,
+            autocast=trainer.precision_plugin.forward_context,
+            rehearsal=trainer.sanity_checking,
+            randomness=self._randomness,
+        )
+        self._collector = Collector(pl_module, settings).__enter__()
+        self._subject = wiring.look_at(self._collector, self._loaders, trainer, self.inputs)
+
+    def _update(
+        self, collector: Collector, outputs: Any, batch: Any, loader: LoaderPositions
+    ) -> None:
+        ids = None
+        if self.sample_id is not None:
+            ids = B.read_field(batch, self.sample_id, "sample_id")
+        collector.update(outputs, batch, loader, ids)
+        if self.visualizer is not None and self._subject is not None:
+            self._subject.remember(batch, _SEEN_IMAGES)
+
+    def _finish(self, trainer: Trainer) -> None:
+        """Merge all processes; every one of them comes here, also where it has failed."""
+        fine = not self._faults.broken and self._collector is not None
+        if not trainer.strategy.reduce_boolean_decision(fine, all=True) or self._collector is None:
+            self._faults.broken = True
+            return
+        result, rehearsal = self._collector.result, trainer.sanity_checking
+        result.agree(trainer.strategy.root_device)
+        samples = result.samples(trainer.strategy.root_device)
+        step = max(trainer.global_step, self._last_step + 1)
+        advantage = self.advantage if isinstance(self.advantage, str) else describe(self.advantage)
+        report = result.report(
+            samples,
+            name=self.name,
+            baseline=describe(self.baseline),
+            advantage=advantage,
+            validation=self._validations,
+            step=step,
+            epoch=trainer.current_epoch,
+        )
+        rankings = result.rankings()
+        if not report.layers and not self._faults.trusted:
+            raise ValueError(report.message)
+        if not rehearsal:
+            self._keep(report, samples, rankings, result, trainer)
+
+    def _keep(
+        self,
+        report: NeuronReport,
+        samples: SampleTable,
+        rankings: Mapping[str, Ranking],
+        result: ValidationPass,
+        trainer: Trainer,
+    ) -> None:
+        """The report becomes the callback's last one, and part of its history."""
+        for alarm in result.alarms:
+            self._faults.say(alarm)
+        previous = self.history[-1] if self.history else None
+        entry = HistoryEntry.from_report(report, previous, self.top_k)
+        self.report = report
+        self.history.append(entry)
+        self._scalars = summary_scalars(report, entry)
+        self._class_advantage = result.mean_by_class(samples)
+        self._expected_only_model = samples.counts()[F.ONLY_MODEL] // trainer.world_size
+        self._validations += 1
+        self._last_step = report.step
+        self._faults.trusted = True
+        if self._subject is not None:
+            self._closer_look = partial(
+                self._gather_evidence, self._subject, samples, rankings, result
+            )
+
+    def _log_scalars(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Through the module, so that every logger and every monitoring callback gets them.
+
+        A validation that failed logs the last values again, to monitors only: without its key a
+        ModelCheckpoint would end the run.
+        """
+        if trainer.sanity_checking or not self._scalars or not self._due:
+            return
+        pl_module.log_dict(
+            {f"{self.name}/{tag}": value for tag, value in self._scalars.items()},
+            logger=bool(trainer.loggers) and not self._faults.broken,
+            on_step=False,
+            on_epoch=True,
+            batch_size=1,
+        )
+
+    def _show(self, trainer: Trainer) -> None:
+        """Draw the report of the validation that has just ended; look closer where that is due."""
+        if self.report is None:
+            return
+        if trainer.is_global_zero:
+            with self._faults.forgiven("write to the logger"):
+                log_report(self.report, self.history, trainer.loggers, self.top_k)
+        plans = [getattr(p, "every_n_validations", None) for p in (self.visualizer, self.ablation)]
+        due = any(every is not None and self.report.validation % every == 0 for every in plans)
+        if due or not _is_fitting(trainer):
+            self._look_closer(trainer)
+
+    def _look_closer(self, trainer: Trainer) -> None:
+        """Gather what costs more for the last report: on one process, once."""
+        look, self._closer_look = self._closer_look, None
+        if look is None or self.report is None or trainer.fast_dev_run:
+            return
+        if not trainer.is_global_zero:
+            return
+        before = len(self.report.notes)
+        with self._randomness(trainer.strategy.root_device), aside():
+            self.report = look(self.report, trainer.progress_bar_callback is not None)
+        for note in self.report.notes[before:]:
+            self._faults.say(note)
+        with self._faults.forgiven("write to the logger"):
+            if self.report.study:  # the table has new columns
+                log_report(self.report, self.history, trainer.loggers, self.top_k)
+            log_sheets(self.report, trainer.loggers, trainer.log_dir if trainer.loggers else None)
+
+    def _gather_evidence(
+        self,
+        subject: Subject,
+        samples: SampleTable,
+        rankings: Mapping[str, Ranking],
+        result: ValidationPass,
+        report: NeuronReport,
+        progress: bool,
+    ) -> NeuronReport:
+        """Ablate neurons and make pictures of them; a fault in one leaves the other."""
+        if self.ablation is not None and not report.message:
+            with self._faults.forgiven("ablate neurons"):
+                bar = partial(tqdm, desc="ablation", leave=False) if progress else None
+                study, columns = ablate(report, subject, samples, result.halves, self.ablation, bar)
+                columns = {**report.columns, **columns}
+                report = replace(report, columns=columns, study=study.to_dict())
+        if self.visualizer is not None and report.shown(1):
+            with self._faults.forgiven("make pictures"):
+                panels, notes = inspect(
+                    report,
+                    subject,
+                    samples,
+                    rankings,
+                    self.visualizer,
+                    num_classes=result.num_classes,
+                    to_image=self.to_image,
+                    top_k=self.top_k,
+                    progress=progress,
+                )
+                report = replace(report, panels=panels, notes=report.notes + notes)
+        return report
+
+    def _close(self) -> None:
+        collector, self._collector = self._collector, None
+        if collector is not None:
+            collector.close()
+
+
+def _is_fitting(trainer: Trainer) -> bool:
+    """Whether a validation is part of a fit."""
+    return trainer.state.fn is not None and str(trainer.state.fn.value) == "fit"

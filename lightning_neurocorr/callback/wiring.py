@@ -1,0 +1,141 @@
+"""From a trainer to what the rooms take: modules, loaders, positions, training batches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from lightning_neurocorr import baselines as B
+from lightning_neurocorr.activations import layer_names
+from lightning_neurocorr.collector import Collector, describe
+from lightning_neurocorr.inspection import Subject
+from lightning_neurocorr.randomness import PrivateRandomness
+from lightning_neurocorr.reading import Arguments
+from lightning_neurocorr.samples import LoaderPositions
+from lightning_neurocorr.training_data import training_batches
+
+if TYPE_CHECKING:
+    from pytorch_lightning import LightningModule, Trainer
+
+# Positions of a loader without a length start here after the loader before it.
+_ROOM = 1 << 40
+
+
+def output_module(pl_module: nn.Module, output: str) -> nn.Module:
+    """The module whose output is the prediction.
+
+    Raises:
+        ValueError: If there is no submodule of that name.
+    """
+    if not output:
+        return pl_module
+    named = layer_names(pl_module)
+    if output not in named:
+        raise ValueError(
+            f"Expected `output` to be the dotted name of a submodule of {type(pl_module).__name__},"
+            f" but got {output!r}. There are: {', '.join(list(named)[:12])}."
+        )
+    return named[output]
+
+
+def validation_loaders(
+    trainer: Trainer, chosen: Sequence[int] | None
+) -> dict[int, LoaderPositions]:
+    """The validation loaders to use, by index; several count as one concatenation."""
+    loaders = trainer.val_dataloaders
+    loaders = list(loaders) if isinstance(loaders, (list, tuple)) else [loaders]
+    found: dict[int, LoaderPositions] = {}
+    offset = 0
+    for i in range(len(loaders)) if chosen is None else chosen:
+        if not 0 <= i < len(loaders):
+            raise ValueError(
+                f"Expected `dataloaders` to be indices of the {len(loaders)} validation loaders, "
+                f"but got {i}."
+            )
+        found[i] = LoaderPositions(loaders[i], offset, trainer.global_rank, trainer.world_size)
+        offset += found[i].length or _ROOM
+    return found
+
+
+def total_length(loaders: Sequence[LoaderPositions]) -> int | None:
+    """Samples in all loaders, where all say so."""
+    lengths = [loader.length for loader in loaders]
+    known = [length for length in lengths if length is not None]
+    return sum(known) if len(known) == len(lengths) else None
+
+
+def look_at(
+    collector: Collector,
+    loaders: dict[int, LoaderPositions],
+    trainer: Trainer,
+    inputs: B.Field | None,
+) -> Subject:
+    """Model and data as evidence needs them after the validation."""
+    indices, strategy = list(loaders), trainer.strategy
+
+    def arguments(batch: Any) -> Arguments:
+        if inputs is not None:
+            return (B.read_field(batch, inputs, "inputs"),), {}
+        if collector.arguments is not None:
+            return collector.arguments(batch)
+        return (B.default_inputs(batch),), {}
+
+    def move(batch: Any, loader: int) -> Any:
+        return strategy.batch_to_device(batch, strategy.root_device, indices[loader])
+
+    settings = collector.settings
+    return Subject(
+        settings.module, settings.layers, list(loaders.values()), arguments, move, settings.autocast
+    )
+
+
+def prepare_baseline(
+    baseline: Any,
+    trainer: Trainer,
+    pl_module: LightningModule,
+    module: nn.Module,
+    loaders: Sequence[LoaderPositions],
+) -> None:
+    """Bring a baseline to where it can be asked, before a validation."""
+    if not trainer.sanity_checking:
+        source = getattr(trainer, "datamodule", None) or pl_module
+        fit_baseline(baseline, lambda: _training_loader(source), trainer)
+    if isinstance(baseline, B.Checkable):
+        baseline.check(total_length(loaders))
+    if isinstance(baseline, B.Movable):
+        baseline.to(trainer.strategy.root_device)
+    if isinstance(baseline, B.Snapshotting) and not trainer.sanity_checking:
+        baseline.observe(module, trainer.current_epoch)
+
+
+def fit_baseline(baseline: Any, loader: Any, trainer: Trainer) -> None:
+    """Let a baseline that needs it learn from the training data, the same in every process.
+
+    Args:
+        baseline: Any baseline.
+        loader: Gives the training loader, or None.
+        trainer: The trainer.
+    """
+    if not isinstance(baseline, B.Fittable) or not baseline.needs_fit:
+        return
+    found = loader()
+    if found is None:
+        raise ValueError(
+            f"Expected `baseline` to be fitted, but {describe(baseline)} is not and there is no "
+            "training loader here. Fit it beforehand, or give the data module a train_dataloader."
+        )
+    device = trainer.strategy.root_device
+    with PrivateRandomness()(device):
+        baseline.fit(
+            training_batches(found, lambda b: trainer.strategy.batch_to_device(b, device, 0))
+        )
+
+
+def _training_loader(source: Any) -> Any:
+    """The training loader of a module or data module outside of a fit; None if it has none."""
+    try:
+        return source.train_dataloader()
+    except Exception:  # noqa: BLE001 -- Lightning's own placeholder raises
+        return None
