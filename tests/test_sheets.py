@@ -164,14 +164,14 @@ def test_every_sample_is_drawn_where_it_belongs(channels: int, dark: bool) -> No
     found = images(10, channels)
     sheet = contact_sheet(report(panel(1, found)), LAYER, dark=dark)
     assert sheet.dtype == np.uint8
-    assert sheet.shape[1] < 750  # stays legible on a card of 350 pixels
+    assert sheet.shape[1] == 700  # twice the width of TensorBoard's card
     at = [place(sheet, enlarge(to_rgb(image), 80)) for image in found[:9]]
     columns = [{x for _, x in at[i : i + 3]} for i in (0, 3, 6)]
     assert max(columns[0]) < min(columns[1])
     assert max(columns[1]) < min(columns[2])
     assert len({y for y, _ in at}) == 2  # two by two, aligned over the groups
     assert at[0][0] == at[3][0] == at[6][0]
-    top, left = place(sheet, enlarge(to_rgb(found[9]), 164))
+    top, left = place(sheet, enlarge(to_rgb(found[9]), 160))
     assert (top, left > max(columns[2])) == (at[0][0], True)
     for (y, x), outcome in zip(at[::3], ("neither", "only_model", "both"), strict=True):
         assert (sheet[y + 82, x : x + 80] == OUTCOME_COLOURS[outcome]).all()
@@ -226,7 +226,7 @@ def test_groups_without_samples_take_no_column() -> None:
     assert not places(sheet, drawn("only the model", 16, True, LIGHT.muted))
     assert not places(sheet, drawn("made for", 16, True, LIGHT.muted))
     assert places(sheet, drawn("strongest", 16, True, LIGHT.muted))
-    assert sheet.shape[1] == 560
+    assert sheet.shape[1] == 700
 
 
 def test_an_image_that_cannot_be_had_is_said() -> None:
@@ -266,7 +266,7 @@ def test_other_numbers_of_channels_become_strips_of_one_scale(channels: int, sid
     for image in found:
         image *= np.linspace(0.1, 0.8, channels, dtype=np.float32)[:, None, None]
     sheet = contact_sheet(report(panel(1, found)), LAYER, samples=4)
-    assert sheet.shape[1] < 750
+    assert sheet.shape[1] == 700
     for image in (
         found[0],
         found[1],
@@ -297,7 +297,7 @@ def test_the_colour_of_a_channel_is_said() -> None:
 def test_images_of_any_size_fit(side: int) -> None:
     for channels in (1, 3, 5):
         sheet = contact_sheet(report(panel(1, images(10, channels, side))), LAYER)
-        assert sheet.shape[1] < 750
+        assert sheet.shape[1] == 700
 
 
 def test_oblong_images_fit() -> None:
@@ -323,7 +323,7 @@ def test_any_layer_name_can_be_drawn(layer: str) -> None:
     plain = contact_sheet(report(panel(1, found)), LAYER)
     sheet = contact_sheet(report(panel(1, found, layer=layer)), layer)
     assert sheet.shape == plain.shape
-    assert text_at(sheet, (slice(8, 40), slice(16, 600))) > 20
+    assert text_at(sheet, (slice(8, 40), slice(12, 600))) > 20
 
 
 def test_a_long_name_loses_its_middle() -> None:

@@ -13,6 +13,11 @@ from PIL import Image, ImageDraw, ImageFont
 
 Colour = tuple[int, int, int]
 
+# TensorBoard shows images 350 pixels wide without smoothing: this is every second pixel there, and
+# every pixel on screens with two to the inch that was.
+WIDTH = 700
+MARGIN = 12
+
 
 @dataclass(frozen=True)
 class Palette:

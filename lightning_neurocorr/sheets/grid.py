@@ -10,7 +10,9 @@ import numpy as np
 from lightning_neurocorr.evidence import Panel, Picture, Sample
 from lightning_neurocorr.sheets import words
 from lightning_neurocorr.sheets.canvas import (
+    MARGIN,
     OUTCOME_COLOURS,
+    WIDTH,
     Canvas,
     Palette,
     font,
@@ -19,10 +21,10 @@ from lightning_neurocorr.sheets.canvas import (
 )
 from lightning_neurocorr.sheets.images import enlarge, to_rgb
 
-MARGIN = 16
-_GAP = 4
-_BETWEEN = 16  # columns
-_SIDE = 80  # of a tile, at most; a narrow sheet stays legible on TensorBoard's card
+_GAP = 2
+_BETWEEN = 10  # columns
+_SIDE = 80  # of a tile, at most
+_LARGE = 160  # of the picture
 _CAPTION = 24
 _BAR = 4
 _SMALL, _TEXT = 15, 16
@@ -41,21 +43,19 @@ class Grid:
         self.palette, self.samples, self.legend = palette, samples, words.PICTURE_LEGEND
         self.groups = [g for g in words.GROUPS if any(getattr(panel, g) for panel in panels)]
         self.pictures = any(panel.picture for panel in panels)
-        self.across = 2 if len(self.groups) + self.pictures > 2 else 4
+        room = WIDTH - 2 * MARGIN + _BETWEEN - self.pictures * (_LARGE + _BETWEEN)
+        self.column = room // max(len(self.groups), 1) - _BETWEEN
+        self.across = (self.column + _GAP) // (_SIDE + _GAP)
         most = max((len(getattr(panel, g)) for panel in panels for g in self.groups), default=0)
         self.down = max(1, math.ceil(min(most, samples) / self.across))
         tiles = [_tile(s) for panel in panels for g in self.groups for s in getattr(panel, g)]
         shapes = [tile.shape for tile in tiles if tile is not None] or [(_SIDE, _SIDE)]
         self.tile = (max(shape[1] for shape in shapes), max(shape[0] for shape in shapes))
-        self.column = max(self.across * (self.tile[0] + _GAP) - _GAP, 2 * _SIDE)
-        self.large = 2 * _SIDE + _GAP
-        columns = len(self.groups) * (self.column + _BETWEEN) + self.pictures * self.large
-        self.width = max(2 * MARGIN + columns - _BETWEEN * (not self.pictures), 560)
 
     def header(self) -> Canvas:
         """The titles of the columns."""
         titles = [words.GROUPS[group] for group in self.groups] + [words.PICTURE] * self.pictures
-        canvas = Canvas(self.width, 2 * line_height(_TEXT) + 8, self.palette)
+        canvas = Canvas(WIDTH, 2 * line_height(_TEXT) + 8, self.palette)
         for i, title in enumerate(titles):
             canvas.write((self._left(i), 0), title, _TEXT, bold=True, colour=self.palette.muted)
         return canvas
@@ -68,8 +68,8 @@ class Grid:
         if self.pictures:
             warned = panel.picture is not None and not panel.picture.readable
             banner = 2 * line_height(_SMALL) + 10 if remark and warned else 4
-            height = max(height, self.large + banner + len(remark) * line_height(_TEXT))
-        canvas = Canvas(self.width, height + 6, self.palette)
+            height = max(height, _LARGE + banner + len(remark) * line_height(_TEXT))
+        canvas = Canvas(WIDTH, height + 6, self.palette)
         for i, group in enumerate(self.groups):
             for j, sample in enumerate(getattr(panel, group)[: self.samples]):
                 x = self._left(i) + (j % self.across) * (self.tile[0] + _GAP)
@@ -79,7 +79,11 @@ class Grid:
         return canvas
 
     def _left(self, column: int) -> int:
-        return MARGIN + column * (self.column + _BETWEEN)
+        return (
+            MARGIN + column * (self.column + _BETWEEN)
+            if column < len(self.groups)
+            else WIDTH - MARGIN - _LARGE
+        )
 
     def _sample(self, canvas: Canvas, sample: Sample, x: int, y: int) -> None:
         width, height = self.tile
@@ -91,7 +95,7 @@ class Grid:
         write_caption(canvas, sample, (x, y + height, width))
 
     def _picture(self, canvas: Canvas, panel: Panel, text: list[tuple[str, int, bool]]) -> None:
-        x, side, picture = self._left(len(self.groups)), self.large, panel.picture
+        x, side, picture = self._left(len(self.groups)), _LARGE, panel.picture
         image = shown_picture(panel)
         if picture is None or image is None:
             note = "no picture" if picture is None else picture.note or "no image"
@@ -112,7 +116,7 @@ class Grid:
         if picture.image is None:
             return []
         first, *others = words.short_facts(picture)
-        small = wrapped(words.remarks(picture), self.large, font(_SMALL - 1))
+        small = wrapped(words.remarks(picture), _LARGE, font(_SMALL - 1))
         lines = [(first, _TEXT, True), *((line, _TEXT, False) for line in others)]
         return lines + [(line, _SMALL - 1, False) for line in small]
 
@@ -124,11 +128,11 @@ def write_caption(canvas: Canvas, sample: Sample, box: tuple[int, int, int]) -> 
         canvas.fill((x, y + 1, width, _BAR - 1), OUTCOME_COLOURS[sample.outcome])
     target, activation = words.caption(sample)
     size = _SMALL
-    while size > 9 and font(size).getlength(f"{target} {activation}") > width:
+    while size > 9 and font(size).getlength(f"{target} {activation}") > width - 4:
         size -= 1
     y += _BAR + _SMALL - size
-    canvas.write((x, y), target, size, colour=canvas.palette.muted)
-    canvas.write((x + width, y), activation, size, anchor="r")
+    canvas.write((x + 1, y), target, size, colour=canvas.palette.muted)
+    canvas.write((x + width - 1, y), activation, size, anchor="r")
 
 
 def warn(canvas: Canvas, box: tuple[int, int, int, int], width: int) -> int:

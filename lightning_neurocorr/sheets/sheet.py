@@ -12,7 +12,9 @@ from lightning_neurocorr.sheets import words
 from lightning_neurocorr.sheets.canvas import (
     DARK,
     LIGHT,
+    MARGIN,
     OUTCOME_COLOURS,
+    WIDTH,
     Canvas,
     Palette,
     font,
@@ -20,7 +22,7 @@ from lightning_neurocorr.sheets.canvas import (
     shortened,
     wrapped,
 )
-from lightning_neurocorr.sheets.grid import MARGIN, Grid
+from lightning_neurocorr.sheets.grid import Grid
 from lightning_neurocorr.sheets.strips import Strips
 
 _TITLE, _NAME, _TEXT, _SMALL = 24, 19, 18, 15
@@ -57,10 +59,10 @@ def contact_sheet(
         layout = Grid(panels, samples, palette)
     else:
         layout = Strips(panels, samples, palette, shape)
-    parts = [_title(report, layer, layout.width, palette), layout.header()]
+    parts = [_title(report, layer, palette), layout.header()]
     for panel, row in ranked:
-        parts += [_heading(row, layout.width, palette), layout.row(panel)]
-    parts.append(_legend(panels, layout.legend, layout.width, palette))
+        parts += [_heading(row, palette), layout.row(panel)]
+    parts.append(_legend(panels, layout.legend, palette))
     return np.concatenate([part.array() for part in parts])
 
 
@@ -83,28 +85,28 @@ def _shape(panels: Sequence[Panel]) -> tuple[int, int, int]:
     return 1, 1, 1
 
 
-def _title(report: NeuronReport, layer: str, width: int, palette: Palette) -> Canvas:
-    room = width - 2 * MARGIN
+def _title(report: NeuronReport, layer: str, palette: Palette) -> Canvas:
+    room = WIDTH - 2 * MARGIN
     when = f"step {report.step}"
     spare = room - round(font(_TEXT).getlength(when)) - 16
     verdict = report.summaries[report.layers.index(layer)].verdict
     lines = wrapped(verdict, room, font(_TEXT))
     height = MARGIN + line_height(_TITLE) + len(lines) * line_height(_TEXT) + 12
-    canvas = Canvas(width, height, palette)
+    canvas = Canvas(WIDTH, height, palette)
     name = shortened(layer, spare, font(_TITLE, True))
     canvas.write((MARGIN, MARGIN - 4), name, _TITLE, bold=True)
-    canvas.write((width - MARGIN, MARGIN), when, _TEXT, colour=palette.muted, anchor="r")
+    canvas.write((WIDTH - MARGIN, MARGIN), when, _TEXT, colour=palette.muted, anchor="r")
     canvas.write((MARGIN, MARGIN + line_height(_TITLE)), lines, _TEXT, colour=palette.muted)
     return canvas
 
 
-def _heading(row: NeuronRow, width: int, palette: Palette) -> Canvas:
+def _heading(row: NeuronRow, palette: Palette) -> Canvas:
     """A line, then the neuron's name, r and verdict."""
-    room = width - 2 * MARGIN
+    room = WIDTH - 2 * MARGIN
     r = words.correlation(row)
     lines = wrapped(row.verdict, room, font(_TEXT))
     height = 10 + line_height(_NAME) + len(lines) * line_height(_TEXT) + 8
-    canvas = Canvas(width, height, palette)
+    canvas = Canvas(WIDTH, height, palette)
     canvas.fill((MARGIN, 2, room, 1), palette.line)
     spare = room - round(font(_NAME, True).getlength(r)) - 16
     unit = f":{row.unit}"
@@ -112,21 +114,21 @@ def _heading(row: NeuronRow, width: int, palette: Palette) -> Canvas:
         row.layer, spare - round(font(_NAME, True).getlength(unit)), font(_NAME, True)
     )
     canvas.write((MARGIN, 8), short + unit, _NAME, bold=True)
-    canvas.write((width - MARGIN, 8), r, _NAME, bold=True, anchor="r")
+    canvas.write((WIDTH - MARGIN, 8), r, _NAME, bold=True, anchor="r")
     canvas.write((MARGIN, 8 + line_height(_NAME)), lines, _TEXT)
     return canvas
 
 
-def _legend(panels: Sequence[Panel], about: str, width: int, palette: Palette) -> Canvas:
+def _legend(panels: Sequence[Panel], about: str, palette: Palette) -> Canvas:
     """What the marks mean: captions, bars of outcomes, and ``about`` where there are pictures."""
-    room, step = width - 2 * MARGIN, line_height(_SMALL)
+    room, step = WIDTH - 2 * MARGIN, line_height(_SMALL)
     seen = {s.outcome for panel in panels for g in words.GROUPS for s in getattr(panel, g)}
     outcomes = [outcome for outcome in words.OUTCOMES if outcome in seen]
     text = f"{words.LEGEND} {words.BAR_LEGEND}" if outcomes else words.LEGEND
     above = wrapped(text, room, font(_SMALL))
     below = wrapped(about, room, font(_SMALL)) if any(p.picture for p in panels) else []
     chips = _flow(outcomes, room)
-    canvas = Canvas(width, (len(above) + len(chips) + len(below)) * step + MARGIN + 12, palette)
+    canvas = Canvas(WIDTH, (len(above) + len(chips) + len(below)) * step + MARGIN + 12, palette)
     canvas.fill((MARGIN, 2, room, 1), palette.line)
     y = canvas.write((MARGIN, 10), above, _SMALL, colour=palette.muted)
     for line in chips:

@@ -9,14 +9,22 @@ import numpy as np
 
 from lightning_neurocorr.evidence import Panel, Picture
 from lightning_neurocorr.sheets import words
-from lightning_neurocorr.sheets.canvas import Canvas, Palette, font, line_height, wrapped
-from lightning_neurocorr.sheets.grid import MARGIN, shown_picture, warn, write_caption
+from lightning_neurocorr.sheets.canvas import (
+    MARGIN,
+    WIDTH,
+    Canvas,
+    Palette,
+    font,
+    line_height,
+    wrapped,
+)
+from lightning_neurocorr.sheets.grid import shown_picture, warn, write_caption
 from lightning_neurocorr.sheets.images import channel_colours, enlarge, false_colour
 
 _LABEL = 136  # width of the words left of a line
 _VIEW = 72  # side of the false-colour view, at most
-_CHANNELS = 456  # width for the channels, at most
 _GAP = 4
+_FIRST = MARGIN + _LABEL + _VIEW + 3 * _GAP  # where the channels begin
 _MOST = 12  # channels on one line
 _TEXT = 15
 
@@ -41,7 +49,8 @@ class Strips:
         palette: Palette,
         shape: tuple[int, int, int],
     ) -> None:
-        self.palette, self.channels, self.legend = palette, shape[0], ""
+        self.palette, self.channels = palette, shape[0]
+        self.legend = words.SCALE_LEGEND
         few = max(1, samples // 4)
         counts = {"exemplars": max(1, samples // 2), "only_model": few, "matched": few}
         self.counts = {g: n for g, n in counts.items() if any(getattr(p, g) for p in panels)}
@@ -49,24 +58,23 @@ class Strips:
         self.across = math.ceil(self.channels / self.lines)
         longest = max(shape[1:])
         self.view = _fitting(longest, _VIEW)
-        self.side = _fitting(longest, min(_VIEW, _CHANNELS // self.across - _GAP))
+        self.pitch = min(_VIEW + _GAP, (WIDTH - MARGIN - _FIRST) // self.across)
+        self.side = _fitting(longest, self.pitch - _GAP)
         self.height = max(self.view, self.lines * (self.side + _GAP) - _GAP)
         self.left = MARGIN + _LABEL
-        self.first = self.left + self.view + 3 * _GAP  # where the channels begin
-        self.width = max(self.first + self.across * (self.side + _GAP) - _GAP + MARGIN, 560)
 
     def header(self) -> Canvas:
         """The number and colour of each channel."""
-        canvas = Canvas(self.width, line_height(_TEXT) + 14, self.palette)
+        canvas = Canvas(WIDTH, line_height(_TEXT) + 14, self.palette)
         muted = self.palette.muted
         middle = self.left + self.view // 2
         canvas.write((middle, 0), "colours", _TEXT, bold=True, colour=muted, anchor="m")
         if self.lines > 1:
             text = f"channels 0 to {self.channels - 1}, line by line"
-            canvas.write((self.first, 0), text, _TEXT, bold=True, colour=muted)
+            canvas.write((_FIRST, 0), text, _TEXT, bold=True, colour=muted)
             return canvas
         for channel, colour in enumerate(channel_colours(self.channels)):
-            x = self.first + channel * (self.side + _GAP)
+            x = _FIRST + channel * self.pitch
             text = f"ch {channel}" if self.side > 44 else str(channel)
             middle = x + self.side // 2
             canvas.write((middle, 0), text, _TEXT, bold=True, colour=muted, anchor="m")
@@ -86,10 +94,12 @@ class Strips:
         warned = panel.picture is not None and not panel.picture.readable
         extra = (len(below) + (2 if warned else 0)) * line_height(_TEXT) + 4 if below else 0
         total = (len(lines) + (panel.picture is not None)) * pitch
-        canvas = Canvas(self.width, total + extra, self.palette)
+        canvas = Canvas(WIDTH, total + extra, self.palette)
         y, before = 0, ""
         for group, sample in lines:
-            self._title(canvas, () if group == before else words.GROUPS[group], y)
+            if group != before:
+                title = words.GROUPS[group]
+                canvas.write((MARGIN, y - 2), title, _TEXT, bold=True, colour=self.palette.muted)
             write_caption(canvas, sample, (MARGIN, y + self.height - 24, _LABEL - 16))
             self._strip(canvas, sample.image, "no image", y)
             y, before = y + pitch, group
@@ -100,24 +110,21 @@ class Strips:
     def _picture(
         self, canvas: Canvas, panel: Panel, picture: Picture, below: list[str], y: int
     ) -> None:
-        self._title(canvas, words.PICTURE, y)
+        canvas.write((MARGIN, y - 2), words.PICTURE, _TEXT, bold=True)
         image = shown_picture(panel)
         self._strip(canvas, image, picture.note or "no image", y)
         if image is None:
             return
-        left, width, height = self.left - 4, self.width - MARGIN - self.left + 8, self.height + 8
+        left, width, height = self.left - 4, WIDTH - MARGIN - self.left + 8, self.height + 8
         if picture.readable:
             y += self.height + 4
         else:
             y = warn(canvas, (left, y - 4, width, height), width)
         canvas.write((self.left, y), below, _TEXT)
 
-    def _title(self, canvas: Canvas, title: Sequence[str], y: int) -> None:
-        canvas.write((MARGIN, y - 2), title, _TEXT, bold=True, colour=self.palette.muted)
-
     def _strip(self, canvas: Canvas, image: np.ndarray | None, note: str, y: int) -> None:
         if image is None:
-            box = (self.left, y, self.width - MARGIN - self.left, self.height)
+            box = (self.left, y, WIDTH - MARGIN - self.left, self.height)
             canvas.placard(box, note)
             return
         image = stretched(image)
@@ -126,14 +133,14 @@ class Strips:
         for channel, plane in enumerate(image):
             line, column = divmod(channel, self.across)
             grey = np.round(255 * plane[..., None].repeat(3, -1)).astype(np.uint8)
-            x, top = self.first + column * (self.side + _GAP), y + line * (self.side + _GAP)
+            x, top = _FIRST + column * self.pitch, y + line * (self.side + _GAP)
             canvas.paste(enlarge(grey, self.side), (x, top, self.side, self.side))
 
     def _picture_text(self, picture: Picture | None) -> list[str]:
         if picture is None or picture.image is None:
             return []
         text = "; ".join(filter(None, (words.facts(picture), words.remarks(picture))))
-        return wrapped(text, self.width - MARGIN - self.left, font(_TEXT))
+        return wrapped(text, WIDTH - MARGIN - self.left, font(_TEXT))
 
 
 def stretched(image: np.ndarray) -> np.ndarray:

@@ -27,6 +27,7 @@ PICTURE_LEGEND = (
     "×: activation on the picture, relative to the 99th percentile over real images; "
     "moved: after small shifts, turns and zooms."
 )
+SCALE_LEGEND = "Each image is shown over its own range, the same for all of its channels."
 
 
 def correlation(row: NeuronRow) -> str:
