@@ -1,3 +1,3 @@
-"""``NeuronAdvantage``: wires the rooms to Lightning's validations; no other room knows Lightning."""
+"""``NeuronAdvantage``: wires the rooms to validations; no other room knows Lightning."""
 
 from lightning_neurocorr.callback.neuron_advantage import NeuronAdvantage as NeuronAdvantage
