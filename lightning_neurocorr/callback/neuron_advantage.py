@@ -372,7 +372,7 @@ class NeuronAdvantage(Callback):
     def _look_closer(self, trainer: Trainer) -> None:
         """Gather what costs more for the last report: on one process, once."""
         look, self._closer_look = self._closer_look, None
-        if look is None or self.report is None or trainer.fast_dev_run:
+        if look is None or self.report is None or getattr(trainer, "fast_dev_run", False):
             return
         if not trainer.is_global_zero:
             return
