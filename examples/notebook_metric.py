@@ -1,0 +1,73 @@
+"""The metric and the report in plain PyTorch: no Trainer, no logger, no callback.
+
+The model sees whole digits, the baseline (a logistic regression) their left half. First the metric
+alone, for one layer; then the whole report, for all of them. Made to be pasted into a notebook.
+"""
+
+import argparse
+
+import torch
+from sklearn.datasets import load_digits
+from sklearn.linear_model import LogisticRegression
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from lightning_neurocorr import NeuronAdvantageCorrelation, choose_layers, record
+from lightning_neurocorr.attribution import Attribution
+from lightning_neurocorr.collector import Collector, Settings
+from lightning_neurocorr.samples import LoaderPositions
+
+parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+parser.add_argument("--fast", action="store_true", help="little training, to see that it works")
+arguments = parser.parse_args()
+
+# Any model, any data, any baseline.
+torch.manual_seed(0)
+images, labels = load_digits(return_X_y=True)
+order = torch.randperm(len(labels))
+x = torch.tensor(images / 16, dtype=torch.float32).view(-1, 8, 8)[order]
+y = torch.tensor(labels, dtype=torch.long)[order]
+half_blind = LogisticRegression(max_iter=2000).fit(x[:700, :, :4].flatten(1), y[:700])
+model = nn.Sequential(
+    nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10)
+)
+optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+for _ in range(30 if arguments.fast else 200):
+    optimizer.zero_grad()
+    nn.functional.cross_entropy(model(x[:700]), y[:700]).backward()
+    optimizer.step()
+model.eval()
+loader = DataLoader(TensorDataset(x[700:], y[700:]), batch_size=100)
+
+
+def baseline(batch: list[torch.Tensor]) -> torch.Tensor:
+    """Class ids (N,)."""
+    return torch.tensor(half_blind.predict(batch[0][:, :, :4].flatten(1)))
+
+
+# 1. The metric: r of every neuron of one layer with the advantage of model over baseline.
+metric = NeuronAdvantageCorrelation(num_neurons=32)
+with record(model, "4") as recorder, torch.no_grad():
+    for batch in loader:
+        model_right = model(batch[0]).argmax(1) == batch[1]
+        baseline_right = baseline(batch) == batch[1]
+        activations, _ = recorder.take()
+        metric.update(activations["4"], model_right.float() - baseline_right.float())
+r = metric.compute()
+print(f"Layer 4: largest r {r.nan_to_num(-1).max():+.3f} at unit {int(r.nan_to_num(-1).argmax())}")
+
+# 2. The report: intervals, corrected significance, within-class r, attribution, verdicts.
+layers = choose_layers(model, ["2", "4"])
+settings = Settings(baseline, layers, module=model, num_classes=10, attribution=Attribution())
+positions = LoaderPositions(loader)
+with Collector(model, settings) as collector, torch.no_grad():
+    for batch in loader:
+        model(batch[0])
+        collector.update(outputs=None, batch=batch, loader=positions)
+collector.result.agree(torch.device("cpu"))
+report = collector.result.report(
+    collector.result.samples(torch.device("cpu")), baseline="left half"
+)
+print(f"\n{report.headline}\n")
+for row in sorted(report.shown(8), key=lambda row: -row.r):
+    print(f"  {row.name:5} r {row.r:+.3f}  attribution {row.attribution:+.3f}  {row.verdict}")
