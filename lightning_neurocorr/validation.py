@@ -124,6 +124,7 @@ class ValidationPass:
         self._expected, self._total = expected_only_model, total
         self._attributed: AttributionSums | None = None
         self._unattributed = ""
+        self._no_layer_attribution: dict[str, str] = {}
         self._notes: list[str] = []
         self.alarms: tuple[str, ...] = ()
         self.halves: tuple[dict[str, dict[str, np.ndarray]], ...] = ({}, {})
@@ -314,19 +315,33 @@ class ValidationPass:
             "classifies": self.classifies,
             "controls": self.controls,
             "num_classes": self.num_classes,
+            "unattributed": self._unattributed,
+            "attribution_problems": self._attributed.problems if self._attributed else {},
         }
         everyone: list[Any] = _gather(mine)
         told = next((m for m in everyone if m["classifies"] is not None), mine)
         self.classifies, self.controls = told["classifies"], told["controls"]
         self.num_classes = told["num_classes"]
         for other in everyone:
-            self.problems = {**other["problems"], **self.problems}
+            self._heed(other, told["sizes"])
         for name, size in told["sizes"].items():
             if name not in self.metrics:
                 self.metrics[name] = self._metric(size, device)
         self.metrics = {
             name: self.metrics[name] for name in told["sizes"] if name not in self.problems
         }
+
+    def _heed(self, other: Mapping[str, Any], sizes: Mapping[str, int]) -> None:
+        """What went wrong in another process counts here too."""
+        self.problems = {**other["problems"], **self.problems}
+        self._no_layer_attribution |= other["attribution_problems"]
+        self.no_attribution(other["unattributed"])
+        for name, size in other["sizes"].items():
+            if sizes.get(name, size) != size:
+                self.problems[name] = (
+                    f"it gave {sizes[name]} neurons in one process and {size} in another; "
+                    "pass `pooling` to bring every batch to the same (N, D)"
+                )
 
     def report(self, samples: SampleTable, **fields: Any) -> NeuronReport:
         """Merge the moments of all processes into a report; ``agree`` comes first.
@@ -388,8 +403,10 @@ class ValidationPass:
         """Sum the attributions of all processes and add their columns."""
         if self.attribution is None or not self.classifies or not self.metrics:
             return
-        device = next(iter(self.metrics.values())).device
-        sums = self._sums(device)
+        if self._unattributed:
+            self._attributed = None  # samples of some processes only would be a biased choice
+        sums = self._sums(next(iter(self.metrics.values())).device)
+        sums.restrict(self.metrics)
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             for tensor in sums.tensors():
                 torch.distributed.all_reduce(tensor)
@@ -398,8 +415,9 @@ class ValidationPass:
             parts[name] |= attribution_columns(found)
             for fold, half in enumerate(self.halves):
                 half[name]["attribution"] = found.per_fold[fold]
-        for name, why in sums.problems.items():
-            self._notes.append(f"No attribution for layer {name}: {why}.")
+        for name, why in self._no_layer_attribution.items():
+            if name in self.metrics and not self._unattributed:
+                self._notes.append(f"No attribution for layer {name}: {why}.")
 
     def _not_finite(self, parts: dict[str, dict[str, np.ndarray]]) -> tuple[str, ...]:
         broken = {name: int(np.isnan(part["mean"]).sum()) for name, part in parts.items()}

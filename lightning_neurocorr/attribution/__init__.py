@@ -11,7 +11,7 @@ Shapes: ``n`` samples of one call, ``D`` neurons of a layer, ``C`` classes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -238,6 +238,10 @@ class AttributionSums:
     def tensors(self) -> list[Tensor]:
         """The live sums, to be added up in place over the processes: same order, same shapes."""
         return [self._counts, *self._sums.values()]
+
+    def restrict(self, names: Iterable[str]) -> None:
+        """Keep these layers only, in this order: the same in every process before a sum."""
+        self._sums = {name: self._sums[name] for name in names}
 
     def merge(self, other: AttributionSums) -> None:
         """Add the samples of ``other``, which has the same sizes."""

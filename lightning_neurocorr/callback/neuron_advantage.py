@@ -255,8 +255,7 @@ class NeuronAdvantage(Callback):
         module = wiring.output_module(pl_module, self.output)
         wiring.prepare_baseline(self.baseline, trainer, pl_module, module, loaders)
         if not trainer.sanity_checking and not is_ready(self.baseline):
-            self._due = False  # a snapshot that is still to come
-            self._validations += 1
+            self._validations += 1  # a snapshot that is still to come
             return
         total = wiring.total_length(loaders)
         settings = Settings(
@@ -293,6 +292,11 @@ class NeuronAdvantage(Callback):
         """Merge all processes; every one of them comes here, also where it has failed."""
         fine = not self._faults.broken and self._collector is not None
         if not trainer.strategy.reduce_boolean_decision(fine, all=True) or self._collector is None:
+            if fine:
+                self._faults.say(
+                    f"NeuronAdvantage {self.name!r} has no report of validation "
+                    f"{self._validations}: another process could not finish its part, and says why."
+                )
             self._faults.broken = True
             return
         result, rehearsal = self._collector.result, trainer.sanity_checking
