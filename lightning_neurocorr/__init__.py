@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from lightning_neurocorr.exemplars import Exemplars as Exemplars
     from lightning_neurocorr.history import HistoryEntry as HistoryEntry
     from lightning_neurocorr.metric import NeuronAdvantageCorrelation as NeuronAdvantageCorrelation
+    from lightning_neurocorr.ranks import SecondPass as SecondPass
     from lightning_neurocorr.report import NeuronReport as NeuronReport
     from lightning_neurocorr.report import NeuronRow as NeuronRow
     from lightning_neurocorr.report import Outcomes as Outcomes
@@ -54,6 +55,7 @@ else:
         "NeuronReport": "report",
         "NeuronRow": "report",
         "Outcomes": "report",
+        "SecondPass": "ranks",
         "SnapshotBaseline": "baselines",
         "TableBaseline": "baselines",
         "choose_layers": "activations",

@@ -5,8 +5,8 @@ Works on any module; the samples come through :class:`Subject`, which knows wher
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lightning_neurocorr.activations import aside, eager
 from lightning_neurocorr.evidence import Panel, Picture, Sample
 from lightning_neurocorr.exemplars import Exemplar, MatchedSamples, Ranking, Reservoir
 from lightning_neurocorr.reading import Arguments, logits_of
@@ -56,6 +57,20 @@ class Subject:
         """The module's logits, in the user's precision."""
         with self.autocast():
             return logits_of(self.module(*args, **kwargs))
+
+    @contextmanager
+    def quiet(self) -> Iterator[None]:
+        """Inside, forwards leave no trace: eval mode, no gradients, no hook of an open recorder."""
+        # Flags are set one by one: parts of a model may be in different modes.
+        training = [part for part in self.module.modules() if part.training]
+        with torch.no_grad(), eager(self.module), aside():
+            try:
+                for part in training:
+                    part.training = False
+                yield
+            finally:
+                for part in training:
+                    part.training = True
 
     def inputs(self, batch: Any) -> Any:
         """The one tensor that the module gets; None where it gets more or none."""

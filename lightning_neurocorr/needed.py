@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from lightning_neurocorr.ablation import Ablation, AblationSamples, AblationStudy, study
-from lightning_neurocorr.activations import aside, eager
 from lightning_neurocorr.attribution import choose_samples
 from lightning_neurocorr.inspection import Subject
 from lightning_neurocorr.report import SMALL_IS_STRONG, NeuronReport
@@ -72,24 +69,11 @@ def ablate(
     strongest = {s.layer: s.max_r for s in report.summaries}
     order = sorted(strongest, key=lambda name: -np.nan_to_num(strongest[name], nan=-2.0))
     layers = {name: subject.layers[name] for name in order}
-    with _evaluating(subject.module), eager(subject.module), aside():
+    with subject.quiet():
         found = study(
             subject.forward, layers, chosen, ranking, settings, means=means, progress=progress
         )
     return found, _columns(report, found)
-
-
-@contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
-    """Eval mode inside; flags are set one by one, as parts may be in different modes."""
-    training = [part for part in module.modules() if part.training]
-    try:
-        for part in training:
-            part.training = False
-        yield
-    finally:
-        for part in training:
-            part.training = True
 
 
 def _ranked(columns: Mapping[str, np.ndarray], by: str) -> list[int]:

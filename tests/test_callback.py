@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 from lightning_neurocorr import (
     BatchBaseline,
     NeuronAdvantage,
+    SecondPass,
     SnapshotBaseline,
     TableBaseline,
 )
@@ -282,6 +283,23 @@ def test_snapshot_at_a_later_epoch_reports_from_then_on() -> None:
     callback = watch(baseline=SnapshotBaseline(epoch=2))
     fit(callback, max_epochs=4)
     assert [entry.epoch for entry in callback.history] == [2, 3]
+
+
+def test_a_second_pass_gives_rank_statistics() -> None:
+    from scipy import stats
+
+    callback = watch(second_pass=SecondPass(neurons=2, permutations=99))
+    fit(callback)
+    report = callback.report
+    assert report is not None
+    x = paper_data()[0]
+    advantage, only_model = x[:, 0].numpy(), x[:, 0].numpy() > 0
+    row = report.rows[0]
+    assert row.auroc == pytest.approx(1.0)
+    assert only_model.any()
+    assert row.spearman == pytest.approx(stats.spearmanr(x[:, 0].numpy(), advantage)[0])
+    assert row.p_max_t == pytest.approx(0.01)
+    assert math.isnan(report.rows[2].auroc)
 
 
 # --- hooks, random numbers, weights ----------------------------------------------------------------

@@ -26,10 +26,12 @@ from lightning_neurocorr.inspection import Subject, ToImage, inspect
 from lightning_neurocorr.loggers import log_report, log_sheets
 from lightning_neurocorr.needed import ablate
 from lightning_neurocorr.randomness import PrivateRandomness
+from lightning_neurocorr.ranks import SecondPass
 from lightning_neurocorr.reading import Predictions
 from lightning_neurocorr.report import NeuronReport
 from lightning_neurocorr.samples import LoaderPositions
 from lightning_neurocorr.scalars import summary_scalars
+from lightning_neurocorr.second_pass import look_again
 from lightning_neurocorr.validation import SampleTable, ValidationPass
 from lightning_neurocorr.visualization import FeatureVisualizer, Visualizer
 
@@ -61,6 +63,8 @@ class NeuronAdvantage(Callback):
         attribution: The *used* column: True, False or its settings.
         ablation: The *needed* column: its settings, or None. Runs at the end of a fit and on
             ``trainer.validate``, or as often as the settings say.
+        second_pass: AUROC, Spearman and a permutation test for a few top neurons, from their raw
+            activations; runs when ablation does. None is none.
         visualizer: Makes pictures of what top neurons see; None for none.
         sample_id: Key or callable that reads an id per sample from a batch, for data whose
             position is not known.
@@ -88,6 +92,7 @@ class NeuronAdvantage(Callback):
         every_n_validations: int = 1,
         attribution: bool | Attribution = True,
         ablation: Ablation | None = None,
+        second_pass: SecondPass | None = None,
         visualizer: Visualizer | None = FeatureVisualizer(),
         sample_id: B.Field | None = None,
         to_image: ToImage | None = None,
@@ -117,6 +122,7 @@ class NeuronAdvantage(Callback):
         self.every_n_validations = every_n_validations
         self.attribution = Attribution() if attribution is True else attribution or None
         self.ablation = ablation
+        self.second_pass = second_pass
         self.visualizer = visualizer
         self.sample_id = sample_id
         self.to_image = to_image
@@ -149,7 +155,7 @@ class NeuronAdvantage(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: D102
         if stage in ("fit", "validate"):
-            evidence = (self.attribution, self.ablation, self.visualizer)
+            evidence = (self.attribution, self.ablation, self.second_pass, self.visualizer)
             check_trainer(trainer, stage, alone=any(part is not None for part in evidence))
             choose_layers(pl_module, self.layers)
             wiring.output_module(pl_module, self.output)
@@ -406,6 +412,10 @@ class NeuronAdvantage(Callback):
                 study, columns = ablate(report, subject, samples, result.halves, self.ablation, bar)
                 columns = {**report.columns, **columns}
                 report = replace(report, columns=columns, study=study.to_dict())
+        if self.second_pass is not None and not report.message:
+            with self._faults.forgiven("go over the samples again"):
+                columns = look_again(report, subject, samples, self.second_pass, self.pooling)
+                report = replace(report, columns={**report.columns, **columns})
         if self.visualizer is not None and report.shown(1):
             with self._faults.forgiven("make pictures"):
                 panels, notes = inspect(

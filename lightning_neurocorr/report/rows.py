@@ -14,6 +14,7 @@ COLUMNS = (
     "mean", "std", "active",
     "attribution", "attribution_low", "attribution_high", "attribution_q", "attribution_contrast",
     "ablation", "ablation_control", "ablation_p", "ablation_advantage", "ablation_shared",
+    "auroc", "spearman", "p_max_t",
 )  # fmt: skip
 
 SMALL_IS_STRONG = {
@@ -23,6 +24,7 @@ SMALL_IS_STRONG = {
     "q_within_class",
     "attribution_q",
     "ablation_p",
+    "p_max_t",
 }
 
 
@@ -106,6 +108,10 @@ class NeuronRow:
         ablation_p: Share of random neurons that cost at least as much.
         ablation_advantage: Loss of accuracy on held-out advantage samples.
         ablation_shared: Loss of accuracy on class-matched held-out shared samples.
+        auroc: How well the activation tells only_model samples from the others (second pass).
+        spearman: Rank correlation with the advantage (second pass).
+        p_max_t: Family-wise p of r among the neurons of the second pass, by permutation within
+            classes.
         dead: Whether the neuron was the same on every sample.
         verdict: What of this can be believed, in words.
     """
@@ -141,6 +147,9 @@ class NeuronRow:
     ablation_p: float
     ablation_advantage: float
     ablation_shared: float
+    auroc: float
+    spearman: float
+    p_max_t: float
     dead: bool
     verdict: str
 
