@@ -279,8 +279,10 @@ def test_the_control_of_a_neuron_is_another_one() -> None:
 
 
 def test_needed_is_more_than_the_control_and_more_than_on_shared_samples() -> None:
-    def point(p: float, beyond: float, control: float) -> AblationPoint:
-        effect, other = Effect(beyond, 0.0, 0.0, 0.0), Effect(control, 0.0, 0.0, 0.0)
+    def point(p: float, beyond: float, control: float, **accuracy: float) -> AblationPoint:
+        lost = {"advantage": 0.3, "shared": 0.0, "random": 0.1, **accuracy}
+        effect = Effect(beyond, 0.0, lost["advantage"], lost["shared"])
+        other = Effect(control, 0.0, lost["random"], 0.0)
         return AblationPoint("0", 1, ((0,), (0,)), effect, other, 1.0, p)
 
     assert point(0.04, 1.0, 0.5).needed
@@ -288,6 +290,9 @@ def test_needed_is_more_than_the_control_and_more_than_on_shared_samples() -> No
     assert not point(0.04, 1.0, 1.5).needed
     assert not point(0.04, -1.0, -1.5).needed
     assert not point(float("nan"), 1.0, 0.5).needed
+    assert not point(0.04, 1.0, 0.5, advantage=0.0, random=0.0).needed
+    assert not point(0.04, 1.0, 0.5, shared=0.3).needed
+    assert not point(0.04, 1.0, 0.5, random=0.3).needed
 
 
 def test_never_measures_on_the_half_that_chose() -> None:

@@ -606,7 +606,7 @@ def test_the_choice_does_not_depend_on_the_order() -> None:
 def test_settings() -> None:
     assert Attribution().keep_rate() == 1
     assert Attribution(max_samples=100).keep_rate(expected=400) == 0.25
-    assert Attribution(max_samples=100).keep_rate(total=400) == 0.5
+    assert Attribution(max_samples=100).keep_rate(total=800) == 0.5
     assert Attribution().limit(2000) == 256
     assert Attribution().limit(4000) == 300
     assert Attribution().limit(10**6) == Attribution().limit() == 1024

@@ -100,8 +100,13 @@ class AblationPoint:
 
     @property
     def needed(self) -> bool:
-        """Whether it costs more than the random sets do, and more than it costs shared samples."""
-        return self.p < 0.05 and self.effect.beyond > max(self.control.beyond, 0)
+        """Whether answers are lost, more than with random sets and more than on shared samples.
+
+        A margin alone may fall without any answer changing: then others carry the knowledge too.
+        """
+        lost, control = self.effect, self.control
+        answers = lost.advantage_accuracy > max(lost.shared_accuracy, control.advantage_accuracy)
+        return answers and self.p < 0.05 and lost.beyond > max(control.beyond, 0)
 
 
 @dataclass(frozen=True)

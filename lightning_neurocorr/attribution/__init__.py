@@ -70,10 +70,10 @@ class Attribution:
 
         Args:
             expected: ``only_model`` samples this process will see: the last validation's count.
-            total: All samples it will see; half of them count as ``expected`` where that is None.
+            total: All samples it will see; a quarter counts as ``expected`` where that is None.
         """
         if expected is None:
-            expected = (total or 0) // 2
+            expected = (total or 0) // 4
         return min(1.0, self.limit(total) / max(expected, 1))
 
 
