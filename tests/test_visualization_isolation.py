@@ -130,6 +130,15 @@ def test_training_goes_on_to_the_same_bits(visualizer, prior):
 
 
 @pytest.mark.parametrize("visualizer", VISUALIZERS)
+def test_a_model_in_training_is_seen_as_in_evaluation(visualizer, prior):
+    net = Net()
+    training = visualizer.render(net.train(), None, TARGETS, prior)
+    evaluating = visualizer.render(net.eval(), None, TARGETS, prior)
+    for one, other in zip(training, evaluating, strict=True):
+        np.testing.assert_array_equal(one.image, other.image)
+
+
+@pytest.mark.parametrize("visualizer", VISUALIZERS)
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
 def test_pictures_are_the_same_inside_validation(visualizer, mode, prior):
     net = Net()
@@ -207,10 +216,13 @@ def test_a_models_own_except_does_not_swallow_the_stop(prior):
             try:
                 return super().forward(images)
             except Exception:  # noqa: BLE001
+                self.caught = True
                 return torch.zeros(len(images), 2)
 
-    (picture,) = VISUALIZERS[0].render(Catching(), None, TARGETS[:1], prior)
+    net = Catching()
+    (picture,) = VISUALIZERS[0].render(net, None, TARGETS[:1], prior)
     assert picture.image is not None
+    assert not hasattr(net, "caught")
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -152,7 +152,7 @@ class Fourier:
         spectrum = prior.spectrum.to(device)
         self._scale = spectrum.clamp(min=1e-3 * float(spectrum.max()))
         if exemplars is None:
-            start = torch.fft.rfft2(noise.to(device), norm="ortho")
+            start = torch.fft.rfft2(0.4 * noise.to(device), norm="ortho")  # weaker than data
         else:
             images = self._range.undo(exemplars.to(device)) + self._colour.mean
             start = torch.fft.rfft2(prior.whiten(images), norm="ortho") / self._scale
