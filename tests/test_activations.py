@@ -93,7 +93,7 @@ def test_what_cannot_name_layers(layers) -> None:
 
 
 def test_models_without_convolutions_or_submodules() -> None:
-    with pytest.raises(ValueError, match="None chose none of the 1 submodules.* There are: '0'"):
+    with pytest.raises(ValueError, match=r"None chose none of the 1 submodules.* There are: '0'"):
         choose_layers(nn.Sequential(nn.ReLU()))
     with pytest.raises(ValueError, match="It has no submodules"):
         choose_layers(nn.Linear(2, 2))
