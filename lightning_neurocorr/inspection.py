@@ -5,6 +5,7 @@ Works on any module; the samples come through :class:`Subject`, which knows wher
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -14,12 +15,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lightning_neurocorr import functional as F
 from lightning_neurocorr.activations import aside, eager
 from lightning_neurocorr.evidence import Panel, Picture, Sample
 from lightning_neurocorr.exemplars import Exemplar, MatchedSamples, Ranking, Reservoir
 from lightning_neurocorr.reading import Arguments, logits_of
 from lightning_neurocorr.report import NeuronReport, NeuronRow
 from lightning_neurocorr.samples import LoaderPositions, fetch, hashed
+from lightning_neurocorr.sheets import to_display
 from lightning_neurocorr.validation import SampleTable
 from lightning_neurocorr.visualization import ImagePrior, Target, Visualizer
 
@@ -155,7 +158,8 @@ def inspect(
     chosen = _choose(rows, rankings, samples, num_classes, shown)
     images: dict[int, Tensor] = {}
     if subject.fetchable:
-        images = subject.images(e.position for groups in chosen for group in groups for e in group)
+        wanted = (e.position for groups in chosen for group in groups for e in group)
+        images = subject.images(position for position in wanted if position >= 0)
     else:
         notes.append(
             "No exemplars: the validation loader shuffles or has no positions, so their images "
@@ -210,7 +214,8 @@ def _choose(
         top = ranking.top(row.unit)[:shown] if ranking else []
         alone = ranking.only_model(row.unit)[:shown] if ranking else []
         pairs = reservoir.match([e.target for e in alone], seed=row.unit) if reservoir else []
-        chosen.append((top, alone, [pair for pair in pairs if pair is not None]))
+        missing = Exemplar(-1, math.nan, -1, F.BOTH)
+        chosen.append((top, alone, [pair or missing for pair in pairs]))
     return chosen
 
 
@@ -219,12 +224,11 @@ class _Display:
 
     def __init__(self, prior: ImagePrior, to_image: ToImage | None) -> None:
         self._to_image = to_image
-        self._low = prior.low.float().reshape(-1, 1, 1)
-        self._span = (prior.high.float().reshape(-1, 1, 1) - self._low).clamp_min(1e-12)
+        self._low, self._high = prior.low.numpy(), prior.high.numpy()
 
     def __call__(self, image: Tensor) -> np.ndarray:
         if self._to_image is None:
-            return ((image - self._low) / self._span).clamp(0, 1).numpy()
+            return to_display(image.numpy(), self._low, self._high)
         shown = torch.as_tensor(self._to_image(image)).detach().float().cpu()
         if shown.ndim == 2:
             shown = shown[None]
