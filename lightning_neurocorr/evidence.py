@@ -114,10 +114,19 @@ def pack_panels(panels: Sequence[Panel]) -> tuple[dict[str, np.ndarray], list[di
 def unpack_panels(
     arrays: Mapping[str, np.ndarray], described: Sequence[dict[str, Any]]
 ) -> tuple[Panel, ...]:
-    """The reverse of :func:`pack_panels`."""
+    """The reverse of :func:`pack_panels`.
+
+    Raises:
+        ValueError: If an image is none.
+    """
 
     def image(key: str | None) -> np.ndarray | None:
-        return None if key is None else arrays[key]
+        if key is None:
+            return None
+        found = arrays[key]
+        if found.ndim != 3 or found.dtype.kind not in "fu":
+            raise ValueError(f"an image is of shape {found.shape} and type {found.dtype}")
+        return found
 
     def unpacked(kind: type, part: dict[str, Any]) -> Any:
         return kind(**{**part, "image": image(part["image"])})

@@ -54,7 +54,8 @@ def read(path: str | Path, build: Callable[..., T]) -> T:
         ValueError: If the file is not a report or is of a newer schema.
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        # NumPy leaves a file open that it opened and cannot read.
+        with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as archive:
             return build(**_fields(archive))
     except FileNotFoundError:
         raise
