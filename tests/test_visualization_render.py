@@ -304,6 +304,29 @@ def test_a_layer_called_twice_counts_as_the_mean_of_its_calls():
     assert picture.activation_ratio == pytest.approx(float(ratio), rel=1e-3)
 
 
+@pytest.mark.parametrize("sequence_first", [False, True])
+def test_units_of_token_models_are_the_last_axis(sequence_first):
+    class Tokens(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed = nn.Linear(8, 6)
+            self.embed.batch_first = not sequence_first
+
+        def forward(self, images):
+            rows = images[:, 0]  # a token per row
+            return self.embed(rows.transpose(0, 1) if sequence_first else rows)
+
+    model = Tokens()
+    prior = ImagePrior.fit([_texture(20, 1, (9, 8))])
+    targets = [Target("embed", 5), Target("embed", 2, position=(3,))]
+    mean, third = FeatureVisualizer(steps=30).render(model, None, targets, prior)
+    with torch.no_grad():
+        real = model.embed(prior.images[:, 0])  # (N, rows, units)
+        drawn = [model.embed(torch.from_numpy(picture.image[0])) for picture in (mean, third)]
+    assert drawn[0][:, 5].mean() > real[:, :, 5].mean(1).max()
+    assert drawn[1][3, 2] > real[:, 3, 2].max()
+
+
 def test_models_that_view_contiguous_memory_work():
     class Viewing(nn.Module):
         def __init__(self):

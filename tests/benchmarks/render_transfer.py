@@ -112,16 +112,16 @@ def row(visualizer: Visualizer, cases: list[Case], prior: ImagePrior) -> str:
 def visualizers(steps: int) -> dict[str, Visualizer]:
     """All rows of the table."""
     rows: dict[str, Visualizer] = {
-        "default": FeatureVisualizer(steps=steps),
-        "default, from noise": FeatureVisualizer(steps=steps, start="noise"),
-        "default, no limit": FeatureVisualizer(steps=steps, strength=None),
+        "default": FeatureVisualizer(steps=steps, time_budget_s=None),
+        "default, from noise": FeatureVisualizer(steps=steps, start="noise", time_budget_s=None),
+        "default, no limit": FeatureVisualizer(steps=steps, strength=None, time_budget_s=None),
     }
     for kind in ("pca", "maco", "fourier", "pixel"):
         for start in ("exemplar", "noise"):
             rows[f"{kind}, from {start}"] = FeatureVisualizer(
-                parametrization=kind, start=start, steps=steps
+                parametrization=kind, start=start, steps=steps, time_budget_s=None
             )
-    rows["Lucent, our adapter"] = LucentVisualizer(steps=steps)
+    rows["Lucent, our adapter"] = LucentVisualizer(steps=steps, time_budget_s=None)
     return rows
 
 
