@@ -429,6 +429,10 @@ def test_the_figure_shows_r_by_colour_and_undefined_r_in_grey():
     figure = history_figure(entries([0.5, -0.5, 0.5]), [("conv", 0), ("conv", 2)])
     assert strong_red in colours(figure)
     assert strong_blue not in colours(figure)
+    figure = history_figure(entries([0.5, 0.0]), [("conv", 0), ("conv", 1)])
+    assert any(min(colour) > 240 for colour in colours(figure)), (
+        "zero is white, whatever the others"
+    )
     figure = history_figure(entries([0.5, -0.5, math.nan]), [("conv", 1), ("conv", 2)])
     assert {strong_blue, grey} <= colours(figure)
     assert grey in colours(history_figure(entries([0.5]), [("conv", 0), ("gone", 0)]))

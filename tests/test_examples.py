@@ -1,0 +1,68 @@
+"""Every example runs from anywhere, says what it found, and writes where it was told to."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lightning_neurocorr import NeuronReport
+
+EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("*.py"))
+
+
+# One process for several runs: most of the time goes into imports.
+_RUN = (
+    "import runpy, sys\nfor sys.argv in {calls!r}: runpy.run_path(sys.argv[0], run_name='__main__')"
+)
+
+
+def run(*calls: list[str], folder: Path) -> str:
+    """What examples print that are called in ``folder`` with these arguments, one after another."""
+    done = subprocess.run(
+        [sys.executable, "-c", _RUN.format(calls=list(calls))],
+        cwd=folder,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "Warning" not in done.stderr, done.stderr[-3000:]
+    return done.stdout
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
+def test_an_example_runs_and_writes_nothing_outside_its_output_folder(example, tmp_path):
+    folder, output = tmp_path / "here", tmp_path / "output"
+    folder.mkdir()
+    told = ["--output", str(output)] if '"--output"' in example.read_text() else []
+    text = run([str(example), "--fast", *told], folder=folder)
+    assert re.search(r"only_model|advantage", text), text
+    assert not list(folder.rglob("*")), "files beside the output folder"
+    assert output.exists() == bool(told)
+
+
+def test_digits_runs_with_every_kind_of_baseline_and_says_where_to_look(tmp_path):
+    digits = str(next(path for path in EXAMPLES if path.stem == "digits"))
+    kinds = ["estimator", "majority", "table", "snapshot", "checkpoint"]
+    fast = ["--fast", "--visualizer", "none", "--seed", "1"]
+    calls = [[digits, *fast, "--baseline", kind, "--output", kind] for kind in kinds]
+    text = run(*calls, folder=tmp_path)
+    found = [NeuronReport.load(tmp_path / kind / "runs/version_0/report.npz") for kind in kinds]
+    for kind, report in zip(kinds, found, strict=True):
+        assert report.headline in text
+        assert f"tensorboard --logdir {Path(kind, 'runs')}\n" in text
+        assert list((tmp_path / kind / "runs").glob("*/events.out.tfevents.*"))
+        for row in report.shown(10):
+            line = rf"^ +{re.escape(row.name)} +{re.escape(f'{row.r:+.3f}')} .*{row.verdict}$"
+            assert re.search(line, text, re.MULTILINE)
+    for counts in ("both", "only_model"), ("only_baseline", "neither"):
+        numbers = [getattr(found[0].outcomes, name) for name in counts]
+        assert re.search(rf"model \w+ +{numbers[0]} +{numbers[1]}\b", text)
+    estimator, _, table, *_ = found
+    assert table.outcomes == estimator.outcomes  # the table holds the estimator's answers
+    assert {path.name for path in tmp_path.iterdir()} == set(kinds)
