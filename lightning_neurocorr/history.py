@@ -32,7 +32,7 @@ class HistoryEntry:
         r: r of the kept neurons, float32.
         top: Units with the largest r, per layer, strongest first.
         stability: Per layer, the share of the top list that the previous validation's list shares
-            (Jaccard index); NaN for the first.
+            (Jaccard index); NaN for the first. Of a small layer, the better half is the list.
     """
 
     validation: int
@@ -77,8 +77,8 @@ class HistoryEntry:
             index=index,
             top=top,
             stability={
-                name: jaccard(units, previous.top.get(name, ()) if previous else ())
-                for name, units in top.items()
+                name: _stability(top[name], previous.top.get(name, ()) if previous else (), size)
+                for name, size in zip(report.layers, report.sizes, strict=True)
             },
         )
 
@@ -124,6 +124,12 @@ def _strongest(r: np.ndarray) -> np.ndarray:
     strength = np.nan_to_num(np.abs(r), nan=-1.0)
     kept = min(KEPT, len(r))
     return np.sort(np.argpartition(strength, -kept)[-kept:])
+
+
+def _stability(now: Sequence[int], before: Sequence[int], size: int) -> float:
+    """Jaccard index of two top lists; a list of all neurons would always agree."""
+    half = (size + 1) // 2
+    return jaccard(now[:half], before[:half])
 
 
 def jaccard(a: Sequence[int], b: Sequence[int]) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -27,15 +27,21 @@ def layer_groups(layers: tuple[str, ...], limit: int = MAX_GROUPS) -> dict[str, 
     """
     depth = max((name.count(".") for name in layers), default=0)
     for parts in range(depth + 1, 0, -1):
-        groups: dict[str, list[str]] = {}
-        for name in layers:
-            groups.setdefault(tag_part(".".join(name.split(".")[:parts])), []).append(name)
+        groups = _grouped((name, ".".join(name.split(".")[:parts])) for name in layers)
         if len(groups) <= limit:
             if parts > depth or len(groups) >= _FEWEST_GROUPS:
                 return groups
             break
-    runs = [list(run) for run in np.array_split(np.array(layers, dtype=object), limit)]
-    return {tag_part(f"{run[0]}..{run[-1]}"): run for run in runs}
+    runs = np.array_split(np.array(layers, dtype=object), limit)
+    return _grouped((name, f"{run[0]}..{run[-1]}") for run in runs for name in run)
+
+
+def _grouped(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
+    """Layers by the tag of their group; groups whose tags agree are one."""
+    groups: dict[str, list[str]] = {}
+    for layer, group in pairs:
+        groups.setdefault(tag_part(group), []).append(layer)
+    return groups
 
 
 def tag_part(name: str) -> str:

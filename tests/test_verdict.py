@@ -1,0 +1,157 @@
+"""Every branch of the words, and that masks and words agree."""
+
+import itertools
+import math
+import random
+
+import numpy as np
+import pytest
+from helpers import make_report
+
+from lightning_neurocorr import verdict
+from lightning_neurocorr.report import COLUMNS, Outcomes
+
+NAN = math.nan
+NOTHING = dict.fromkeys(COLUMNS, NAN)
+ENCODES = NOTHING | {
+    "r": 0.5, "q_value": 0.01, "r_within_class": 0.4, "q_within_class": 0.01, "r_replicated": 0.3,
+}  # fmt: skip
+USED = {
+    "attribution": 2.0, "attribution_q": 0.01, "attribution_low": 1.0, "attribution_high": 3.0,
+    "attribution_contrast": 1.5,
+}  # fmt: skip
+NEEDED = {
+    "ablation": 0.2, "ablation_control": 0.1, "ablation_p": 0.05, "ablation_advantage": 0.25,
+    "ablation_shared": 0.05,
+}  # fmt: skip
+COST = (
+    "needed: silencing it costs 25.0 points on the samples only the model gets right, "
+    "5.0 on the others"
+)
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({}, "encodes the advantage"),
+        ({"r_within_class": NAN, "q_within_class": NAN}, "encodes the advantage"),
+        ({"r_replicated": NAN}, "encodes the advantage"),
+        ({"r": NAN}, "undefined: no correlation can be computed"),
+        ({"q_value": NAN}, "too sparse to test"),
+        ({"q_value": 0.051}, "not shown to encode the advantage"),
+        ({"q_within_class": 0.06}, "goes with the class, not with the advantage within it"),
+        ({"r_within_class": -0.4}, "goes with the class, not with the advantage within it"),
+        ({"q_within_class": 0.04}, "goes with the advantage, weakly"),
+        ({"r_replicated": -0.01}, "goes with the advantage in one half of the samples only"),
+        (
+            {"r": -0.5, "r_within_class": -0.4, "r_replicated": -0.3},
+            "goes with the baseline's advantage",
+        ),
+        (USED, "encodes the advantage and is used"),
+        ({**USED, "attribution_contrast": NAN}, "encodes the advantage and is used"),
+        ({**USED, "attribution_q": 0.06}, "encodes the advantage; not shown to be used"),
+        ({**USED, "attribution_q": NAN}, "encodes the advantage; not shown to be used"),
+        ({**USED, "attribution_contrast": 0.0}, "encodes the advantage; not shown to be used"),
+        (
+            {**USED, "attribution": -2.0, "attribution_low": -3.0, "attribution_high": -1.0},
+            "encodes the advantage; speaks for the baseline's answer",
+        ),
+        ({**USED, "q_value": 0.5}, "not shown to encode the advantage; is used"),
+        ({**USED, **NEEDED}, f"encodes the advantage and is used; {COST}"),
+        (NEEDED, f"encodes the advantage; {COST}"),
+        ({**NEEDED, "ablation_p": 0.06}, "encodes the advantage; not shown to be needed"),
+        ({**NEEDED, "ablation": 0.1}, "encodes the advantage; not shown to be needed"),
+        (
+            {**NEEDED, "ablation": -0.1, "ablation_control": -0.2},
+            "encodes the advantage; not shown to be needed",
+        ),
+        ({**NEEDED, "ablation_control": NAN}, f"encodes the advantage; {COST}"),
+    ],
+)
+def test_the_verdict_on_a_neuron(change: dict, text: str) -> None:
+    assert verdict.neuron(ENCODES | change) == text
+
+
+def test_dead_neurons() -> None:
+    assert verdict.neuron(NOTHING, dead=True) == "dead: the same on every sample"
+
+
+def test_masks_and_words_agree() -> None:
+    """Claims appear in the words exactly where the masks, which are counted, say so."""
+    values = {
+        "r": (0.3, -0.3), "q_value": (0.01, 0.2, NAN), "r_within_class": (0.2, -0.2, NAN),
+        "q_within_class": (0.01, 0.03, 0.2), "r_replicated": (0.1, -0.1, NAN),
+        "attribution": (1.0, -1.0, NAN), "attribution_q": (0.01, 0.2),
+        "attribution_low": (0.5, -2.0), "attribution_high": (2.0, -0.5),
+        "attribution_contrast": (0.5, -0.5, NAN), "ablation": (0.2, -0.2, NAN),
+        "ablation_control": (0.1, NAN), "ablation_p": (0.01, 0.2),
+        "ablation_advantage": (0.3,), "ablation_shared": (0.1,),
+    }  # fmt: skip
+    rng = random.Random(0)
+    every = list(itertools.product(*values.values()))
+    rows = [NOTHING | dict(zip(values, row, strict=True)) for row in rng.sample(every, 3000)]
+    for row in rows:
+        if math.isnan(row["r_within_class"]):
+            row["q_within_class"] = NAN
+        if math.isnan(row["attribution"]):
+            row |= dict.fromkeys(USED, NAN)
+        if math.isnan(row["ablation"]):
+            row |= dict.fromkeys(NEEDED, NAN)
+    columns = {name: np.array([row[name] for row in rows]) for name in COLUMNS}
+    texts = [verdict.neuron(row) for row in rows]
+    masks = {
+        "encodes the advantage": verdict.encodes(columns),
+        "is used": verdict.used(columns),
+        "needed: ": verdict.needed(columns),
+    }
+    for words, mask in masks.items():
+        assert mask.any()
+        for text, claimed in zip(texts, mask, strict=True):
+            assert (
+                any(part.startswith(words) for part in text.replace(" and ", "; ").split("; "))
+                == claimed
+            )
+
+
+def layer(*changes: dict) -> str:
+    rows = [ENCODES | change for change in changes]
+    return verdict.layer({name: np.array([row[name] for row in rows]) for name in COLUMNS})
+
+
+def test_the_verdict_on_a_layer() -> None:
+    weak, by_class = {"q_value": 0.5}, {"q_within_class": 0.5}
+    assert layer(NOTHING, NOTHING) == "no neuron with a correlation"
+    assert layer(weak, NOTHING) == "none of 2 neurons is shown to encode the advantage"
+    assert layer({}, weak, {}) == "2 of 3 neurons encode the advantage"
+    assert layer({}, by_class) == "1 of 2 neurons encode the advantage, 1 only go with the class"
+    assert layer({**USED, **NEEDED}, NEEDED | {"ablation_p": 0.9}, weak) == (
+        "2 of 3 neurons encode the advantage, 1 are used, 1 of 2 silenced ones are needed"
+    )
+    assert verdict.layer({"r": np.array([0.1])}).startswith("none of 1 neurons")
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "which"),
+    [
+        (Outcomes(50, 30, 10, 10, 0.002), "better than"),
+        (Outcomes(50, 10, 30, 10, 0.002), "worse than"),
+        (Outcomes(50, 20, 20, 10, 0.9), "not shown to be better than"),
+        (Outcomes(50, 0, 0, 50), "not shown to be better than"),
+    ],
+)
+def test_the_headline(outcomes: Outcomes, which: str) -> None:
+    columns = {name: [ENCODES[name]] * 2 + [NAN] for name in ("r", "q_value", "r_replicated")}
+    report = make_report({"a": 3}, columns, outcomes=outcomes)
+    assert verdict.headline(report) == (
+        f"The model is {which} the baseline: right where it is wrong on {outcomes.only_model} of "
+        f"100 samples, wrong where it is right on {outcomes.only_baseline} "
+        f"(McNemar p = {outcomes.p_value:.2g}). 2 of 3 neurons encode the advantage."
+    )
+
+
+def test_the_headline_without_outcomes_and_with_attribution() -> None:
+    columns = {name: [value, NAN] for name, value in {**ENCODES, **USED}.items()}
+    report = make_report({"a": 2}, columns, outcomes=Outcomes())
+    assert verdict.headline(report) == (
+        "1 of 2 neurons encode the advantage, 1 are used where the model wins."
+    )
