@@ -1,0 +1,103 @@
+"""CPU time and memory of the metric's update against PearsonCorrCoef and against ``X.sum(0)``.
+
+    python -m tests.benchmarks.metric_update [--fast]
+
+CPU time of one thread, medians of runs that take turns; memory is the rise of the process's peak
+over two updates, each measured in a process of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+
+import torch
+from torchmetrics import PearsonCorrCoef
+
+from lightning_neurocorr import NeuronAdvantageCorrelation
+from tests.benchmarks.timing import machine, medians
+
+
+def speed(batch: int, neurons: int, repeats: int) -> dict[str, float]:
+    """Median seconds of an update by variant; ``floor`` is ``X.sum(0)``."""
+    x, a = torch.randn(batch, neurons).relu(), torch.randint(-1, 2, (batch,)).float()
+    groups, fold = torch.rand(batch, 3), torch.randint(0, 2, (batch,))
+    spread = a[:, None].expand(-1, neurons).contiguous()
+    peer = PearsonCorrCoef(num_outputs=neurons)
+    plain = NeuronAdvantageCorrelation(neurons)
+    profile = NeuronAdvantageCorrelation(neurons, num_covariates=3, count_active=True)
+    halves = NeuronAdvantageCorrelation(neurons, num_covariates=3, count_active=True, folds=2)
+    return medians(
+        {
+            "floor": lambda: x.sum(0),
+            "r alone": lambda: plain.update(x, a),
+            "with outcome profile": lambda: profile.update(x, a, groups),
+            "and two folds": lambda: halves.update(x, a, groups, fold),
+            "PearsonCorrCoef": lambda: peer.update(x, spread),
+        },
+        repeats,
+    )
+
+
+def peak_rise(variant: str, batch: int, neurons: int) -> int:
+    """Bytes by which two updates raise the peak of a fresh process."""
+    code = (
+        f"from tests.benchmarks.metric_update import _rise; _rise({variant!r}, {batch}, {neurons})"
+    )
+    return int(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout)
+
+
+def _rise(variant: str, batch: int, neurons: int) -> None:
+    torch.set_num_threads(1)
+    x, a = torch.randn(batch, neurons), torch.randn(batch)
+    if variant == "ours":
+        metric = NeuronAdvantageCorrelation(neurons)
+        target = a
+    else:
+        metric = PearsonCorrCoef(num_outputs=neurons)
+        target = a[:, None].expand(-1, neurons)
+    with open("/proc/self/clear_refs", "w") as file:
+        file.write("5")  # forget the peak so far
+    before = _peak()
+    for _ in range(2):
+        metric.update(x, target)
+    print(_peak() - before)
+
+
+def _peak() -> int:
+    """Peak resident bytes of this process (Linux)."""
+    with open("/proc/self/status") as file:
+        line = next(line for line in file if line.startswith("VmHWM"))
+    return int(line.split()[1]) * 1024
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--fast", action="store_true", help="small sizes, to see that it runs")
+    fast = parser.parse_args().fast
+    torch.set_num_threads(1)
+    sizes = [(32, 2000)] if fast else [(256, 1000), (256, 10_000), (256, 100_000)]
+    print("| batch x neurons | r alone | with outcome profile | and two folds | PearsonCorrCoef | ")
+    print("|---|---|---|---|---|")
+    for batch, neurons in sizes:
+        found = speed(batch, neurons, 3 if fast else 9)
+        ratios = [
+            f"{seconds / found['floor']:.1f}" for name, seconds in found.items() if name != "floor"
+        ]
+        print(f"| {batch} x {neurons:,} | {' | '.join(ratios)} |")
+    print("\nMultiples of the time of `X.sum(0)`;", machine())
+    for neurons in (10_000,) if fast else (100_000, 1_000_000):
+        state = NeuronAdvantageCorrelation(neurons).state.nbytes / neurons
+        full = NeuronAdvantageCorrelation(neurons, num_covariates=3, folds=2).state.nbytes / neurons
+        matrix = 64 * neurons * 4
+        ours, peer = (peak_rise(name, 64, neurons) / matrix for name in ("ours", "peer"))
+        print(
+            f"{neurons:,} neurons: {state:.0f} bytes of state per neuron for r alone, {full:.0f} "
+            f"with profile and two folds; peak of two updates of 64 samples: {ours:.2f} of the "
+            f"batch matrix, PearsonCorrCoef {peer:.2f}"
+        )
+
+
+if __name__ == "__main__":
+    main()

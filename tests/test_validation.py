@@ -1,0 +1,211 @@
+"""A validation pass and a collector without Lightning: what a notebook would do."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from lightning_neurocorr import BatchBaseline, choose_layers
+from lightning_neurocorr.attribution import Attribution
+from lightning_neurocorr.collector import Collector, Settings, describe, number_ids, take_rows
+from lightning_neurocorr.report import NeuronReport
+from lightning_neurocorr.samples import LoaderPositions
+from lightning_neurocorr.validation import Batch, ValidationPass
+
+
+def one_pass(
+    activations: torch.Tensor,
+    prediction: torch.Tensor,
+    baseline: torch.Tensor,
+    target: torch.Tensor,
+    size: int = 32,
+    **options: Any,
+) -> tuple[NeuronReport, ValidationPass]:
+    """A whole pass over one layer in batches of ``size``."""
+    result = ValidationPass(**options)
+    for rows in torch.arange(len(target)).split(size):
+        batch = Batch(prediction[rows], baseline[rows], target[rows], rows)
+        result.add(batch, {"layer": activations[rows]}, {})
+    cpu = torch.device("cpu")
+    result.agree(cpu)
+    return result.report(result.samples(cpu)), result
+
+
+@pytest.fixture
+def labels() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    target = torch.randint(0, 4, (400,))
+    prediction = torch.where(torch.rand(400) < 0.9, target, (target + 1) % 4)
+    weak = torch.tensor([0.1, 0.2, 0.5, 0.3])[target]
+    baseline = torch.where(torch.rand(400) > weak, target, (target + 2) % 4)
+    return prediction, baseline, target
+
+
+def advantage_of(labels: tuple[torch.Tensor, torch.Tensor, torch.Tensor]) -> np.ndarray:
+    prediction, baseline, target = labels
+    return ((prediction == target).double() - (baseline == target).double()).numpy()
+
+
+def residual(values: np.ndarray, design: np.ndarray) -> np.ndarray:
+    return values - design @ np.linalg.lstsq(design, values, rcond=None)[0]
+
+
+def test_within_class_r_is_that_of_residuals_on_class_dummies(labels: Any) -> None:
+    x = torch.randn(400, 3) + labels[2][:, None] * torch.tensor([0.0, 1.0, 2.0])
+    report, _ = one_pass(x, *labels, num_classes=4)
+    dummies = np.eye(4)[labels[2].numpy()]
+    a = residual(advantage_of(labels), dummies)
+    for unit in range(3):
+        expected = np.corrcoef(residual(x[:, unit].double().numpy(), dummies), a)[0, 1]
+        assert report.rows[unit].r_within_class == pytest.approx(expected, abs=1e-6)
+
+
+def test_beyond_the_budget_one_covariate_stands_in_for_classes(labels: Any) -> None:
+    x = torch.randn(400, 2) + labels[2][:, None]
+    first, result = one_pass(x, *labels, num_classes=4, class_budget=0)
+    assert np.isnan(first.column("r_within_class")).all()
+    means = result.mean_by_class(result.samples(torch.device("cpu")))
+    a, target = advantage_of(labels), labels[2].numpy()
+    by_hand = [a[target == c].mean() for c in range(4)]
+    np.testing.assert_allclose(means, by_hand, atol=1e-12)
+    second, _ = one_pass(x, *labels, num_classes=4, class_budget=0, class_advantage=means)
+    design = np.stack([np.ones(400), np.array(by_hand)[target]], 1)
+    for unit in range(2):
+        column = residual(x[:, unit].double().numpy(), design)
+        expected = np.corrcoef(column, residual(a, design))[0, 1]
+        assert second.rows[unit].r_within_class == pytest.approx(expected, abs=1e-6)
+
+
+def test_profile_is_the_mean_of_each_group(labels: Any) -> None:
+    x = torch.randn(400, 2) + 1e4
+    report, _ = one_pass(x, *labels)
+    prediction, baseline, target = labels
+    model, rival = (prediction == target).numpy(), (baseline == target).numpy()
+    column = x[:, 1].double().numpy()
+    row = report.rows[1]
+    assert row.mean_both == pytest.approx(column[model & rival].mean())
+    assert row.mean_only_model == pytest.approx(column[model & ~rival].mean())
+    assert row.mean_only_baseline == pytest.approx(column[~model & rival].mean())
+    assert row.mean_neither == pytest.approx(column[~model & ~rival].mean())
+    assert row.mean == pytest.approx(column.mean())
+    assert row.std == pytest.approx(column.std(), rel=1e-5)
+    assert row.active == 1
+
+
+def test_log_prob_advantage() -> None:
+    model, baseline = torch.randn(50, 3), torch.randn(50, 3).softmax(1)
+    target, x = torch.randint(0, 3, (50,)), torch.randn(50, 2)
+    report, _ = one_pass(x, model, baseline, target, advantage="log_prob")
+    rows = torch.arange(50)
+    gain = model.double().log_softmax(1)[rows, target] - baseline.double().log()[rows, target]
+    expected = np.corrcoef(x[:, 0].double(), gain)[0, 1]
+    assert report.rows[0].r == pytest.approx(expected, abs=1e-6)
+    assert report.outcomes.n == 50
+
+
+def test_a_callable_advantage_serves_regression() -> None:
+    target = torch.randn(60)
+    model, baseline = target + 0.1 * torch.randn(60), target + torch.randn(60)
+    x = torch.stack([(baseline - target).abs(), torch.randn(60)], 1)
+    report, _ = one_pass(
+        x, model, baseline, target, advantage=lambda p, b, y: (b - y).abs() - (p - y).abs()
+    )
+    assert report.rows[0].r > 0.9
+    assert report.outcomes.n == 0
+    assert math.isnan(report.outcomes.model_accuracy)
+    assert math.isnan(report.rows[0].mean_both)
+    assert report.message == ""
+
+
+def test_messages_say_why_there_is_nothing_to_see(labels: Any) -> None:
+    prediction, _, target = labels
+    x = torch.randn(400, 2)
+    same, _ = one_pass(x, prediction, prediction, target)
+    assert "there is no advantage to explain" in same.message
+    few = prediction.clone()
+    few[:3] = (few[:3] + 1) % 4
+    short, _ = one_pass(x, prediction, few, target)
+    assert "differ on 3 of 400 samples only" in short.message
+    worse = torch.where(torch.arange(400) % 2 == 0, target, (target + 1) % 4)
+    lost, _ = one_pass(x, worse, target, target)
+    assert "never right where the baseline is wrong" in lost.message
+    empty = ValidationPass()
+    empty.agree(torch.device("cpu"))
+    assert "No sample" in empty.report(empty.samples(torch.device("cpu"))).message
+
+
+def test_labels_that_are_no_classes_are_refused(labels: Any) -> None:
+    prediction, baseline, target = labels
+    target = target.clone()
+    target[7] = -100
+    with pytest.raises(ValueError, match=r"\[0, 4\), but got -100 for 1 samples"):
+        one_pass(torch.randn(400, 2), prediction, baseline, target, num_classes=4)
+
+
+def test_neurons_that_are_not_finite_are_counted(labels: Any) -> None:
+    x = torch.randn(400, 3)
+    x[5, 1] = torch.inf
+    with pytest.warns(UserWarning, match="1 of 3 neurons"):
+        report, result = one_pass(x, *labels)
+    assert math.isnan(report.rows[1].r)
+    assert math.isfinite(report.rows[0].r)
+    assert "1 neurons of layer layer" in result.alarms[0]
+
+
+# --- the collector --------------------------------------------------------------------------------
+
+
+def test_a_notebook_needs_no_lightning() -> None:
+    model = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Dropout(), nn.Linear(8, 3)).eval()
+    x, y, answers = torch.randn(90, 5), torch.randint(0, 3, (90,)), torch.randint(0, 3, (90,))
+    loader = DataLoader(TensorDataset(x, y, answers), batch_size=20)
+    settings = Settings(
+        BatchBaseline(2), choose_layers(model), model, attribution=Attribution(), exemplars=3
+    )
+    positions = LoaderPositions(loader)
+    cpu = torch.device("cpu")
+    with Collector(model, settings) as collector:
+        for batch in loader:
+            model(batch[0])
+            collector.update(None, batch, positions)
+        collector.result.agree(cpu)
+        samples = collector.result.samples(cpu)
+        report = collector.result.report(samples)
+        rankings = collector.result.rankings()
+    assert not any(module._forward_hooks for module in model.modules())
+    hidden = model[0](x).detach()
+    strongest = rankings["0"].top(4)[0]
+    assert strongest.position == int(hidden[:, 4].argmax())
+    gain = (model(x).argmax(1) == y).double() - (answers == y).double()
+    expected = np.corrcoef(hidden[:, 4].double(), gain)[0, 1]
+    assert report.row("0", 4).r == pytest.approx(expected, abs=1e-6)
+    assert np.isfinite(report.column("attribution")).all()
+
+
+def test_rows_of_nested_arguments_are_taken() -> None:
+    x = torch.arange(6.0).reshape(3, 2)
+    taken = take_rows(((x, [x, "text"]), {"mask": x[:, 0], "scale": torch.tensor(2.0)}),
+                      torch.tensor([2, 0]), 3)  # fmt: skip
+    assert torch.equal(taken[0][0], x[[2, 0]])
+    assert torch.equal(taken[0][1][0], x[[2, 0]])
+    assert torch.equal(taken[1]["mask"], x[[2, 0], 0])
+    assert taken[1]["scale"] == 2
+
+
+def test_ids_become_numbers_that_do_not_change() -> None:
+    assert number_ids(torch.tensor([5, 7]), 2).tolist() == [5, 7]
+    words = number_ids(["scan-1", "scan-2"], 2)
+    assert words.tolist() == number_ids(("scan-1", "scan-2"), 2).tolist()
+    assert (words >= 0).all()
+    with pytest.raises(ValueError, match="2 ids, but got 3"):
+        number_ids([1, 2, 3], 2)
+
+
+def test_a_baseline_is_described_without_addresses() -> None:
+    assert describe(lambda batch: batch) == "<lambda>"
+    assert "0x" not in describe(object())
