@@ -89,5 +89,6 @@ def _number(axes: Axes, r: np.ndarray, limit: float) -> None:
 def _name(layer: str, unit: int) -> str:
     """``layer:unit``, without the middle of a long layer name."""
     name = "".join(c if c.isprintable() else " " for c in layer)
+    name = name.encode("ascii", "replace").decode()  # the font lacks most scripts
     name = name if len(name) <= 18 else f"{name[:7]}…{name[-10:]}"
     return f"{name}:{unit}".replace("$", r"\$")

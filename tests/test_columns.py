@@ -1,0 +1,176 @@
+"""Columns of a report from streamed moments, against the raw samples."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from helpers import GROUP_NAMES, one_hot, partial_r, pearson, slow_fdr
+from scipy import stats
+
+from lightning_neurocorr import functional as F
+from lightning_neurocorr.attribution import AttributionColumns
+from lightning_neurocorr.columns import GROUPS, attribution_columns, correlation_columns
+from lightning_neurocorr.metric import NeuronAdvantageCorrelation
+from lightning_neurocorr.report import COLUMNS
+
+N, D, CLASSES = 900, 8, 3
+
+
+class Case:
+    """A validation set with everything that the columns say about it."""
+
+    def __init__(
+        self, controls: int = CLASSES, grouped: bool = True, empty_group: int = -1
+    ) -> None:
+        rng = np.random.default_rng(0)
+        self.target = rng.integers(0, CLASSES, N)
+        self.group = rng.choice([g for g in range(4) if g != empty_group], N)
+        self.a = np.array([0.0, 1.0, -1.0, 0.0])[self.group]
+        self.x = rng.normal(size=(N, D)) + np.outer(self.a, np.linspace(-0.4, 0.4, D))
+        self.x[:, 2] += self.target
+        self.x[:, 4] *= rng.random(N) < 0.02  # too sparse to test
+        self.x[:, 5] = 1.5
+        self.fold = rng.integers(0, 2, N)
+        self.z = np.array([self.a[self.target == c].mean() for c in range(CLASSES)])[self.target]
+        covariates = [one_hot(self.group, 3)] if grouped else []
+        if controls:
+            covariates.append(self.z[:, None] if controls == 1 else one_hot(self.target, controls))
+        columns = np.column_stack([np.empty((N, 0)), *covariates])
+        metric = NeuronAdvantageCorrelation(
+            D, num_covariates=columns.shape[1], folds=2, count_active=True
+        )
+        metric.update(*map(torch.as_tensor, (self.x, self.a, columns, self.fold)))
+        self.found = correlation_columns(
+            *metric.moments(), (self.a != 0).mean(), grouped=grouped, controls=controls
+        )
+
+    def check(self, name: str, expected: list[float] | np.ndarray) -> None:
+        np.testing.assert_allclose(self.found[name], expected, rtol=1e-7, atol=1e-12, err_msg=name)
+
+
+def test_columns_are_those_of_a_report() -> None:
+    case = Case()
+    assert case.found.keys() <= set(COLUMNS)
+    assert all(column.shape == (D,) for column in case.found.values())
+    assert all(column.dtype == np.float64 for column in case.found.values())
+    assert tuple(GROUPS) == GROUP_NAMES[:3]
+
+
+def test_r_its_interval_and_its_p() -> None:
+    case = Case()
+    tests = [stats.pearsonr(case.x[:, j], case.a) if j != 5 else None for j in range(D)]
+    case.check("r", [t.statistic if t else math.nan for t in tests])
+    case.check("r_low", [t.confidence_interval().low if t else math.nan for t in tests])
+    case.check("r_high", [t.confidence_interval().high if t else math.nan for t in tests])
+    coactive = (case.x != 0).sum(0) * (case.a != 0).mean()
+    assert (coactive < F.MIN_EXPECTED_COACTIVE).tolist() == [j == 4 for j in range(D)]
+    p = [t.pvalue if t and j != 4 else math.nan for j, t in enumerate(tests)]
+    case.check("p_value", p)
+    case.check("q_value", slow_fdr(p))
+
+
+@pytest.mark.parametrize("controls", [CLASSES, CLASSES + 2, 1])
+def test_r_within_class(controls: int) -> None:
+    case = Case(controls)
+    given = case.z if controls == 1 else one_hot(case.target, CLASSES)
+    lost = 1 if controls == 1 else CLASSES - 1
+    r = np.array([partial_r(case.x[:, j], case.a, given) for j in range(D)])
+    r[5] = math.nan  # residuals of a constant are rounding
+    case.check("r_within_class", r)
+    t = r * np.sqrt((N - 2 - lost) / (1 - r**2))
+    p = 2 * stats.t.sf(np.abs(t), N - 2 - lost)
+    p[4] = math.nan
+    case.check("p_within_class", p)
+    case.check("q_within_class", slow_fdr(p))
+
+
+def test_without_classes_there_is_no_r_within_them() -> None:
+    assert "r_within_class" not in Case(controls=0).found
+
+
+def test_r_in_both_halves() -> None:
+    case = Case()
+    halves = [
+        [pearson(case.x[case.fold == f, j], case.a[case.fold == f]) for j in range(D)]
+        for f in range(2)
+    ]
+    case.check("r_fold_0", halves[0])
+    case.check("r_fold_1", halves[1])
+    weaker = [
+        math.nan if math.isnan(r) else min(a, b) if r >= 0 else max(a, b)
+        for r, a, b in zip(case.found["r"], *halves, strict=True)
+    ]
+    case.check("r_replicated", weaker)
+
+
+@pytest.mark.parametrize("empty", [-1, 0, 2, 3])
+def test_profile_over_outcome_groups(empty: int) -> None:
+    case = Case(empty_group=empty)
+    for g, name in enumerate(GROUP_NAMES):
+        inside = case.x[case.group == g]
+        case.check(f"mean_{name}", inside.mean(0) if len(inside) else np.full(D, math.nan))
+    seen = [g for g in range(4) if g != empty]
+    within = sum(case.x[case.group == g].var(0) * (case.group == g).sum() for g in seen)
+    sd = np.sqrt(within / (N - len(seen)))
+    sizes = [(case.group == g).sum() for g in range(4)]
+    mean = {g: case.x[case.group == g].mean(0) for g in seen}
+    with np.errstate(invalid="ignore", divide="ignore"):
+        ts = [
+            (mean[1] - mean[g]) / (sd * math.sqrt(1 / sizes[1] + 1 / sizes[g]))
+            for g in seen
+            if g != 1
+        ]
+    expected = np.min(ts, 0)
+    expected[5] = math.nan
+    case.check("contrast_t", expected)
+
+
+def test_without_outcomes_there_is_no_profile() -> None:
+    found = Case(controls=0, grouped=False).found
+    assert not [name for name in found if name.startswith(("mean_", "contrast"))]
+
+
+def test_mean_spread_and_activity() -> None:
+    case = Case()
+    case.check("mean", case.x.mean(0))
+    case.check("std", case.x.std(0))
+    case.check("active", (case.x != 0).mean(0))
+    assert case.found["std"][5] == 0
+
+
+def test_neurons_that_were_not_finite() -> None:
+    metric = NeuronAdvantageCorrelation(2, folds=2, count_active=True)
+    x = torch.randn(50, 2)
+    x[3, 0] = math.inf
+    metric.update(x, torch.randn(50), fold=torch.arange(50) % 2)
+    with pytest.warns(UserWarning, match="1 of 2 neurons"):
+        total, folds = metric.moments()
+    found = correlation_columns(total, folds, 1.0, grouped=False, controls=0)
+    for name in ("r", "p_value", "mean", "std", "r_replicated"):
+        assert np.isnan(found[name]).tolist() == [True, False], name
+
+
+def test_attribution_is_tested_by_students_t() -> None:
+    rng = np.random.default_rng(0)
+    n = 40
+    samples = rng.normal(0.3, 1, (n, 5))
+    samples[:, 4] = 0.25  # no spread, no test
+    mean, se = samples.mean(0), samples.std(0, ddof=1) / math.sqrt(n)
+    half = stats.t.ppf(0.975, n - 1) * se
+    half[4] = 0
+    given = AttributionColumns(
+        attribution=mean, low=mean - half, high=mean + half, contrast=mean / 2,
+        per_fold=np.stack([mean, mean]), n=n, **extra_fields(n),
+    )  # fmt: skip
+    found = attribution_columns(given)
+    p = stats.ttest_1samp(samples[:, :4], 0).pvalue
+    np.testing.assert_allclose(found["attribution_q"], [*slow_fdr(p), math.nan], rtol=1e-9)
+    np.testing.assert_array_equal(found["attribution"], mean)
+    np.testing.assert_array_equal(found["attribution_contrast"], mean / 2)
+
+
+def extra_fields(n: int) -> dict:
+    """Fields that the columns do not look at."""
+    known = {"attribution", "low", "high", "contrast", "per_fold", "n"}
+    return {name: n for name in AttributionColumns.__dataclass_fields__ if name not in known}

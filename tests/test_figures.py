@@ -1,0 +1,87 @@
+"""The figure of r over validations, looked at as pixels."""
+
+import math
+
+import numpy as np
+import pytest
+from helpers import make_report
+
+from lightning_neurocorr.figures import history_figure
+from lightning_neurocorr.history import HistoryEntry
+
+NAN = math.nan
+
+
+def history(rows: list[list[float]], layer: str = "net.0") -> list[HistoryEntry]:
+    return [
+        HistoryEntry.from_report(make_report({layer: len(r)}, {"r": r}, epoch=i, validation=i))
+        for i, r in enumerate(rows)
+    ]
+
+
+def coloured(image: np.ndarray) -> tuple[int, int]:
+    """Number of clearly red and of clearly blue pixels."""
+    red, _, blue = (image[..., i].astype(int) for i in range(3))
+    return int((red - blue > 60).sum()), int((blue - red > 60).sum())
+
+
+@pytest.mark.parametrize("validations", [1, 2, 8, 9, 40, 41, 300])
+@pytest.mark.parametrize("neurons", [1, 16])
+def test_a_figure_of_any_length(validations: int, neurons: int) -> None:
+    rng = np.random.default_rng(0)
+    rows = rng.uniform(-1, 1, (validations, neurons)).tolist()
+    image = history_figure(history(rows), [("net.0", unit) for unit in range(neurons)])
+    assert image.dtype == np.uint8
+    assert image.ndim == 3
+    assert image.shape[2] == 3
+    assert max(image.shape) <= 2000
+    assert image.flags.c_contiguous
+
+
+def test_up_is_red_down_is_blue_and_unknown_is_neither() -> None:
+    # The colour bar below is the same in all three.
+    neurons = [("net.0", 0)]
+    up, down, unknown = (
+        np.array(coloured(history_figure(history([[r]] * 9), neurons))) for r in (0.8, -0.8, NAN)
+    )
+    assert up[0] > unknown[0] + 1000
+    assert down[1] > unknown[1] + 1000
+    assert abs(up[1] - unknown[1]) < 1000
+    assert abs(down[0] - unknown[0]) < 1000
+
+
+def test_rows_are_neurons_from_top_to_bottom_and_columns_validations() -> None:
+    rows = [[0.9] * 8 + [NAN] * 8] * 10 + [[NAN] * 8 + [0.9] * 8] * 10
+    image = history_figure(history(rows), [("net.0", unit) for unit in range(16)]).astype(int)
+    red = image[..., 0] - image[..., 2] > 60
+    red[int(0.85 * len(red)) :] = False  # the colour bar
+    y, x = np.nonzero(red)
+    middle_y, middle_x = (y.min() + y.max()) / 2, (x.min() + x.max()) / 2
+    assert ((y < middle_y) == (x < middle_x)).mean() > 0.95
+
+
+def test_of_a_long_history_the_first_and_the_last_are_shown() -> None:
+    rows = [[0.0]] * 200
+    neurons = [("net.0", 0)]
+    plain = coloured(history_figure(history(rows), neurons))
+    for i in (0, 199):
+        changed = [*rows]
+        changed[i] = [0.04]
+        assert coloured(history_figure(history(changed), neurons)) != plain
+
+
+@pytest.mark.parametrize(
+    "layer", ["$x_1$", "a$b", "net.层.0", "🙂", "a\nb\tc", "x" * 500, "<b>&amp;", "\\alpha", "_^{}"]
+)
+def test_odd_layer_names(layer: str) -> None:
+    """Warnings are errors here, of missing glyphs too."""
+    image = history_figure(history([[0.5, 0.1]], layer), [(layer, 0), (layer, 1)])
+    assert max(image.shape) <= 2000
+
+
+def test_the_state_of_matplotlib_is_left_alone() -> None:
+    import matplotlib as mpl
+
+    before = dict(mpl.rcParams)
+    history_figure(history([[0.5]]), [("net.0", 0)])
+    assert dict(mpl.rcParams) == before
