@@ -78,6 +78,7 @@ class LoaderPositions:
         keep = None
         if self._limit is not None and num_samples and int(positions[-1]) >= self._limit:
             keep = positions < self._limit
+            positions = positions % self._limit  # padding repeats the first samples
         return positions + self.offset, keep
 
 

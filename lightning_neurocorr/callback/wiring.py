@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -44,8 +44,7 @@ def validation_loaders(
     trainer: Trainer, chosen: Sequence[int] | None
 ) -> dict[int, LoaderPositions]:
     """The validation loaders to use, by index; several count as one concatenation."""
-    loaders = trainer.val_dataloaders
-    loaders = list(loaders) if isinstance(loaders, (list, tuple)) else [loaders]
+    loaders = _flat(trainer.val_dataloaders)
     found: dict[int, LoaderPositions] = {}
     offset = 0
     for i in range(len(loaders)) if chosen is None else chosen:
@@ -57,6 +56,15 @@ def validation_loaders(
         found[i] = LoaderPositions(loaders[i], offset, trainer.global_rank, trainer.world_size)
         offset += found[i].length or _ROOM
     return found
+
+
+def _flat(loaders: Any) -> list[Any]:
+    """Loaders in the order in which Lightning counts them: a list or dict of them may nest."""
+    if isinstance(loaders, Mapping):
+        loaders = list(loaders.values())
+    if isinstance(loaders, (list, tuple)):
+        return [one for part in loaders for one in _flat(part)]
+    return [loaders]
 
 
 def total_length(loaders: Sequence[LoaderPositions]) -> int | None:

@@ -1,0 +1,166 @@
+"""One process or several, the same answer; no process waits for another that is not coming.
+
+Two and three gloo processes run every validation of ``ddp_cases``; this process runs the same ones
+alone. Where processes disagree (a layer that fires in one only, a baseline that fails in one only)
+a collective that is not entered by all would fail the whole start after its timeout.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests import ddp_cases
+
+# Positions of shuffled samples are unknown, so halves and exemplars are others in every run.
+UNORDERED = ("shuffled", "random_subset")
+# Training sees other batches, rows are duplicated or processes are made to disagree.
+OF_THEIR_OWN = (
+    "fitted", "late_snapshot", "breaks_in_one_process", "unsharded_stream", "labels_out_of_range",
+    "layer_missing_in_one_batch", "layer_missing_in_other_ranks", "widths_that_differ",
+    "unattributed_in_one_process",
+)  # fmt: skip
+SAME = [name for name in ddp_cases.CASES if name not in OF_THEIR_OWN]
+HALVES = ("r_replicated",)
+BATCHED = ("attribution_contrast",)  # its partners are drawn from the same batch
+Results = dict[str, dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def alone() -> Results:
+    return ddp_cases.run_all(SAME)
+
+
+@pytest.fixture(scope="module", params=[2, 3])
+def ranks(request: pytest.FixtureRequest, tmp_path_factory: Any) -> list[Results]:
+    """What every process of a run found, by rank."""
+    folder = tmp_path_factory.mktemp("ranks")
+    command = [sys.executable, "-m", "tests.ddp_cases", str(request.param), str(folder)]
+    done = subprocess.run(
+        command, cwd=Path(__file__).parents[1], capture_output=True, text=True, timeout=500,
+        env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False,
+    )  # fmt: skip
+    files = [folder / f"{rank}.pt" for rank in range(request.param)]
+    assert all(file.exists() for file in files), done.stderr[-4000:]
+    found = [torch.load(file, weights_only=False) for file in files]
+    failures = [r["failure"] for results in found for r in results.values() if "failure" in r]
+    assert not failures, "\n\n".join(failures)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return found
+
+
+@pytest.mark.parametrize("name", SAME)
+def test_counts_are_those_of_one_process(name: str, ranks: list[Results], alone: Results) -> None:
+    for results in ranks:
+        for key in ("n", "outcomes", "layers", "sizes", "history", "message", "notes"):
+            assert results[name][key] == alone[name][key], key
+
+
+@pytest.mark.parametrize("name", SAME)
+def test_columns_are_those_of_one_process(name: str, ranks: list[Results], alone: Results) -> None:
+    expected = alone[name]["columns"]
+    assert {"r", "mean"} <= set(expected)
+    if name not in ("one_sample", "own_advantage"):
+        assert expected["attribution"].isfinite().any()
+    for column, values in expected.items():
+        if column in BATCHED or (column in HALVES and name in UNORDERED):
+            continue
+        tolerance = 1e-5 if column.startswith(("attribution", "ablation")) else 1e-6
+        # Statistics are not bounded as correlations are: relative to their size.
+        relative = 1e-4 if column == "contrast_t" else tolerance
+        for rank, results in enumerate(ranks):
+            if column.startswith("ablation") and rank:
+                continue  # evidence is gathered by one process
+            found = results[name]["columns"][column]
+            torch.testing.assert_close(
+                found, values, rtol=relative, atol=tolerance, equal_nan=True, msg=column
+            )
+
+
+def test_exemplars_are_the_same_samples(ranks: list[Results], alone: Results) -> None:
+    found, expected = ranks[0]["two_hundred"]["panels"], alone["two_hundred"]["panels"]
+    assert len(expected) == 3 * 3
+    assert any(expected)
+    for mine, theirs in zip(found, expected, strict=True):
+        assert [(s[0], s[2], s[3]) for s in mine] == [(s[0], s[2], s[3]) for s in theirs]
+        for a, b in zip(mine, theirs, strict=True):
+            assert a[1] == pytest.approx(b[1], abs=1e-5, nan_ok=True)
+
+
+def test_ablation_was_made(alone: Results) -> None:
+    assert alone["two_hundred"]["columns"]["ablation"].isfinite().any()
+
+
+def test_all_processes_report_the_same(ranks: list[Results]) -> None:
+    for name, first in ranks[0].items():
+        if "columns" not in first:
+            continue
+        for results in ranks[1:]:
+            for column in ("r", "r_within_class", "attribution", "mean"):
+                if column in first["columns"]:
+                    mine, theirs = results[name]["columns"][column], first["columns"][column]
+                    assert torch.equal(mine.nan_to_num(7.0), theirs.nan_to_num(7.0)), (name, column)
+            for key in ("n", "outcomes", "layers", "history", "notes"):
+                assert results[name][key] == first[key], (name, key)
+
+
+@pytest.mark.parametrize("name", ["layer_missing_in_one_batch", "layer_missing_in_other_ranks"])
+def test_a_layer_that_one_process_lacks_is_left_out_in_all(
+    name: str, ranks: list[Results], alone: Results
+) -> None:
+    expected = alone["seventeen"]["columns"]
+    for results in ranks:
+        assert results[name]["layers"] == ["net.0", "net.3", "net.5"]
+        assert "Layer extra was left out" in results[name]["notes"][0]
+        for column in ("r", "attribution"):
+            torch.testing.assert_close(
+                results[name]["columns"][column], expected[column],
+                rtol=1e-5, atol=1e-5, equal_nan=True,
+            )  # fmt: skip
+
+
+def test_a_layer_whose_width_differs_between_processes_is_left_out(ranks: list[Results]) -> None:
+    for results in ranks:
+        assert results["widths_that_differ"]["layers"] == ["net.5"]
+        assert "neurons in one process and" in results["widths_that_differ"]["notes"][0]
+
+
+def test_attribution_of_some_processes_only_is_none(ranks: list[Results]) -> None:
+    for results in ranks:
+        found = results["unattributed_in_one_process"]
+        assert found["columns"]["attribution"].isnan().all()
+        assert found["columns"]["r"].isfinite().any()
+        assert "No attribution: the forward" in found["notes"][-1]
+
+
+def test_a_baseline_that_fails_in_one_process_is_a_warning_in_all(ranks: list[Results]) -> None:
+    for rank, results in enumerate(ranks):
+        found = results["breaks_in_one_process"]
+        assert found["epochs"] == 3
+        assert [entry[2] for entry in found["history"]] == [0, 2]
+        last = rank == len(ranks) - 1
+        said = "the reading service is down" if last else "another process could not finish"
+        assert any(said in text for text in found["said"])
+
+
+def test_an_iterable_that_every_process_sees_whole_is_said(ranks: list[Results]) -> None:
+    for results in ranks:
+        assert results["unsharded_stream"]["n"] == 17 * len(ranks)
+        assert any("Shard it yourself" in text for text in results["unsharded_stream"]["said"])
+
+
+def test_wrong_labels_in_one_process_are_an_error_in_all(ranks: list[Results]) -> None:
+    for results in ranks:
+        assert "got 9 for 1 samples" in results["labels_out_of_range"]["error"]
+
+
+def test_a_fit_ends_with_pictures_in_one_process(ranks: list[Results]) -> None:
+    assert ranks[0]["fitted"]["panels"]
+    assert not ranks[1]["fitted"]["panels"]
+    assert [entry[2] for entry in ranks[0]["late_snapshot"]["history"]] == [1, 2]
