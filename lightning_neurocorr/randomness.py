@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -23,22 +23,22 @@ class PrivateRandomness:
 
     def __init__(self, seed: int = 0) -> None:
         self._seed = seed
-        self._own: dict[str, Any] | None = None
+        self._states: dict[str, Any] = {}
 
     @contextmanager
     def __call__(self, device: torch.device | None = None) -> Iterator[None]:
         """Switch the generators of the CPU and of ``device``, and back at the end."""
-        cuda = device if device is not None and device.type == "cuda" else None
-        theirs = _states(cuda)
-        try:
-            if self._own is None:
-                _seed_all(self._seed, cuda)
-            else:
-                _restore(self._own)
-            yield
-        finally:
-            self._own = _states(cuda)
-            _restore(theirs)
+        generators = _generators(device)
+        with preserved_randomness(device):
+            for name, generator in generators.items():
+                if name in self._states:
+                    generator.set(self._states[name])
+                else:
+                    generator.seed(self._seed)
+            try:
+                yield
+            finally:
+                self._states.update({name: one.get() for name, one in generators.items()})
 
 
 @contextmanager
@@ -46,38 +46,41 @@ def preserved_randomness(
     device: torch.device | None = None, seed: int | None = None
 ) -> Iterator[None]:
     """Put all random states back at the end; inside, start from ``seed`` if there is one."""
-    cuda = device if device is not None and device.type == "cuda" else None
-    theirs = _states(cuda)
+    generators = _generators(device)
+    states = {name: generator.get() for name, generator in generators.items()}
     try:
         if seed is not None:
-            _seed_all(seed, cuda)
+            for generator in generators.values():
+                generator.seed(seed)
         yield
     finally:
-        _restore(theirs)
+        for name, generator in generators.items():
+            generator.set(states[name])
 
 
-def _states(cuda: torch.device | None) -> dict[str, Any]:
-    return {
-        "python": random.getstate(),
-        "numpy": np.random.get_state(),  # noqa: NPY002
-        "torch": torch.default_generator.get_state(),
-        "cuda": (cuda, torch.cuda.get_rng_state(cuda)) if cuda is not None else None,
+class _Generator(NamedTuple):
+    """One of the global random generators."""
+
+    get: Callable[[], Any]
+    set: Callable[[Any], Any]
+    seed: Callable[[int], Any]
+
+
+def _generators(device: torch.device | None) -> dict[str, _Generator]:
+    """The global generators that code on ``device`` may draw from, by name."""
+    cpu = torch.default_generator
+    found = {
+        "python": _Generator(random.getstate, random.setstate, random.seed),
+        "numpy": _Generator(np.random.get_state, np.random.set_state, _seed_numpy),
+        "torch": _Generator(cpu.get_state, cpu.set_state, cpu.manual_seed),
     }
+    if device is not None and device.type == "cuda":
+        torch.cuda.init()  # or there are no generators yet
+        index = torch.cuda.current_device() if device.index is None else device.index
+        cuda = torch.cuda.default_generators[index]
+        found[f"cuda:{index}"] = _Generator(cuda.get_state, cuda.set_state, cuda.manual_seed)
+    return found
 
 
-def _restore(states: dict[str, Any]) -> None:
-    random.setstate(states["python"])
-    np.random.set_state(states["numpy"])  # noqa: NPY002
-    torch.default_generator.set_state(states["torch"])
-    if states["cuda"] is not None:
-        device, state = states["cuda"]
-        torch.cuda.set_rng_state(state, device)
-
-
-def _seed_all(seed: int, cuda: torch.device | None) -> None:
-    random.seed(seed)
-    np.random.seed(seed % 2**32)  # noqa: NPY002
-    torch.default_generator.manual_seed(seed)
-    if cuda is not None:
-        with torch.cuda.device(cuda):
-            torch.cuda.manual_seed(seed)
+def _seed_numpy(seed: int) -> None:
+    np.random.seed(seed % 2**32)  # noqa: NPY002 -- the global state is what users draw from

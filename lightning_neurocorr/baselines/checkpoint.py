@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_neurocorr.baselines.isolation import kept_random_states
+from lightning_neurocorr.randomness import preserved_randomness
 
 _PRIVATE_HPARAMS = ("_instantiator", "_class_path")  # LightningCLI's notes to itself
 
@@ -30,7 +30,7 @@ def load_model(
             or the weights do not fit.
     """
     checkpoint = _read(path)
-    with torch.inference_mode(False), kept_random_states():  # constructors draw random weights
+    with torch.inference_mode(False), preserved_randomness():  # constructors draw random weights
         model = _build(path, model_class, checkpoint, hparams)
         _load_weights(path, model, checkpoint["state_dict"], strict=strict)
     return model.eval().requires_grad_(False)

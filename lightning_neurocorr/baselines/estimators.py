@@ -18,8 +18,8 @@ from lightning_neurocorr.baselines.batch import (
     read_field,
     read_target,
 )
-from lightning_neurocorr.baselines.isolation import OwnRandomness
 from lightning_neurocorr.baselines.prediction import as_tensor
+from lightning_neurocorr.randomness import PrivateRandomness
 
 
 class Estimator(Protocol):
@@ -78,7 +78,7 @@ class EstimatorBaseline:
         self.target = target
         self.num_classes = num_classes
         self.needs_fit = bool(fit)
-        self._randomness = OwnRandomness()
+        self._randomness = PrivateRandomness()
 
     def fit(self, batches: Iterable[Any]) -> None:
         """Fit a copy of the estimator on all batches; ``estimator`` is the copy from then on."""

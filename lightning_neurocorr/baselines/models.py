@@ -12,7 +12,8 @@ from typing_extensions import Self
 
 from lightning_neurocorr.baselines.batch import Field, check_field, read_inputs
 from lightning_neurocorr.baselines.checkpoint import load_model
-from lightning_neurocorr.baselines.isolation import OwnRandomness, evaluating, module_device
+from lightning_neurocorr.baselines.isolation import evaluating, module_device
+from lightning_neurocorr.randomness import PrivateRandomness
 
 _OUTPUT_NAMES = ("logits", "preds")
 _SHARDED = ("full_tensor", "_fsdp_flattened", "ds_tensor")  # marks of FSDP 2, FSDP 1, DeepSpeed
@@ -44,7 +45,7 @@ class ModuleBaseline:
             check_field(inputs, "inputs")
         self.module = module
         self.inputs = inputs
-        self._randomness = OwnRandomness()
+        self._randomness = PrivateRandomness()
 
     def to(self, device: torch.device | str) -> Self:
         """Move the module."""
@@ -164,7 +165,7 @@ class SnapshotBaseline:
         self._parameters: dict[str, Tensor] = {}
         self._buffers: dict[str, Tensor] = {}
         self._module: nn.Module | None = None
-        self._randomness = OwnRandomness()
+        self._randomness = PrivateRandomness()
 
     @property
     def ready(self) -> bool:
