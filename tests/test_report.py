@@ -55,7 +55,8 @@ def full_report() -> NeuronReport:
     )
     return make_report(
         SIZES, columns, outcomes=Outcomes(50, 20, 10, 20, 0.02), n=100, name="näme",
-        baseline="rule", advantage="log_prob", validation=3, step=40, epoch=2, message="", notes=("one", "two"),
+        baseline="rule", advantage="log_prob", validation=3, step=40, epoch=2, message="",
+        notes=("one", "two"),
         panels=panels, study={"sets": [1, 2.5, None, "x"], "curve": {"k": [NAN]}},
     )  # fmt: skip
 
