@@ -102,6 +102,24 @@ def test_an_error_in_a_transform_is_not_swallowed():
         LucentVisualizer(transforms=[broken]).render(_model(), None, [Target("0", 0)], prior)
 
 
+def test_an_interrupt_between_forwards_is_not_swallowed():
+    from lucent.optvis import objectives
+
+    calls = []
+
+    def interrupted(activation_of):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return objectives.channel("0", 0)(activation_of)
+
+    prior = ImagePrior.fit([torch.rand(12, 3, 16, 16)])
+    visualizer = LucentVisualizer(objective=lambda *_: objectives.Objective(interrupted))
+    with pytest.raises(KeyboardInterrupt):
+        visualizer.render(_model(), None, [Target("0", 0)], prior)
+    assert len(calls) == 3
+
+
 def test_the_time_budget_stops_and_skips():
     prior = ImagePrior.fit([torch.rand(12, 3, 16, 16)])
     visualizer = LucentVisualizer(steps=10**6, time_budget_s=0.3)
