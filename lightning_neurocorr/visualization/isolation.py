@@ -106,7 +106,8 @@ class IsolatedModel:
         """The model's output."""
         if self._shell is None:
             return self._forward(images)
-        return functional_call(self._shell, self._state, (images,))
+        # Ties are in the state already; PyTorch's own would not restore a module with two names.
+        return functional_call(self._shell, self._state, (images,), tie_weights=False)
 
     def prepare(self, images: Tensor) -> Tensor:
         """``images`` on the model's device, in its floating type and memory format."""
@@ -157,17 +158,21 @@ class IsolatedModel:
 
 def _private_state(shell: nn.Module) -> dict[str, Tensor]:
     """Weights without gradients, half precision as float32, and copies of the buffers."""
-    scripted = tuple(
-        f"{n}." for n, m in shell.named_modules() if isinstance(m, torch.jit.ScriptModule)
-    )
-    state = {}
-    for name, tensor in (*shell.named_parameters(), *shell.named_buffers()):
-        if scripted and name.startswith(scripted):
-            continue
-        private = tensor.detach()
-        if tensor.dtype in (torch.float16, torch.bfloat16):
-            private = private.float()
-        elif not isinstance(tensor, nn.Parameter) or tensor.is_inference():
-            private = private.clone()
-        state[name] = private
+    state: dict[str, Tensor] = {}
+    private: dict[int, Tensor] = {}  # what is tied stays tied
+    for prefix, module in shell.named_modules():  # a module with two names counts once
+        if not isinstance(module, torch.jit.ScriptModule):
+            for name, tensor in (*module._parameters.items(), *module._buffers.items()):
+                if tensor is not None:
+                    copy = private.setdefault(id(tensor), _private(tensor))
+                    state[f"{prefix}.{name}"] = copy
     return state
+
+
+def _private(tensor: Tensor) -> Tensor:
+    found = tensor.detach()
+    if tensor.dtype in (torch.float16, torch.bfloat16):
+        return found.float()
+    if not isinstance(tensor, nn.Parameter) or tensor.is_inference():
+        return found.clone()
+    return found
