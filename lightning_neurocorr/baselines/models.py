@@ -7,13 +7,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from typing_extensions import Self
 
 from lightning_neurocorr.baselines.batch import Field, check_field, read_inputs
 from lightning_neurocorr.baselines.checkpoint import load_model
 from lightning_neurocorr.baselines.isolation import evaluating, module_device
 from lightning_neurocorr.randomness import PrivateRandomness
+from lightning_neurocorr.swapping import call_with
 
 _OUTPUT_NAMES = ("logits", "preds")
 _SHARDED = ("full_tensor", "_fsdp_flattened", "ds_tensor")  # marks of FSDP 2, FSDP 1, DeepSpeed
@@ -210,7 +210,7 @@ class SnapshotBaseline:
         state = {**self._parameters, **_cloned(self._buffers)}
 
         def call(*args: Any, **kwargs: Any) -> Any:
-            return functional_call(module, state, args, kwargs)
+            return call_with(module, state, args, kwargs)
 
         inputs = read_inputs(batch, self.inputs)
         with evaluating(module, self._randomness, autocast=True):

@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.utils import _pytree as pytree
 
 from lightning_neurocorr.activations import Layers, choose_layers, eager, first_tensor, record
@@ -31,6 +30,7 @@ from lightning_neurocorr.edit.weights import (
 from lightning_neurocorr.edit.weights import fold_into_weights as fold_into_weights
 from lightning_neurocorr.edit.weights import save_edited as save_edited
 from lightning_neurocorr.functional import mcnemar_p
+from lightning_neurocorr.swapping import call_with
 
 _MIN_SAMPLES = 30
 
@@ -284,7 +284,7 @@ def _correct(
     """Whether the model with folded weights is right on each sample, ``(N,)`` bool."""
     changed = folded(model, units, values)
     with _quiet(model), eager(model):
-        outputs = [functional_call(model, changed, *chunk) for chunk in samples.chunks]
+        outputs = [call_with(model, changed, *chunk) for chunk in samples.chunks]
     answer = torch.cat([read(output) for output in outputs]).argmax(1).cpu()
     if len(answer) != len(samples.target):
         raise ValueError(

@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from lightning_neurocorr.activations import eager
 from lightning_neurocorr.randomness import preserved_randomness
+from lightning_neurocorr.swapping import call_with, own_tensors
 
 Read = Callable[[Any, nn.Module], Tensor]
 
@@ -106,8 +106,7 @@ class IsolatedModel:
         """The model's output."""
         if self._shell is None:
             return self._forward(images)
-        # Ties are in the state already; PyTorch's own would not restore a module with two names.
-        return functional_call(self._shell, self._state, (images,), tie_weights=False)
+        return call_with(self._shell, self._state, (images,))
 
     def prepare(self, images: Tensor) -> Tensor:
         """``images`` on the model's device, in its floating type and memory format."""
@@ -158,15 +157,11 @@ class IsolatedModel:
 
 def _private_state(shell: nn.Module) -> dict[str, Tensor]:
     """Weights without gradients, half precision as float32, and copies of the buffers."""
-    state: dict[str, Tensor] = {}
     private: dict[int, Tensor] = {}  # what is tied stays tied
-    for prefix, module in shell.named_modules():  # a module with two names counts once
-        if not isinstance(module, torch.jit.ScriptModule):
-            for name, tensor in (*module._parameters.items(), *module._buffers.items()):
-                if tensor is not None:
-                    copy = private.setdefault(id(tensor), _private(tensor))
-                    state[f"{prefix}.{name}"] = copy
-    return state
+    return {
+        name: private.setdefault(id(tensor), _private(tensor))
+        for name, tensor in own_tensors(shell)
+    }
 
 
 def _private(tensor: Tensor) -> Tensor:

@@ -1,0 +1,47 @@
+"""Run a module once with other weights, and leave its own in place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+
+def call_with(
+    module: nn.Module,
+    tensors: Mapping[str, Tensor],
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any] | None = None,
+) -> Any:
+    """What ``module`` returns with some of its parameters and buffers replaced.
+
+    PyTorch's own handling of ties leaves the replacements in a module that is registered under two
+    names, so ties are resolved here.
+
+    Args:
+        module: Any module.
+        tensors: By name, as ``named_parameters`` and ``named_buffers`` give them; whatever is tied
+            to one of them is replaced with it.
+        args: What the module is called with.
+        kwargs: The same, by name.
+    """
+    first: dict[int, str] = {}
+    placed: dict[str, Tensor] = {}
+    for name, tensor in own_tensors(module):
+        known = first.setdefault(id(tensor), name)
+        if known in tensors:
+            placed[name] = tensors[known]
+    return functional_call(module, placed, args, dict(kwargs or {}), tie_weights=False)
+
+
+def own_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Every place of a parameter or buffer once, tied ones too; TorchScript takes no others."""
+    for prefix, part in module.named_modules():  # a module with two names counts once
+        if isinstance(part, torch.jit.ScriptModule):
+            continue
+        for name, tensor in (*part._parameters.items(), *part._buffers.items()):
+            if tensor is not None:
+                yield f"{prefix}.{name}" if prefix else name, tensor
