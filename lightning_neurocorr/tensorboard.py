@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Sequence
+from textwrap import wrap
 from typing import Any, Protocol
 
 import numpy as np
@@ -118,16 +119,14 @@ def _neuron_table(report: NeuronReport, history: Sequence[HistoryEntry], top_k: 
     columns: dict[str, Callable[[NeuronRow], str]] = {
         "neuron<br>verdict": _verdict,
         "r<br>95 %<br>q": _correlation,
-        "r in class<br>replicated": _controls,
+        "r in class<br>replicated<br>since": lambda row: _controls(row, history),
     }
     if any(math.isfinite(row.attribution) for row in rows):
         columns["attribution<br>95 %"] = _attribution
     if any(math.isfinite(row.ablation) for row in rows):
-        columns["ablation<br>random<br>(points)"] = _ablation
+        columns["ablation<br>random"] = _ablation
     if report.outcomes.n:
         columns["mean in both / only_model /<br>only_baseline / neither<br>contrast t"] = _profile
-    if len(history) > 1:
-        columns["since<br>epoch"] = lambda row: _since(history, row)
     lines = ["The strongest neurons by r and by attribution, the largest r first:", ""]
     lines += [f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
     lines += [f"| {' | '.join(cell(row) for cell in columns.values())} |" for row in rows]
@@ -151,15 +150,19 @@ def _layer_table(report: NeuronReport) -> str:
 
 
 def _verdict(row: NeuronRow) -> str:
-    return f"**{escape(row.name)}**<br>{escape(row.verdict).replace('; ', '<br>')}"
+    """Claims below each other, in short lines: a long one would take the width of all numbers."""
+    lines = [line for claim in row.verdict.split("; ") for line in wrap(claim, 36)]
+    return "<br>".join([f"**{escape(row.name)}**", *map(escape, lines)])
 
 
 def _correlation(row: NeuronRow) -> str:
     return f"**{_number(row.r)}**<br>{_interval(row.r_low, row.r_high)}<br>q {_small(row.q_value)}"
 
 
-def _controls(row: NeuronRow) -> str:
-    return f"{_number(row.r_within_class)}<br>{_number(row.r_replicated)}"
+def _controls(row: NeuronRow, history: Sequence[HistoryEntry]) -> str:
+    entry = rise(history, row.layer, row.unit)
+    since = f"epoch {entry.epoch}" if entry else "n/a"
+    return f"{_number(row.r_within_class)}<br>{_number(row.r_replicated)}<br>{since}"
 
 
 def _attribution(row: NeuronRow) -> str:
@@ -169,6 +172,8 @@ def _attribution(row: NeuronRow) -> str:
 
 def _ablation(row: NeuronRow) -> str:
     """In percentage points, as it is a difference of accuracies."""
+    if math.isnan(row.ablation):  # not among the silenced ones
+        return "n/a"
     cost, control = 100 * row.ablation, 100 * row.ablation_control
     return f"**{_number(cost, 1)}**<br>{_number(control, 1)}"
 
@@ -183,11 +188,6 @@ def _profile(row: NeuronRow) -> str:
         texts = [_number(mean, digits, sign=False) for mean in means]
     texts[1] = f"**{texts[1]}**"
     return f"{' / '.join(texts)}<br>t {_number(row.contrast_t, 1)}"
-
-
-def _since(history: Sequence[HistoryEntry], row: NeuronRow) -> str:
-    entry = rise(history, row.layer, row.unit)
-    return str(entry.epoch) if entry else "n/a"
 
 
 def _interval(low: float, high: float) -> str:
