@@ -57,9 +57,14 @@ def used(columns: Columns) -> np.ndarray:
 
 
 def needed(columns: Columns) -> np.ndarray:
-    """Whether silencing the neuron costs more than silencing random neurons of its layer."""
+    """Whether silencing the neuron costs more than random neurons of its layer, and answers too.
+
+    A margin can shrink without a single answer lost: that is no need.
+    """
     beats = _array(columns, "ablation") > np.fmax(_array(columns, "ablation_control"), 0)
-    return (_array(columns, "ablation_p") <= ALPHA) & beats
+    shared = np.fmax(_array(columns, "ablation_shared"), 0)
+    answers = _array(columns, "ablation_advantage") > shared
+    return (_array(columns, "ablation_p") <= ALPHA) & beats & answers
 
 
 def neuron(columns: Columns, *, dead: bool = False) -> str:

@@ -60,6 +60,7 @@ COST = (
         ({**USED, **NEEDED}, f"encodes the advantage and is used; {COST}"),
         (NEEDED, f"encodes the advantage; {COST}"),
         ({**NEEDED, "ablation_p": 0.06}, "encodes the advantage; not shown to be needed"),
+        ({**NEEDED, "ablation_advantage": 0.0}, "encodes the advantage; not shown to be needed"),
         ({**NEEDED, "ablation": 0.1}, "encodes the advantage; not shown to be needed"),
         (
             {**NEEDED, "ablation": -0.1, "ablation_control": -0.2},
