@@ -82,6 +82,8 @@ def pool(output: Any, module: nn.Module, pooling: Pooling = "mean") -> Tensor:
     if packed is not None and not callable(pooling):
         return _pool_packed(packed, pooling)
     activation = first_tensor(output).detach()
+    if activation.is_nested and not callable(pooling):
+        return _pool_nested(activation, pooling)
     if callable(pooling):
         pooled = pooling(activation)
         if not isinstance(pooled, Tensor) or pooled.ndim != 2:
@@ -121,6 +123,13 @@ def _as_real(activation: Tensor) -> Tensor:
     if activation.is_complex():
         return activation.abs()
     return activation if activation.is_floating_point() else activation.float()
+
+
+def _pool_nested(nested: Tensor, pooling: str) -> Tensor:
+    """Pool sequences of several lengths, as `nn.TransformerEncoder` makes of padded batches."""
+    parts = [widened(_as_real(part)) for part in nested.unbind()]
+    reduced = [part.reshape(-1, part.shape[-1]) for part in parts]
+    return torch.stack([part.amax(0) if pooling == "max" else part.mean(0) for part in reduced])
 
 
 def _pool_packed(packed: PackedSequence, pooling: str) -> Tensor:

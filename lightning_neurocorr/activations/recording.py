@@ -106,7 +106,8 @@ class ActivationRecorder:
             try:
                 self._add(name, pool(output, module, self.pooling))
             except Exception as error:  # noqa: BLE001 -- never end the user's forward
-                self._failed[name] = f"{type(error).__name__}: {error}"
+                said = str(error).strip().split("\n")[0]  # PyTorch goes on for pages
+                self._failed[name] = f"{type(error).__name__}: {said[:300]}"
 
         return hook
 

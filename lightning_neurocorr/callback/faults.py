@@ -6,6 +6,8 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+_LONGEST = 1000  # characters of an error that are shown; PyTorch's go on for pages
+
 
 class Faults:
     """Before one whole validation has worked a fault is an error, after it a warning.
@@ -50,7 +52,9 @@ class Faults:
             warnings.warn(text, stacklevel=4)
 
     def _warn(self, what: str, error: Exception) -> None:
+        text = str(error)
+        text = text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ..."
         self.say(
             f"NeuronAdvantage {self.name!r} could not {what} and goes on without: "
-            f"{type(error).__name__}: {error}"
+            f"{type(error).__name__}: {text}"
         )
