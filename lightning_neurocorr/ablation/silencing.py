@@ -165,10 +165,16 @@ def _others(
 
 def _with_first(output: Any, old: Tensor, new: Tensor) -> Any:
     """``output`` with another first tensor."""
-    changed = pytree.tree_map(lambda part: new if part is old else part, output)
+    changed = pytree.tree_map(lambda part: _replaced(part, old, new), output)
     if first_tensor(changed) is not new:
         raise ValueError(
             f"Expected a layer's output to be made of tensors, tuples, lists or dicts, but got "
             f"{type(output).__name__}: silence a layer inside it."
         )
     return changed
+
+
+def _replaced(part: Any, old: Tensor, new: Tensor) -> Any:
+    if isinstance(part, PackedSequence):  # a leaf before torch 2.7
+        return part._replace(data=new) if part.data is old else part
+    return new if part is old else part

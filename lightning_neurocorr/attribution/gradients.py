@@ -99,6 +99,7 @@ class _Margin:
 def _own_graph(device: torch.device) -> Iterator[None]:
     """Outside inference mode, with gradients, and with the random state put back."""
     devices = [device] if device.type == "cuda" else []
+    torch.clear_autocast_cache()  # weights that were cast in inference mode carry no gradient
     with torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng(devices):
         yield
 
