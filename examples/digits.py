@@ -131,7 +131,7 @@ def make_baseline(kind: str, data: Digits, output: Path) -> nc.Baseline:
 def make_visualizer(kind: str, fast: bool) -> Any:
     """What makes the pictures, at the end of training."""
     if kind == "lucent":  # pip install "lightning_neurocorr[lucent]"
-        return nc.LucentVisualizer()
+        return nc.LucentVisualizer(steps=8 if fast else 128)
     return nc.FeatureVisualizer(steps=8 if fast else 64) if kind == "default" else None
 
 
