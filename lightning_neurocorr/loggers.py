@@ -78,7 +78,8 @@ def _summary_writer(logger: Any) -> Any:
 
 
 def _write(folder: str, report: NeuronReport, layer: str, sheet: np.ndarray) -> Path:
-    target = Path(folder) / tag_part(report.name) / f"{tag_part(layer)}-{report.step}.png"
+    own = tag_part(report.name).strip(".") or "_"  # ".." would leave the log folder
+    target = Path(folder) / own / f"{tag_part(layer)}-{report.step}.png"
     target.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(sheet).save(target)
     return target
