@@ -130,6 +130,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--fast", action="store_true", help="a smoke run: the numbers mean nothing")
     parser.add_argument("--models", type=int, default=5)
+    parser.add_argument("--first-seed", type=int, default=0, help="seed of the first network")
+    parser.add_argument("--rows", nargs="*", help="only these rows")
     parser.add_argument("--per-class", type=int, default=2)
     parser.add_argument("--data", nargs="*", choices=list(DATA), default=list(DATA))
     options = parser.parse_args()
@@ -138,9 +140,10 @@ def main() -> None:
     for name in options.data:
         count, epochs = (200, 1) if options.fast else TRAINING[name]
         models = 2 if options.fast else options.models
+        seeds = range(options.first_seed, options.first_seed + models)
         images, labels = DATA[name][0](200 if options.fast else 2000, 1)
         prior = ImagePrior.fit(images.split(64))
-        nets = [train(name, seed, count, epochs) for seed in range(models)]
+        nets = [train(name, seed, count, epochs) for seed in seeds]
         cases = [choose_units(net, name, images, labels, options.per_class) for net in nets]
         accuracy = statistics.mean(agreement(net, images, labels) for net in nets)
         real = statistics.mean(
@@ -154,6 +157,8 @@ def main() -> None:
         print("| picture | activation | augmented | readable | draw | own | transfer |")
         print("|---|---|---|---|---|---|---|")
         for label, visualizer in visualizers(2 if options.fast else 64).items():
+            if options.rows and label not in options.rows:
+                continue
             print(f"| {label} | {row(visualizer, cases, prior)} |", flush=True)
 
 
