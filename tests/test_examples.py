@@ -14,20 +14,23 @@ EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("*.py"))
 
 
 # One process for several runs: most of the time goes into imports.
-_RUN = (
-    "import runpy, sys\nfor sys.argv in {calls!r}: runpy.run_path(sys.argv[0], run_name='__main__')"
-)
+_RUN = """
+import runpy, sys
+sys.path[0] = {folder!r}  # as for a script: scenarios import from each other
+for sys.argv in {calls!r}:
+    runpy.run_path(sys.argv[0], run_name="__main__")
+"""
 
 
 def run(*calls: list[str], folder: Path) -> str:
     """What examples print that are called in ``folder`` with these arguments, one after another."""
     done = subprocess.run(
-        [sys.executable, "-c", _RUN.format(calls=list(calls))],
+        [sys.executable, "-c", _RUN.format(calls=list(calls), folder=str(EXAMPLES[0].parent))],
         cwd=folder,
         env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
