@@ -233,7 +233,7 @@ def exact_log_p(r: float, n: float) -> float:
     [
         (0.3, 20), (-0.9, 50), (0.3, 10_000), (0.01, 10**7), (0.36, 9_000), (0.5, 5_000),
         (-0.05, 10**6), (0.02, 10**7), (0.9, 2_800), (0.999, 740), (1 - 1e-12, 170),
-        (1 - 2**-52, 40), (1 - 1e-12, 4),
+        (1 - 2**-52, 40), (1 - 1e-12, 4), (1 - 1e-8 / 3, 200),
     ],
 )  # fmt: skip
 def test_log_p_far_beyond_the_smallest_float(r: float, n: float) -> None:
@@ -291,6 +291,7 @@ def sparse_null(share: float, rare: float, n: int, neurons: int) -> tuple[np.nda
 
 def test_the_sparsity_guard_keeps_false_alarms_rare() -> None:
     """Unrelated spikes: the analytic p fails where the guard steps in, and holds elsewhere."""
+    assert F.MIN_EXPECTED_COACTIVE == 25
     p, coactive = sparse_null(share=0.005, rare=0.015, n=2000, neurons=4000)
     assert (coactive < F.MIN_EXPECTED_COACTIVE).all()
     assert np.nanmean(p < 1e-3) > 5e-3  # five times too many
