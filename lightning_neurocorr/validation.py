@@ -28,7 +28,7 @@ from lightning_neurocorr.samples import folds, hashed
 # Class indicators cost 8 bytes per class, neuron and fold; beyond this one covariate stands in.
 CLASS_BUDGET_BYTES = 1 << 28
 
-# Below this many samples that tell model and baseline apart, a list of neurons is reading tea leaves.
+# With fewer samples that tell model and baseline apart, a list of neurons is reading tea leaves.
 MIN_ADVANTAGE_SAMPLES = 10
 
 
@@ -169,7 +169,7 @@ class ValidationPass:
         return groups
 
     def _begin(self, batch: Batch, activations: Mapping[str, Tensor]) -> None:
-        """Decide once what all batches share: groups or none, and how classes are controlled for."""
+        """Decide once for all batches: groups or none, and how classes are controlled for."""
         self.classifies = not callable(self.advantage) or _are_labels(batch)
         if not self.classifies:
             return
@@ -211,6 +211,8 @@ class ValidationPass:
         covariates: Tensor | None,
         fold: Tensor,
     ) -> bool:
+        if not activation.shape[1]:
+            self.problems.setdefault(name, "it has no neurons")
         if name in self.problems:
             return False
         metric = self.metrics.get(name)
@@ -294,7 +296,7 @@ class ValidationPass:
             )
         )
 
-    # --- the end of a pass; every process must come here --------------------------------------------
+    # --- the end of a pass; every process must come here ----------------------------------------
 
     def samples(self, device: torch.device) -> SampleTable:
         """The samples of all processes, on the CPU."""
