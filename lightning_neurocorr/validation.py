@@ -448,7 +448,7 @@ class ValidationPass:
         if bool(wrong.any()):
             raise ValueError(
                 f"Expected targets to be class ids in [0, {self.num_classes}), but got "
-                f"{int(samples.target[wrong][0])} for {int(wrong.sum())} samples. Leave such samples "
+                f"{int(samples.target[wrong][0])} for {int(wrong.sum())} samples. Leave these "
                 "out of the validation set, or pass `predictions` and a callable `advantage`."
             )
 

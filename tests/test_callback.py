@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -99,7 +100,7 @@ def test_predictions_callable_reads_them() -> None:
     assert callback.report.rows[0].r == pytest.approx(1)  # type: ignore[union-attr]
 
 
-# --- wrong arguments, said early -------------------------------------------------------------------
+# --- wrong arguments, said early -----------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -161,7 +162,7 @@ def test_no_validation_loader_is_an_error() -> None:
         paper_trainer(watch()).fit(PaperModule(), paper_loader())
 
 
-# --- trainers of all kinds -------------------------------------------------------------------------
+# --- trainers of all kinds -----------------------------------------------------------------------
 
 
 def test_steps_never_collide_when_gradients_are_accumulated() -> None:
@@ -169,7 +170,7 @@ def test_steps_never_collide_when_gradients_are_accumulated() -> None:
     fit(callback, accumulate_grad_batches=4, val_check_interval=1, max_epochs=2)
     steps = [entry.step for entry in callback.history]
     assert len(steps) == 10
-    assert all(a < b for a, b in zip(steps, steps[1:], strict=False))
+    assert all(a < b for a, b in pairwise(steps))
     assert [entry.validation for entry in callback.history] == list(range(10))
 
 
@@ -302,7 +303,7 @@ def test_a_second_pass_gives_rank_statistics() -> None:
     assert math.isnan(report.rows[2].auroc)
 
 
-# --- hooks, random numbers, weights ----------------------------------------------------------------
+# --- hooks, random numbers, weights --------------------------------------------------------------
 
 
 class Interrupted(PaperModule):
@@ -377,7 +378,7 @@ def test_training_is_bit_identical_with_and_without() -> None:
         assert torch.equal(value, with_it[name]), name
 
 
-# --- faults after the first validation worked ------------------------------------------------------
+# --- faults after the first validation worked ----------------------------------------------------
 
 
 def test_a_baseline_that_breaks_later_does_not_end_the_run() -> None:
@@ -421,7 +422,7 @@ def test_a_layer_that_is_not_always_called_is_left_out_and_said() -> None:
     assert callback.report.layers == ("model.detector",)  # type: ignore[union-attr]
 
 
-# --- the numbers against SciPy ---------------------------------------------------------------------
+# --- the numbers against SciPy -------------------------------------------------------------------
 
 
 def test_r_equals_scipy_on_the_whole_validation_set() -> None:
