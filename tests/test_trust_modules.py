@@ -14,7 +14,7 @@ from lightning_neurocorr import Ablation, FeatureVisualizer, NeuronAdvantage
 from tests.many_modules import KINDS, Kind, answer
 from tests.paper_model import paper_trainer
 
-_DEFAULTS: dict[str, Any] = {"baseline": answer, "layers": None, "top_k": 2}
+_DEFAULTS: dict[str, Any] = {"baseline": answer, "layers": None, "top_k": 1}
 
 
 def watching(kind: Kind) -> NeuronAdvantage:
@@ -23,8 +23,8 @@ def watching(kind: Kind) -> NeuronAdvantage:
     return NeuronAdvantage(
         options.pop("baseline"),
         options.pop("layers"),
-        visualizer=FeatureVisualizer(steps=4, every_n_validations=1),
-        ablation=Ablation(random_sets=3, sizes=(1,), singles=2, every_n_validations=1),
+        visualizer=FeatureVisualizer(steps=2, every_n_validations=1),
+        ablation=Ablation(random_sets=3, sizes=(1,), singles=1, every_n_validations=1),
         **options,
     )
 
