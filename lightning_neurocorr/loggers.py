@@ -16,7 +16,7 @@ from lightning_neurocorr.history import HistoryEntry
 from lightning_neurocorr.report import NeuronReport
 from lightning_neurocorr.scalars import tag_part
 from lightning_neurocorr.sheets import contact_sheet
-from lightning_neurocorr.tensorboard import draw_report, draw_sheets
+from lightning_neurocorr.tensorboard import draw_report, draw_sheets, draw_table
 
 
 def log_report(
@@ -27,6 +27,16 @@ def log_report(
         writer = _summary_writer(logger)
         if writer is not None:
             draw_report(report, history, writer, top_k)
+
+
+def log_table(
+    report: NeuronReport, history: Sequence[HistoryEntry], loggers: Iterable[Any], top_k: int
+) -> None:
+    """The table alone, with columns that came later, for every TensorBoard among ``loggers``."""
+    for logger in loggers:
+        writer = _summary_writer(logger)
+        if writer is not None:
+            draw_table(report, history, writer, top_k)
 
 
 def log_sheets(report: NeuronReport, loggers: Iterable[Any], folder: str | None) -> list[Path]:

@@ -50,7 +50,7 @@ def draw_report(
         top_k: How many neurons the table and the figure show.
     """
     step = report.step
-    writer.add_text(f"{report.name}/top neurons", markdown(report, history, top_k), step)
+    draw_table(report, history, writer, top_k)
     if report.message:
         return
     for group, values in group_r(report).items():
@@ -60,6 +60,14 @@ def draw_report(
     if neurons:
         figure = history_figure(history, neurons)
         writer.add_image(f"{report.name}/r over validations", figure, step, dataformats="HWC")
+
+
+def draw_table(
+    report: NeuronReport, history: Sequence[HistoryEntry], writer: Writer, top_k: int = 16
+) -> None:
+    """Write the table of top neurons alone."""
+    text = markdown(report, history, top_k)
+    writer.add_text(f"{report.name}/top neurons", text, report.step)
 
 
 def draw_sheets(report: NeuronReport, writer: Writer) -> None:

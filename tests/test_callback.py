@@ -303,6 +303,21 @@ def test_a_second_pass_gives_rank_statistics() -> None:
     assert math.isnan(report.rows[2].auroc)
 
 
+def test_the_table_with_later_columns_gets_a_step_of_its_own(tmp_path: Any) -> None:
+    from pytorch_lightning.loggers import TensorBoardLogger
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    callback = watch(second_pass=SecondPass(permutations=9))
+    logger = TensorBoardLogger(tmp_path, name=None, version="")
+    trainer = fit(callback, logger=logger, log_every_n_steps=1)
+    trainer.validate(PaperModule(), paper_loader(), verbose=False)
+    events = EventAccumulator(str(tmp_path), size_guidance={"tensors": 0})
+    events.Reload()
+    steps = [event.step for event in events.Tensors("neurocorr/top neurons/text_summary")]
+    assert len(steps) == 3 + 2
+    assert steps == sorted(set(steps))
+
+
 # --- hooks, random numbers, weights --------------------------------------------------------------
 
 

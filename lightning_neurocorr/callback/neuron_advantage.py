@@ -23,7 +23,7 @@ from lightning_neurocorr.collector import Collector, Settings, describe, is_read
 from lightning_neurocorr.exemplars import Ranking
 from lightning_neurocorr.history import HistoryEntry
 from lightning_neurocorr.inspection import Subject, ToImage, inspect
-from lightning_neurocorr.loggers import log_report, log_sheets
+from lightning_neurocorr.loggers import log_report, log_sheets, log_table
 from lightning_neurocorr.needed import ablate
 from lightning_neurocorr.randomness import PrivateRandomness
 from lightning_neurocorr.ranks import SecondPass
@@ -392,8 +392,10 @@ class NeuronAdvantage(Callback):
         for note in self.report.notes[before:]:
             self._faults.say(note)
         with self._faults.forgiven("write to the logger"):
-            if self.report.study:  # the table has new columns
-                log_report(self.report, self.history, trainer.loggers, self.top_k)
+            if self.report.columns.keys() & {"ablation", "auroc"}:
+                self._last_step += 1  # a second text at the same step would not be shown
+                newer = replace(self.report, step=self._last_step)
+                log_table(newer, self.history, trainer.loggers, self.top_k)
             log_sheets(self.report, trainer.loggers, trainer.log_dir if trainer.loggers else None)
 
     def _gather_evidence(
