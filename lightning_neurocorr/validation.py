@@ -26,7 +26,7 @@ from lightning_neurocorr.report import NeuronReport, Outcomes
 from lightning_neurocorr.samples import folds, hashed
 
 # Class indicators cost 8 bytes per class, neuron and fold; beyond this one covariate stands in.
-CLASS_BUDGET_BYTES = 1 << 24
+CLASS_BUDGET_BYTES = 1 << 25
 
 # With fewer samples that tell model and baseline apart, a list of neurons is reading tea leaves.
 MIN_ADVANTAGE_SAMPLES = 10
