@@ -86,9 +86,31 @@ class Subject:
         missing = most - sum(len(images) for images in self.seen)
         if self.fetchable or missing <= 0:
             return
-        inputs = self.inputs(batch)
+        try:
+            inputs = self.inputs(batch)
+        except (ValueError, KeyError, IndexError, TypeError):
+            return  # said where it is needed
         if isinstance(inputs, Tensor) and inputs.ndim == 4 and inputs.is_floating_point():
             self.seen.append(as_images(inputs[:missing]))
+
+    def confirm(self, logits: Tensor, target: Tensor, correct: Tensor) -> None:
+        """Raise unless samples that are run again are right and wrong as they were.
+
+        Args:
+            logits: ``(n, C)`` of samples that were run again; other shapes are not judged.
+            target: Their classes ``(n,)``.
+            correct: Whether the model was right about them in the validation, ``(n,)``.
+        """
+        if logits.ndim != 2 or logits.shape[1] < 2:
+            return
+        again = logits.argmax(1).cpu() == target.cpu()
+        differ = int((again != correct.cpu()).sum())
+        if differ > max(2, 0.02 * len(again)):
+            raise ValueError(
+                f"Expected samples that are run again to get the answers they got before, but "
+                f"{differ} of {len(again)} do not: either the data set changes its samples (random "
+                "augmentation), or `inputs` does not read what validation_step feeds the module."
+            )
 
     @property
     def fetchable(self) -> bool:
@@ -106,6 +128,10 @@ class Subject:
         return dict(zip(wanted, found, strict=True))
 
 
+class NotImagesError(ValueError):
+    """The model's inputs are no images: there are no pictures to make."""
+
+
 def as_images(inputs: Any) -> Tensor:
     """The inputs as float images ``(N, C, H, W)`` on the CPU, outside inference mode.
 
@@ -114,7 +140,7 @@ def as_images(inputs: Any) -> Tensor:
     """
     if not isinstance(inputs, Tensor) or inputs.ndim != 4 or not inputs.is_floating_point():
         got = tuple(inputs.shape) if isinstance(inputs, Tensor) else type(inputs).__name__
-        raise ValueError(
+        raise NotImagesError(
             f"Expected the model's inputs to be float images (N, C, H, W), but got {got}. Say with "
             "`inputs` how to read them from a batch, or pass `visualizer=None`."
         )

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from functools import wraps
 from typing import Any, cast
 
 import torch
@@ -110,6 +111,12 @@ class NeuronAdvantageCorrelation(Metric):
             ValueError: If shapes disagree or, where it is known without waiting for a device, the
                 advantage is not finite or a fold is out of range.
         """
+        for name, value in (("activations", activations), ("advantage", advantage)):
+            if not isinstance(value, Tensor):
+                raise TypeError(
+                    f"Expected `{name}` to be a tensor, but got {type(value).__name__}. "
+                    "Pass it through torch.as_tensor."
+                )
         columns = self._columns(activations, advantage, covariates)
         if len(activations) == 0:
             return
@@ -123,6 +130,16 @@ class NeuronAdvantageCorrelation(Metric):
     def compute(self) -> Tensor:
         """Pearson's r of every neuron with the advantage, ``(D,)``."""
         return correlation(self._checked())
+
+    def _wrap_compute(self, compute: Callable) -> Callable:
+        """Torchmetrics makes a number of ``(1,)``; one neuron is still a layer of one."""
+        wrapped = super()._wrap_compute(compute)
+
+        @wraps(compute)
+        def shaped(*args: Any, **kwargs: Any) -> Tensor:
+            return wrapped(*args, **kwargs).reshape(-1)
+
+        return shaped
 
     def merge_state(self, incoming_state: dict[str, Any] | Metric) -> None:
         """Add the samples that another metric, or its state, has seen."""

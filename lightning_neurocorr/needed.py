@@ -11,6 +11,7 @@ import torch
 from lightning_neurocorr.ablation import Ablation, AblationSamples, AblationStudy, study
 from lightning_neurocorr.attribution import choose_samples
 from lightning_neurocorr.inspection import Subject
+from lightning_neurocorr.reading import rows_of
 from lightning_neurocorr.report import SMALL_IS_STRONG, NeuronReport
 from lightning_neurocorr.samples import fetch, folds, hashed
 from lightning_neurocorr.validation import SampleTable
@@ -50,9 +51,9 @@ def ablate(
     rows = rows[samples.position[rows].argsort()]
     chunks, lengths = [], []
     for which, batch in fetch(subject.loaders, samples.position[rows].tolist()):
-        moved = subject.move(batch, which)
-        chunks.append(subject.arguments(moved))
-        lengths.append(min(64, len(rows) - sum(lengths)))
+        arguments = subject.arguments(subject.move(batch, which))
+        chunks.append(arguments)
+        lengths.append(rows_of(arguments))
     chosen = AblationSamples(
         chunks,
         lengths,
@@ -70,6 +71,12 @@ def ablate(
     order = sorted(strongest, key=lambda name: -np.nan_to_num(strongest[name], nan=-2.0))
     layers = {name: subject.layers[name] for name in order}
     with subject.quiet():
+        at = 0
+        for (args, kwargs), length in zip(chunks, lengths, strict=True):
+            part = slice(at, at + length)
+            right = torch.ones(length, dtype=torch.bool)  # both groups are what the model gets
+            subject.confirm(subject.forward(*args, **kwargs), chosen.target[part], right)
+            at += length
         found = study(
             subject.forward, layers, chosen, ranking, settings, means=means, progress=progress
         )

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from lightning_neurocorr.activations import ActivationRecorder, Pooling
-from lightning_neurocorr.functional import ONLY_BASELINE, ONLY_MODEL
+from lightning_neurocorr.functional import BOTH, ONLY_BASELINE, ONLY_MODEL
 from lightning_neurocorr.inspection import Subject
 from lightning_neurocorr.ranks import SecondPass, second_pass_columns
 from lightning_neurocorr.report import NeuronReport, NeuronRow
@@ -42,7 +42,7 @@ def look_again(
         )
     rows = report.top(settings.neurons)
     chosen = hashed(samples.position, seed=3).argsort()[: settings.max_samples].sort().values
-    activations = _activations(rows, subject, samples.position[chosen].tolist(), pooling)
+    activations = _activations(rows, subject, samples, chosen, pooling)
     outcome = samples.outcome[chosen].numpy()
     advantage = (outcome == ONLY_MODEL).astype(float) - (outcome == ONLY_BASELINE)
     target = samples.target[chosen].numpy()
@@ -56,15 +56,22 @@ def look_again(
 
 
 def _activations(
-    rows: list[NeuronRow], subject: Subject, positions: list[int], pooling: Pooling
+    rows: list[NeuronRow],
+    subject: Subject,
+    samples: SampleTable,
+    chosen: torch.Tensor,
+    pooling: Pooling,
 ) -> np.ndarray:
     """The pooled activations of some neurons on some samples, ``(N, K)``."""
     layers = {row.layer: subject.layers[row.layer] for row in rows}
-    parts = []
+    correct = (samples.outcome == BOTH) | (samples.outcome == ONLY_MODEL)
+    parts: list[torch.Tensor] = []
     with subject.quiet(), ActivationRecorder(layers, pooling) as recorder:
-        for which, batch in fetch(subject.loaders, positions):
+        for which, batch in fetch(subject.loaders, samples.position[chosen].tolist()):
             args, kwargs = subject.arguments(subject.move(batch, which))
-            subject.forward(*args, **kwargs)
+            logits = subject.forward(*args, **kwargs)
+            at = chosen[sum(map(len, parts)) :][: len(logits)]
+            subject.confirm(logits, samples.target[at], correct[at])
             taken, _ = recorder.take()
             part = [taken[row.layer][:, row.unit].double().cpu() for row in rows]
             parts.append(torch.stack(part, 1))

@@ -371,7 +371,9 @@ class ValidationPass:
         self._add_attribution(parts)
         counts = samples.counts()
         outcomes = Outcomes(*counts, p_value=F.mcnemar_p(counts[1], counts[2]))
-        left_out = (f"Layer {name} was left out: {why}." for name, why in self.problems.items())
+        left_out = (
+            f"Layer {name} was left out: {why.rstrip('.')}." for name, why in self.problems.items()
+        )
         self.alarms = (*left_out, *self._not_finite(parts))
         if self._unattributed:
             self._notes.append(f"No attribution: {self._unattributed}.")

@@ -223,7 +223,11 @@ class AttributionSums:
         cells = nn.functional.one_hot((2 * group + fold).long().cpu(), 4).T.double()
         for name, sums in self._sums.items():
             if name not in found:
-                self._drop(name, "it was not called, or no gradient of the prediction reached it")
+                self._drop(
+                    name,
+                    "it lies outside the module named by `output`, or no gradient of the "
+                    "prediction reaches it",
+                )
                 continue
             u, v = (values.to(sums.device) for values in found[name])
             if u.shape[1] != sums.shape[2]:

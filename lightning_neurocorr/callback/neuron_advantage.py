@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -22,7 +23,7 @@ from lightning_neurocorr.callback.faults import Faults
 from lightning_neurocorr.collector import Collector, Settings, describe, is_ready
 from lightning_neurocorr.exemplars import Ranking
 from lightning_neurocorr.history import HistoryEntry
-from lightning_neurocorr.inspection import Subject, ToImage, inspect
+from lightning_neurocorr.inspection import NotImagesError, Subject, ToImage, inspect
 from lightning_neurocorr.loggers import log_report, log_sheets, log_table
 from lightning_neurocorr.needed import ablate
 from lightning_neurocorr.randomness import PrivateRandomness
@@ -40,6 +41,11 @@ if TYPE_CHECKING:
 
 _EXEMPLARS = 8  # strongest samples kept per neuron
 _SEEN_IMAGES = 256  # kept where samples cannot be fetched again
+
+
+# Remarks that follow from the data; the report has them, a warning would be noise.
+_REMARKS = ("No pictures:", "No ablation: the two halves")
+_NO_SHARED = "no sample that both get right is of a class of the advantage samples."
 
 
 class NeuronAdvantage(Callback):
@@ -109,6 +115,12 @@ class NeuronAdvantage(Callback):
             output=output,
             visualizer=visualizer,
             name=name,
+            attribution=attribution,
+            ablation=ablation,
+            second_pass=second_pass,
+            to_image=to_image,
+            dataloaders=dataloaders,
+            num_classes=num_classes,
             top_k=top_k,
             every_n_validations=every_n_validations,
         )
@@ -354,18 +366,16 @@ class NeuronAdvantage(Callback):
     def _log_scalars(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Through the module, so that every logger and every monitoring callback gets them.
 
-        A validation that failed logs the last values again, to monitors only: without its key a
-        ModelCheckpoint would end the run.
+        After a validation that failed there is nothing to log: monitors find the last numbers in
+        the trainer's metrics, so that a ModelCheckpoint goes on.
         """
-        if trainer.sanity_checking or not self._scalars or not self._due:
+        if trainer.sanity_checking or not self._due or self._faults.broken:
             return
-        pl_module.log_dict(
-            {f"{self.name}/{tag}": value for tag, value in self._scalars.items()},
-            logger=bool(trainer.loggers) and not self._faults.broken,
-            on_step=False,
-            on_epoch=True,
-            batch_size=1,
-        )
+        numbers = {f"{self.name}/{tag}": value for tag, value in self._scalars.items()}
+        with warnings.catch_warnings():
+            # Without a logger the numbers still are what trainer.validate returns.
+            warnings.filterwarnings("ignore", ".*have no logger configured.*")
+            pl_module.log_dict(numbers, on_step=False, on_epoch=True, logger=True, batch_size=1)
 
     def _show(self, trainer: Trainer) -> None:
         """Draw the report of the validation that has just ended; look closer where that is due."""
@@ -390,7 +400,8 @@ class NeuronAdvantage(Callback):
         with self._randomness(trainer.strategy.root_device), aside():
             self.report = look(self.report, trainer.progress_bar_callback is not None)
         for note in self.report.notes[before:]:
-            self._faults.say(note)
+            if not note.startswith(_REMARKS):
+                self._faults.say(note)
         with self._faults.forgiven("write to the logger"):
             if self.report.columns.keys() & {"ablation", "auroc"}:
                 self._last_step += 1  # a second text at the same step would not be shown
@@ -413,26 +424,44 @@ class NeuronAdvantage(Callback):
                 bar = partial(tqdm, desc="ablation", leave=False) if progress else None
                 study, columns = ablate(report, subject, samples, result.halves, self.ablation, bar)
                 columns = {**report.columns, **columns}
-                report = replace(report, columns=columns, study=study.to_dict())
+                why = study.refused or ("" if study.num_shared else _NO_SHARED)
+                notes = (*report.notes, *([f"No ablation: {why}"] if why else []))
+                report = replace(report, columns=columns, study=study.to_dict(), notes=notes)
         if self.second_pass is not None and not report.message:
             with self._faults.forgiven("go over the samples again"):
                 columns = look_again(report, subject, samples, self.second_pass, self.pooling)
                 report = replace(report, columns={**report.columns, **columns})
         if self.visualizer is not None and report.shown(1):
             with self._faults.forgiven("make pictures"):
-                panels, notes = inspect(
-                    report,
-                    subject,
-                    samples,
-                    rankings,
-                    self.visualizer,
-                    num_classes=result.num_classes,
-                    to_image=self.to_image,
-                    top_k=self.top_k,
-                    progress=progress,
-                )
-                report = replace(report, panels=panels, notes=report.notes + notes)
+                report = self._picture(subject, samples, rankings, result, report, progress)
         return report
+
+    def _picture(
+        self,
+        subject: Subject,
+        samples: SampleTable,
+        rankings: Mapping[str, Ranking],
+        result: ValidationPass,
+        report: NeuronReport,
+        progress: bool,
+    ) -> NeuronReport:
+        """The report with panels; inputs that are no images are a remark, not a fault."""
+        assert self.visualizer is not None  # noqa: S101 -- for the type checker
+        try:
+            panels, notes = inspect(
+                report,
+                subject,
+                samples,
+                rankings,
+                self.visualizer,
+                num_classes=result.num_classes,
+                to_image=self.to_image,
+                top_k=self.top_k,
+                progress=progress,
+            )
+        except NotImagesError as error:
+            return replace(report, notes=(*report.notes, f"No pictures: {error}"))
+        return replace(report, panels=panels, notes=report.notes + notes)
 
     def _close(self) -> None:
         collector, self._collector = self._collector, None

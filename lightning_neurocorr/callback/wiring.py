@@ -86,9 +86,13 @@ def look_at(
     def arguments(batch: Any) -> Arguments:
         if inputs is not None:
             return (B.read_field(batch, inputs, "inputs"),), {}
-        if collector.arguments is not None:
-            return collector.arguments(batch)
-        return (B.default_inputs(batch),), {}
+        if collector.arguments is None:
+            raise ValueError(
+                "Expected the module named by `output` to be called with parts of the batch as "
+                "they are, but its arguments are computed in validation_step, so that samples "
+                "cannot be run again. Say with `inputs` how to read its input from a batch."
+            )
+        return collector.arguments(batch)
 
     def move(batch: Any, loader: int) -> Any:
         return strategy.batch_to_device(batch, strategy.root_device, indices[loader])

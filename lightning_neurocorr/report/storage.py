@@ -60,9 +60,11 @@ def read(path: str | Path, build: Callable[..., T]) -> T:
     except FileNotFoundError:
         raise
     except Exception as error:  # there is no end to the ways in which a file can be broken
+        # NumPy's own text advises to allow pickle, which is never read here.
+        why = "it is no zip of arrays." if "unsafely" in str(error) else error
         raise ValueError(
             "Expected `path` to be a report written by NeuronReport.save, but "
-            f"{str(path)!r} is not: {error}"
+            f"{str(path)!r} is not: {why}"
         ) from error
 
 
