@@ -127,11 +127,11 @@ def test_a_monitor_outlives_a_validation_that_failed(tmp_path: Any) -> None:
         return batch[2]
 
     callback = NeuronAdvantage(breaks, "model.detector", visualizer=None)
-    keep = ModelCheckpoint(tmp_path / "kept", monitor="neurocorr/strongest_r/model.detector", mode="max")
-    trainer = paper_trainer(
-        callback, keep, max_epochs=4, logger=CSVLogger(tmp_path), enable_checkpointing=True,
-        log_every_n_steps=1,
-    )  # fmt: skip
+    keep = ModelCheckpoint(
+        tmp_path / "kept", monitor="neurocorr/strongest_r/model.detector", mode="max"
+    )
+    options = {"logger": CSVLogger(tmp_path), "enable_checkpointing": True}
+    trainer = paper_trainer(callback, keep, max_epochs=4, log_every_n_steps=1, **options)
     with pytest.warns(UserWarning, match="the reading service is down"):
         trainer.fit(PaperModule(), paper_loader(), paper_loader())
     assert trainer.current_epoch == 4

@@ -5,11 +5,9 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
-from tqdm.auto import tqdm
 
 from lightning_neurocorr import baselines as B
 from lightning_neurocorr import functional as F
@@ -19,20 +17,19 @@ from lightning_neurocorr.attribution import Attribution
 from lightning_neurocorr.callback import wiring
 from lightning_neurocorr.callback.base import Callback
 from lightning_neurocorr.callback.checks import check_options, check_trainer
+from lightning_neurocorr.callback.closer_look import REMARKS, CloserLook, Evidence
 from lightning_neurocorr.callback.faults import Faults
 from lightning_neurocorr.collector import Collector, Settings, describe, is_ready
 from lightning_neurocorr.exemplars import Ranking
 from lightning_neurocorr.history import HistoryEntry
-from lightning_neurocorr.inspection import NotImagesError, Subject, ToImage, inspect
+from lightning_neurocorr.inspection import Subject, ToImage
 from lightning_neurocorr.loggers import log_report, log_sheets, log_table
-from lightning_neurocorr.needed import ablate
 from lightning_neurocorr.randomness import PrivateRandomness
 from lightning_neurocorr.ranks import SecondPass
 from lightning_neurocorr.reading import Predictions
 from lightning_neurocorr.report import NeuronReport
 from lightning_neurocorr.samples import LoaderPositions
 from lightning_neurocorr.scalars import summary_scalars
-from lightning_neurocorr.second_pass import look_again
 from lightning_neurocorr.validation import SampleTable, ValidationPass
 from lightning_neurocorr.visualization import FeatureVisualizer, Visualizer
 
@@ -41,11 +38,6 @@ if TYPE_CHECKING:
 
 _EXEMPLARS = 8  # strongest samples kept per neuron
 _SEEN_IMAGES = 256  # kept where samples cannot be fetched again
-
-
-# Remarks that follow from the data; the report has them, a warning would be noise.
-_REMARKS = ("No pictures:", "No ablation: the two halves")
-_NO_SHARED = "no sample that both get right is of a class of the advantage samples."
 
 
 class NeuronAdvantage(Callback):
@@ -151,7 +143,7 @@ class NeuronAdvantage(Callback):
         self._collector: Collector | None = None
         self._loaders: dict[int, LoaderPositions] = {}
         self._subject: Subject | None = None
-        self._closer_look: Callable[[NeuronReport, bool], NeuronReport] | None = None
+        self._closer_look: CloserLook | None = None
         self._class_advantage: torch.Tensor | None = None
         self._expected_only_model: int | None = None
         self._scalars: dict[str, float] = {}
@@ -359,8 +351,16 @@ class NeuronAdvantage(Callback):
         self._last_step = report.step
         self._faults.trusted = True
         if self._subject is not None:
-            self._closer_look = partial(
-                self._gather_evidence, self._subject, samples, rankings, result
+            evidence = Evidence(
+                self.ablation,
+                self.second_pass,
+                self.visualizer,
+                self.pooling,
+                self.to_image,
+                self.top_k,
+            )
+            self._closer_look = CloserLook(
+                evidence, self._faults, self._subject, samples, rankings, result
             )
 
     def _log_scalars(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -398,9 +398,9 @@ class NeuronAdvantage(Callback):
             return
         before = len(self.report.notes)
         with self._randomness(trainer.strategy.root_device), aside():
-            self.report = look(self.report, trainer.progress_bar_callback is not None)
+            self.report = look(self.report, progress=trainer.progress_bar_callback is not None)
         for note in self.report.notes[before:]:
-            if not note.startswith(_REMARKS):
+            if not note.startswith(REMARKS):
                 self._faults.say(note)
         with self._faults.forgiven("write to the logger"):
             if self.report.columns.keys() & {"ablation", "auroc"}:
@@ -408,60 +408,6 @@ class NeuronAdvantage(Callback):
                 newer = replace(self.report, step=self._last_step)
                 log_table(newer, self.history, trainer.loggers, self.top_k)
             log_sheets(self.report, trainer.loggers, trainer.log_dir if trainer.loggers else None)
-
-    def _gather_evidence(
-        self,
-        subject: Subject,
-        samples: SampleTable,
-        rankings: Mapping[str, Ranking],
-        result: ValidationPass,
-        report: NeuronReport,
-        progress: bool,
-    ) -> NeuronReport:
-        """Ablate neurons and make pictures of them; a fault in one leaves the other."""
-        if self.ablation is not None and not report.message:
-            with self._faults.forgiven("ablate neurons"):
-                bar = partial(tqdm, desc="ablation", leave=False) if progress else None
-                study, columns = ablate(report, subject, samples, result.halves, self.ablation, bar)
-                columns = {**report.columns, **columns}
-                why = study.refused or ("" if study.num_shared else _NO_SHARED)
-                notes = (*report.notes, *([f"No ablation: {why}"] if why else []))
-                report = replace(report, columns=columns, study=study.to_dict(), notes=notes)
-        if self.second_pass is not None and not report.message:
-            with self._faults.forgiven("go over the samples again"):
-                columns = look_again(report, subject, samples, self.second_pass, self.pooling)
-                report = replace(report, columns={**report.columns, **columns})
-        if self.visualizer is not None and report.shown(1):
-            with self._faults.forgiven("make pictures"):
-                report = self._picture(subject, samples, rankings, result, report, progress)
-        return report
-
-    def _picture(
-        self,
-        subject: Subject,
-        samples: SampleTable,
-        rankings: Mapping[str, Ranking],
-        result: ValidationPass,
-        report: NeuronReport,
-        progress: bool,
-    ) -> NeuronReport:
-        """The report with panels; inputs that are no images are a remark, not a fault."""
-        assert self.visualizer is not None  # noqa: S101 -- for the type checker
-        try:
-            panels, notes = inspect(
-                report,
-                subject,
-                samples,
-                rankings,
-                self.visualizer,
-                num_classes=result.num_classes,
-                to_image=self.to_image,
-                top_k=self.top_k,
-                progress=progress,
-            )
-        except NotImagesError as error:
-            return replace(report, notes=(*report.notes, f"No pictures: {error}"))
-        return replace(report, panels=panels, notes=report.notes + notes)
 
     def _close(self) -> None:
         collector, self._collector = self._collector, None

@@ -1,0 +1,97 @@
+"""What costs more than a correlation, gathered for one report after its validation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+
+from tqdm.auto import tqdm
+
+from lightning_neurocorr.ablation import Ablation
+from lightning_neurocorr.activations import Pooling
+from lightning_neurocorr.callback.faults import Faults
+from lightning_neurocorr.exemplars import Ranking
+from lightning_neurocorr.inspection import NotImagesError, Subject, ToImage, inspect
+from lightning_neurocorr.needed import ablate
+from lightning_neurocorr.ranks import SecondPass
+from lightning_neurocorr.report import NeuronReport
+from lightning_neurocorr.second_pass import look_again
+from lightning_neurocorr.validation import SampleTable, ValidationPass
+from lightning_neurocorr.visualization import Visualizer
+
+# Remarks that follow from the data; the report has them, a warning would be noise.
+REMARKS = ("No pictures:", "No ablation: the two halves")
+
+_NO_SHARED = "no sample that both get right is of a class of the advantage samples."
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What is asked for: settings of the callback; None is none."""
+
+    ablation: Ablation | None
+    second_pass: SecondPass | None
+    visualizer: Visualizer | None
+    pooling: Pooling
+    to_image: ToImage | None
+    top_k: int
+
+
+@dataclass(frozen=True)
+class CloserLook:
+    """One validation's model, data and results, until evidence has been gathered for them."""
+
+    evidence: Evidence
+    faults: Faults
+    subject: Subject
+    samples: SampleTable
+    rankings: Mapping[str, Ranking]
+    result: ValidationPass
+
+    def __call__(self, report: NeuronReport, *, progress: bool) -> NeuronReport:
+        """The report with ablation, second pass and pictures; a fault in one leaves the others."""
+        settings = self.evidence
+        if settings.ablation is not None and not report.message:
+            with self.faults.forgiven("ablate neurons"):
+                report = self._ablated(report, settings.ablation, progress)
+        if settings.second_pass is not None and not report.message:
+            with self.faults.forgiven("go over the samples again"):
+                columns = look_again(
+                    report, self.subject, self.samples, settings.second_pass, settings.pooling
+                )
+                report = replace(report, columns={**report.columns, **columns})
+        if settings.visualizer is not None and report.shown(1):
+            with self.faults.forgiven("make pictures"):
+                report = self._pictured(report, settings.visualizer, progress)
+        return report
+
+    def _ablated(self, report: NeuronReport, settings: Ablation, progress: bool) -> NeuronReport:
+        bar = partial(tqdm, desc="ablation", leave=False) if progress else None
+        study, columns = ablate(
+            report, self.subject, self.samples, self.result.halves, settings, bar
+        )
+        why = study.refused or ("" if study.num_shared else _NO_SHARED)
+        notes = (*report.notes, *([f"No ablation: {why}"] if why else []))
+        columns = {**report.columns, **columns}
+        return replace(report, columns=columns, study=study.to_dict(), notes=notes)
+
+    def _pictured(
+        self, report: NeuronReport, visualizer: Visualizer, progress: bool
+    ) -> NeuronReport:
+        """Inputs that are no images are a remark, not a fault."""
+        try:
+            panels, notes = inspect(
+                report,
+                self.subject,
+                self.samples,
+                self.rankings,
+                visualizer,
+                num_classes=self.result.num_classes,
+                to_image=self.evidence.to_image,
+                top_k=self.evidence.top_k,
+                progress=progress,
+            )
+        except NotImagesError as error:
+            return replace(report, notes=(*report.notes, f"No pictures: {error}"))
+        return replace(report, panels=panels, notes=report.notes + notes)
