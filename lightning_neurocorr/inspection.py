@@ -23,6 +23,7 @@ from lightning_neurocorr.reading import Arguments, logits_of
 from lightning_neurocorr.report import NeuronReport, NeuronRow
 from lightning_neurocorr.samples import LoaderPositions, fetch, hashed
 from lightning_neurocorr.sheets import to_display
+from lightning_neurocorr.swapping import evaluation_mode
 from lightning_neurocorr.validation import SampleTable
 from lightning_neurocorr.visualization import ImagePrior, Target, Visualizer
 
@@ -64,16 +65,8 @@ class Subject:
     @contextmanager
     def quiet(self) -> Iterator[None]:
         """Inside, forwards leave no trace: eval mode, no gradients, no hook of an open recorder."""
-        # Flags are set one by one: parts of a model may be in different modes.
-        training = [part for part in self.module.modules() if part.training]
-        with torch.no_grad(), eager(self.module), aside():
-            try:
-                for part in training:
-                    part.training = False
-                yield
-            finally:
-                for part in training:
-                    part.training = True
+        with torch.no_grad(), eager(self.module), aside(), evaluation_mode(self.module):
+            yield
 
     def inputs(self, batch: Any) -> Any:
         """The one tensor that the module gets; None where it gets more or none."""

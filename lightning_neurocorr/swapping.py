@@ -1,8 +1,9 @@
-"""Run a module once with other weights, and leave its own in place."""
+"""Run a module with other weights or in evaluation mode, and leave its own in place."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -35,6 +36,20 @@ def call_with(
         if known in tensors:
             placed[name] = tensors[known]
     return functional_call(module, placed, args, dict(kwargs or {}), tie_weights=False)
+
+
+@contextmanager
+def evaluation_mode(module: nn.Module) -> Iterator[None]:
+    """Inside, every part of ``module`` is in evaluation mode; each gets its own mode back."""
+    # Flags are set one by one: train() may be overridden, and parts may be in different modes.
+    modes = [(part, part.training) for part in module.modules()]
+    try:
+        for part, _ in modes:
+            part.training = False
+        yield
+    finally:
+        for part, mode in modes:
+            part.training = mode
 
 
 def own_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:

@@ -1,4 +1,4 @@
-"""Other weights for one call: PyTorch's own way corrupts a module that has two names."""
+"""Other weights or another mode for one call; PyTorch's own ways corrupt some modules."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_neurocorr import SnapshotBaseline
-from lightning_neurocorr.swapping import call_with
+from lightning_neurocorr.swapping import call_with, evaluation_mode
 
 
 class TwoNames(nn.Module):
@@ -63,3 +63,23 @@ def test_a_snapshot_does_not_stop_the_training_of_a_module_with_two_names() -> N
     assert all(isinstance(p, nn.Parameter) for p in (module.head.weight, module.alias.bias))
     module(x).sum().backward()
     assert module.head.weight.grad is not None
+
+
+class Stubborn(nn.Linear):
+    """Never leaves evaluation mode by ``train()``, as frozen backbones are often written."""
+
+    def train(self, mode: bool = True) -> nn.Module:
+        return super().train(False)
+
+
+def test_every_part_gets_its_own_mode_back_also_after_an_exception() -> None:
+    module = nn.Sequential(nn.Dropout(), Stubborn(3, 3), nn.Sequential(nn.BatchNorm1d(3)))
+    module[1].training = True
+    module[2].eval()
+    before = [part.training for part in module.modules()]
+    with pytest.raises(KeyboardInterrupt), evaluation_mode(module):  # noqa: PT012
+        assert not any(part.training for part in module.modules())
+        module.train()  # a forward may set flags by itself
+        raise KeyboardInterrupt
+    assert [part.training for part in module.modules()] == before
+    assert before == [True, True, True, False, False]

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from lightning_neurocorr.randomness import PrivateRandomness
+from lightning_neurocorr.swapping import evaluation_mode
 
 
 @contextmanager
@@ -20,17 +21,14 @@ def evaluating(
         randomness: What the module draws from.
         autocast: Whether mixed precision that is switched on outside holds inside.
     """
-    # flags are set one by one: train() may be overridden, and parts may be in different modes
-    training = [part for part in module.modules() if part.training]
     device = module_device(module)
-    with randomness(device), torch.no_grad(), _autocast(device, keep=autocast):
-        try:
-            for part in training:
-                part.training = False
-            yield
-        finally:
-            for part in training:
-                part.training = True
+    with (
+        randomness(device),
+        torch.no_grad(),
+        _autocast(device, keep=autocast),
+        evaluation_mode(module),
+    ):
+        yield
 
 
 def module_device(module: nn.Module) -> torch.device | None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lightning_neurocorr.activations import eager
 from lightning_neurocorr.randomness import preserved_randomness
-from lightning_neurocorr.swapping import call_with, own_tensors
+from lightning_neurocorr.swapping import call_with, evaluation_mode, own_tensors
 
 Read = Callable[[Any, nn.Module], Tensor]
 
@@ -80,26 +80,22 @@ class IsolatedModel:
     @contextmanager
     def opened(self, seed: int) -> Iterator[None]:
         """What runs inside leaves modules, random states and global switches as they were."""
-        modes = [(module, module.training) for module in self._known.modules()]
         deterministic = torch.are_deterministic_algorithms_enabled()
         warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
         with (
             preserved_randomness(self.device, seed),
             torch.inference_mode(False),
             torch.enable_grad(),
+            evaluation_mode(self._known),
         ):
             try:
                 # some gradients (grid_sample on CUDA) have no deterministic version and would raise
                 torch.use_deterministic_algorithms(False)
-                for module, _ in modes:
-                    module.training = False
                 self._state = {} if self._shell is None else _private_state(self._shell)
                 with eager(self._known), torch.autocast(self.device.type, enabled=False):
                     yield
             finally:
                 self._state = {}
-                for module, mode in modes:
-                    module.training = mode
                 torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
 
     def __call__(self, images: Tensor) -> Any:
