@@ -1,15 +1,11 @@
-"""One validation pass over any model: batches in, a report out. Nothing here knows Lightning.
-
-The way of a batch: activations ``(N, D)`` per layer, prediction, baseline prediction and target
-``(N, ...)`` become an advantage ``(N,)``, which every layer's metric correlates with its neurons.
-"""
+"""A pass over the samples of one validation, and their merging into a report."""
 
 from __future__ import annotations
 
 import math
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,69 +14,18 @@ from torch import Tensor, nn
 from torchmetrics.utilities.distributed import gather_all_tensors
 
 from lightning_neurocorr import functional as F
-from lightning_neurocorr.attribution import Attribution, AttributionSums, choose_samples
+from lightning_neurocorr.attribution import Attribution
 from lightning_neurocorr.columns import GROUPS, attribution_columns, correlation_columns
 from lightning_neurocorr.exemplars import Exemplars, Ranking
 from lightning_neurocorr.metric import NeuronAdvantageCorrelation
 from lightning_neurocorr.report import NeuronReport, Outcomes
-from lightning_neurocorr.samples import folds, hashed
+from lightning_neurocorr.samples import folds
+from lightning_neurocorr.validation.attributing import Attributing
+from lightning_neurocorr.validation.batches import Batch, SampleTable
+from lightning_neurocorr.validation.remarks import alarms, check_labels, message
 
 # Class indicators cost 8 bytes per class, neuron and fold; beyond this one covariate stands in.
 CLASS_BUDGET_BYTES = 1 << 25
-
-# With fewer samples that tell model and baseline apart, a list of neurons is reading tea leaves.
-MIN_ADVANTAGE_SAMPLES = 10
-
-
-@dataclass(frozen=True)
-class SampleTable:
-    """What is remembered of every sample of a validation: five integers, ``(N,)`` each.
-
-    Attributes:
-        position: Where the sample lies in the data set.
-        outcome: Its outcome group, -1 where right and wrong mean nothing.
-        target: Its class, -1 where there is none.
-        answer: The baseline's class, -1 where there is none.
-        nonzero: 1 where the advantage is not 0.
-    """
-
-    position: Tensor
-    outcome: Tensor
-    target: Tensor
-    answer: Tensor
-    nonzero: Tensor
-
-    def counts(self) -> list[int]:
-        """Samples per outcome group."""
-        return torch.bincount(self.outcome[self.outcome >= 0], minlength=4).tolist()
-
-
-@dataclass(frozen=True)
-class Batch:
-    """The predictions for one batch.
-
-    Attributes:
-        prediction: The model's class ids ``(N,)`` or scores ``(N, C)``, or anything per sample.
-        baseline: The baseline's.
-        target: The truth.
-        positions: Dataset positions ``(N,)``.
-        keep: Which samples count; None for all (padding of distributed samplers does not).
-    """
-
-    prediction: Tensor
-    baseline: Tensor
-    target: Tensor
-    positions: Tensor
-    keep: Tensor | None = None
-
-    def kept(self) -> Batch:
-        """Without padding."""
-        if self.keep is None:
-            return self
-        rows = self.keep.to(self.prediction.device)
-        return Batch(
-            self.prediction[rows], self.baseline[rows], self.target[rows], self.positions[self.keep]
-        )
 
 
 class ValidationPass:
@@ -118,14 +63,9 @@ class ValidationPass:
         self.problems: dict[str, str] = {}
         self.classifies: bool | None = None
         self.controls = 0
-        self.attribution = attribution
         self.keep_exemplars = exemplars
         self.exemplars: dict[str, Exemplars] = {}
-        self._expected, self._total = expected_only_model, total
-        self._attributed: AttributionSums | None = None
-        self._unattributed = ""
-        self._no_layer_attribution: dict[str, str] = {}
-        self._notes: list[str] = []
+        self._attributing = Attributing(attribution, expected_only_model, total)
         self.alarms: tuple[str, ...] = ()
         self.halves: tuple[dict[str, dict[str, np.ndarray]], ...] = ({}, {})
         self._batches = 0
@@ -170,7 +110,7 @@ class ValidationPass:
 
     def _begin(self, batch: Batch, activations: Mapping[str, Tensor]) -> None:
         """Decide once for all batches: groups or none, and how classes are controlled for."""
-        self.classifies = not callable(self.advantage) or _are_labels(batch)
+        self.classifies = not callable(self.advantage) or batch.has_classes()
         if not self.classifies:
             return
         for scores in (batch.prediction, batch.baseline):
@@ -235,7 +175,7 @@ class ValidationPass:
 
     def no_attribution(self, reason: str) -> None:
         """Say why there is no attribution in this validation."""
-        self._unattributed = self._unattributed or reason
+        self._attributing.refuse(reason)
 
     def attribute(
         self,
@@ -252,26 +192,9 @@ class ValidationPass:
             run: From rows of the batch to a closure that runs the model on them.
             layers: Watched layers by name.
         """
-        if self.attribution is None or self._unattributed:
-            return
-        sums = self._sums(groups.device)
-        draw = hashed(batch.positions, seed=1).double() / 2**63
-        rate = self.attribution.keep_rate(self._expected, self._total)
-        target = F.class_ids(batch.target)
-        rows, group = choose_samples(target, groups, draw, rate, sums.room)
-        rival, fold = F.class_ids(batch.baseline), folds(batch.positions)
         watched = {name: layers[name] for name in self.metrics if name not in self.problems}
-        for part in range(0, len(rows), self.attribution.samples_per_pass):
-            chunk = slice(part, part + self.attribution.samples_per_pass)
-            at = rows[chunk]
-            here = at.to(target.device)
-            sums.update(run(at), watched, target[here], rival[here], group[chunk], fold[at])
-
-    def _sums(self, device: torch.device) -> AttributionSums:
-        if self._attributed is None:
-            sizes = {name: metric.num_neurons for name, metric in self.metrics.items()}
-            self._attributed = AttributionSums(sizes, self.attribution, device, self._total)
-        return self._attributed
+        sizes = {name: metric.num_neurons for name, metric in self.metrics.items()}
+        self._attributing.add(batch, groups, run, watched, sizes)
 
     def _metric(self, neurons: int, device: torch.device) -> NeuronAdvantageCorrelation:
         covariates = len(GROUPS) + self.controls if self.classifies else 0
@@ -317,8 +240,7 @@ class ValidationPass:
             "classifies": self.classifies,
             "controls": self.controls,
             "num_classes": self.num_classes,
-            "unattributed": self._unattributed,
-            "attribution_problems": self._attributed.problems if self._attributed else {},
+            **self._attributing.state(),
         }
         everyone: list[Any] = _gather(mine)
         told = next((m for m in everyone if m["classifies"] is not None), mine)
@@ -336,8 +258,7 @@ class ValidationPass:
     def _heed(self, other: Mapping[str, Any], sizes: Mapping[str, int]) -> None:
         """What went wrong in another process counts here too."""
         self.problems = {**other["problems"], **self.problems}
-        self._no_layer_attribution |= other["attribution_problems"]
-        self.no_attribution(other["unattributed"])
+        self._attributing.heed(other)
         for name, size in other["sizes"].items():
             if sizes.get(name, size) != size:
                 self.problems[name] = (
@@ -355,38 +276,54 @@ class ValidationPass:
         Raises:
             ValueError: If a label is no class.
         """
-        self._check_labels(samples)
-        active = float(samples.nonzero.double().mean()) if len(samples.position) else math.nan
-        parts: dict[str, dict[str, np.ndarray]] = {}
-        for name, metric in self.metrics.items():
-            total, halves = metric.moments()
-            grouped, controls = bool(self.classifies), self.controls
-            parts[name] = correlation_columns(
-                total, halves, active, grouped=grouped, controls=controls
-            )
-            for fold, half in enumerate(halves):
-                self.halves[fold][name] = correlation_columns(
-                    half, halves, active, grouped=grouped, controls=controls
-                )
-        self._add_attribution(parts)
+        if self.classifies and self.num_classes is not None:
+            check_labels(samples, self.num_classes)
+        parts = self._columns(samples)
+        self.alarms = alarms(self.problems, parts)
         counts = samples.counts()
         outcomes = Outcomes(*counts, p_value=F.mcnemar_p(counts[1], counts[2]))
-        left_out = (
-            f"Layer {name} was left out: {why.rstrip('.')}." for name, why in self.problems.items()
+        why_empty = message(
+            samples,
+            outcomes,
+            self.problems,
+            recorded=bool(self.metrics),
+            classifies=bool(self.classifies),
+            custom=callable(self.advantage),
         )
-        self.alarms = (*left_out, *self._not_finite(parts))
-        if self._unattributed:
-            self._notes.append(f"No attribution: {self._unattributed}.")
         return NeuronReport(
             layers=tuple(self.metrics),
             sizes=tuple(metric.num_neurons for metric in self.metrics.values()),
             columns=_joined(parts),
             outcomes=outcomes if self.classifies else Outcomes(),
             n=len(samples.position),
-            message=self._message(samples, outcomes),
-            notes=(*self.alarms, *self._notes),
+            message=why_empty,
+            notes=(*self.alarms, *self._attributing.notes(self.metrics)),
             **fields,
         )
+
+    def _columns(self, samples: SampleTable) -> dict[str, dict[str, np.ndarray]]:
+        """The columns of every layer; those of each half of the samples go to ``halves``."""
+        active = float(samples.nonzero.double().mean()) if len(samples.position) else math.nan
+        columns = partial(
+            correlation_columns,
+            advantage_active=active,
+            grouped=bool(self.classifies),
+            controls=self.controls,
+        )
+        parts: dict[str, dict[str, np.ndarray]] = {}
+        for name, metric in self.metrics.items():
+            total, halves = metric.moments()
+            parts[name] = columns(total, halves)
+            for fold, half in enumerate(halves):
+                self.halves[fold][name] = columns(half, halves)
+        if self.classifies and parts:
+            means = {name: part["mean"] for name, part in parts.items()}
+            device = next(iter(self.metrics.values())).device
+            for name, found in self._attributing.compute(means, device).items():
+                parts[name] |= attribution_columns(found)
+                for fold, half in enumerate(self.halves):
+                    half[name]["attribution"] = found.per_fold[fold]
+        return parts
 
     def rankings(self) -> dict[str, Ranking]:
         """The strongest samples of every neuron over all processes, by layer."""
@@ -403,35 +340,6 @@ class ValidationPass:
                 found[name] = self.exemplars[name].compute()
         return found
 
-    def _add_attribution(self, parts: dict[str, dict[str, np.ndarray]]) -> None:
-        """Sum the attributions of all processes and add their columns."""
-        if self.attribution is None or not self.classifies or not self.metrics:
-            return
-        if self._unattributed:
-            self._attributed = None  # samples of some processes only would be a biased choice
-        sums = self._sums(next(iter(self.metrics.values())).device)
-        sums.restrict(self.metrics)
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            for tensor in sums.tensors():
-                torch.distributed.all_reduce(tensor)
-        means = {name: part["mean"] for name, part in parts.items()}
-        for name, found in sums.compute(means).items():
-            parts[name] |= attribution_columns(found)
-            for fold, half in enumerate(self.halves):
-                half[name]["attribution"] = found.per_fold[fold]
-        for name, why in self._no_layer_attribution.items():
-            if name in self.metrics and not self._unattributed:
-                self._notes.append(f"No attribution for layer {name}: {why}.")
-
-    def _not_finite(self, parts: dict[str, dict[str, np.ndarray]]) -> tuple[str, ...]:
-        broken = {name: int(np.isnan(part["mean"]).sum()) for name, part in parts.items()}
-        return tuple(
-            f"{count} neurons of layer {name} had activations that are not finite; "
-            "they have no values."
-            for name, count in broken.items()
-            if count
-        )
-
     def mean_by_class(self, samples: SampleTable) -> Tensor | None:
         """Mean advantage in correctness per class, ``(C,)``: the next validation's covariate."""
         if not self.classifies or self.num_classes is None:
@@ -443,42 +351,6 @@ class ValidationPass:
         total = torch.zeros(self.num_classes, dtype=torch.float64).index_add_(0, target, gain)
         return total / torch.bincount(target, minlength=self.num_classes).clamp_min(1)
 
-    def _check_labels(self, samples: SampleTable) -> None:
-        if not self.classifies or self.num_classes is None:
-            return
-        wrong = (samples.target < 0) | (samples.target >= self.num_classes)
-        if bool(wrong.any()):
-            raise ValueError(
-                f"Expected targets to be class ids in [0, {self.num_classes}), but got "
-                f"{int(samples.target[wrong][0])} for {int(wrong.sum())} samples. Leave these "
-                "out of the validation set, or pass `predictions` and a callable `advantage`."
-            )
-
-    def _message(self, samples: SampleTable, outcomes: Outcomes) -> str:
-        n, telling = len(samples.position), int(samples.nonzero.sum())
-        if not n:
-            return "No sample was validated."
-        if not self.metrics:
-            return "No layer was recorded: " + "; ".join(
-                f"{k}: {v}" for k, v in self.problems.items()
-            )
-        if not telling:
-            return (
-                f"Model and baseline are right and wrong on the same {n} samples: "
-                "there is no advantage to explain."
-            )
-        if self.classifies and telling < MIN_ADVANTAGE_SAMPLES:
-            return (
-                f"Model and baseline differ on {telling} of {n} samples only: too few to say which "
-                f"neurons carry the difference (at least {MIN_ADVANTAGE_SAMPLES} are needed)."
-            )
-        if self.classifies and not outcomes.only_model and not callable(self.advantage):
-            return (
-                f"The model is never right where the baseline is wrong ({n} samples): "
-                "there is no advantage to explain."
-            )
-        return ""
-
 
 def _joined(parts: dict[str, dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     """Columns over all layers; NaN for a layer that lacks one."""
@@ -488,18 +360,6 @@ def _joined(parts: dict[str, dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
         name: np.concatenate([part.get(name, missing[layer]) for layer, part in parts.items()])
         for name in names
     }
-
-
-def _are_labels(batch: Batch) -> bool:
-    """Whether a callable advantage works on class predictions, so that outcome groups exist."""
-
-    def label(x: Tensor, scores: bool) -> bool:
-        whole = not (x.is_floating_point() or x.is_complex())
-        return (x.ndim == 1 and whole) or (scores and x.ndim == 2 and x.shape[1] > 1 and not whole)
-
-    return (
-        label(batch.prediction, True) and label(batch.baseline, True) and label(batch.target, False)
-    )
 
 
 def _gather(mine: Any) -> list[Any]:

@@ -1,0 +1,10 @@
+"""One validation pass over any model: batches in, a report out. Nothing here knows Lightning.
+
+The way of a batch: activations ``(N, D)`` per layer, prediction, baseline prediction and target
+``(N, ...)`` become an advantage ``(N,)``, which every layer's metric correlates with its neurons.
+"""
+
+from lightning_neurocorr.validation.batches import Batch, SampleTable
+from lightning_neurocorr.validation.one_pass import ValidationPass
+
+__all__ = ["Batch", "SampleTable", "ValidationPass"]

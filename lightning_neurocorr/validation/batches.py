@@ -1,0 +1,72 @@
+"""What comes into a validation pass: predictions of a batch, a few integers of every sample."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The predictions for one batch.
+
+    Attributes:
+        prediction: The model's class ids ``(N,)`` or scores ``(N, C)``, or anything per sample.
+        baseline: The baseline's.
+        target: The truth.
+        positions: Dataset positions ``(N,)``.
+        keep: Which samples count; None for all (padding of distributed samplers does not).
+    """
+
+    prediction: Tensor
+    baseline: Tensor
+    target: Tensor
+    positions: Tensor
+    keep: Tensor | None = None
+
+    def kept(self) -> Batch:
+        """Without padding."""
+        if self.keep is None:
+            return self
+        rows = self.keep.to(self.prediction.device)
+        return Batch(
+            self.prediction[rows], self.baseline[rows], self.target[rows], self.positions[self.keep]
+        )
+
+    def has_classes(self) -> bool:
+        """Whether these are class predictions, so that a callable advantage has outcome groups."""
+        scored = all(_are_ids(x) or _are_scores(x) for x in (self.prediction, self.baseline))
+        return scored and _are_ids(self.target)
+
+
+@dataclass(frozen=True)
+class SampleTable:
+    """What is remembered of every sample of a validation: five integers, ``(N,)`` each.
+
+    Attributes:
+        position: Where the sample lies in the data set.
+        outcome: Its outcome group, -1 where right and wrong mean nothing.
+        target: Its class, -1 where there is none.
+        answer: The baseline's class, -1 where there is none.
+        nonzero: 1 where the advantage is not 0.
+    """
+
+    position: Tensor
+    outcome: Tensor
+    target: Tensor
+    answer: Tensor
+    nonzero: Tensor
+
+    def counts(self) -> list[int]:
+        """Samples per outcome group."""
+        return torch.bincount(self.outcome[self.outcome >= 0], minlength=4).tolist()
+
+
+def _are_ids(x: Tensor) -> bool:
+    return x.ndim == 1 and not (x.is_floating_point() or x.is_complex())
+
+
+def _are_scores(x: Tensor) -> bool:
+    return x.ndim == 2 and x.shape[1] > 1 and (x.is_floating_point() or x.is_complex())

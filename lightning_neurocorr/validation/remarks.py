@@ -1,0 +1,85 @@
+"""What a report says in words besides its numbers: why it is empty, what is missing from it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from lightning_neurocorr.report import Outcomes
+from lightning_neurocorr.validation.batches import SampleTable
+
+# With fewer samples that tell model and baseline apart, a list of neurons is reading tea leaves.
+MIN_ADVANTAGE_SAMPLES = 10
+
+
+def message(
+    samples: SampleTable,
+    outcomes: Outcomes,
+    problems: Mapping[str, str],
+    *,
+    recorded: bool,
+    classifies: bool,
+    custom: bool,
+) -> str:
+    """Why there is no neuron to show; empty where there are some.
+
+    Args:
+        samples: Every sample of the validation.
+        outcomes: Their counts.
+        problems: Why layers were left out.
+        recorded: Whether any layer was recorded.
+        classifies: Whether right and wrong mean something here.
+        custom: Whether the advantage is a function of the user's.
+    """
+    n, telling = len(samples.position), int(samples.nonzero.sum())
+    if not n:
+        return "No sample was validated."
+    if not recorded:
+        reasons = "; ".join(f"{name}: {why}" for name, why in problems.items())
+        return f"No layer was recorded: {reasons}"
+    if not telling:
+        return (
+            f"Model and baseline are right and wrong on the same {n} samples: "
+            "there is no advantage to explain."
+        )
+    if classifies and telling < MIN_ADVANTAGE_SAMPLES:
+        return (
+            f"Model and baseline differ on {telling} of {n} samples only: too few to say which "
+            f"neurons carry the difference (at least {MIN_ADVANTAGE_SAMPLES} are needed)."
+        )
+    if classifies and not outcomes.only_model and not custom:
+        return (
+            f"The model is never right where the baseline is wrong ({n} samples): "
+            "there is no advantage to explain."
+        )
+    return ""
+
+
+def alarms(
+    problems: Mapping[str, str], columns: Mapping[str, Mapping[str, np.ndarray]]
+) -> tuple[str, ...]:
+    """Layers that were left out, neurons that are not finite."""
+    left_out = [f"Layer {name} was left out: {why.rstrip('.')}." for name, why in problems.items()]
+    broken = {name: int(np.isnan(part["mean"]).sum()) for name, part in columns.items()}
+    not_finite = [
+        f"{count} neurons of layer {name} had activations that are not finite; they have no values."
+        for name, count in broken.items()
+        if count
+    ]
+    return (*left_out, *not_finite)
+
+
+def check_labels(samples: SampleTable, num_classes: int) -> None:
+    """Raise if a target is no class.
+
+    Raises:
+        ValueError: Naming the first such target.
+    """
+    wrong = (samples.target < 0) | (samples.target >= num_classes)
+    if bool(wrong.any()):
+        raise ValueError(
+            f"Expected targets to be class ids in [0, {num_classes}), but got "
+            f"{int(samples.target[wrong][0])} for {int(wrong.sum())} samples. Leave these "
+            "out of the validation set, or pass `predictions` and a callable `advantage`."
+        )
