@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -19,6 +18,7 @@ from lightning_neurocorr.callback.base import Callback
 from lightning_neurocorr.callback.checks import check_options, check_trainer
 from lightning_neurocorr.callback.closer_look import REMARKS, CloserLook, Evidence
 from lightning_neurocorr.callback.faults import Faults
+from lightning_neurocorr.callback.state import pack_history, unpack_history
 from lightning_neurocorr.collector import Collector, Settings, describe, is_ready
 from lightning_neurocorr.exemplars import Ranking
 from lightning_neurocorr.history import HistoryEntry
@@ -217,13 +217,9 @@ class NeuronAdvantage(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """History, counters and the baseline's state: plain data and tensors."""
-        entries = [entry.to_dict() for entry in self.history]
-        for entry in entries:
-            entry["r"] = torch.from_numpy(entry["r"])
-            entry["index"] = None if entry["index"] is None else torch.from_numpy(entry["index"])
         stateful = isinstance(self.baseline, B.Stateful) and is_ready(self.baseline)
         return {
-            "history": entries,
+            "history": pack_history(self.history),
             "validations": self._validations,
             "last_step": self._last_step,
             "class_advantage": self._class_advantage,
@@ -232,12 +228,7 @@ class NeuronAdvantage(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on where a checkpoint stopped."""
-        self.history = []
-        for entry in state_dict["history"]:
-            index = None if entry["index"] is None else entry["index"].numpy()
-            self.history.append(
-                HistoryEntry.from_dict({**entry, "r": entry["r"].numpy(), "index": index})
-            )
+        self.history = unpack_history(state_dict["history"])
         self._validations = state_dict["validations"]
         self._last_step = state_dict["last_step"]
         self._class_advantage = state_dict["class_advantage"]
@@ -351,31 +342,26 @@ class NeuronAdvantage(Callback):
         self._last_step = report.step
         self._faults.trusted = True
         if self._subject is not None:
-            evidence = Evidence(
-                self.ablation,
-                self.second_pass,
-                self.visualizer,
-                self.pooling,
-                self.to_image,
-                self.top_k,
-            )
             self._closer_look = CloserLook(
-                evidence, self._faults, self._subject, samples, rankings, result
+                self._evidence(), self._faults, self._subject, samples, rankings, result
             )
+
+    def _evidence(self) -> Evidence:
+        return Evidence(
+            ablation=self.ablation,
+            second_pass=self.second_pass,
+            visualizer=self.visualizer,
+            pooling=self.pooling,
+            to_image=self.to_image,
+            top_k=self.top_k,
+        )
 
     def _log_scalars(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Through the module, so that every logger and every monitoring callback gets them.
-
-        After a validation that failed there is nothing to log: monitors find the last numbers in
-        the trainer's metrics, so that a ModelCheckpoint goes on.
-        """
+        """After a validation that failed nothing: monitors find the last numbers in the trainer."""
         if trainer.sanity_checking or not self._due or self._faults.broken:
             return
         numbers = {f"{self.name}/{tag}": value for tag, value in self._scalars.items()}
-        with warnings.catch_warnings():
-            # Without a logger the numbers still are what trainer.validate returns.
-            warnings.filterwarnings("ignore", ".*have no logger configured.*")
-            pl_module.log_dict(numbers, on_step=False, on_epoch=True, logger=True, batch_size=1)
+        wiring.log_scalars(pl_module, numbers)
 
     def _show(self, trainer: Trainer) -> None:
         """Draw the report of the validation that has just ended; look closer where that is due."""
@@ -386,7 +372,7 @@ class NeuronAdvantage(Callback):
                 log_report(self.report, self.history, trainer.loggers, self.top_k)
         plans = [getattr(p, "every_n_validations", None) for p in (self.visualizer, self.ablation)]
         due = any(every is not None and self.report.validation % every == 0 for every in plans)
-        if due or not _is_fitting(trainer):
+        if due or not wiring.is_fitting(trainer):
             self._look_closer(trainer)
 
     def _look_closer(self, trainer: Trainer) -> None:
@@ -413,8 +399,3 @@ class NeuronAdvantage(Callback):
         collector, self._collector = self._collector, None
         if collector is not None:
             collector.close()
-
-
-def _is_fitting(trainer: Trainer) -> bool:
-    """Whether a validation is part of a fit."""
-    return trainer.state.fn is not None and str(trainer.state.fn.value) == "fit"

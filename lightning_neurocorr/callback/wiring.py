@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -151,3 +152,16 @@ def _training_loader(source: Any) -> Any:
         return source.train_dataloader()
     except Exception:  # noqa: BLE001 -- Lightning's own placeholder raises
         return None
+
+
+def log_scalars(pl_module: LightningModule, numbers: Mapping[str, float]) -> None:
+    """Through the module, so that every logger and every monitoring callback gets them."""
+    with warnings.catch_warnings():
+        # Without a logger the numbers still are what trainer.validate returns.
+        warnings.filterwarnings("ignore", ".*have no logger configured.*")
+        pl_module.log_dict(dict(numbers), on_step=False, on_epoch=True, logger=True, batch_size=1)
+
+
+def is_fitting(trainer: Trainer) -> bool:
+    """Whether a validation is part of a fit."""
+    return trainer.state.fn is not None and str(trainer.state.fn.value) == "fit"
