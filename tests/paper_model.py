@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from lightning_neurocorr import BatchBaseline, NeuronAdvantage
+
 CASES = [(1, 1), (1, 0), (0, 1), (0, 0)]  # model right, baseline right: the four outcome groups
 
 
@@ -113,3 +115,15 @@ def paper_trainer(*callbacks: Any, **options: Any) -> pl.Trainer:
         "enable_model_summary": False,
     }
     return pl.Trainer(callbacks=list(callbacks), **{**defaults, **options})
+
+
+def watch(layers: Any = "model.detector", **options: Any) -> NeuronAdvantage:
+    """A callback without pictures, whose baseline is in the batch."""
+    baseline = options.pop("baseline", BatchBaseline(2))
+    return NeuronAdvantage(baseline, layers, **{"visualizer": None, **options})
+
+
+def fit(callback: Any, module: Any = None, loader: Any = None, **options: Any) -> pl.Trainer:
+    trainer = paper_trainer(callback, **options)
+    trainer.fit(module or PaperModule(), paper_loader(), loader or paper_loader())
+    return trainer
