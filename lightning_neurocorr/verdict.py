@@ -9,6 +9,7 @@ A claim is only made where its own control was passed.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -67,48 +68,96 @@ def needed(columns: Columns) -> np.ndarray:
     return (_array(columns, "ablation_p") <= ALPHA) & beats & answers
 
 
+def neurons(columns: Columns, dead: np.ndarray) -> np.ndarray:
+    """The verdict on each neuron, a sentence, ``(D,)`` of strings.
+
+    A million neurons share few sentences: each is put together once. Only what a needed neuron
+    costs is its own.
+
+    Args:
+        columns: Arrays ``(D,)`` by name; a missing one is all NaN, but ``r`` has to be there.
+        dead: Whether the neuron was the same on every sample, ``(D,)`` bool.
+    """
+    encoding = _encoding(columns, dead)
+    tested = encoding >= _ENCODING.index(_SPARSE)
+    use, need = _use(columns) * tested, _need(columns) * tested
+    codes = np.ravel_multi_index((encoding, use, need), (len(_ENCODING), len(_USE), len(_NEED)))
+    found = np.array([_sentence(*claims) for claims in product(_ENCODING, _USE, _NEED)], object)
+    found = found[codes]
+    for i in np.flatnonzero(need == _NEED.index(_NEEDED)):
+        lost, shared = (float(_array(columns, f"ablation_{of}")[i]) for of in _LOST)
+        found[i] += _cost(lost, shared)
+    return found
+
+
 def neuron(columns: Columns, *, dead: bool = False) -> str:
-    """The verdict on one neuron, a sentence."""
-    if dead:
-        return "dead: the same on every sample"
-    if np.isnan(columns["r"]):
-        return "undefined: no correlation can be computed"
-    claims = [_encoding(columns)]
-    if not np.isnan(columns["attribution"]):
-        if used(columns):
-            claims.append("is used")
-        elif columns["attribution_q"] <= ALPHA and columns["attribution_high"] < 0:
-            claims.append("speaks for the baseline's answer")
-        else:
-            claims.append("not shown to be used")
-    if not np.isnan(columns["ablation"]):
-        claims.append(_ablation(columns))
-    first, *rest = claims
-    if rest and rest[0] == "is used" and encodes(columns):
-        first, rest = f"{first} and is used", rest[1:]
-    return "; ".join([first, *rest])
+    """The verdict on one neuron, whose columns are single numbers."""
+    one = {name: np.reshape(value, 1) for name, value in columns.items()}
+    return str(neurons(one, np.array([dead]))[0])
 
 
-def _encoding(columns: Columns) -> str:
-    if np.isnan(columns["q_value"]):
-        return "too sparse to test"
-    if not associated(columns):
-        return "not shown to encode the advantage"
-    if class_explains(columns):
-        return "goes with the class, not with the advantage within it"
-    if not replicates(columns):
-        return "goes with the advantage in one half of the samples only"
-    if columns["r"] < 0:
-        return "goes with the baseline's advantage"
-    return "encodes the advantage" if encodes(columns) else "goes with the advantage, weakly"
+_SPARSE, _ENCODES, _USED, _NEEDED = (
+    "too sparse to test",
+    "encodes the advantage",
+    "is used",
+    "needed: silencing it costs ",
+)
+_ENCODING = (
+    "dead: the same on every sample",
+    "undefined: no correlation can be computed",
+    _SPARSE,
+    "not shown to encode the advantage",
+    "goes with the class, not with the advantage within it",
+    "goes with the advantage in one half of the samples only",
+    "goes with the baseline's advantage",
+    _ENCODES,
+    "goes with the advantage, weakly",
+)
+_USE = ("", _USED, "speaks for the baseline's answer", "not shown to be used")
+_NEED = ("", "not shown to be needed", _NEEDED)
+_LOST = ("advantage", "shared")
 
 
-def _ablation(columns: Columns) -> str:
-    lost, shared = 100 * columns["ablation_advantage"], 100 * columns["ablation_shared"]
-    cost = f"{lost:.1f} points on the samples only the model gets right, {shared:.1f} on the others"
-    if needed(columns):
-        return f"needed: silencing it costs {cost}"
-    return "not shown to be needed"
+def _encoding(columns: Columns, dead: np.ndarray) -> np.ndarray:
+    """Which of ``_ENCODING`` holds, ``(D,)``: the first whose condition is true."""
+    r = _array(columns, "r")
+    conditions = (
+        dead,
+        np.isnan(r),
+        np.isnan(_array(columns, "q_value")),
+        ~associated(columns),
+        class_explains(columns),
+        ~replicates(columns),
+        r < 0,
+        encodes(columns),
+    )
+    return np.select(conditions, range(len(conditions)), len(conditions))
+
+
+def _use(columns: Columns) -> np.ndarray:
+    """Which of ``_USE`` holds, ``(D,)``."""
+    against = _array(columns, "attribution_q") <= ALPHA
+    against &= _array(columns, "attribution_high") < 0
+    unknown = np.isnan(_array(columns, "attribution"))
+    return np.select([unknown, used(columns), against], range(3), 3)
+
+
+def _need(columns: Columns) -> np.ndarray:
+    """Which of ``_NEED`` holds, ``(D,)``."""
+    return np.where(np.isnan(_array(columns, "ablation")), 0, 1 + needed(columns))
+
+
+def _sentence(encoding: str, use: str, need: str) -> str:
+    if encoding == _ENCODES and use == _USED:
+        encoding, use = f"{encoding} and {use}", ""
+    return "; ".join(claim for claim in (encoding, use, need) if claim)
+
+
+def _cost(lost: float, shared: float) -> str:
+    return (
+        f"{100 * lost:.1f} points on the samples only the model gets right, "
+        f"{100 * shared:.1f} on the others"
+    )
 
 
 def layer(columns: Columns) -> str:

@@ -73,6 +73,55 @@ def test_the_verdict_on_a_neuron(change: dict, text: str) -> None:
     assert verdict.neuron(ENCODES | change) == text
 
 
+def slow_verdict(row: dict, dead: bool) -> str:
+    """The words of one neuron, by the definitions in the docs."""
+    if dead:
+        return "dead: the same on every sample"
+    if math.isnan(row["r"]):
+        return "undefined: no correlation can be computed"
+    same = row["r_within_class"] * row["r"] > 0 and row["q_within_class"] <= 0.05
+    halves = math.isnan(row["r_replicated"]) or row["r_replicated"] * row["r"] > 0
+    if math.isnan(row["q_value"]):
+        claims = ["too sparse to test"]
+    elif row["q_value"] > 0.05:
+        claims = ["not shown to encode the advantage"]
+    elif not math.isnan(row["r_within_class"]) and not same:
+        claims = ["goes with the class, not with the advantage within it"]
+    elif not halves:
+        claims = ["goes with the advantage in one half of the samples only"]
+    elif row["r"] < 0:
+        claims = ["goes with the baseline's advantage"]
+    elif row["q_within_class"] > 0.02:
+        claims = ["goes with the advantage, weakly"]
+    else:
+        claims = ["encodes the advantage"]
+    if not math.isnan(row["attribution"]):
+        clear = row["attribution_q"] <= 0.05
+        if clear and row["attribution_low"] > 0 and not row["attribution_contrast"] <= 0:
+            claims.append("is used")
+        elif clear and row["attribution_high"] < 0:
+            claims.append("speaks for the baseline's answer")
+        else:
+            claims.append("not shown to be used")
+    if not math.isnan(row["ablation"]):
+        claims.append(COST if verdict.needed(row) else "not shown to be needed")
+    return "; ".join(claims).replace("encodes the advantage; is", "encodes the advantage and is")
+
+
+def test_verdicts_on_many_neurons_against_one_at_a_time() -> None:
+    rng = np.random.default_rng(0)
+    columns = {name: rng.choice([-0.3, 0.01, 0.04, 0.3, NAN], 3000) for name in COLUMNS}
+    columns |= {"ablation_advantage": np.full(3000, 0.25), "ablation_shared": np.full(3000, 0.05)}
+    dead = rng.random(3000) < 0.05
+    found = verdict.neurons(columns, dead)
+    rows = [{name: float(column[i]) for name, column in columns.items()} for i in range(3000)]
+    assert len(set(found)) > 40
+    assert COST in " ".join(found)
+    for row, gone, text in zip(rows, dead, found, strict=True):
+        assert text == slow_verdict(row, gone)
+        assert text == verdict.neuron(row, dead=gone)
+
+
 def test_dead_neurons() -> None:
     assert verdict.neuron(NOTHING, dead=True) == "dead: the same on every sample"
 

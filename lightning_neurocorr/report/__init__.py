@@ -5,6 +5,7 @@ Columns are NumPy arrays over all neurons, layer after layer; rows are made when
 """
 
 from lightning_neurocorr.evidence import Panel, Picture, Sample
+from lightning_neurocorr.report.listing import Rows, TopList
 from lightning_neurocorr.report.rows import (
     COLUMNS,
     SMALL_IS_STRONG,
@@ -14,7 +15,7 @@ from lightning_neurocorr.report.rows import (
     noise_ceiling,
 )
 from lightning_neurocorr.report.storage import SCHEMA
-from lightning_neurocorr.report.table import NeuronReport, Rows
+from lightning_neurocorr.report.table import NeuronReport
 
 __all__ = [
     "COLUMNS",
@@ -28,5 +29,6 @@ __all__ = [
     "Picture",
     "Rows",
     "Sample",
+    "TopList",
     "noise_ceiling",
 ]

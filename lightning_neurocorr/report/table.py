@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 
 from lightning_neurocorr import verdict
 from lightning_neurocorr.evidence import Panel
 from lightning_neurocorr.report import storage
+from lightning_neurocorr.report.listing import Rows, TopList, is_dead
 from lightning_neurocorr.report.rows import (
     COLUMNS,
     SMALL_IS_STRONG,
@@ -80,7 +82,12 @@ class NeuronReport:
     @property
     def rows(self) -> Rows:
         """One :class:`NeuronRow` per neuron, made on access."""
-        return Rows(self)
+        return Rows(self.layers, self.sizes, self.columns)
+
+    @property
+    def verdicts(self) -> np.ndarray:
+        """The verdict on every neuron, ``(neurons,)`` of strings."""
+        return verdict.neurons({"r": self.column("r"), **self.columns}, self.column("dead"))
 
     @property
     def summaries(self) -> list[LayerSummary]:
@@ -100,15 +107,19 @@ class NeuronReport:
             ValueError: If there is no such column.
         """
         if name == "dead":
-            return ~(self.column("std") > 0) & np.isfinite(self.column("mean"))
+            return is_dead(self.column("mean"), self.column("std"))
         if name not in COLUMNS:
-            raise ValueError(f"Expected a column among {', '.join(COLUMNS)}, but got {name!r}.")
+            close = get_close_matches(str(name), COLUMNS, n=3) or COLUMNS
+            raise ValueError(
+                f"Expected a column of numbers, but got {name!r}. "
+                f"{'There are' if close is COLUMNS else 'Close ones are'} {', '.join(close)}."
+            )
         found = self.columns.get(name)
         return np.full(sum(self.sizes), np.nan) if found is None else found
 
     def top(
         self, k: int = 10, by: str = "r", *, layer: str | None = None, largest: bool | None = None
-    ) -> list[NeuronRow]:
+    ) -> TopList:
         """The ``k`` strongest neurons by a column; neurons without a value are left out.
 
         Args:
@@ -118,11 +129,18 @@ class NeuronReport:
             largest: Largest values first; by default so, except for p and q.
 
         Returns:
-            Strongest first; of equals, the first in the report comes first.
+            A list, strongest first, that prints as a table; of equals, the first in the report
+            comes first.
 
         Raises:
+            TypeError: If ``k`` is no whole number.
             ValueError: If the column or the layer is unknown.
         """
+        if not isinstance(k, (int, np.integer)) or isinstance(k, bool):
+            raise TypeError(
+                f"Expected `k` to be a number of neurons, but got {k!r}. A column to rank by goes "
+                "into `by`, a layer into `layer`."
+            )
         offset = 0
         values = self.column(by).astype(np.float64)
         if layer is not None:
@@ -132,14 +150,16 @@ class NeuronReport:
             largest = by not in SMALL_IS_STRONG
         known = np.flatnonzero(~np.isnan(values))
         keys = -values[known] if largest else values[known]
-        k = max(0, min(k, len(keys)))
+        k = max(0, min(int(k), len(keys)))
         if 0 < k < len(keys):  # sorting a million neurons for ten rows is the slow way
             near = np.flatnonzero(keys <= np.partition(keys, k - 1)[k - 1])
             known, keys = known[near], keys[near]
         rows = self.rows
-        return [rows[int(i) + offset] for i in known[np.argsort(keys, kind="stable")[:k]]]
+        chosen = [rows[int(i) + offset] for i in known[np.argsort(keys, kind="stable")[:k]]]
+        order = f"the {'largest' if largest else 'smallest'} {by} first"
+        return TopList(chosen, order=order, by=by, layer=layer, chosen_from=len(values), n=self.n)
 
-    def shown(self, k: int = 16) -> list[NeuronRow]:
+    def shown(self, k: int = 16) -> TopList:
         """``k`` neurons to look at: in turn the strongest by r and the strongest by attribution.
 
         Neither score may replace the other: r misses knowledge that is spread over many neurons,
@@ -149,14 +169,19 @@ class NeuronReport:
             [row for row in self.top(k, by) if getattr(row, by) > 0] for by in ("r", "attribution")
         ]
         turns = (row for pair in zip_longest(*rankings) for row in pair if row is not None)
-        return list({(row.layer, row.unit): row for row in turns}.values())[:k]
+        rows = list({(row.layer, row.unit): row for row in turns}.values())[:k]
+        order = "in turn the largest r and the largest attribution"
+        return TopList(rows, order=order, chosen_from=sum(self.sizes), n=self.n)
 
     def row(self, layer: str, unit: int) -> NeuronRow:
         """The row of one neuron."""
         offset, size = self._span(layer)
-        if not 0 <= unit < size:
-            raise ValueError(f"Expected `unit` of {layer!r} to be in [0, {size}), but got {unit}.")
-        return self.rows[offset + unit]
+        if not isinstance(unit, (int, np.integer)) or not 0 <= unit < size:
+            raise ValueError(
+                f"Expected `unit` of {layer!r} to be a whole number in [0, {size}), but got "
+                f"{unit!r}."
+            )
+        return self.rows[offset + int(unit)]
 
     def panel(self, layer: str, unit: int) -> Panel | None:
         """Exemplars and picture of one neuron, if it was shown."""
@@ -175,7 +200,7 @@ class NeuronReport:
             "unit": np.concatenate([np.arange(size) for size in self.sizes] or [np.arange(0)]),
         }
         table |= {name: self.column(name) for name in COLUMNS}
-        table |= {"dead": self.column("dead"), "verdict": [row.verdict for row in self.rows]}
+        table |= {"dead": self.column("dead"), "verdict": self.verdicts}
         return pd.DataFrame(table)
 
     def save(self, path: str | Path) -> Path:
@@ -197,9 +222,11 @@ class NeuronReport:
 
     def _span(self, layer: str) -> tuple[int, int]:
         if layer not in self.layers:
+            close = get_close_matches(str(layer), self.layers, n=3, cutoff=0.4)
+            known = ", ".join(map(repr, close or self.layers[:12]))
             raise ValueError(
-                f"Expected `layer` to be one of {', '.join(map(repr, self.layers))}, "
-                f"but got {layer!r}."
+                f"Expected `layer` to be one of the {len(self.layers)} layers of this report, but "
+                f"got {layer!r}. {'Close ones are' if close else 'There are'} {known or 'none'}."
             )
         i = self.layers.index(layer)
         return sum(self.sizes[:i]), self.sizes[i]
@@ -220,37 +247,3 @@ class NeuronReport:
             noise_ceiling=noise_ceiling(len(r), self.n),
             verdict=verdict.layer(columns),
         )
-
-
-class Rows(Sequence[NeuronRow]):
-    """The rows of a report, made on access."""
-
-    def __init__(self, report: NeuronReport) -> None:
-        self._report = report
-        self._ends = np.cumsum(report.sizes)
-
-    def __len__(self) -> int:
-        return int(self._ends[-1]) if len(self._ends) else 0
-
-    @overload
-    def __getitem__(self, index: int) -> NeuronRow: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[NeuronRow]: ...
-    def __getitem__(self, index: int | slice) -> NeuronRow | list[NeuronRow]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        i = range(len(self))[index]
-        layer = int(np.searchsorted(self._ends, i, side="right"))
-        values = dict.fromkeys(COLUMNS, math.nan)
-        values |= {name: float(column[i]) for name, column in self._report.columns.items()}
-        dead = math.isfinite(values["mean"]) and not values["std"] > 0
-        return NeuronRow(
-            layer=self._report.layers[layer],
-            unit=i - int(self._ends[layer]) + self._report.sizes[layer],
-            **values,
-            dead=dead,
-            verdict=verdict.neuron(values, dead=dead),
-        )
-
-    def __iter__(self) -> Iterator[NeuronRow]:
-        return (self[i] for i in range(len(self)))

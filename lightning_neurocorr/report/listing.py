@@ -1,0 +1,203 @@
+"""Rows of a report: all of them, made on access, and lists of a few, which print as a table."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from html import escape
+from textwrap import wrap
+from typing import SupportsIndex, overload
+
+import numpy as np
+
+from lightning_neurocorr import verdict
+from lightning_neurocorr.report.rows import COLUMNS, NeuronRow, noise_ceiling
+
+_BLOCK = 4096  # rows made at once when one goes through all
+_VERDICT = 44  # characters
+
+
+class Rows(Sequence[NeuronRow]):
+    """The rows of a report, made on access."""
+
+    def __init__(
+        self, layers: Sequence[str], sizes: Sequence[int], columns: Mapping[str, np.ndarray]
+    ) -> None:
+        self._layers, self._columns = layers, columns
+        self._ends = np.cumsum(sizes)
+
+    def __len__(self) -> int:
+        return int(self._ends[-1]) if len(self._ends) else 0
+
+    @overload
+    def __getitem__(self, index: int) -> NeuronRow: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[NeuronRow]: ...
+    def __getitem__(self, index: int | slice) -> NeuronRow | list[NeuronRow]:
+        if isinstance(index, slice):
+            wanted = range(*index.indices(len(self)))
+            if wanted.step == 1:
+                return list(self._made(wanted.start, wanted.stop))
+            return [self[i] for i in wanted]
+        i = range(len(self))[index]
+        return next(self._made(i, i + 1))
+
+    def __iter__(self) -> Iterator[NeuronRow]:
+        for start in range(0, len(self), _BLOCK):
+            yield from self._made(start, min(start + _BLOCK, len(self)))
+
+    def _made(self, start: int, stop: int) -> Iterator[NeuronRow]:
+        """The rows from ``start`` to before ``stop``, their verdicts put in words together."""
+        at = np.arange(start, stop)
+        columns = {name: column[start:stop] for name, column in self._columns.items()}
+        columns = dict.fromkeys(COLUMNS, np.full(len(at), np.nan)) | columns
+        dead = is_dead(columns["mean"], columns["std"])
+        sentences = verdict.neurons(columns, dead)
+        which = np.searchsorted(self._ends, at, side="right")
+        units = at - np.append(0, self._ends)[which]
+        numbers = zip(*(_numbers(columns[name]) for name in COLUMNS), strict=True)
+        for i, values in enumerate(numbers):
+            yield NeuronRow(
+                self._layers[int(which[i])],
+                int(units[i]),
+                *values,
+                dead=bool(dead[i]),
+                verdict=sentences[i],
+            )
+
+
+def _numbers(column: np.ndarray) -> list[float]:
+    """Python's numbers; NaN is one object, so that rows with the same NaN are equal."""
+    found = column.astype(np.float64).tolist()
+    return [math.nan if value != value else value for value in found]
+
+
+def is_dead(mean: np.ndarray, std: np.ndarray) -> np.ndarray:
+    """Whether each neuron was the same on every sample, ``(D,)`` bool."""
+    return ~(std > 0) & np.isfinite(mean)
+
+
+class TopList(list[NeuronRow]):
+    """Neurons chosen from many: a list that prints as a table, above what chance would reach.
+
+    Slices of it are top lists too.
+
+    Args:
+        rows: The neurons.
+        order: How they were ranked, in words: ``"the largest r first"``.
+        by: The column they were ranked by.
+        layer: The layer they were chosen from; None for all.
+        chosen_from: Number of neurons they were chosen from, D.
+        n: Number of samples.
+    """
+
+    def __init__(
+        self,
+        rows: Iterable[NeuronRow] = (),
+        *,
+        order: str = "",
+        by: str = "r",
+        layer: str | None = None,
+        chosen_from: int = 0,
+        n: int = 0,
+    ) -> None:
+        super().__init__(rows)
+        self.order, self.by, self.layer = order, by, layer
+        self.chosen_from, self.n = chosen_from, n
+
+    @property
+    def noise_ceiling(self) -> float:
+        """The largest |r| of so many unrelated neurons: sqrt(2 ln(2 D) / n)."""
+        return noise_ceiling(self.chosen_from, self.n)
+
+    @overload
+    def __getitem__(self, index: SupportsIndex) -> NeuronRow: ...
+    @overload
+    def __getitem__(self, index: slice) -> TopList: ...
+    def __getitem__(self, index: SupportsIndex | slice) -> NeuronRow | TopList:
+        if not isinstance(index, slice):
+            return super().__getitem__(index)
+        return TopList(super().__getitem__(index), **vars(self))
+
+    def __str__(self) -> str:
+        if not self:
+            return f"{self._title}\n\n{self._chance}".rstrip()
+        titles = ["neuron", *self._columns, "verdict"]
+        table = [[title] for title in titles]
+        for row in self:
+            words = [line for claim in row.verdict.split("; ") for line in wrap(claim, _VERDICT)]
+            cells = [_printable(row.name), *(cell(row) for cell in self._columns.values())]
+            for column, cell in zip(table, [*cells, words[0]], strict=True):
+                column.append(cell)
+            for line in words[1:]:
+                for column in table[:-1]:
+                    column.append("")
+                table[-1].append(line)
+        widths = [max(map(len, column)) for column in table]
+        middle = range(1, len(table) - 1)
+        for i, column in enumerate(table):
+            table[i] = [c.rjust(widths[i]) if i in middle else c.ljust(widths[i]) for c in column]
+        lines = [f"  {'   '.join(cells)}".rstrip() for cells in zip(*table, strict=True)]
+        return "\n".join([self._title, "", *lines, "", self._chance]).rstrip()
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        """The table, for a notebook."""
+        titles = "".join(f"<th>{escape(t)}</th>" for t in ("neuron", *self._columns, "verdict"))
+        rows = []
+        for row in self:
+            cells = [_printable(row.name), *(c(row) for c in self._columns.values()), row.verdict]
+            rows.append("".join(f"<td>{escape(cell)}</td>" for cell in cells))
+        body = "".join(f"<tr>{row}</tr>" for row in rows)
+        table = f"<table><thead><tr>{titles}</tr></thead><tbody>{body}</tbody></table>"
+        return f"<p>{escape(self._title)}</p>{table}<p>{escape(self._chance)}</p>"
+
+    @property
+    def _title(self) -> str:
+        where = "" if self.layer is None else f" of layer {_printable(self.layer)}"
+        order = f", {self.order}" if self.order else ""
+        return f"{len(self)} of {self.chosen_from:,} neurons{where}{order}"
+
+    @property
+    def _chance(self) -> str:
+        if math.isnan(self.noise_ceiling):
+            return ""
+        return (
+            f"By chance, the largest |r| of {self.chosen_from:,} unrelated neurons over {self.n:,} "
+            f"samples is about {self.noise_ceiling:.3f}."
+        )
+
+    @property
+    def _columns(self) -> dict[str, Callable[[NeuronRow], str]]:
+        """Cells by title: columns that are known, and the one ranked by."""
+        columns: dict[str, Callable[[NeuronRow], str]] = {
+            "r [95 %]": lambda row: f"{_number(row.r)} {_interval(row.r_low, row.r_high)}",
+            "q": lambda row: _small(row.q_value),
+        }
+        for name in ("attribution", "ablation"):
+            if any(math.isfinite(getattr(row, name)) for row in self):
+                columns[name] = lambda row, name=name: _number(getattr(row, name))
+        if self.by not in ("r", "q_value", "attribution", "ablation"):
+            columns[self.by] = lambda row: f"{getattr(row, self.by):.3g}"
+        return columns
+
+
+def _printable(text: str) -> str:
+    """Text that moves no cursor and breaks no line."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def _number(value: float) -> str:
+    """Three digits after the point, fewer where that would show nothing."""
+    if math.isnan(value):
+        return "n/a"
+    return f"{value:+.3f}" if 5e-4 <= abs(value) < 1e4 or not value else f"{value:+.0e}"
+
+
+def _interval(low: float, high: float) -> str:
+    return "[n/a]" if math.isnan(low) else f"[{low:+.2f}, {high:+.2f}]"
+
+
+def _small(value: float) -> str:
+    return "n/a" if math.isnan(value) else f"{value:.2g}"
