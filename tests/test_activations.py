@@ -2,26 +2,19 @@
 
 import copy
 from collections import OrderedDict
-from dataclasses import dataclass
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pack_padded_sequence, pack_sequence
 
 from lightning_neurocorr.activations import (
     ActivationRecorder,
     OutputRecorder,
     aside,
-    batch_axis,
-    check_pooling,
     choose_layers,
     eager,
-    first_tensor,
     layer_names,
-    pool,
     record,
-    unit_axis,
 )
 
 
@@ -130,175 +123,6 @@ def test_names_of_compiled_models_are_those_of_the_models_inside() -> None:
     assert list(layer_names(inner)) == names
     assert layer_names(inner)["features"] is inner.features._orig_mod
     assert list(choose_layers(inner)) == list(choose_layers(plain))
-
-
-# --- pooling --------------------------------------------------------------------------------------
-
-RNNS = [nn.LSTM(3, 4), nn.GRU(3, 4), nn.RNN(3, 4), nn.LSTM(3, 4, bidirectional=True)]
-CASES = {
-    "conv1d": (nn.Conv1d(3, 4, 2), (6, 3, 9), (2,)),
-    "conv2d": (nn.Conv2d(3, 4, 2), (6, 3, 9, 7), (2, 3)),
-    "conv3d": (nn.Conv3d(3, 4, 2), (6, 3, 5, 5, 4), (2, 3, 4)),
-    "transposed 1d": (nn.ConvTranspose1d(3, 4, 2), (6, 3, 9), (2,)),
-    "transposed 2d": (nn.ConvTranspose2d(3, 4, 2), (6, 3, 9, 7), (2, 3)),
-    "linear": (nn.Linear(3, 4), (6, 3), ()),
-    "linear on tokens": (nn.Linear(3, 4), (6, 5, 3), (1,)),
-    "linear on images": (nn.Linear(3, 4), (6, 5, 7, 3), (1, 2)),
-    "norm 1d": (nn.BatchNorm1d(3), (6, 3), ()),
-    "norm 1d in space": (nn.BatchNorm1d(3), (6, 3, 8), (2,)),
-    "norm 2d": (nn.BatchNorm2d(3), (6, 3, 8, 8), (2, 3)),
-    "group norm": (nn.GroupNorm(1, 3), (6, 3, 8), (2,)),
-    "layer norm": (nn.LayerNorm(3), (6, 5, 7, 3), (1, 2)),
-    "ReLU in space": (nn.ReLU(), (6, 3, 8, 8), (2, 3)),
-    "ReLU on tokens": (nn.ReLU(), (6, 5, 3), (1,)),
-    "encoder layer": (nn.TransformerEncoderLayer(4, 2, 8, batch_first=True), (6, 5, 4), (1,)),
-}
-
-
-@pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("pooling", ["mean", "max"])
-def test_space_and_tokens_are_pooled_away(case: str, pooling: str) -> None:
-    module, shape, axes = CASES[case]
-    output = module(torch.randn(shape))
-    pooled = pool(output, module, pooling)
-    reduce = torch.mean if pooling == "mean" else torch.amax
-    expected = reduce(output, axes) if axes else output
-    assert pooled.shape == expected.shape
-    assert len(pooled) == 6
-    assert torch.allclose(pooled, expected)
-    assert not pooled.requires_grad
-    assert pooled.untyped_storage().data_ptr() != output.untyped_storage().data_ptr()
-
-
-@pytest.mark.parametrize("rnn", RNNS, ids=lambda rnn: type(rnn).__name__)
-def test_recurrent_layers_say_where_their_samples_lie(rnn: nn.RNNBase) -> None:
-    x = torch.randn(7, 6, 3)  # steps, samples, features
-    first = copy.deepcopy(rnn)
-    first.batch_first = True
-    expected = torch.stack([rnn(x[:, i : i + 1])[0][:, 0].mean(0) for i in range(6)])
-    for module, given in ((rnn, x), (first, x.transpose(0, 1))):
-        assert torch.allclose(pool(module(given), module), expected, atol=1e-6)
-
-
-@pytest.mark.parametrize("pooling", ["mean", "max"])
-def test_packed_sequences_count_their_own_steps_only(pooling: str) -> None:
-    lengths = [2, 5, 1, 4]
-    x = [torch.randn(length, 3) for length in lengths]
-    rnn = nn.LSTM(3, 4)
-    reduce = torch.mean if pooling == "mean" else torch.amax
-    expected = torch.stack([reduce(rnn(one[:, None])[0][:, 0], 0) for one in x])
-    packed = pack_sequence(x, enforce_sorted=False)
-    assert torch.allclose(pool(rnn(packed), rnn, pooling), expected, atol=1e-6)
-    assert torch.allclose(pool(rnn(packed)[0], nn.Identity(), pooling), expected, atol=1e-6)
-    padded = nn.utils.rnn.pad_sequence(x, batch_first=True)
-    again = pack_padded_sequence(padded, lengths, batch_first=True, enforce_sorted=False)
-    first = copy.deepcopy(rnn)
-    first.batch_first = True
-    assert torch.allclose(pool(first(again), first, pooling), expected, atol=1e-6)
-
-
-@pytest.mark.parametrize("batch_first", [True, False])
-def test_transformers_say_where_their_samples_lie(batch_first: bool) -> None:
-    layer = nn.TransformerEncoderLayer(4, 2, 8, dropout=0.0, batch_first=batch_first)
-    decoder = nn.TransformerDecoderLayer(4, 2, 8, batch_first=batch_first)
-    stacked = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
-    output = torch.randn(6, 5, 4) if batch_first else torch.randn(5, 6, 4)
-    modules = [layer, decoder, stacked, layer.self_attn, nn.TransformerDecoder(decoder, 1)]
-    whole = nn.Transformer(4, 2, 1, 1, 8, custom_encoder=stacked, batch_first=batch_first)
-    for module in [*modules, whole]:
-        assert batch_axis(module, output) == (0 if batch_first else 1)
-        assert unit_axis(module, output) == 2
-        assert torch.allclose(pool(output, module), output.mean(1 if batch_first else 0))
-    attended = layer.self_attn(output, output, output)
-    assert pool(attended, layer.self_attn).shape == (6, 4)
-
-
-def test_encoders_record_their_inner_layers_also_in_evaluation_mode() -> None:
-    """PyTorch has a fused path there, which calls no submodule."""
-    layer = nn.TransformerEncoderLayer(4, 2, 8, batch_first=True)
-    model = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False).eval()
-    with torch.no_grad(), record(model) as recorder:
-        model(torch.randn(6, 5, 4))
-        taken, problems = recorder.take(6)
-    assert len(taken) == 4
-    assert not problems
-
-
-def test_unbatched_and_scalar_outputs() -> None:
-    assert pool(torch.arange(5), nn.Identity()).shape == (5, 1)
-    assert pool(torch.tensor(3.0), nn.Identity()).shape == (1, 1)
-
-
-@dataclass
-class Output:
-    hidden: Tensor | None
-    logits: Tensor
-
-
-@pytest.mark.parametrize(
-    "wrap",
-    [
-        lambda x: (x, x + 1),
-        lambda x: [x],
-        lambda x: {"a": None, "b": x, "c": x + 1},
-        lambda x: ((x, x + 1), x + 2),
-        lambda x: Output(None, x),
-        lambda x: (None, {"deep": [x]}),
-    ],
-)
-def test_the_first_tensor_in_a_nest_counts(wrap) -> None:
-    x = torch.randn(4, 3)
-    assert first_tensor(wrap(x)) is x
-    assert pool(wrap(x), nn.Identity()).equal(x)
-
-
-@pytest.mark.parametrize("output", [None, (), {}, 3.0, "text", [None], Output(None, None)])
-def test_outputs_without_a_tensor(output) -> None:
-    with pytest.raises(TypeError, match="Expected a layer's output to hold a tensor, but got"):
-        first_tensor(output)
-
-
-@pytest.mark.parametrize(
-    ("dtype", "pooled"),
-    [
-        (torch.int64, torch.float32),
-        (torch.uint8, torch.float32),
-        (torch.bool, torch.float32),
-        (torch.float16, torch.float32),
-        (torch.bfloat16, torch.float32),
-        (torch.float64, torch.float64),
-        (torch.complex64, torch.float32),
-    ],
-)
-def test_outputs_of_every_type(dtype: torch.dtype, pooled: torch.dtype) -> None:
-    x = (30 * torch.randn(4, 3, 500)).to(dtype)
-    conv = nn.Conv1d(1, 3, 1)
-    wide = x.abs() if x.is_complex() else x.double()
-    found = pool(x, conv)
-    assert found.dtype == pooled
-    assert torch.allclose(found.double(), wide.double().mean(2), rtol=1e-5)
-    assert torch.allclose(pool(x, conv, "max").double(), wide.double().amax(2))
-
-
-def test_a_callable_pools_as_it_likes() -> None:
-    x = torch.randn(4, 3, 9)
-    assert pool(x, nn.Conv1d(1, 3, 1), lambda y: y[:, :, 0]).equal(x[:, :, 0])
-    own = pool(y := torch.randn(4, 3), nn.Linear(3, 3), lambda z: z)
-    assert own.equal(y)
-    assert own.data_ptr() != y.data_ptr()
-    for wrong, got in ((lambda z: z, r"\(4, 3, 9\)"), (lambda z: 0, "int")):
-        with pytest.raises(ValueError, match=rf"`pooling` to return a tensor .* but got {got}"):
-            pool(x, nn.Conv1d(1, 3, 1), wrong)
-
-
-def test_names_of_poolings() -> None:
-    for pooling in ("mean", "max", torch.amax):
-        check_pooling(pooling)
-    for wrong in ("median", None, 3):
-        with pytest.raises(ValueError, match="Expected `pooling` to be 'mean', 'max' or a call"):
-            check_pooling(wrong)
-        with pytest.raises(ValueError, match="Expected `pooling`"):
-            record(Net(), pooling=wrong)
 
 
 # --- recording ------------------------------------------------------------------------------------

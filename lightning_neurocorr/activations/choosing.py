@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
+from lightning_neurocorr.activations.sequences import find_sequence_first
+
 Layers = str | Sequence[str] | Callable[[str, nn.Module], bool] | None
 
 _WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
@@ -16,6 +18,7 @@ _WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 
 def layer_names(model: nn.Module) -> dict[str, nn.Module]:
     """Every submodule by its dotted name, without what ``torch.compile`` and wrappers insert."""
+    find_sequence_first(model)
     named: dict[str, nn.Module] = {}
     for name, module in model.named_modules():
         parts = name.split(".")
@@ -63,10 +66,16 @@ def choose_layers(model: nn.Module, layers: Layers = None) -> dict[str, nn.Modul
 
 def _default_layers(named: Mapping[str, nn.Module]) -> Iterator[str]:
     """Convolutions and linear layers, except those whose weights attention reads by itself."""
-    attention = tuple(f"{n}." for n, m in named.items() if isinstance(m, nn.MultiheadAttention))
+    attention = {name for name, m in named.items() if isinstance(m, nn.MultiheadAttention)}
     for name, module in named.items():
-        if isinstance(module, (_ConvNd, nn.Linear)) and not name.startswith(attention):
+        if isinstance(module, (_ConvNd, nn.Linear)) and attention.isdisjoint(_above(name)):
             yield name
+
+
+def _above(name: str) -> Iterator[str]:
+    """The names of the modules that hold this one, from the inside out."""
+    while name := name.rpartition(".")[0]:
+        yield name
 
 
 def _match(named: Mapping[str, nn.Module], pattern: str) -> list[str]:

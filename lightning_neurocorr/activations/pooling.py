@@ -12,6 +12,8 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
+from lightning_neurocorr.activations.sequences import is_sequence_first
+
 Pooling = str | Callable[[Tensor], Tensor]
 
 _HALF = (torch.float16, torch.bfloat16)
@@ -51,13 +53,10 @@ def unit_axis(module: nn.Module, activation: Tensor) -> int:
 def batch_axis(module: nn.Module, activation: Tensor) -> int:
     """The axis of ``activation`` with the samples: 1 for modules that say ``batch_first=False``.
 
-    A linear layer cannot know that a sequence-first module calls it; it counts as batch first.
+    So it is for all parts of PyTorch's own transformers that were found by ``choose_layers``. A
+    linear layer behind another sequence-first module cannot know; it counts as batch first.
     """
-    if activation.ndim != 3:
-        return 0
-    stacked = isinstance(module, (nn.TransformerEncoder, nn.TransformerDecoder))
-    owner = module.layers[0] if stacked else module
-    return int(getattr(getattr(owner, "self_attn", owner), "batch_first", True) is False)
+    return int(activation.ndim == 3 and is_sequence_first(module))
 
 
 def pool(output: Any, module: nn.Module, pooling: Pooling = "mean") -> Tensor:
