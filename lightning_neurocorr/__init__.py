@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from lightning_neurocorr.attribution import Attribution as Attribution
     from lightning_neurocorr.baselines import Baseline as Baseline
     from lightning_neurocorr.baselines import BatchBaseline as BatchBaseline
+    from lightning_neurocorr.baselines import CachedBaseline as CachedBaseline
     from lightning_neurocorr.baselines import CheckpointBaseline as CheckpointBaseline
     from lightning_neurocorr.baselines import EstimatorBaseline as EstimatorBaseline
     from lightning_neurocorr.baselines import MajorityBaseline as MajorityBaseline
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from lightning_neurocorr.baselines import SnapshotBaseline as SnapshotBaseline
     from lightning_neurocorr.baselines import TableBaseline as TableBaseline
     from lightning_neurocorr.callback import NeuronAdvantage as NeuronAdvantage
+    from lightning_neurocorr.comparison import compare as compare
     from lightning_neurocorr.exemplars import Exemplars as Exemplars
     from lightning_neurocorr.history import HistoryEntry as HistoryEntry
     from lightning_neurocorr.metric import NeuronAdvantageCorrelation as NeuronAdvantageCorrelation
@@ -41,6 +43,7 @@ else:
         "Attribution": "attribution",
         "Baseline": "baselines",
         "BatchBaseline": "baselines",
+        "CachedBaseline": "baselines",
         "CheckpointBaseline": "baselines",
         "EstimatorBaseline": "baselines",
         "Exemplars": "exemplars",
@@ -59,6 +62,7 @@ else:
         "SnapshotBaseline": "baselines",
         "TableBaseline": "baselines",
         "choose_layers": "activations",
+        "compare": "comparison",
         "record": "activations",
         "silence": "ablation",
     }

@@ -16,9 +16,9 @@ from lightning_neurocorr.attribution import Attribution
 from lightning_neurocorr.callback import wiring
 from lightning_neurocorr.callback.base import Callback
 from lightning_neurocorr.callback.checks import check_options, check_trainer
-from lightning_neurocorr.callback.closer_look import REMARKS, CloserLook, Evidence
 from lightning_neurocorr.callback.faults import Faults
 from lightning_neurocorr.callback.state import pack_history, unpack_history
+from lightning_neurocorr.closer_look import REMARKS, CloserLook, Evidence
 from lightning_neurocorr.collector import Collector, Settings, describe, is_ready
 from lightning_neurocorr.exemplars import Ranking
 from lightning_neurocorr.history import HistoryEntry
@@ -343,7 +343,7 @@ class NeuronAdvantage(Callback):
         self._faults.trusted = True
         if self._subject is not None:
             self._closer_look = CloserLook(
-                self._evidence(), self._faults, self._subject, samples, rankings, result
+                self._evidence(), self._faults.forgiven, self._subject, samples, rankings, result
             )
 
     def _evidence(self) -> Evidence:

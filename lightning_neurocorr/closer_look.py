@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -10,7 +11,6 @@ from tqdm.auto import tqdm
 
 from lightning_neurocorr.ablation import Ablation
 from lightning_neurocorr.activations import Pooling
-from lightning_neurocorr.callback.faults import Faults
 from lightning_neurocorr.exemplars import Ranking
 from lightning_neurocorr.inspection import NotImagesError, Subject, ToImage, inspect
 from lightning_neurocorr.needed import ablate
@@ -28,7 +28,7 @@ _NO_SHARED = "no sample that both get right is of a class of the advantage sampl
 
 @dataclass(frozen=True)
 class Evidence:
-    """What is asked for: settings of the callback; None is none."""
+    """What is asked for; None is none."""
 
     ablation: Ablation | None
     second_pass: SecondPass | None
@@ -40,29 +40,38 @@ class Evidence:
 
 @dataclass(frozen=True)
 class CloserLook:
-    """One validation's model, data and results, until evidence has been gathered for them."""
+    """One validation's model, data and results, until evidence has been gathered for them.
+
+    Attributes:
+        evidence: What is asked for.
+        guard: Opened around each part, with what is attempted in words: says what a fault means.
+        subject: Model and data.
+        samples: Every sample of the validation.
+        rankings: The strongest samples of every neuron, by layer.
+        result: The pass.
+    """
 
     evidence: Evidence
-    faults: Faults
+    guard: Callable[[str], AbstractContextManager[None]]
     subject: Subject
     samples: SampleTable
     rankings: Mapping[str, Ranking]
     result: ValidationPass
 
     def __call__(self, report: NeuronReport, *, progress: bool) -> NeuronReport:
-        """The report with ablation, second pass and pictures; a fault in one leaves the others."""
+        """The report with ablation, second pass and pictures, as far as the guard lets them."""
         settings = self.evidence
         if settings.ablation is not None and not report.message:
-            with self.faults.forgiven("ablate neurons"):
+            with self.guard("ablate neurons"):
                 report = self._ablated(report, settings.ablation, progress)
         if settings.second_pass is not None and not report.message:
-            with self.faults.forgiven("go over the samples again"):
+            with self.guard("go over the samples again"):
                 columns = look_again(
                     report, self.subject, self.samples, settings.second_pass, settings.pooling
                 )
                 report = replace(report, columns={**report.columns, **columns})
         if settings.visualizer is not None and report.shown(1):
-            with self.faults.forgiven("make pictures"):
+            with self.guard("make pictures"):
                 report = self._pictured(report, settings.visualizer, progress)
         return report
 

@@ -1,0 +1,161 @@
+"""One validation in one call: any module, any loader, no Lightning."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from lightning_utilities.core.apply_func import apply_to_collection
+from torch import Tensor, nn
+
+from lightning_neurocorr import baselines as B
+from lightning_neurocorr import functional as F
+from lightning_neurocorr.ablation import Ablation
+from lightning_neurocorr.activations import Layers, Pooling, check_pooling, choose_layers
+from lightning_neurocorr.attribution import Attribution
+from lightning_neurocorr.baselines.batch import read_inputs
+from lightning_neurocorr.closer_look import CloserLook, Evidence
+from lightning_neurocorr.collector import Collector, Settings, describe, is_ready
+from lightning_neurocorr.inspection import Subject, ToImage
+from lightning_neurocorr.randomness import PrivateRandomness
+from lightning_neurocorr.ranks import SecondPass
+from lightning_neurocorr.reading import Arguments, Predictions
+from lightning_neurocorr.report import NeuronReport
+from lightning_neurocorr.samples import LoaderPositions
+from lightning_neurocorr.swapping import evaluation_mode
+from lightning_neurocorr.validation import ValidationPass
+from lightning_neurocorr.visualization import Visualizer
+
+_EXEMPLARS = 8  # strongest samples kept per neuron
+_SEEN_IMAGES = 256  # kept where samples cannot be fetched again
+
+
+def compare(
+    model: nn.Module,
+    loader: Iterable[Any],
+    baseline: Callable[[Any], Any],
+    layers: Layers = None,
+    *,
+    advantage: F.Advantage = "correctness",
+    predictions: Predictions | None = None,
+    pooling: Pooling = "mean",
+    top_k: int = 16,
+    attribution: bool | Attribution = True,
+    ablation: Ablation | None = None,
+    second_pass: SecondPass | None = None,
+    visualizer: Visualizer | None = None,
+    to_image: ToImage | None = None,
+    inputs: B.Field | None = None,
+    num_classes: int | None = None,
+    name: str = "neurocorr",
+    progress: bool = False,
+) -> NeuronReport:
+    """Which neurons of a trained model carry what it knows and a baseline does not.
+
+    The model runs in evaluation mode over the loader once; weights, modes, hooks and random states
+    are afterwards as before. Unlike in a training run, a fault is an error.
+
+    Args:
+        model: Any module; called with the input of a batch.
+        loader: Batches ``(x, y)``, dicts or objects with named parts.
+        baseline: As in [`NeuronAdvantage`][lightning_neurocorr.callback.NeuronAdvantage], fitted.
+        layers: What to watch: a name, a glob, a list of these, a predicate, or None for every
+            convolution and linear layer.
+        advantage: ``"correctness"``, ``"log_prob"`` or a callable ``(prediction,
+            baseline_prediction, target) -> (N,)``.
+        predictions: ``(outputs, batch) -> (prediction, target)``, where ``outputs`` is what the
+            model returned.
+        pooling: ``"mean"``, ``"max"`` or a callable from a layer's output to ``(N, D)``.
+        top_k: How many neurons get pictures.
+        attribution: The *used* column: True, False or its settings.
+        ablation: The *needed* column: its settings, or None.
+        second_pass: Rank statistics of a few top neurons: its settings, or None.
+        visualizer: Makes pictures of what top neurons see: ``report.panels``; None for none.
+        to_image: From an input ``(C, H, W)`` to an image in [0, 1].
+        inputs: Key, position or callable that reads the model's input from a batch.
+        num_classes: Number of classes, where predictions are ids and cannot tell.
+        name: Name of the report.
+        progress: Show progress bars.
+
+    Raises:
+        ValueError: If an argument cannot work; says what to do.
+
+    Examples:
+        >>> import torch
+        >>> from lightning_neurocorr import compare
+        >>> x, y = torch.randn(64, 3), torch.arange(64) % 2
+        >>> x[:, 0] = y.float()
+        >>> model = torch.nn.Sequential(torch.nn.Linear(3, 2))
+        >>> with torch.no_grad():
+        ...     _ = model[0].weight.copy_(torch.tensor([[0.0, 0, 0], [9, 0, 0]]))
+        ...     _ = model[0].bias.copy_(torch.tensor([4.0, 0]))
+        >>> report = compare(model, [(x, y)], lambda batch: torch.zeros(64, dtype=torch.long))
+        >>> report.outcomes.only_model
+        32
+    """
+    B.check_baseline(baseline)
+    F.check_advantage(advantage)
+    check_pooling(pooling)
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    positions = LoaderPositions(loader)
+    _prepare(baseline, positions, device)
+    settings = Settings(
+        baseline=baseline,
+        layers=choose_layers(model, layers),
+        module=model,
+        advantage=advantage,
+        predictions=predictions,
+        pooling=pooling,
+        num_classes=num_classes,
+        attribution=Attribution() if attribution is True else attribution or None,
+        exemplars=_EXEMPLARS if visualizer is not None else 0,
+        total=positions.length,
+    )
+
+    def arguments(batch: Any) -> Arguments:
+        return (read_inputs(batch, inputs),), {}
+
+    def move(batch: Any, _: int = 0) -> Any:
+        return apply_to_collection(batch, Tensor, lambda part: part.to(device))
+
+    evidence = Evidence(ablation, second_pass, visualizer, pooling, to_image, top_k)
+    subject = Subject(model, settings.layers, [positions], arguments, move)
+    with PrivateRandomness()(device), evaluation_mode(model), torch.no_grad():
+        result = _one_pass(subject, settings)
+        result.agree(device)
+        samples = result.samples(device)
+        said = advantage if isinstance(advantage, str) else describe(advantage)
+        report = result.report(samples, name=name, baseline=describe(baseline), advantage=said)
+        if not report.layers:
+            raise ValueError(report.message)
+        ranked = result.rankings()
+        look = CloserLook(evidence, lambda _: nullcontext(), subject, samples, ranked, result)
+        return look(report, progress=progress)
+
+
+def _prepare(baseline: Any, positions: LoaderPositions, device: torch.device) -> None:
+    """Bring a baseline to where it can be asked, or raise."""
+    if not is_ready(baseline):
+        raise ValueError(
+            f"Expected `baseline` to be ready, but {describe(baseline)} is not. Fit it, or let it "
+            "observe a module, beforehand: there is no training run here that would."
+        )
+    if isinstance(baseline, B.Checkable):
+        baseline.check(positions.length)
+    if isinstance(baseline, B.Movable):
+        baseline.to(device)
+
+
+def _one_pass(subject: Subject, settings: Settings) -> ValidationPass:
+    """Run the model over its loader."""
+    (positions,) = subject.loaders
+    with Collector(subject.module, settings) as collector:
+        for batch in positions.loader:
+            moved = subject.move(batch, 0)
+            args, kwargs = subject.arguments(moved)
+            collector.update(subject.module(*args, **kwargs), moved, positions)
+            if settings.exemplars:
+                subject.remember(moved, _SEEN_IMAGES)
+    return collector.result

@@ -1,0 +1,129 @@
+"""One call compares a plain module with a baseline; the callback is the second implementation."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+from torch import nn
+from torch.utils.data import DataLoader
+
+from lightning_neurocorr import (
+    Ablation,
+    BatchBaseline,
+    EstimatorBaseline,
+    FeatureVisualizer,
+    NeuronAdvantage,
+    SecondPass,
+    SnapshotBaseline,
+    compare,
+)
+from tests.paper_model import PaperModule, paper_loader, paper_trainer
+
+
+def test_it_is_the_report_of_the_callback() -> None:
+    module = PaperModule()
+    callback = NeuronAdvantage(BatchBaseline(2), visualizer=None)
+    paper_trainer(callback).validate(module, paper_loader(), verbose=False)
+    theirs = callback.report
+    assert theirs is not None
+    ours = compare(module, paper_loader(), BatchBaseline(2))
+    assert (ours.layers, ours.sizes, ours.outcomes) == (
+        theirs.layers,
+        theirs.sizes,
+        theirs.outcomes,
+    )
+    assert ours.columns.keys() == theirs.columns.keys()
+    for name, column in theirs.columns.items():
+        np.testing.assert_allclose(ours.columns[name], column, rtol=1e-6, err_msg=name)
+
+
+class Digits(nn.Module):
+    """A small network with dropout and batch norm; random numbers in training only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Sequential(nn.Conv2d(1, 6, 3), nn.BatchNorm2d(6), nn.ReLU())
+        self.head = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(6 * 36, 2))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.features(x))
+
+
+def images(n: int = 240) -> DataLoader:
+    y = torch.arange(n) % 2
+    x = torch.rand(n, 1, 8, 8)
+    x[:, 0, :4] += y[:, None, None]
+    return DataLoader([{"image": x[i], "label": y[i]} for i in range(n)], batch_size=20)  # type: ignore[arg-type]
+
+
+def trained(loader: DataLoader) -> Digits:
+    model = Digits()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    for _ in range(20):
+        for batch in loader:
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(batch["image"]), batch["label"]).backward()
+            optimizer.step()
+    return model
+
+
+def half_right(batch: Any) -> torch.Tensor:
+    """Right on the first class, and on half of the second."""
+    return batch["label"] * (batch["image"][:, 0, 0, 0] > 1.5)
+
+
+@pytest.mark.keeps_rng
+def test_all_evidence_and_nothing_changed() -> None:
+    with torch.random.fork_rng():
+        loader = images()
+        model = trained(loader)
+    model.head.eval()  # the user's own mixture of modes must come back
+    modes = [part.training for part in model.modules()]
+    before = copy.deepcopy(model.state_dict())
+    report = compare(
+        model,
+        loader,
+        half_right,
+        "features.*",
+        ablation=Ablation(),
+        second_pass=SecondPass(permutations=50),
+        visualizer=FeatureVisualizer(steps=4),
+        top_k=2,
+    )
+    assert report.outcomes.only_model > 15
+    assert np.isfinite(report.column("attribution")).any()
+    assert np.isfinite(report.column("ablation")).any()
+    assert np.isfinite(report.column("auroc")).any()
+    assert report.panels
+    assert report.panels[0].picture is not None
+    assert [part.training for part in model.modules()] == modes
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert not any(part._forward_hooks or part._forward_pre_hooks for part in model.modules())
+
+
+def test_it_says_what_it_needs() -> None:
+    loader = images(20)
+    with pytest.raises(ValueError, match=r"`baseline` to be ready.*Fit it"):
+        compare(Digits(), loader, EstimatorBaseline(LogisticRegression(), fit=True))
+    with pytest.raises(ValueError, match=r"`baseline` to be ready.*observe a module"):
+        compare(Digits(), loader, SnapshotBaseline(epoch=3))
+    with pytest.raises(ValueError, match=r"features\.0"):
+        compare(Digits(), loader, half_right, "feature.0")
+    with pytest.raises(ValueError, match=r"inputs=.*key"):
+        compare(Digits(), [{"one": torch.rand(2, 1, 8, 8), "two": torch.rand(2)}], half_right)
+    with pytest.raises(ValueError, match="No sample was validated"):
+        compare(Digits(), [], half_right)
+
+
+def test_a_baseline_that_fails_is_an_error() -> None:
+    with pytest.raises(RuntimeError, match="no answer"):
+        compare(Digits(), images(20), _failing)
+
+
+def _failing(batch: Any) -> torch.Tensor:
+    raise RuntimeError("no answer")
