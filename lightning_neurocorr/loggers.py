@@ -5,7 +5,8 @@ Loggers are told apart by what they can do, so that none of their packages is ne
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import sys
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from PIL import Image
 from lightning_neurocorr.history import HistoryEntry
 from lightning_neurocorr.report import NeuronReport
 from lightning_neurocorr.scalars import tag_part
-from lightning_neurocorr.sheets import contact_sheet
+from lightning_neurocorr.sheets import contact_sheets
 from lightning_neurocorr.tensorboard import draw_report, draw_sheets, draw_table
 
 
@@ -45,51 +46,54 @@ def log_sheets(report: NeuronReport, loggers: Iterable[Any], folder: str | None)
     Returns:
         The files written.
     """
-    if not report.panels:
-        return []
-    sheets = {
-        layer: contact_sheet(report, layer)
-        for layer in dict.fromkeys(panel.layer for panel in report.panels)
-    }
+    sheets = contact_sheets(report)
     shown = [_show(report, sheets, logger) for logger in loggers]
     if any(shown) or folder is None:
         return []
     return [_write(folder, report, layer, sheet) for layer, sheet in sheets.items()]
 
 
-def _show(report: NeuronReport, sheets: dict[str, np.ndarray], logger: Any) -> bool:
+def _show(report: NeuronReport, sheets: Mapping[str, np.ndarray], logger: Any) -> bool:
     """Give the sheets to one logger; False if it cannot show images."""
     writer = _summary_writer(logger)
     if writer is not None:
-        draw_sheets(report, writer)
+        draw_sheets(report, writer, sheets)
         return True
     for layer, sheet in sheets.items():
-        key = f"{report.name}/what neurons see/{tag_part(layer)}"
         if hasattr(logger, "log_image"):  # W&B
-            logger.log_image(key=key, images=[Image.fromarray(sheet)])
+            key = f"{report.name}/what neurons see/{tag_part(layer)}"
+            logger.log_image(key=key, images=[Image.fromarray(sheet)], step=report.step)
         elif hasattr(getattr(logger, "experiment", None), "log_image") and hasattr(
             logger, "run_id"
-        ):
-            artifact = f"{report.name}/{tag_part(layer)}-{report.step}.png"
-            logger.experiment.log_image(logger.run_id, sheet, artifact_file=artifact)  # MLflow
+        ):  # MLflow
+            file = _place(report, layer).as_posix()
+            logger.experiment.log_image(logger.run_id, sheet, artifact_file=file)
         else:
             return False
     return True
 
 
 def _summary_writer(logger: Any) -> Any:
-    """The logger's ``SummaryWriter``; None for other loggers, tensorboardX among them."""
+    """The logger's ``SummaryWriter``, PyTorch's or tensorboardX's; None for other loggers."""
     from torch.utils.tensorboard import SummaryWriter
 
-    if not hasattr(logger, "log_graph") and not isinstance(logger, SummaryWriter):
+    kinds: tuple[type, ...] = (SummaryWriter,)
+    if "tensorboardX" in sys.modules:  # Lightning takes it where it finds no tensorboard
+        kinds += (sys.modules["tensorboardX"].SummaryWriter,)
+    if not hasattr(logger, "log_graph") and not isinstance(logger, kinds):
         return None
     experiment = getattr(logger, "experiment", logger)
-    return experiment if isinstance(experiment, SummaryWriter) else None
+    return experiment if isinstance(experiment, kinds) else None
+
+
+def _place(report: NeuronReport, layer: str) -> Path:
+    """Where the sheet of a layer goes below the log folder."""
+    own = tag_part(report.name).strip(".") or "_"  # ".." would leave the log folder
+    return Path(own) / f"{tag_part(layer)}-{report.step}.png"
 
 
 def _write(folder: str, report: NeuronReport, layer: str, sheet: np.ndarray) -> Path:
-    own = tag_part(report.name).strip(".") or "_"  # ".." would leave the log folder
-    target = Path(folder) / own / f"{tag_part(layer)}-{report.step}.png"
+    target = Path(folder) / _place(report, layer)
     target.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(sheet).save(target)
     return target

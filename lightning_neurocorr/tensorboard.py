@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from textwrap import wrap
 from typing import Any, Protocol
 
@@ -18,7 +18,7 @@ from lightning_neurocorr.figures import history_figure
 from lightning_neurocorr.history import HistoryEntry, rise
 from lightning_neurocorr.report import NeuronReport, NeuronRow
 from lightning_neurocorr.scalars import group_r, layer_groups
-from lightning_neurocorr.sheets import contact_sheet
+from lightning_neurocorr.sheets import contact_sheets
 
 
 class Writer(Protocol):
@@ -70,14 +70,22 @@ def draw_table(
     writer.add_text(f"{report.name}/top neurons", text, report.step)
 
 
-def draw_sheets(report: NeuronReport, writer: Writer) -> None:
-    """Write the contact sheets: one per layer, or per group of layers that share tags."""
-    drawn = {panel.layer for panel in report.panels}
+def draw_sheets(
+    report: NeuronReport, writer: Writer, sheets: Mapping[str, np.ndarray] | None = None
+) -> None:
+    """Write the contact sheets: one per layer, or per group of layers that share tags.
+
+    Args:
+        report: What the validation found.
+        writer: A ``SummaryWriter`` or anything like it.
+        sheets: The sheets by layer, where they have been drawn already.
+    """
+    sheets = contact_sheets(report) if sheets is None else sheets
     for group, layers in layer_groups(report.layers).items():
-        sheets = [contact_sheet(report, layer) for layer in layers if layer in drawn]
-        if sheets:
+        parts = [sheets[layer] for layer in layers if layer in sheets]
+        if parts:
             tag = f"{report.name}/what neurons see/{group}"
-            writer.add_image(tag, _stacked(sheets), report.step, dataformats="HWC")
+            writer.add_image(tag, _stacked(parts), report.step, dataformats="HWC")
 
 
 def markdown(report: NeuronReport, history: Sequence[HistoryEntry] = (), top_k: int = 16) -> str:

@@ -66,6 +66,12 @@ def contact_sheet(
     return np.concatenate([part.array() for part in parts])
 
 
+def contact_sheets(report: NeuronReport) -> dict[str, np.ndarray]:
+    """The contact sheet of every layer that has panels, by layer, in the order of the report."""
+    drawn = {panel.layer for panel in report.panels}
+    return {layer: contact_sheet(report, layer) for layer in report.layers if layer in drawn}
+
+
 def ranked_panels(report: NeuronReport, layer: str) -> list[tuple[Panel, NeuronRow]]:
     """The layer's panels with their rows, the largest r first; undefined r comes last."""
     found = [(p, report.row(layer, p.unit)) for p in report.panels if p.layer == layer]
