@@ -92,6 +92,17 @@ def test_a_later_fault_of_ours_is_a_warning(place: str) -> None:
     assert state(module) == before
 
 
+def test_a_warning_points_at_the_line_that_started_the_run() -> None:
+    failing = Failing(ValueError("mine"), SECOND, lambda batch: batch[2])
+    callback = NeuronAdvantage(failing, "model.detector", visualizer=None)
+    trainer = paper_trainer(callback)
+    with pytest.warns(UserWarning, match="could not read batch") as caught:
+        trainer.fit(PaperModule(), paper_loader(), paper_loader())
+    (ours,) = [w for w in caught if "could not read batch" in str(w.message)]
+    assert ours.filename == __file__
+    assert "trainer.fit(" in Path(__file__).read_text().splitlines()[ours.lineno - 1]
+
+
 @pytest.mark.parametrize("error", ERRORS[1:], ids=ids)
 @pytest.mark.parametrize("place", PLACES)
 def test_an_interrupt_inside_us_is_an_interrupt(place: str, error: BaseException) -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 _LONGEST = 1000  # characters of an error that are shown; PyTorch's go on for pages
+
+# A warning points at what called these: the line that said trainer.fit.
+_BETWEEN = {"lightning_neurocorr", "contextlib", "torch", "lightning", "pytorch_lightning"}
 
 
 class Faults:
@@ -49,7 +53,7 @@ class Faults:
         """Warn, once for each text."""
         if text not in self._said:
             self._said.add(text)
-            warnings.warn(text, stacklevel=4)
+            warnings.warn(text, stacklevel=_levels_to_the_user())
 
     def _warn(self, what: str, error: Exception) -> None:
         text = str(error)
@@ -58,3 +62,13 @@ class Faults:
             f"NeuronAdvantage {self.name!r} could not {what} and goes on without: "
             f"{type(error).__name__}: {text}"
         )
+
+
+def _levels_to_the_user() -> int:
+    """The ``stacklevel``, seen from the caller, of the first frame that is not in between."""
+    frame, level = sys._getframe(1), 1
+    while frame.f_back is not None:
+        if frame.f_globals.get("__name__", "").partition(".")[0] not in _BETWEEN:
+            return level
+        frame, level = frame.f_back, level + 1
+    return level
