@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -149,3 +150,122 @@ def rise(history: Sequence[HistoryEntry], layer: str, unit: int) -> HistoryEntry
         return None
     below = np.flatnonzero(~(r >= r[-1] / 2))
     return history[int(below[-1]) + 1 if len(below) else 0]
+
+
+def with_history(report: NeuronReport, history: Sequence[HistoryEntry]) -> NeuronReport:
+    """The report with what history says: when its neurons rose, and how stable ranks are.
+
+    Args:
+        report: The report of the last validation.
+        history: All validations in order, that of the report last.
+
+    Returns:
+        The report with the columns ``risen_at`` and ``rank_before``, and the stability of each
+        layer's top list. Of a model with more neurons than history keeps, only those that it keeps
+        have values.
+
+    Raises:
+        ValueError: If the last entry of ``history`` is not that of the report.
+    """
+    if not history or (history[-1].layers, history[-1].sizes) != (report.layers, report.sizes):
+        raise ValueError(
+            "Expected `history` to end with the entry of `report`, but got "
+            + (f"one with the layers {history[-1].layers}." if history else "an empty history.")
+        )
+    columns = {"risen_at": _risen_at(history), "rank_before": _rank_before(history)}
+    return replace(
+        report,
+        columns={**report.columns, **columns},
+        stability=dict(history[-1].stability),
+    )
+
+
+def _risen_at(history: Sequence[HistoryEntry]) -> np.ndarray:
+    """The step from which on each neuron kept at least half of its last r, ``(neurons,)``.
+
+    All neurons go back in time together until each has met its first validation below half.
+    """
+    last = history[-1]
+    going = last.r > 0
+    since = np.where(going, float(last.step), np.nan)
+    for entry in reversed(history[:-1]):
+        if not going.any():
+            break
+        r, unseen = _looked_up(entry, last)
+        since[going & (unseen >= last.r / 2)] = np.nan
+        going = going & (r >= last.r / 2)
+        since[going] = entry.step
+    return _spread(last, since)
+
+
+def _rank_before(history: Sequence[HistoryEntry]) -> np.ndarray:
+    """The place of each neuron in its layer by r at the validation before, ``(neurons,)``."""
+    last = history[-1]
+    if len(history) < 2:
+        return np.full(sum(last.sizes), np.nan)
+    before = history[-2]
+    ranks = np.full(len(before.r), np.nan)
+    # Neurons that were not kept may stand above one that is weaker than those that were.
+    known = before.r > _least_kept(before) if before.index is not None else ~np.isnan(before.r)
+    ends = np.searchsorted(_positions(before), np.cumsum((0, *before.sizes)))
+    for start, stop in pairwise(ends):
+        order = np.argsort(-before.r[start:stop], kind="stable")  # NaN comes last
+        ranks[start + order] = np.arange(1, stop - start + 1)
+    ranks[~known] = np.nan
+    return _spread(last, _looked_up(replace(before, r=ranks), last)[0])
+
+
+def _looked_up(entry: HistoryEntry, last: HistoryEntry) -> tuple[np.ndarray, np.ndarray]:
+    """What ``entry`` knows of the neurons that ``last`` keeps, ``(kept,)`` each.
+
+    Returns:
+        r, NaN where unknown; and the largest |r| that a neuron which was not kept may have had,
+        NaN where r is known or its layer was not watched.
+    """
+    wanted = _positions(last)
+    watched = np.ones(len(wanted), dtype=bool)
+    same = (entry.layers, entry.sizes) == (last.layers, last.sizes)
+    if same and entry.index is None and last.index is None:
+        return entry.r, np.full(len(wanted), np.nan)
+    if not same:
+        wanted, watched = _moved(entry, last, wanted)
+    kept = _positions(entry)
+    found = np.searchsorted(kept, wanted).clip(max=max(len(kept) - 1, 0))
+    hit = watched & (kept[found] == wanted if len(kept) else False)
+    r = np.full(len(wanted), np.nan)
+    r[hit] = entry.r[found[hit]]
+    return r, np.where(watched & ~hit, _least_kept(entry), np.nan)
+
+
+def _moved(
+    entry: HistoryEntry, last: HistoryEntry, wanted: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Positions in ``last`` as positions in ``entry``, and whether their layer is there."""
+    starts = dict(zip(entry.layers, np.cumsum((0, *entry.sizes)), strict=False))
+    sizes = dict(zip(entry.layers, entry.sizes, strict=True))
+    ends = np.cumsum(last.sizes)
+    layer = np.searchsorted(ends, wanted, side="right")
+    unit = wanted - np.append(0, ends)[layer]
+    start, size = (
+        np.array([by.get(name, 0) for name in last.layers])[layer] for by in (starts, sizes)
+    )
+    return start + unit, unit < size
+
+
+def _positions(entry: HistoryEntry) -> np.ndarray:
+    """Where the kept neurons are in the report's columns, ``(kept,)``."""
+    return np.arange(len(entry.r)) if entry.index is None else entry.index
+
+
+def _least_kept(entry: HistoryEntry) -> float:
+    """The |r| below which a neuron may be missing; NaN where none is."""
+    if entry.index is None:
+        return math.nan
+    return float(np.abs(entry.r[_strongest(entry.r)]).min(initial=math.inf))
+
+
+def _spread(entry: HistoryEntry, values: np.ndarray) -> np.ndarray:
+    """Values of the kept neurons as a column of the report, NaN for others, ``(neurons,)``."""
+    column = np.full(sum(entry.sizes), np.nan)
+    column[_positions(entry)] = values
+    return column

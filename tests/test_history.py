@@ -2,6 +2,7 @@
 
 import io
 import math
+import time
 from dataclasses import fields
 
 import numpy as np
@@ -10,8 +11,8 @@ import torch
 from helpers import make_report
 
 from lightning_neurocorr import history as module
-from lightning_neurocorr.history import HistoryEntry, jaccard, rise, trajectory
-from lightning_neurocorr.report import Outcomes
+from lightning_neurocorr.history import HistoryEntry, jaccard, trajectory, with_history
+from lightning_neurocorr.report import NeuronReport, Outcomes
 
 NAN = math.nan
 
@@ -92,13 +93,114 @@ def test_trajectories_over_layers_that_come_and_go() -> None:
     [
         ([0.4], 0), ([0.1, 0.2, 0.4, 0.5], 2), ([0.5, 0.1, 0.5], 2), ([0.3, 0.25, 0.5], 0),
         ([NAN, 0.5], 1), ([0.5, NAN, 0.5], 2), ([-0.5, 0.5], 1), ([0.5, 0.0], None),
-        ([0.5, -0.5], None), ([0.5, NAN], None), ([], None),
+        ([0.5, -0.5], None), ([0.5, NAN], None),
     ],
 )  # fmt: skip
-def test_rise_is_the_start_of_the_last_stretch_above_half(r: list[float], since: int) -> None:
+def test_a_neuron_rose_at_the_start_of_the_last_stretch_above_half(
+    r: list[float], since: int
+) -> None:
     history = entries(*([value] for value in r))
-    found = rise(history, "a", 0)
-    assert found is (None if since is None else history[since])
+    row = with_history(make_report({"a": 1}, {"r": r[-1:]}, step=10 * len(r)), history).rows[0]
+    assert row.risen_at == pytest.approx(NAN if since is None else 10 * since, nan_ok=True)
+
+
+def slow_risen_at(seen: list[dict[str, np.ndarray]], layer: str, unit: int) -> float:
+    """The index of a validation, by going through all r of one neuron; layers come and go."""
+    r = [float(found[layer][unit]) if layer in found else NAN for found in seen]
+    if not r[-1] > 0:
+        return NAN
+    start = len(r) - 1
+    while start and r[start - 1] >= r[-1] / 2:
+        start -= 1
+    return start
+
+
+def slow_rank(found: dict[str, np.ndarray], layer: str, unit: int) -> float:
+    if layer not in found or math.isnan(found[layer][unit]):
+        return NAN
+    r = found[layer]
+    return 1 + sum(1 for i, v in enumerate(r) if v > r[unit] or (v == r[unit] and i < unit))
+
+
+def random_history(
+    validations: int, sizes: dict[str, int], seed: int
+) -> tuple[list[dict[str, np.ndarray]], list[HistoryEntry], NeuronReport]:
+    """r of every neuron at each validation, ties and NaN among them; the entries; the report."""
+    rng = np.random.default_rng(seed)
+    seen, history, report = [], [], make_report({})
+    for i in range(validations):
+        names = [name for name in sizes if i == validations - 1 or rng.random() < 0.8]
+        r = {name: rng.integers(-4, 9, sizes[name]).astype(np.float32) / 16 for name in names}
+        for values in r.values():
+            values[rng.random(len(values)) < 0.1] = NAN
+        columns = {"r": np.concatenate([*r.values(), np.zeros(0)])}
+        report = make_report({n: sizes[n] for n in names}, columns, validation=i, step=7 * i)
+        history.append(HistoryEntry.from_report(report, history[-1] if history else None))
+        seen.append(r)
+    return seen, history, report
+
+
+@pytest.mark.parametrize("validations", [1, 2, 7])
+def test_history_in_a_report_against_one_neuron_at_a_time(validations: int) -> None:
+    sizes = {"a": 17, "b": 1, "c": 30, "empty": 0}
+    seen, history, report = random_history(validations, sizes, seed=validations)
+    found = with_history(report, history)
+    for row in found.rows:
+        expected = 7 * slow_risen_at(seen, row.layer, row.unit)
+        assert row.risen_at == pytest.approx(expected, nan_ok=True)
+        rank = slow_rank(seen[-2], row.layer, row.unit) if validations > 1 else NAN
+        assert row.rank_before == pytest.approx(rank, nan_ok=True)
+    stability = {summary.layer: summary.stability for summary in found.summaries}
+    assert stability == pytest.approx(dict(history[-1].stability), nan_ok=True)
+    if validations > 1:
+        earliest = found.top(1, "risen_at")[0]
+        assert earliest.risen_at == np.nanmin(found.column("risen_at"))
+    np.testing.assert_array_equal(found.column("r"), report.column("r"))
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_what_a_large_model_says_of_its_history_is_true(small: None, seed: int) -> None:
+    """Neurons that were not kept leave gaps: no value, and never a wrong one."""
+    sizes = {"a": 20, "b": 15}
+    seen, history, report = random_history(5, sizes, seed)
+    found = with_history(report, history)
+    assert history[-1].index is not None
+    for row in found.rows:
+        if not math.isnan(row.risen_at):
+            assert row.risen_at == 7 * slow_risen_at(seen, row.layer, row.unit)
+        if not math.isnan(row.rank_before):
+            assert row.rank_before == slow_rank(seen[-2], row.layer, row.unit)
+
+
+def test_history_of_a_large_model_reaches_back_where_a_neuron_was_surely_weak(small: None) -> None:
+    """At the first validation, neuron 5 was none of the strongest four."""
+    late = np.r_[np.zeros(5), 0.9, np.zeros(24)]
+    for strongest, since in ((0.6, NAN), (0.4, 10.0)):
+        early = np.r_[np.full(4, strongest), np.zeros(26)]  # may it have been at 0.45?
+        history = entries(early, late, late)
+        found = with_history(make_report({"a": 30}, {"r": late}), history).row("a", 5)
+        assert found.risen_at == pytest.approx(since, nan_ok=True)
+
+
+def test_a_history_that_is_of_another_report() -> None:
+    report = make_report({"a": 2})
+    with pytest.raises(ValueError, match="to end with the entry of `report`, but got an empty"):
+        with_history(report, [])
+    with pytest.raises(ValueError, match=r"but got one with the layers \('b',\)"):
+        with_history(report, entries([0.1], layer="b"))
+
+
+def test_two_hundred_validations_of_many_neurons_take_a_moment() -> None:
+    rng = np.random.default_rng(0)
+    for neurons in (module.MAX_NEURONS, 1_000_000):
+        history: list[HistoryEntry] = []
+        base = rng.normal(size=neurons) / 10
+        for _ in range(4):
+            report = make_report({"a": neurons}, {"r": base + rng.normal(size=neurons) / 50})
+            history.append(HistoryEntry.from_report(report, history[-1] if history else None))
+        start = time.process_time()
+        with_history(report, history * 50)
+        assert time.process_time() - start < 5
 
 
 @pytest.fixture

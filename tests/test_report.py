@@ -60,6 +60,7 @@ def full_report() -> NeuronReport:
         baseline="rule", advantage="log_prob", validation=3, step=40, epoch=2, message="",
         notes=("one", "two"),
         panels=panels, study={"sets": [1, 2.5, None, "x"], "curve": {"k": [NAN]}},
+        stability={"head": 0.5, "features.0": NAN},
     )  # fmt: skip
 
 
@@ -444,6 +445,18 @@ def test_newer_schemas_are_refused(schema: object, tmp_path: Path) -> None:
         NeuronReport.load(path)
 
 
+def test_files_of_the_first_schema_are_read(tmp_path: Path) -> None:
+    report = full_report()
+    path = report.save(tmp_path / "report.npz")
+    new = {f"column/{name}": None for name in ("risen_at", "rank_before")}
+    rewritten(path, meta=meta_of(path, schema=1, stability=...), **new)
+    loaded = NeuronReport.load(path)
+    assert loaded.stability == {}
+    assert math.isnan(loaded.rows[0].risen_at)
+    assert math.isnan(loaded.summaries[0].stability)
+    np.testing.assert_array_equal(loaded.column("r"), report.column("r"))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -463,6 +476,8 @@ def test_newer_schemas_are_refused(schema: object, tmp_path: Path) -> None:
         ({"new": 3}, "unexpected keyword argument 'new'"),
         ({"panels": [{"layer": "a"}]}, "not: 'unit'"),
         ({"panels": 3}, "not: "),
+        ({"stability": [0.5]}, r"stability is \[0\.5\]"),
+        ({"stability": {"head": "high"}}, "stability of head is 'high'"),
     ],
 )
 def test_broken_contents_are_errors(change: dict, message: str, tmp_path: Path) -> None:
@@ -594,6 +609,7 @@ def test_a_million_neurons_take_seconds(tmp_path: Path) -> None:
     assert report.rows[-1].r == column[-1]
     assert len(report.summaries) == 100
     assert report.headline
+    assert len(report.verdicts) == 1_000_000
     loaded = NeuronReport.load(report.save(tmp_path / "large.npz"))
     assert loaded.top(1)[0].name == report.top(1)[0].name
     assert time.perf_counter() - start < 15

@@ -15,6 +15,7 @@ COLUMNS = (
     "attribution", "attribution_low", "attribution_high", "attribution_q", "attribution_contrast",
     "ablation", "ablation_control", "ablation_p", "ablation_advantage", "ablation_shared",
     "auroc", "spearman", "p_max_t",
+    "risen_at", "rank_before",
 )  # fmt: skip
 
 SMALL_IS_STRONG = {
@@ -25,6 +26,8 @@ SMALL_IS_STRONG = {
     "attribution_q",
     "ablation_p",
     "p_max_t",
+    "risen_at",
+    "rank_before",
 }
 
 
@@ -112,6 +115,9 @@ class NeuronRow:
         spearman: Rank correlation with the advantage (second pass).
         p_max_t: Family-wise p of r among the neurons of the second pass, by permutation within
             classes.
+        risen_at: The step of the validation from which on r kept at least half of what it is now;
+            NaN where r is not positive, or where history does not reach.
+        rank_before: The neuron's place in its layer by r at the validation before, from 1.
         dead: Whether the neuron was the same on every sample.
         verdict: What of this can be believed, in words.
     """
@@ -150,6 +156,8 @@ class NeuronRow:
     auroc: float
     spearman: float
     p_max_t: float
+    risen_at: float
+    rank_before: float
     dead: bool
     verdict: str
 
@@ -172,6 +180,8 @@ class LayerSummary:
         min_r: The most negative r.
         significant: Neurons with ``q_value <= 0.05``.
         noise_ceiling: The |r| that the largest of D unrelated neurons reaches by chance.
+        stability: Share of the top list by r that the list of the validation before shares
+            (Jaccard index); NaN where there was none.
         verdict: The layer in words.
     """
 
@@ -183,6 +193,7 @@ class LayerSummary:
     min_r: float
     significant: int
     noise_ceiling: float
+    stability: float
     verdict: str
 
 

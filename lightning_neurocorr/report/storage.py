@@ -13,7 +13,8 @@ import numpy as np
 from lightning_neurocorr.evidence import pack_panels, unpack_panels
 from lightning_neurocorr.report.rows import Outcomes
 
-SCHEMA = 1
+# 2: columns of the history and ``stability``; 1 is read as well, without them.
+SCHEMA = 2
 
 _COLUMN = "column/"
 _KINDS = {
@@ -79,6 +80,8 @@ def _fields(archive: Mapping[str, np.ndarray]) -> dict[str, Any]:
         meta[name] = tuple(_checked(f"an entry of {name}", entry, kind) for entry in meta[name])
     for name, kind in _KINDS.items():
         _checked(name, meta[name], kind)
+    for layer, share in _checked("stability", meta.setdefault("stability", {}), dict).items():
+        _checked(f"stability of {layer}", share, float)
     outcomes = Outcomes(**meta.pop("outcomes"))
     for name, count in outcomes.counts.items():
         _checked(name, count, int)

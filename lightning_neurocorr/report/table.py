@@ -46,6 +46,7 @@ class NeuronReport:
         notes: Further remarks: layers left out, columns without values, and why.
         panels: What single neurons see: exemplars and pictures.
         study: The ablation study, plain data; empty where none was made.
+        stability: How far the top list of each layer is that of the validation before, by layer.
     """
 
     layers: tuple[str, ...]
@@ -63,6 +64,7 @@ class NeuronReport:
     notes: tuple[str, ...] = ()
     panels: tuple[Panel, ...] = ()
     study: Mapping[str, Any] = field(default_factory=dict)
+    stability: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if len(self.layers) != len(self.sizes) or len(set(self.layers)) != len(self.layers):
@@ -245,5 +247,6 @@ class NeuronReport:
             min_r=float(np.min(r[known])) if len(known) else math.nan,
             significant=int(verdict.associated(columns).sum()),
             noise_ceiling=noise_ceiling(len(r), self.n),
+            stability=self.stability.get(self.layers[i], math.nan),
             verdict=verdict.layer(columns),
         )
