@@ -50,8 +50,9 @@ class Settings:
         attribution: Settings of the *used* column; None is none.
         exemplars: How many samples to keep per neuron; 0 is none.
         class_advantage: Mean advantage per class of the last validation.
-        expected_only_model: ``only_model`` samples of the last validation, in this process.
-        total: Samples this process will see, where that is known.
+        class_outcomes: Samples per class and outcome group of the last validation, ``(C, 4)``.
+        total: Samples that all processes will see, where that is known.
+        processes: How many there are.
         autocast: Opens the precision that the user's forward runs in.
         rehearsal: The model stands in for a baseline that is not ready yet.
     """
@@ -66,8 +67,9 @@ class Settings:
     attribution: Attribution | None = None
     exemplars: int = 0
     class_advantage: Tensor | None = None
-    expected_only_model: int | None = None
+    class_outcomes: Tensor | None = None
     total: int | None = None
+    processes: int = 1
     autocast: Callable[[], AbstractContextManager[Any]] = nullcontext
     rehearsal: bool = False
     randomness: PrivateRandomness = field(default_factory=PrivateRandomness)
@@ -92,8 +94,9 @@ class Collector:
             class_advantage=settings.class_advantage,
             attribution=settings.attribution,
             exemplars=settings.exemplars,
-            expected_only_model=settings.expected_only_model,
+            class_outcomes=settings.class_outcomes,
             total=settings.total,
+            processes=settings.processes,
         )
         self.arguments: Callable[[Any], Arguments] | None = None
         self._stack = ExitStack()
@@ -144,7 +147,7 @@ class Collector:
             n = len(prediction)
             activations, problems = self.recorder.take(n)
             places, keep = loader.advance(n)
-            baseline = self._ask_baseline(batch, prediction, places if loader.known else None)
+            baseline = self._ask_baseline(batch, prediction, loader, places)
             positions = places if ids is None else number_ids(ids, n)
             read = Batch(prediction, baseline, target, positions, keep)
             groups = self.result.add(read, activations, problems)
@@ -152,14 +155,18 @@ class Collector:
                 self._attribute(read, groups)
         self.clear()
 
-    def _ask_baseline(self, batch: Any, prediction: Tensor, positions: Tensor | None) -> Tensor:
+    def _ask_baseline(
+        self, batch: Any, prediction: Tensor, loader: LoaderPositions, places: Tensor
+    ) -> Tensor:
         """The baseline's predictions; its forwards do not count as the model's."""
         settings, baseline = self.settings, self.settings.baseline
         if settings.rehearsal and not is_ready(baseline):
             return prediction
         with aside():
+            if isinstance(settings.baseline, B.Watching):
+                settings.baseline.watch(getattr(loader.loader, "dataset", loader.loader))
             if isinstance(baseline, B.Positional):
-                answer = baseline.predict_at(batch, positions)
+                answer = baseline.predict_at(batch, places if loader.known else None)
             else:
                 answer = baseline(batch)
         classification = not callable(settings.advantage)
@@ -243,6 +250,7 @@ def describe(baseline: Any) -> str:
     if hasattr(baseline, "__name__"):
         return baseline.__name__
     text = re.sub(r"<function ([\w.<>]+) at 0x[0-9a-f]+>", r"\1", repr(baseline))
+    text = re.sub(r"<[\w.<>]*?(\w+) object at 0x[0-9a-f]+>", r"\1", text)
     return text if len(text) <= 120 and " object at " not in text else type(baseline).__name__
 
 

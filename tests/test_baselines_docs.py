@@ -54,7 +54,7 @@ def test_every_block_of_the_page(tmp_path, monkeypatch):
     names["early"].observe(model, 2)
     with torch.no_grad():
         want = model(x)
-    for name in ("last_week", "weights", "teacher", "early"):
+    for name in ("last_week", "weights", "teacher", "early", "once"):
         assert torch.equal(names[name]((x, y)), want), name
     assert names["always_healthy"]((x, y)).tolist() == [0, 0, 0]
     assert names["bright_is_ill"]((x, y)).dtype == torch.bool

@@ -69,6 +69,11 @@ CASES = {
         class_path: lightning_neurocorr.MajorityBaseline
         init_args: {class_id: 2}
     """,
+    "CachedBaseline(SnapshotBaseline(epoch=3))": """
+        class_path: lightning_neurocorr.CachedBaseline
+        init_args:
+          baseline: {class_path: lightning_neurocorr.SnapshotBaseline, init_args: {epoch: 3}}
+    """,
     "SnapshotBaseline(epoch=3)": """
         class_path: lightning_neurocorr.SnapshotBaseline
         init_args: {epoch: 3}

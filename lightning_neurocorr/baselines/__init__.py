@@ -10,6 +10,7 @@ from lightning_neurocorr.baselines.batch import (
     default_target,
     read_field,
 )
+from lightning_neurocorr.baselines.cached import CachedBaseline
 from lightning_neurocorr.baselines.estimators import Estimator, EstimatorBaseline, MajorityBaseline
 from lightning_neurocorr.baselines.models import (
     CheckpointBaseline,
@@ -25,6 +26,7 @@ from lightning_neurocorr.baselines.protocols import (
     Positional,
     Snapshotting,
     Stateful,
+    Watching,
     check_baseline,
 )
 from lightning_neurocorr.baselines.table import TableBaseline
@@ -32,6 +34,7 @@ from lightning_neurocorr.baselines.table import TableBaseline
 __all__ = [
     "Baseline",
     "BatchBaseline",
+    "CachedBaseline",
     "Checkable",
     "CheckpointBaseline",
     "Estimator",
@@ -46,6 +49,7 @@ __all__ = [
     "Snapshotting",
     "Stateful",
     "TableBaseline",
+    "Watching",
     "check_baseline",
     "check_prediction",
     "default_inputs",

@@ -37,6 +37,15 @@ class Positional(Protocol):
 
 
 @runtime_checkable
+class Watching(Protocol):
+    """A baseline that wants to know which data set a batch was taken from."""
+
+    def watch(self, dataset: Any) -> None:
+        """See the data set (or what stands for one) of the batch that comes next."""
+        ...
+
+
+@runtime_checkable
 class Fittable(Protocol):
     """A baseline that learns from the training batches before the first validation."""
 
