@@ -143,15 +143,6 @@ def trajectory(history: Sequence[HistoryEntry], layer: str, unit: int) -> np.nda
     return np.array([entry.r_of(layer, unit) for entry in history])
 
 
-def rise(history: Sequence[HistoryEntry], layer: str, unit: int) -> HistoryEntry | None:
-    """The validation from which on a neuron kept at least half of its last r; None if r <= 0."""
-    r = trajectory(history, layer, unit)
-    if not len(r) or not r[-1] > 0:
-        return None
-    below = np.flatnonzero(~(r >= r[-1] / 2))
-    return history[int(below[-1]) + 1 if len(below) else 0]
-
-
 def with_history(report: NeuronReport, history: Sequence[HistoryEntry]) -> NeuronReport:
     """The report with what history says: when its neurons rose, and how stable ranks are.
 

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from lightning_neurocorr.figures import history_figure
-from lightning_neurocorr.history import HistoryEntry, rise
+from lightning_neurocorr.history import HistoryEntry
 from lightning_neurocorr.report import NeuronReport, NeuronRow
 from lightning_neurocorr.scalars import group_r, layer_groups
 from lightning_neurocorr.sheets import contact_sheets
@@ -132,10 +132,11 @@ def _neuron_table(report: NeuronReport, history: Sequence[HistoryEntry], top_k: 
     rows = _by_r(report, top_k)
     if not rows:
         return ""
+    epochs = {float(entry.step): entry.epoch for entry in history}
     columns: dict[str, Callable[[NeuronRow], str]] = {
         "neuron<br>verdict": _verdict,
         "r<br>95 %<br>q": _correlation,
-        "r in class<br>replicated<br>since": lambda row: _controls(row, history),
+        "r in class<br>replicated<br>since": lambda row: _controls(row, epochs),
     }
     if any(math.isfinite(row.attribution) for row in rows):
         columns["attribution<br>95 %"] = _attribution
@@ -146,6 +147,7 @@ def _neuron_table(report: NeuronReport, history: Sequence[HistoryEntry], top_k: 
     lines = ["The strongest neurons by r and by attribution, the largest r first:", ""]
     lines += [f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
     lines += [f"| {' | '.join(cell(row) for cell in columns.values())} |" for row in rows]
+    lines += ["", escape(report.shown(top_k).chance)]
     return "\n".join(lines)
 
 
@@ -175,9 +177,8 @@ def _correlation(row: NeuronRow) -> str:
     return f"**{_number(row.r)}**<br>{_interval(row.r_low, row.r_high)}<br>q {_small(row.q_value)}"
 
 
-def _controls(row: NeuronRow, history: Sequence[HistoryEntry]) -> str:
-    entry = rise(history, row.layer, row.unit)
-    since = f"epoch {entry.epoch}" if entry else "n/a"
+def _controls(row: NeuronRow, epochs: Mapping[float, int]) -> str:
+    since = f"epoch {epochs[row.risen_at]}" if row.risen_at in epochs else "n/a"
     return f"{_number(row.r_within_class)}<br>{_number(row.r_replicated)}<br>{since}"
 
 
@@ -187,11 +188,8 @@ def _attribution(row: NeuronRow) -> str:
 
 
 def _ablation(row: NeuronRow) -> str:
-    """In percentage points, as it is a difference of accuracies."""
-    if math.isnan(row.ablation):  # not among the silenced ones
-        return "n/a"
-    cost, control = 100 * row.ablation, 100 * row.ablation_control
-    return f"**{_number(cost, 1)}**<br>{_number(control, 1)}"
+    """In logits, as attribution."""
+    return f"**{_number(row.ablation)}**<br>{_number(row.ablation_control)}"
 
 
 def _profile(row: NeuronRow) -> str:

@@ -121,7 +121,7 @@ class TopList(list[NeuronRow]):
 
     def __str__(self) -> str:
         if not self:
-            return f"{self._title}\n\n{self._chance}".rstrip()
+            return f"{self._title}\n\n{self.chance}".rstrip()
         titles = ["neuron", *self._columns, "verdict"]
         table = [[title] for title in titles]
         for row in self:
@@ -138,7 +138,7 @@ class TopList(list[NeuronRow]):
         for i, column in enumerate(table):
             table[i] = [c.rjust(widths[i]) if i in middle else c.ljust(widths[i]) for c in column]
         lines = [f"  {'   '.join(cells)}".rstrip() for cells in zip(*table, strict=True)]
-        return "\n".join([self._title, "", *lines, "", self._chance]).rstrip()
+        return "\n".join([self._title, "", *lines, "", self.chance]).rstrip()
 
     __repr__ = __str__
 
@@ -151,7 +151,7 @@ class TopList(list[NeuronRow]):
             rows.append("".join(f"<td>{escape(cell)}</td>" for cell in cells))
         body = "".join(f"<tr>{row}</tr>" for row in rows)
         table = f"<table><thead><tr>{titles}</tr></thead><tbody>{body}</tbody></table>"
-        return f"<p>{escape(self._title)}</p>{table}<p>{escape(self._chance)}</p>"
+        return f"<p>{escape(self._title)}</p>{table}<p>{escape(self.chance)}</p>"
 
     @property
     def _title(self) -> str:
@@ -160,7 +160,8 @@ class TopList(list[NeuronRow]):
         return f"{len(self)} of {self.chosen_from:,} neurons{where}{order}"
 
     @property
-    def _chance(self) -> str:
+    def chance(self) -> str:
+        """The noise ceiling as a sentence; empty where there is none."""
         if math.isnan(self.noise_ceiling):
             return ""
         return (
