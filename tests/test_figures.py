@@ -54,10 +54,34 @@ def test_rows_are_neurons_from_top_to_bottom_and_columns_validations() -> None:
     rows = [[0.9] * 8 + [NAN] * 8] * 10 + [[NAN] * 8 + [0.9] * 8] * 10
     image = history_figure(history(rows), [("net.0", unit) for unit in range(16)]).astype(int)
     red = image[..., 0] - image[..., 2] > 60
-    red[int(0.85 * len(red)) :] = False  # the colour bar
+    red[int(0.75 * len(red)) :] = False  # the colour bar
     y, x = np.nonzero(red)
     middle_y, middle_x = (y.min() + y.max()) / 2, (x.min() + x.max()) / 2
     assert ((y < middle_y) == (x < middle_x)).mean() > 0.95
+
+
+def green(image: np.ndarray) -> int:
+    red, green, blue = (image[..., i].astype(int) for i in range(3))
+    return int((green - np.maximum(red, blue) > 60).sum())
+
+
+@pytest.mark.parametrize("layers", [2, 9])
+def test_a_top_list_that_stays_is_green(layers: int) -> None:
+    names = [f"net.{i}" for i in range(layers)]
+    rng = np.random.default_rng(0)
+
+    def drawn(kept: bool) -> np.ndarray:
+        found: list[HistoryEntry] = []
+        r = rng.uniform(0, 1, 40 * layers)
+        for i in range(9):
+            r = r if kept else rng.uniform(0, 1, 40 * layers)
+            report = make_report(dict.fromkeys(names, 40), {"r": r}, validation=i, epoch=i)
+            found.append(HistoryEntry.from_report(report, found[-1] if found else None, top_k=4))
+        return history_figure(found, [(name, 0) for name in names])
+
+    stable, flickering = green(drawn(True)), green(drawn(False))
+    assert stable > 10_000
+    assert flickering < 0.1 * stable
 
 
 def test_of_a_long_history_the_first_and_the_last_are_shown() -> None:
