@@ -5,9 +5,12 @@ import random
 import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 import weakref
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,12 +19,20 @@ from torch import nn
 
 # Prefixes of what other libraries set once per process and leave; harmless afterwards.
 _FOREIGN_VARIABLES = ("CUDA_", "KMP_", "PYTEST_", "PYTORCH_NVML_", "TORCHINDUCTOR_", "TRITON_")
+# Kept until the process ends: sockets of worker processes, what compilers cache.
+_FOREIGN_FILES = ("pymp-", "torch", "triton")
 _HOOK_DICTS = [name for name in vars(nn.Module()) if name.endswith("_hooks")]
 
 
+@pytest.fixture(scope="session")
+def temporary_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where temporary files go; one folder, because libraries remember it."""
+    return tmp_path_factory.mktemp("temporary")
+
+
 @pytest.fixture(autouse=True)
-def no_leaks(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Fail a test that leaves a thread, a variable, a process group, a hook of ours or a mode."""
+def no_leaks(request: pytest.FixtureRequest, temporary_folder: Path) -> Iterator[None]:
+    """Fail a test that leaves a thread, a variable, a temporary file, a hook of ours or a mode."""
     _seed_everything()
     modules: list[weakref.ref[nn.Module]] = []
     construct = nn.Module.__init__
@@ -34,6 +45,7 @@ def no_leaks(request: pytest.FixtureRequest) -> Iterator[None]:
     # Not the `monkeypatch` fixture: what a test sets with it must be undone before we look.
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(nn.Module, "__init__", remember)
+        patch.setattr(tempfile, "tempdir", str(temporary_folder))
         yield
     leaks = _changed_variables(environment)
     leaks += [f"thread {thread.name}" for thread in _threads() - threads if _outlives(thread)]
@@ -41,10 +53,12 @@ def no_leaks(request: pytest.FixtureRequest) -> Iterator[None]:
     leaks += [
         f"hook of ours on {type(module).__name__}" for ref in modules if _hooked(module := ref())
     ]
+    leaks += [f"temporary file {name}" for name in _left_in(temporary_folder)]
     if request.node.get_closest_marker("keeps_rng") and _rng_state() != rng:
         leaks.append("global random state")
     os.environ.clear()
     os.environ.update(environment)
+    os.chdir(modes["the working folder"])
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
     assert not leaks, "the test leaves behind: " + "; ".join(leaks)
@@ -76,8 +90,8 @@ def _rng_state() -> tuple:
     return random.getstate(), numpy_state[1].tobytes(), numpy_state[2:], torch_state
 
 
-def _modes() -> dict[str, object]:
-    """Global switches of PyTorch that a run must hand back as it found them."""
+def _modes() -> dict[str, Any]:
+    """Global switches that a run must hand back as it found them."""
     dynamo = sys.modules.get("torch._dynamo.eval_frame")
     return {
         "the process group": torch.distributed.is_available()
@@ -87,6 +101,9 @@ def _modes() -> dict[str, object]:
         "inference mode": torch.is_inference_mode_enabled(),
         "the default dtype": torch.get_default_dtype(),
         "the number of threads": torch.get_num_threads(),
+        "mixed precision": torch.is_autocast_enabled("cpu"),
+        "the working folder": os.getcwd(),
+        "the hook for uncaught exceptions": sys.excepthook,
         "determinism": torch.are_deterministic_algorithms_enabled(),
     }
 
@@ -99,6 +116,14 @@ def _outlives(thread: threading.Thread) -> bool:
     """Whether the thread is still there after a moment to finish in."""
     thread.join(timeout=2)
     return thread.is_alive()
+
+
+def _left_in(folder: Path) -> list[str]:
+    """What was left in the folder for temporary files, which is empty afterwards."""
+    left = [path for path in folder.iterdir() if not path.name.startswith(_FOREIGN_FILES)]
+    for path in left:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    return [path.name for path in left]
 
 
 def _changed_variables(before: dict[str, str]) -> list[str]:
