@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 from lightning_neurocorr import baselines, functional
 from lightning_neurocorr.ablation import Ablation
-from lightning_neurocorr.activations import check_pooling
+from lightning_neurocorr.activations import Layers, check_pooling, choose_layers
 from lightning_neurocorr.attribution import Attribution
+from lightning_neurocorr.callback.wiring import output_module
 from lightning_neurocorr.ranks import SecondPass
 from lightning_neurocorr.report import COLUMNS
 from lightning_neurocorr.visualization import Visualizer
 
 if TYPE_CHECKING:
-    from pytorch_lightning import Trainer
+    from pytorch_lightning import LightningModule, Trainer
 
 # Strategies that spread one model over processes: a forward on one of them waits for the others.
 _SHARDED = ("FSDP", "DeepSpeed", "ModelParallel")
@@ -98,6 +99,19 @@ def _check_evidence(attribution: Any, ablation: Any, second_pass: Any) -> None:
         )
 
 
+def check_names(pl_module: LightningModule, layers: Layers, output: str) -> None:
+    """Raise for names of layers or of the output that the model does not have.
+
+    Where ``configure_model`` builds the model, which comes later, the rehearsal finds them.
+    """
+    try:
+        choose_layers(pl_module, layers)
+        output_module(pl_module, output)
+    except ValueError:
+        if type(pl_module).configure_model.__module__.endswith(".core.hooks"):  # Lightning's own
+            raise
+
+
 def check_trainer(trainer: Trainer, stage: str, *, alone: bool) -> None:
     """Raise if this trainer will never validate, or spreads the model over processes.
 
@@ -114,11 +128,22 @@ def check_trainer(trainer: Trainer, stage: str, *, alone: bool) -> None:
             "NeuronAdvantage reports on validations. Pass `val_dataloaders` to trainer.fit or give "
             "the data module a val_dataloader."
         )
-    strategy = type(trainer.strategy).__name__
-    if alone and any(part in strategy for part in _SHARDED):
+    strategy = trainer.strategy
+    name = type(strategy).__name__
+    if not any(part in name for part in _SHARDED):
+        return
+    if alone:
         raise ValueError(
-            f"Expected a strategy that keeps the whole model in each process, but got {strategy}: "
-            "attribution, ablation and pictures run the model on one process alone, which would "
-            "wait forever for the others. Pass attribution=False, ablation=None and "
-            "visualizer=None; the correlation works."
+            f"Expected a strategy that keeps the whole model in each process, but got {name}: "
+            "attribution, ablation, the second pass and pictures run the model on one process "
+            "alone, which would wait forever for the others. Pass attribution=False, "
+            "ablation=None, second_pass=None and visualizer=None; the correlation works."
+        )
+    mesh = getattr(strategy, "_device_mesh", None)
+    axes = getattr(mesh, "mesh_dim_names", None) or ()
+    if mesh is not None and "tensor_parallel" in axes and mesh["tensor_parallel"].size() > 1:
+        raise ValueError(
+            f"Expected `tensor_parallel_size` of {name} to be 1, but got "
+            f"{mesh['tensor_parallel'].size()}: each process would see a part of the neurons of "
+            "a layer, and the same samples. Shard over data_parallel_size instead."
         )

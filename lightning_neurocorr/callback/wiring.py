@@ -75,6 +75,16 @@ def total_length(loaders: Sequence[LoaderPositions]) -> int | None:
     return sum(known) if len(known) == len(lengths) else None
 
 
+def logging_step(trainer: Trainer) -> int:
+    """The step at which the trainer logs scalars now: tables and pictures stand beside them.
+
+    Lightning counts batches here, one less during a validation than ``global_step``, which counts
+    the steps of every optimizer.
+    """
+    loop = getattr(trainer.fit_loop, "epoch_loop", None)
+    return int(getattr(loop, "_batches_that_stepped", trainer.global_step))
+
+
 def look_at(
     collector: Collector,
     loaders: dict[int, LoaderPositions],
@@ -159,7 +169,10 @@ def log_scalars(pl_module: LightningModule, numbers: Mapping[str, float]) -> Non
     with warnings.catch_warnings():
         # Without a logger the numbers still are what trainer.validate returns.
         warnings.filterwarnings("ignore", ".*have no logger configured.*")
-        pl_module.log_dict(dict(numbers), on_step=False, on_epoch=True, logger=True, batch_size=1)
+        # Every process has these numbers: nothing to reduce, and no advice to do so.
+        pl_module.log_dict(
+            dict(numbers), on_epoch=True, batch_size=1, sync_dist=True, rank_zero_only=True
+        )
 
 
 def is_fitting(trainer: Trainer) -> bool:
