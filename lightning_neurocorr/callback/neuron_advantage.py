@@ -15,7 +15,7 @@ from lightning_neurocorr.activations import Layers, Pooling, aside, choose_layer
 from lightning_neurocorr.attribution import Attribution
 from lightning_neurocorr.callback import wiring
 from lightning_neurocorr.callback.base import Callback
-from lightning_neurocorr.callback.checks import check_options, check_trainer
+from lightning_neurocorr.callback.checks import check_names, check_options, check_trainer
 from lightning_neurocorr.callback.faults import Faults
 from lightning_neurocorr.callback.state import pack_history, unpack_history
 from lightning_neurocorr.closer_look import REMARKS, CloserLook, Evidence
@@ -161,8 +161,7 @@ class NeuronAdvantage(Callback):
         if stage in ("fit", "validate"):
             evidence = (self.attribution, self.ablation, self.second_pass, self.visualizer)
             check_trainer(trainer, stage, alone=any(part is not None for part in evidence))
-            choose_layers(pl_module, self.layers)
-            wiring.output_module(pl_module, self.output)
+            check_names(pl_module, self.layers, self.output)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102
         wiring.fit_baseline(self.baseline, lambda: trainer.train_dataloader, trainer)
@@ -303,7 +302,7 @@ class NeuronAdvantage(Callback):
         result, rehearsal = self._collector.result, trainer.sanity_checking
         result.agree(trainer.strategy.root_device)
         samples = result.samples(trainer.strategy.root_device)
-        step = max(trainer.global_step, self._last_step + 1)
+        step = max(wiring.logging_step(trainer), self._last_step + 1)
         advantage = self.advantage if isinstance(self.advantage, str) else describe(self.advantage)
         report = result.report(
             samples,
