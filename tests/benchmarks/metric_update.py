@@ -16,7 +16,7 @@ import torch
 from torchmetrics import PearsonCorrCoef
 
 from lightning_neurocorr import NeuronAdvantageCorrelation
-from tests.benchmarks.timing import machine, medians
+from tests.benchmarks.timing import machine, medians, table
 
 
 def speed(batch: int, neurons: int, repeats: int) -> dict[str, float]:
@@ -78,25 +78,25 @@ def main() -> None:
     fast = parser.parse_args().fast
     torch.set_num_threads(1)
     sizes = [(32, 2000)] if fast else [(256, 1000), (256, 10_000), (256, 100_000)]
-    print("| batch x neurons | r alone | with outcome profile | and two folds | PearsonCorrCoef | ")
-    print("|---|---|---|---|---|")
+    rows = []
     for batch, neurons in sizes:
         found = speed(batch, neurons, 3 if fast else 9)
-        ratios = [
-            f"{seconds / found['floor']:.1f}" for name, seconds in found.items() if name != "floor"
-        ]
-        print(f"| {batch} x {neurons:,} | {' | '.join(ratios)} |")
-    print("\nMultiples of the time of `X.sum(0)`;", machine())
+        floor = found.pop("floor")
+        ratios = [f"{seconds / floor:.1f}" for seconds in found.values()]
+        rows.append([f"{batch} × {neurons:,}", *ratios])
+    variants = ["r alone", "with outcome profile", "and two folds", "`PearsonCorrCoef`"]
+    print(table(["batch × neurons", *variants], rows))
+    rows = []
     for neurons in (10_000,) if fast else (100_000, 1_000_000):
         state = NeuronAdvantageCorrelation(neurons).state.nbytes / neurons
         full = NeuronAdvantageCorrelation(neurons, num_covariates=3, folds=2).state.nbytes / neurons
         matrix = 64 * neurons * 4
         ours, peer = (peak_rise(name, 64, neurons) / matrix for name in ("ours", "peer"))
-        print(
-            f"{neurons:,} neurons: {state:.0f} bytes of state per neuron for r alone, {full:.0f} "
-            f"with profile and two folds; peak of two updates of 64 samples: {ours:.2f} of the "
-            f"batch matrix, PearsonCorrCoef {peer:.2f}"
-        )
+        rows.append([f"{neurons:,}", f"{state:.0f}", f"{full:.0f}", f"{ours:.2f}", f"{peer:.2f}"])
+    peak = "peak of two updates of 64 samples, in batch matrices"
+    held = ["bytes of state per neuron, r alone", "with profile and two folds"]
+    print(table(["neurons", *held, peak, "`PearsonCorrCoef`"], rows))
+    print(machine("torchmetrics"))
 
 
 if __name__ == "__main__":

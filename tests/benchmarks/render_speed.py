@@ -8,7 +8,6 @@ difference between a long and a short run.
 """
 
 import argparse
-import platform
 import statistics
 import time
 import warnings
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 
 from lightning_neurocorr.visualization import FeatureVisualizer, ImagePrior, Target
 from lightning_neurocorr.visualization.augmentation import draw_warps, warp
+from tests.benchmarks.timing import machine
 
 SIZE = 128
 MEAN = torch.tensor([0.485, 0.456, 0.406])[:, None, None]
@@ -159,10 +159,6 @@ def main() -> None:
     parser.add_argument("--fast", action="store_true", help="a smoke run: the numbers mean nothing")
     fast = parser.parse_args().fast
     torch.set_num_threads(1)
-    print(
-        f"torch {torch.__version__}, torchvision {torchvision.__version__}, "
-        f"Python {platform.python_version()}, {platform.machine()}, 1 thread\n"
-    )
     units = range(2 if fast else 8)
     layers = ("layer2",) if fast else ("layer2", "layer4")
     print("| layer | variant | CPU ms per step, all neurons | Lucent's default takes |")
@@ -196,6 +192,7 @@ def main() -> None:
         for name, batch in images.items():
             plain, warped, large = strengths(layer, units, batch)
             print(f"| {layer} | {name} | {plain:.2f} | {warped:.2f} | {large:.2f} |", flush=True)
+    print(f"\n{machine('torchvision', 'torch-lucent')}")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ the others mean little. Units are those that go most with each class.
 """
 
 import argparse
-import platform
 import statistics
 from dataclasses import dataclass
 
@@ -26,6 +25,7 @@ from lightning_neurocorr.visualization import (
 )
 from lightning_neurocorr.visualization.parametrization import choose, make
 from tests.benchmarks.render_data import DATA, Net, train
+from tests.benchmarks.timing import machine
 
 TRAINING = {"xray": (3000, 16), "digits": (900, 80), "pileup": (2000, 8)}  # images, epochs
 
@@ -136,7 +136,6 @@ def main() -> None:
     parser.add_argument("--data", nargs="*", choices=list(DATA), default=list(DATA))
     options = parser.parse_args()
     torch.set_num_threads(1)
-    print(f"torch {torch.__version__}, Python {platform.python_version()}\n")
     for name in options.data:
         count, epochs = (200, 1) if options.fast else TRAINING[name]
         models = 2 if options.fast else options.models
@@ -160,6 +159,7 @@ def main() -> None:
             if options.rows and label not in options.rows:
                 continue
             print(f"| {label} | {row(visualizer, cases, prior)} |", flush=True)
+    print(f"\n{machine('torch-lucent')}")
 
 
 if __name__ == "__main__":

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
 from typing import Any
-
-import torch
 
 
 def medians(variants: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
@@ -24,9 +26,36 @@ def medians(variants: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str
     return {name: statistics.median(times) for name, times in spent.items()}
 
 
-def machine() -> str:
-    """Versions and processor, for the line under a table."""
-    with open("/proc/cpuinfo") as file:
-        models = {line.split(":")[1].strip() for line in file if line.startswith("model name")}
-    processor = ", ".join(sorted(models)) or platform.processor()
-    return f"torch {torch.__version__}, Python {platform.python_version()}, {processor}, 1 thread"
+def table(header: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
+    """A Markdown table."""
+    header = list(header)
+    lines = [header, ["---"] * len(header), *rows]
+    return "".join(f"| {' | '.join(map(str, line))} |\n" for line in lines)
+
+
+def machine(*packages: str, threads: str = "1 thread") -> str:
+    """Date, processor, load and versions, for the line under a table.
+
+    Args:
+        packages: Further packages whose versions matter.
+        threads: What ran, where it was not one thread of the CPU.
+    """
+    versions = [f"{name} {version(name)}" for name in ("torch", *packages)]
+    load = f"load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "load unknown"
+    said = [
+        f"{datetime.now(timezone.utc):%Y-%m-%d}",
+        *versions,
+        f"Python {platform.python_version()}",
+        f"{_processor()} ({os.cpu_count()} cores, {load}), {threads}",
+    ]
+    return f"*{', '.join(said)}*"
+
+
+def _processor() -> str:
+    """The processor as Linux names it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    models = {line.split(":")[1].strip() for line in lines if line.startswith("model name")}
+    return ", ".join(sorted(models)) or platform.processor()

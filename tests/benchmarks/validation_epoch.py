@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_neurocorr import Attribution, BatchBaseline, NeuronAdvantage
-from tests.benchmarks.timing import machine, medians
+from tests.benchmarks.timing import machine, medians, table
 
 
 class Classifier(pl.LightningModule):
@@ -90,9 +90,11 @@ def main() -> None:
         },
         2 if fast else 3,
     )
-    for name in ("correlation", "and attribution"):
-        print(f"{name}: {found[name] / found['without']:.3f} of the epoch without the callback")
-    print(f"({found['without']:.1f} s of CPU for {len(loader.dataset)} images;", machine() + ")")
+    bare, images = found.pop("without"), len(loader.dataset)  # type: ignore[arg-type]
+    rows = [[name, f"{seconds / bare:.3f}"] for name, seconds in found.items()]
+    print(table(["", "of the epoch without the callback"], rows))
+    print(f"{bare:.1f} s of CPU for {images} images without it.\n")
+    print(machine("torchvision", "pytorch-lightning"))
 
 
 if __name__ == "__main__":
