@@ -62,7 +62,7 @@ def test_rows_are_neurons_from_top_to_bottom_and_columns_validations() -> None:
 
 def green(image: np.ndarray) -> int:
     red, green, blue = (image[..., i].astype(int) for i in range(3))
-    return int((green - np.maximum(red, blue) > 60).sum())
+    return int((green - np.maximum(red, blue) > 35).sum())
 
 
 @pytest.mark.parametrize("layers", [2, 9])
