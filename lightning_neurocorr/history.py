@@ -64,8 +64,10 @@ class HistoryEntry:
                 known = previous.index[_strongest(previous.r)]  # so that curves go on
                 index = np.union1d(index, known)
             r = r[index]
+        whole, ends = report.column("r"), np.cumsum((0, *report.sizes)).tolist()
         top = {
-            name: tuple(row.unit for row in report.top(top_k, layer=name)) for name in report.layers
+            name: _first_units(whole[start:stop], top_k)
+            for name, (start, stop) in zip(report.layers, pairwise(ends), strict=True)
         }
         return cls(
             validation=report.validation,
@@ -125,6 +127,14 @@ def _strongest(r: np.ndarray) -> np.ndarray:
     strength = np.nan_to_num(np.abs(r), nan=-1.0)
     kept = min(KEPT, len(r))
     return np.sort(np.argpartition(strength, -kept)[-kept:])
+
+
+def _first_units(r: np.ndarray, k: int) -> tuple[int, ...]:
+    """The ``k`` units of a layer with the largest r, as ``report.top`` orders them."""
+    known = np.flatnonzero(~np.isnan(r))
+    if 0 < k < len(known):  # sorting a million neurons for a few is the slow way
+        known = known[r[known] >= -np.partition(-r[known], k - 1)[k - 1]]
+    return tuple(known[np.argsort(-r[known], kind="stable")[:k]].tolist())
 
 
 def _stability(now: Sequence[int], before: Sequence[int], size: int) -> float:

@@ -45,6 +45,19 @@ def test_an_entry_is_the_part_of_the_report_that_is_kept() -> None:
         assert math.isnan(entry.r_of(layer, unit))
 
 
+@pytest.mark.parametrize("k", [1, 3, 16])
+def test_top_lists_are_those_of_the_report(k: int) -> None:
+    """Ties, neurons and a whole layer without r; the report ranks row by row."""
+    r = np.random.default_rng(3).integers(-3, 4, 40) / 4
+    r[[0, 7, 8, 9, 31]] = NAN
+    r[10:14] = NAN
+    report = make_report({"a": 10, "b": 4, "c": 1, "d": 25}, {"r": r})
+    entry = HistoryEntry.from_report(report, top_k=k)
+    for layer in report.layers:
+        assert entry.top[layer] == tuple(row.unit for row in report.top(k, layer=layer))
+    assert entry.top["b"] == ()
+
+
 @pytest.mark.parametrize(
     ("a", "b", "index"),
     [
