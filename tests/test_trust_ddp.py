@@ -3,6 +3,9 @@
 Two and three gloo processes run every validation of ``ddp_cases``; this process runs the same ones
 alone. Where processes disagree (a layer that fires in one only, a baseline that fails in one only)
 a collective that is not entered by all would fail the whole start after its timeout.
+
+Sharded models (FSDP by ``fully_shard``) run on the CPU through Lightning's ModelParallelStrategy;
+its FSDPStrategy, and PyTorch's older FullyShardedDataParallel under it, want a GPU.
 """
 
 from __future__ import annotations
@@ -24,11 +27,10 @@ UNORDERED = ("shuffled", "random_subset")
 OF_THEIR_OWN = (
     "fitted", "late_snapshot", "breaks_in_one_process", "unsharded_stream", "labels_out_of_range",
     "layer_missing_in_one_batch", "layer_missing_in_other_ranks", "widths_that_differ",
-    "unattributed_in_one_process",
+    "unattributed_in_one_process", "sharded_evidence", "sharded_and_fitted",
 )  # fmt: skip
 SAME = [name for name in ddp_cases.CASES if name not in OF_THEIR_OWN]
 HALVES = ("r_replicated",)
-BATCHED = ("attribution_contrast",)  # its partners are drawn from the same batch
 Results = dict[str, dict[str, Any]]
 
 
@@ -66,10 +68,10 @@ def test_counts_are_those_of_one_process(name: str, ranks: list[Results], alone:
 def test_columns_are_those_of_one_process(name: str, ranks: list[Results], alone: Results) -> None:
     expected = alone[name]["columns"]
     assert {"r", "mean"} <= set(expected)
-    if name not in ("one_sample", "own_advantage"):
+    if name not in ("one_sample", "own_advantage") and "sharded" not in name:
         assert expected["attribution"].isfinite().any()
     for column, values in expected.items():
-        if column in BATCHED or (column in HALVES and name in UNORDERED):
+        if column in HALVES and name in UNORDERED:
             continue
         tolerance = 1e-5 if column.startswith(("attribution", "ablation")) else 1e-6
         # Statistics are not bounded as correlations are: relative to their size.
@@ -81,6 +83,17 @@ def test_columns_are_those_of_one_process(name: str, ranks: list[Results], alone
             torch.testing.assert_close(
                 found, values, rtol=relative, atol=tolerance, equal_nan=True, msg=column
             )
+
+
+@pytest.mark.parametrize("name", SAME)
+def test_all_processes_can_monitor_the_same_numbers(
+    name: str, ranks: list[Results], alone: Results
+) -> None:
+    expected = alone[name]["monitored"]
+    assert "neurocorr/outcomes/only_model" in expected
+    for results in ranks:
+        assert results[name]["monitored"] == pytest.approx(expected, abs=1e-6, nan_ok=True)
+        assert not results[name]["advised"], "Lightning's advice to reduce what is the same"
 
 
 def test_exemplars_are_the_same_samples(ranks: list[Results], alone: Results) -> None:
@@ -164,3 +177,23 @@ def test_a_fit_ends_with_pictures_in_one_process(ranks: list[Results]) -> None:
     assert ranks[0]["fitted"]["panels"]
     assert not ranks[1]["fitted"]["panels"]
     assert [entry[2] for entry in ranks[0]["late_snapshot"]["history"]] == [1, 2]
+
+
+def test_a_sharded_model_is_fitted(ranks: list[Results]) -> None:
+    for results in ranks:
+        found = results["sharded_and_fitted"]
+        assert [entry[0] for entry in found["history"]] == [0, 1, 2]
+        assert found["n"] == 17
+        assert found["columns"]["r"].isfinite().all()
+
+
+def test_what_a_sharded_model_cannot_do_is_refused(ranks: list[Results]) -> None:
+    for results in ranks:
+        refused = results["sharded_evidence"]["refused"]
+        for what in ("attribution", "ablation", "second_pass", "visualizer"):
+            assert "keeps the whole model in each process, but got ModelParallel" in refused[what]
+            assert "Pass attribution=False, ablation=None" in refused[what]
+        assert "sharded ones, which cannot be swapped" in refused["snapshot"]
+        assert (
+            "`tensor_parallel_size` of ModelParallelStrategy to be 1" in refused["tensor parallel"]
+        )

@@ -145,7 +145,7 @@ class NeuronAdvantage(Callback):
         self._subject: Subject | None = None
         self._closer_look: CloserLook | None = None
         self._class_advantage: torch.Tensor | None = None
-        self._expected_only_model: int | None = None
+        self._class_outcomes: torch.Tensor | None = None
         self._scalars: dict[str, float] = {}
         self._validations = 0
         self._last_step = -1
@@ -222,6 +222,7 @@ class NeuronAdvantage(Callback):
             "validations": self._validations,
             "last_step": self._last_step,
             "class_advantage": self._class_advantage,
+            "class_outcomes": self._class_outcomes,
             "baseline": self.baseline.state_dict() if stateful else None,
         }
 
@@ -231,6 +232,7 @@ class NeuronAdvantage(Callback):
         self._validations = state_dict["validations"]
         self._last_step = state_dict["last_step"]
         self._class_advantage = state_dict["class_advantage"]
+        self._class_outcomes = state_dict["class_outcomes"]
         if state_dict["baseline"] is not None and isinstance(self.baseline, B.Stateful):
             self.baseline.load_state_dict(state_dict["baseline"])
 
@@ -257,7 +259,6 @@ class NeuronAdvantage(Callback):
         if not trainer.sanity_checking and not is_ready(self.baseline):
             self._validations += 1  # a snapshot that is still to come
             return
-        total = wiring.total_length(loaders)
         settings = Settings(
             baseline=self.baseline,
             layers=choose_layers(pl_module, self.layers),
@@ -269,8 +270,9 @@ class NeuronAdvantage(Callback):
             attribution=self.attribution,
             exemplars=_EXEMPLARS if self.visualizer is not None else 0,
             class_advantage=self._class_advantage,
-            expected_only_model=self._expected_only_model,
-            total=None if total is None else total // trainer.world_size,
+            class_outcomes=self._class_outcomes,
+            total=wiring.total_length(loaders),
+            processes=trainer.world_size,
             autocast=trainer.precision_plugin.forward_context,
             rehearsal=trainer.sanity_checking,
             randomness=self._randomness,
@@ -336,7 +338,7 @@ class NeuronAdvantage(Callback):
         self.history.append(entry)
         self._scalars = summary_scalars(report, entry)
         self._class_advantage = result.mean_by_class(samples)
-        self._expected_only_model = samples.counts()[F.ONLY_MODEL] // trainer.world_size
+        self._class_outcomes = samples.by_class()
         self._validations += 1
         self._last_step = report.step
         self._faults.trusted = True

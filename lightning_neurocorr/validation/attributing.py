@@ -14,7 +14,8 @@ from lightning_neurocorr.attribution import (
     Attribution,
     AttributionColumns,
     AttributionSums,
-    choose_samples,
+    SampleChoice,
+    union,
 )
 from lightning_neurocorr.samples import folds, hashed
 from lightning_neurocorr.validation.batches import Batch
@@ -25,20 +26,27 @@ class Attributing:
 
     Args:
         settings: Settings of the *used* column; None is none.
-        expected_only_model: ``only_model`` samples this process is likely to see.
-        total: Samples this process is going to see, where that is known.
+        class_outcomes: Samples per class and outcome group of an earlier validation, ``(C, 4)``.
+        total: Samples that all processes are going to see, where that is known.
+        processes: How many there are.
 
     Attributes:
         refused: Why there is none in this validation, or empty.
     """
 
     def __init__(
-        self, settings: Attribution | None, expected_only_model: int | None, total: int | None
+        self,
+        settings: Attribution | None,
+        class_outcomes: Tensor | None = None,
+        total: int | None = None,
+        processes: int = 1,
     ) -> None:
         self.settings = settings
         self.refused = ""
-        self._expected, self._total = expected_only_model, total
+        self._choose = SampleChoice(settings or Attribution(), total, class_outcomes, processes)
+        self._seen = class_outcomes
         self._sums: AttributionSums | None = None
+        self._strata: list[int] | None = []
         self._problems: dict[str, str] = {}
 
     def refuse(self, reason: str) -> None:
@@ -58,9 +66,8 @@ class Attributing:
             return
         sums = self._begun(sizes, groups.device)
         draw = hashed(batch.positions, seed=1).double() / 2**63
-        rate = self.settings.keep_rate(self._expected, self._total)
         target = F.class_ids(batch.target)
-        rows, group = choose_samples(target, groups, draw, rate, sums.room)
+        rows, group = self._choose(target, groups, draw)
         rival, fold = F.class_ids(batch.baseline), folds(batch.positions)
         for part in range(0, len(rows), self.settings.samples_per_pass):
             chunk = slice(part, part + self.settings.samples_per_pass)
@@ -70,7 +77,7 @@ class Attributing:
 
     def _begun(self, sizes: Mapping[str, int], device: torch.device) -> AttributionSums:
         if self._sums is None:
-            self._sums = AttributionSums(dict(sizes), self.settings, device, self._total)
+            self._sums = AttributionSums(dict(sizes), self.settings, device, self._seen)
         return self._sums
 
     # --- the end of a pass; every process must come here ----------------------------------------
@@ -80,11 +87,13 @@ class Attributing:
         return {
             "unattributed": self.refused,
             "attribution_problems": self._sums.problems if self._sums else {},
+            "strata": self._sums.strata if self._sums else [],
         }
 
     def heed(self, other: Mapping[str, Any]) -> None:
         """What went wrong in another process counts here too."""
         self._problems |= other["attribution_problems"]
+        self._strata = union([self._strata, other["strata"]])
         self.refuse(other["unattributed"])
 
     def compute(
@@ -96,7 +105,7 @@ class Attributing:
         if self.refused:
             self._sums = None  # samples of some processes only would be a biased choice
         sums = self._begun({name: len(mean) for name, mean in means.items()}, device)
-        sums.restrict(means)
+        sums.restrict(means, self._strata)
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             for tensor in sums.tensors():
                 torch.distributed.all_reduce(tensor)
@@ -107,8 +116,14 @@ class Attributing:
         if self.refused:
             return [f"No attribution: {self.refused}."]
         known = set(layers)
-        return [
+        found = [
             f"No attribution for layer {name}: {why}."
             for name, why in self._problems.items()
             if name in known
         ]
+        if self._sums is not None and self._sums.strata is None:
+            found.append(
+                "No attribution contrast: sums for so many classes do not fit. From the next "
+                "validation on classes are pooled; or raise `class_bytes` of Attribution."
+            )
+        return found

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+_MOST_CLASSES = 1 << 20  # larger labels are ids of something else
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -62,6 +64,15 @@ class SampleTable:
     def counts(self) -> list[int]:
         """Samples per outcome group."""
         return torch.bincount(self.outcome[self.outcome >= 0], minlength=4).tolist()
+
+    def by_class(self) -> Tensor | None:
+        """Samples per class and outcome group, ``(C, 4)``; None where there are no classes."""
+        known = (self.outcome >= 0) & (self.target >= 0)
+        classes = int(self.target[known].max()) + 1 if bool(known.any()) else 0
+        if not 0 < classes <= _MOST_CLASSES:
+            return None
+        cell = 4 * self.target[known] + self.outcome[known]
+        return torch.bincount(cell, minlength=4 * classes).reshape(classes, 4)
 
 
 def _are_ids(x: Tensor) -> bool:

@@ -39,8 +39,9 @@ class ValidationPass:
         class_budget: Bytes that class indicators may take over all layers.
         attribution: Settings of the *used* column; None is none.
         exemplars: How many of the strongest samples to keep per neuron; 0 is none.
-        expected_only_model: ``only_model`` samples this process is likely to see.
-        total: Samples this process is going to see, where that is known.
+        class_outcomes: Samples per class and outcome group of an earlier validation, ``(C, 4)``.
+        total: Samples that all processes are going to see, where that is known.
+        processes: How many there are.
     """
 
     def __init__(
@@ -52,8 +53,9 @@ class ValidationPass:
         *,
         attribution: Attribution | None = None,
         exemplars: int = 0,
-        expected_only_model: int | None = None,
+        class_outcomes: Tensor | None = None,
         total: int | None = None,
+        processes: int = 1,
     ) -> None:
         self.advantage = advantage
         self.num_classes = num_classes
@@ -65,7 +67,7 @@ class ValidationPass:
         self.controls = 0
         self.keep_exemplars = exemplars
         self.exemplars: dict[str, Exemplars] = {}
-        self._attributing = Attributing(attribution, expected_only_model, total)
+        self._attributing = Attributing(attribution, class_outcomes, total, processes)
         self.alarms: tuple[str, ...] = ()
         self.halves: tuple[dict[str, dict[str, np.ndarray]], ...] = ({}, {})
         self._batches = 0

@@ -1,0 +1,194 @@
+"""Which samples are attributed: by hash, class and outcome, whatever the batches are."""
+
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from lightning_neurocorr import Attribution, BatchBaseline, NeuronAdvantage
+from lightning_neurocorr.attribution import SampleChoice, choose_samples, match_by_class
+from lightning_neurocorr.attribution.sampling import pool_classes
+from lightning_neurocorr.functional import BOTH, NEITHER, ONLY_BASELINE, ONLY_MODEL
+from tests.paper_model import paper_trainer
+
+
+def groups(n: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    target = torch.randint(0, 4, (n,), generator=generator)
+    outcome = torch.randint(0, 4, (n,), generator=generator)
+    return target, outcome, torch.rand(n, generator=generator)
+
+
+def test_partners_share_the_class_and_are_used_once() -> None:
+    target, outcome, draw = groups(200)
+    partners = match_by_class(target, outcome, draw)
+    advantage = (outcome == ONLY_MODEL).nonzero().flatten()
+    assert len(partners) == len(advantage)
+    used = partners[partners >= 0].tolist()
+    assert len(set(used)) == len(used)
+    for i, j in zip(advantage.tolist(), partners.tolist(), strict=True):
+        assert j < 0 or (target[i] == target[j] and outcome[j] == BOTH)
+    for c in range(4):
+        of_class = target[advantage] == c
+        available = int(((outcome == BOTH) & (target == c)).sum())
+        assert int((partners[of_class] >= 0).sum()) == min(int(of_class.sum()), available)
+
+
+def test_partners_follow_the_order_of_the_draw() -> None:
+    target = torch.zeros(4, dtype=torch.long)
+    outcome = torch.tensor([ONLY_MODEL, BOTH, BOTH, ONLY_BASELINE])
+    assert match_by_class(target, outcome).tolist() == [1]
+    assert match_by_class(target, outcome, torch.tensor([0.1, 0.9, 0.2, 0.0])).tolist() == [2]
+    assert match_by_class(target, torch.full((4,), NEITHER)).tolist() == []
+
+
+def test_a_study_takes_the_lowest_draws_in_any_order() -> None:
+    target, outcome, draw = groups(300)
+    rows, group = choose_samples(target, outcome, draw, room=20)
+    chosen = {(int(i), int(g)) for i, g in zip(rows, group, strict=True)}
+    order = torch.randperm(300)
+    again, group = choose_samples(target[order], outcome[order], draw[order], room=20)
+    assert {(int(order[i]), int(g)) for i, g in zip(again, group, strict=True)} == chosen
+    advantage = [i for i, g in chosen if g == 0]
+    eligible = [i for i in range(300) if outcome[i] == ONLY_MODEL]
+    assert sorted(advantage) == sorted(sorted(eligible, key=lambda i: draw[i])[:20])
+    assert all(outcome[i] == BOTH for i, g in chosen if g == 1)
+
+
+# --- a stream of batches -------------------------------------------------------------------------
+
+
+def table(target: Tensor, outcome: Tensor) -> Tensor:
+    """Samples per class and outcome group by a loop, ``(C, 4)``."""
+    counts = torch.zeros(int(target.max()) + 1, 4, dtype=torch.long)
+    for c, g in zip(target.tolist(), outcome.tolist(), strict=True):
+        counts[c, g] += 1
+    return counts
+
+
+@pytest.mark.parametrize("known", [False, True])
+@pytest.mark.parametrize("size", [1, 7, 64, 3000])
+def test_the_choice_depends_on_each_sample_alone(size: int, known: bool) -> None:
+    target, outcome, draw = groups(3000)
+    seen = table(target, outcome) if known else None
+    settings = Attribution(max_samples=100)
+    choose, chosen = SampleChoice(settings, 3000, seen), []
+    for part in torch.randperm(3000).split(size):
+        rows, group = choose(target[part], outcome[part], draw[part])
+        chosen += [(int(part[i]), int(g)) for i, g in zip(rows, group, strict=True)]
+    whole = SampleChoice(settings, 3000, seen)
+    expected = {
+        (i, g)
+        for i in range(3000)
+        for g, of, rate in (
+            (0, ONLY_MODEL, whole.rate),
+            (1, BOTH, float(whole.shared_rates[min(target[i], len(whole.shared_rates) - 1)])),
+        )
+        if outcome[i] == of and draw[i] < rate
+    }
+    assert len(chosen) == len(set(chosen))
+    assert set(chosen) == expected
+    assert 70 < sum(g == 0 for _, g in chosen) < 130
+    assert 15 < sum(g == 1 for _, g in chosen) < 75
+
+
+def test_known_classes_are_sampled_as_they_are_among_the_wins() -> None:
+    """Class 0 holds most of the wins, class 1 most of what both know."""
+    counts = torch.tensor([[100, 900, 0, 0], [9000, 100, 0, 0], [0, 0, 5, 5]])
+    choose = SampleChoice(Attribution(max_samples=500), 10_010, counts)
+    wins, shared = counts[:, ONLY_MODEL] * choose.rate, counts[:, BOTH] * choose.shared_rates[:3]
+    assert choose.rate == 0.5
+    torch.testing.assert_close(wins, torch.tensor([450.0, 50, 0]))
+    # All 100 of class 0 are taken, 225 were wanted; a class without samples costs nothing.
+    torch.testing.assert_close(shared.float(), torch.tensor([100.0, 25, 0]), rtol=0.02, atol=0)
+    rows, _ = choose(torch.tensor([7, 7]), torch.tensor([BOTH, BOTH]), torch.tensor([0.02, 0.2]))
+    assert rows.tolist() == [0]  # a class beyond the table is taken at the rate of all
+
+
+def test_a_group_far_larger_than_expected_stops_at_twice_the_number() -> None:
+    ones, draw = torch.ones(1000, dtype=torch.long), torch.linspace(0, 0.999, 1000)
+    for outcome, room in ((ONLY_MODEL, 200), (BOTH, 100)):
+        for processes in (1, 3):
+            few = torch.tensor([[0, 0, 5, 5], [5, 5, 0, 0]])
+            choose = SampleChoice(Attribution(max_samples=100), 1000, few, processes)
+            found = sum(
+                len(choose(ones[part], outcome * ones[part], 0.001 * draw[part])[0])
+                for part in torch.arange(1000).split(30)
+            )
+            assert found == -(-room // processes)
+
+
+def test_classes_are_pooled_in_the_order_of_their_odds() -> None:
+    seen = torch.tensor([[10, 40, 0, 0], [40, 10, 0, 0], [10, 20, 0, 0], [20, 10, 0, 0]])
+    assert pool_classes(seen, 2).tolist() == [1, 0, 0, 0, 0]  # 40 of 80 wins in each
+    assert pool_classes(seen, 1).tolist() == [0] * 5
+
+
+class Told(nn.Module):
+    """Logits that are right on some samples, from noisy neurons that know the class."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden, self.head = nn.Linear(6, 8), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.hidden(x).tanh()) + 4 * x[:, :4]
+
+
+def report_of(size: int, validations: int) -> dict[str, Tensor]:
+    """The *used* columns of a validation set of 200, with a known past if there is one."""
+    generator = torch.Generator().manual_seed(0)
+    target = torch.randint(0, 4, (200,), generator=generator)
+    x = torch.randn(200, 6, generator=generator) + 2 * torch.eye(4, 6)[target]
+    wrong = torch.rand(200, generator=generator) < torch.tensor([0.1, 0.3, 0.5, 0.7])[target]
+    answer = torch.where(wrong, (target + 1) % 4, target)
+    torch.manual_seed(1)
+    model = Told()
+    callback = NeuronAdvantage(
+        BatchBaseline(2), "*", visualizer=None, attribution=Attribution(max_samples=20)
+    )
+    loader = DataLoader(TensorDataset(x, target, answer), batch_size=size)
+    for _ in range(validations):
+        paper_trainer(callback).validate(Plain(model), loader, verbose=False)
+    report = callback.report
+    assert report is not None
+    return {name: report.column(name) for name in ("attribution", "attribution_contrast", "r")}
+
+
+class Plain(pl.LightningModule):
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model(x)
+
+    def validation_step(self, batch: list[Tensor]) -> None:
+        self(batch[0])
+
+
+@pytest.mark.parametrize("validations", [1, 2])
+def test_columns_are_the_same_for_every_batch_size(validations: int) -> None:
+    expected = report_of(200, validations)
+    assert np.isfinite(expected["attribution_contrast"]).all()
+    for size in (1, 7, 64):
+        for name, values in report_of(size, validations).items():
+            np.testing.assert_allclose(values, expected[name], atol=1e-5, rtol=1e-5, err_msg=name)
+
+
+def test_settings() -> None:
+    assert Attribution().limit(2000) == 256
+    assert Attribution().limit(4000) == 320
+    assert Attribution().limit(10**6) == Attribution().limit() == 1024
+    assert SampleChoice(Attribution(max_samples=100), 800).rate == 0.5
+    assert SampleChoice(Attribution(max_samples=100)).rate == 1
+    seen = torch.tensor([[0, 400, 0, 0]])
+    assert SampleChoice(Attribution(max_samples=100), seen=seen).rate == 0.25
+    with pytest.raises(ValueError, match="`max_samples` to be at least 1, but got 0"):
+        Attribution(max_samples=0)
+    with pytest.raises(ValueError, match=r"`max_share` to be in \(0, 1\], but got 2"):
+        Attribution(max_share=2)
+    with pytest.raises(ValueError, match="`method` to be 'gradient' or 'path', but got 'saliency'"):
+        Attribution(method="saliency")
