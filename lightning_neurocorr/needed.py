@@ -102,14 +102,15 @@ def _split(report: NeuronReport, column: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def _columns(report: NeuronReport, found: AblationStudy) -> dict[str, np.ndarray]:
-    names = ("ablation", "ablation_control", "ablation_p", "ablation_advantage", "ablation_shared")
-    columns = {name: np.full(sum(report.sizes), np.nan) for name in names}
+    names = ("", "_control", "_p", "_q", "_advantage", "_shared")
+    columns = {f"ablation{name}": np.full(sum(report.sizes), np.nan) for name in names}
     starts = dict(zip(report.layers, np.cumsum((0, *report.sizes)), strict=False))
     for neuron in found.neurons:
         at = starts[neuron.layer] + neuron.unit
         columns["ablation"][at] = neuron.effect.beyond
         columns["ablation_control"][at] = neuron.control.beyond
         columns["ablation_p"][at] = neuron.p
+        columns["ablation_q"][at] = neuron.q
         columns["ablation_advantage"][at] = neuron.effect.advantage_accuracy
         columns["ablation_shared"][at] = neuron.effect.shared_accuracy
     return columns

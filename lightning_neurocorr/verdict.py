@@ -60,12 +60,15 @@ def used(columns: Columns) -> np.ndarray:
 def needed(columns: Columns) -> np.ndarray:
     """Whether silencing the neuron costs more than random neurons of its layer, and answers too.
 
-    A margin can shrink without a single answer lost: that is no need.
+    Hardly any random neuron may cost as much, and the cost must be no accident of the samples after
+    correction for all neurons silenced. A margin can shrink without a single answer lost: that is
+    no need.
     """
     beats = _array(columns, "ablation") > np.fmax(_array(columns, "ablation_control"), 0)
     shared = np.fmax(_array(columns, "ablation_shared"), 0)
     answers = _array(columns, "ablation_advantage") > shared
-    return (_array(columns, "ablation_p") <= ALPHA) & beats & answers
+    rare = _array(columns, "ablation_p") <= ALPHA
+    return rare & (_array(columns, "ablation_q") <= ALPHA) & beats & answers
 
 
 def neurons(columns: Columns, dead: np.ndarray) -> np.ndarray:

@@ -21,8 +21,8 @@ USED = {
     "attribution_contrast": 1.5,
 }  # fmt: skip
 NEEDED = {
-    "ablation": 0.2, "ablation_control": 0.1, "ablation_p": 0.05, "ablation_advantage": 0.25,
-    "ablation_shared": 0.05,
+    "ablation": 0.2, "ablation_control": 0.1, "ablation_p": 0.05, "ablation_q": 0.05,
+    "ablation_advantage": 0.25, "ablation_shared": 0.05,
 }  # fmt: skip
 COST = (
     "needed: silencing it costs 25.0 points on the samples only the model gets right, "
@@ -60,6 +60,8 @@ COST = (
         ({**USED, **NEEDED}, f"encodes the advantage and is used; {COST}"),
         (NEEDED, f"encodes the advantage; {COST}"),
         ({**NEEDED, "ablation_p": 0.06}, "encodes the advantage; not shown to be needed"),
+        ({**NEEDED, "ablation_q": 0.06}, "encodes the advantage; not shown to be needed"),
+        ({**NEEDED, "ablation_q": NAN}, "encodes the advantage; not shown to be needed"),
         ({**NEEDED, "ablation_advantage": 0.0}, "encodes the advantage; not shown to be needed"),
         ({**NEEDED, "ablation": 0.1}, "encodes the advantage; not shown to be needed"),
         (
@@ -134,7 +136,7 @@ def test_masks_and_words_agree() -> None:
         "attribution": (1.0, -1.0, NAN), "attribution_q": (0.01, 0.2),
         "attribution_low": (0.5, -2.0), "attribution_high": (2.0, -0.5),
         "attribution_contrast": (0.5, -0.5, NAN), "ablation": (0.2, -0.2, NAN),
-        "ablation_control": (0.1, NAN), "ablation_p": (0.01, 0.2),
+        "ablation_control": (0.1, NAN), "ablation_p": (0.01, 0.2), "ablation_q": (0.01, 0.2),
         "ablation_advantage": (0.3,), "ablation_shared": (0.1,),
     }  # fmt: skip
     rng = random.Random(0)

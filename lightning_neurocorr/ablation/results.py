@@ -119,6 +119,9 @@ class AblatedNeuron:
         effect: What it costs.
         control: What one random neuron of the layer costs, on average.
         p: As for :class:`AblationPoint`.
+        q: Benjamini-Hochberg q, over all neurons silenced alone, of the hypothesis that beyond what
+            random neurons cost, advantage samples lose no more margin than shared ones of their
+            classes.
     """
 
     layer: str
@@ -126,6 +129,7 @@ class AblatedNeuron:
     effect: Effect
     control: Effect
     p: float
+    q: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -228,4 +232,8 @@ def _with_effects(data: Mapping[str, Any]) -> dict[str, Any]:
         name: Effect(**{key: _number(value) for key, value in data[name].items()})
         for name in ("effect", "control")
     }
-    return {**data, **read, **{name: _number(data[name]) for name in ("p", "z") if name in data}}
+    return {
+        **data,
+        **read,
+        **{name: _number(data[name]) for name in ("p", "z", "q") if name in data},
+    }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,8 +21,12 @@ from lightning_neurocorr.ablation.results import (
     AblationStudy,
     Effect,
 )
+from lightning_neurocorr.ablation.significance import MIN_ROUNDS, excess_p_values
 from lightning_neurocorr.ablation.silencing import silence
 from lightning_neurocorr.activations import ActivationRecorder
+from lightning_neurocorr.functional import adjust_p_values
+
+_ROUNDS_PER_NEURON = 40  # p times the neurons silenced has to be able to come below 0.05
 
 
 def study(
@@ -78,7 +83,7 @@ def study(
     return AblationStudy(
         **about,
         points=tuple(point for point in points if point),
-        neurons=tuple(neuron for neuron in neurons if neuron),
+        neurons=_corrected([neuron for neuron in neurons if neuron], run, plan, settings.seed),
         skipped={**run.skipped, **plan.skipped},
     )
 
@@ -147,6 +152,14 @@ class _Run:
         with silence(self.layers, {one.layer: one.units}, fill, values, self.settings.seed):
             self._lost[one] = self.halves[1 - one.fold].lost(self.forward)
 
+    def excess(self, pairs: list[Pair]) -> np.ndarray:
+        """Margin that each sample loses to a neuron beyond what it loses to random ones, ``(N,)``.
+
+        Advantage samples may be frail, whatever is silenced: that is no need of this neuron.
+        """
+        lost, *random = [np.concatenate([self._lost[one][0] for one in pair]) for pair in pairs]
+        return lost - np.mean(random, axis=0)
+
     def effect(self, pair: Pair) -> Effect | None:
         """What a choice costs over the directions it was measured in; None where one is missing."""
         if not all(one in self._lost for one in pair):
@@ -205,3 +218,22 @@ def _neuron(run: _Run, plan: Plan, layer: str, unit: int) -> AblatedNeuron | Non
         return None
     effect, control, _, p = found
     return AblatedNeuron(layer, unit, effect, control, p)
+
+
+def _corrected(
+    neurons: list[AblatedNeuron], run: _Run, plan: Plan, seed: int
+) -> tuple[AblatedNeuron, ...]:
+    """With q over all neurons silenced alone, in whatever layer."""
+    p = np.full(len(neurons), np.nan)
+    rounds = max(MIN_ROUNDS, _ROUNDS_PER_NEURON * len(neurons))
+    pairs = [plan.singles[neuron.layer, neuron.unit] for neuron in neurons]
+    directions = [tuple(one.fold for one in own[0]) for own in pairs]
+    for folds in set(directions):
+        members = [i for i, own in enumerate(directions) if own == folds]
+        halves = [run.halves[1 - fold] for fold in folds]
+        advantage = np.concatenate([half.advantage for half in halves])
+        stratum = np.concatenate([2 * half.target.numpy() + i for i, half in enumerate(halves)])
+        lost = np.stack([run.excess(pairs[i]) for i in members], 1)
+        p[members] = excess_p_values(lost, advantage, stratum, rounds, seed)
+    q = adjust_p_values(p)
+    return tuple(replace(neuron, q=float(value)) for neuron, value in zip(neurons, q, strict=True))

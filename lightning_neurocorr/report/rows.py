@@ -13,7 +13,8 @@ COLUMNS = (
     "contrast_t", "mean_both", "mean_only_model", "mean_only_baseline", "mean_neither",
     "mean", "std", "active",
     "attribution", "attribution_low", "attribution_high", "attribution_q", "attribution_contrast",
-    "ablation", "ablation_control", "ablation_p", "ablation_advantage", "ablation_shared",
+    "ablation", "ablation_control", "ablation_p", "ablation_q",
+    "ablation_advantage", "ablation_shared",
     "auroc", "spearman", "p_max_t",
     "risen_at", "rank_before",
 )  # fmt: skip
@@ -25,6 +26,7 @@ SMALL_IS_STRONG = {
     "q_within_class",
     "attribution_q",
     "ablation_p",
+    "ablation_q",
     "p_max_t",
     "risen_at",
     "rank_before",
@@ -109,6 +111,8 @@ class NeuronRow:
             advantage samples beyond what it costs on shared ones (difference in differences).
         ablation_control: The same for random neurons of the layer, on average.
         ablation_p: Share of random neurons that cost at least as much.
+        ablation_q: Benjamini-Hochberg q, over all neurons silenced, of costing advantage samples no
+            more than shared ones, beyond what random neurons cost (permutation of samples).
         ablation_advantage: Loss of accuracy on held-out advantage samples.
         ablation_shared: Loss of accuracy on class-matched held-out shared samples.
         auroc: How well the activation tells only_model samples from the others (second pass).
@@ -151,6 +155,7 @@ class NeuronRow:
     ablation: float
     ablation_control: float
     ablation_p: float
+    ablation_q: float
     ablation_advantage: float
     ablation_shared: float
     auroc: float
