@@ -174,35 +174,46 @@ class Moments:
         """The moments of one fold."""
         return Moments(*(getattr(self, field.name)[index] for field in fields(self)))
 
+    def neurons(self, chosen: slice) -> Moments:
+        """The moments of some neurons, views of these."""
+        rows = (part[..., chosen] for part in (self.mean, self.m2, self.active, self.c))
+        return Moments(self.n, self.w, self.ww, *rows)
 
-def merge_moments_(a: Moments, b: Moments, neurons: slice = slice(None)) -> None:
-    """Add ``b``, the moments of other samples, to some neurons of ``a`` in place.
 
-    ``b`` holds just those neurons. The shared part (n, w, ww) of ``a`` is left to
-    :func:`merge_shared_`, to be called once, after all neurons. Formulas: Chan, Golub & LeVeque
-    1983, "Algorithms for computing the sample variance".
+def merge_moments_(a: Moments, b: Moments) -> None:
+    """Add ``b``, the moments of other samples, to ``a`` in place."""
+    merge_neurons_(a, b, a.n[..., None], a.w[..., None])
+    merge_shared_(a, b.n, b.w, b.ww)
+
+
+def merge_neurons_(a: Moments, b: Moments, n: Tensor, w: Tensor) -> None:
+    """Add the part of ``b`` that each neuron has to ``a`` in place, before :func:`merge_shared_`.
+
+    What all neurons of ``a`` share is given apart, so that neurons may differ in it: ``n``
+    ``(D,)`` or ``(1,)``, and ``w`` ``(k, D)`` or ``(k, 1)``. Formulas: Chan, Golub & LeVeque 1983,
+    "Algorithms for computing the sample variance".
     """
-    g = _share(a, b)[..., None]
-    f = g * a.n[..., None]
-    mean, dw = a.mean[..., neurons], b.w - a.w
-    dm = b.mean - mean
-    a.m2[..., neurons] += b.m2 + f * dm * dm
-    a.c[..., neurons] += b.c + (f * dw)[..., None] * dm[..., None, :]
-    a.active[..., neurons] += b.active
-    mean.copy_(torch.where(a.n[..., None] > 0, mean + g * dm, b.mean))
+    share = _share(n, b.n[..., None])
+    f = share * n
+    dm = b.mean - a.mean
+    a.m2.add_(b.m2).addcmul_(f * dm, dm)
+    a.c.add_(b.c).addcmul_(f[..., None, :] * (b.w[..., None] - w), dm[..., None, :])
+    a.active.add_(b.active)
+    a.mean.addcmul_(share, dm)  # exact for the first samples: 0 + 1 * (b.mean - 0)
 
 
-def merge_shared_(a: Moments, b: Moments) -> None:
-    """Add the part of ``b`` that all neurons share (n, w, ww) to ``a`` in place."""
-    g, dw = _share(a, b)[..., None], b.w - a.w
-    a.ww.add_(b.ww + (g * a.n[..., None])[..., None] * dw[..., :, None] * dw[..., None, :])
-    a.w.add_(g * dw)
-    a.n.add_(b.n)
+def merge_shared_(a: Moments, n: Tensor, w: Tensor, ww: Tensor) -> None:
+    """Add the part that all neurons share of the moments of other samples to ``a`` in place."""
+    share, dw = _share(a.n, n)[..., None], w - a.w
+    f = share * a.n[..., None]
+    a.ww.add_(ww).addcmul_((f * dw)[..., :, None], dw[..., None, :])
+    a.w.addcmul_(share, dw)
+    a.n.add_(n)
 
 
-def _share(a: Moments, b: Moments) -> Tensor:
-    """The share of ``b``'s samples in the union; 0 where neither has any."""
-    return b.n / (a.n + b.n).clamp_min(1)
+def _share(n: Tensor, more: Tensor) -> Tensor:
+    """The share of ``more`` samples in the union; 0 where there are none."""
+    return more / (n + more).clamp_min(1)
 
 
 def correlation(moments: Moments, column: int = 0) -> Tensor:

@@ -12,10 +12,12 @@ from helpers import GROUP_NAMES, all_pearson, assert_same_r, seeded, split, stre
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torchmetrics import MeanMetric, MetricCollection
 
 from lightning_neurocorr import functional as F
-from lightning_neurocorr.metric import NeuronAdvantageCorrelation
+from lightning_neurocorr.metric import NeuronAdvantageCorrelation, update_layers
 
 N, D = 20_000, 12
 
@@ -416,12 +418,134 @@ def test_active_samples_are_counted_on_request_only() -> None:
     assert filled(x > 0, a, count_active=True).moments()[0].active.equal((x > 0).double().sum(0))
 
 
-def test_more_neurons_than_a_chunk_and_a_block_hold() -> None:
-    x, a = related(9, 40_000)
+@pytest.mark.parametrize("scale", [1.0, 1e20])
+def test_more_neurons_than_a_chunk_and_a_block_hold(scale: float) -> None:
+    x, a = related(9, 70_000)
+    x = x * scale
     found = streamed(x, a, (4,), folds=2)
-    some = torch.tensor([0, 1, 16_383, 16_384, 16_385, 39_999])
+    some = torch.tensor([0, 1, 4095, 4096, 32_767, 32_768, 65_535, 65_536, 65_537, 69_999])
     assert_same_r(found[some], all_pearson(x[:, some], a))
     assert not np.isnan(found).any()
+
+
+def test_more_samples_than_a_block_holds() -> None:
+    x, a = related(700, 5000)
+    found = streamed(x + 100, a, (700,), folds=2, count_active=True)
+    assert_same_r(found[::99], all_pearson(x[:, ::99] + 100, a))
+
+
+def test_autocast_does_not_round() -> None:
+    x, a = related(700)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = streamed(x + 10, a, (100,))
+    assert_same_r(found, all_pearson(x + 10, a))
+
+
+class Largest(TorchDispatchMode):
+    """Bytes of the largest tensor that is made."""
+
+    def __init__(self, *known: Tensor) -> None:
+        super().__init__()
+        self.known = {tensor.untyped_storage().data_ptr() for tensor in known}
+        self.bytes = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        for made in tree_leaves(result):
+            if isinstance(made, Tensor) and made.untyped_storage().data_ptr() not in self.known:
+                self.bytes = max(self.bytes, made.untyped_storage().nbytes())
+        return result
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e20])
+def test_no_temporary_is_nearly_as_large_as_the_batch(scale: float) -> None:
+    x, a = torch.randn(128, 100_000, generator=seeded()) * scale, torch.arange(128.0)
+    metric = NeuronAdvantageCorrelation(100_000, folds=2, count_active=True)
+    with Largest(x, metric.state) as largest:
+        for _ in range(2):
+            metric.update(x, a)
+    assert 0 < largest.bytes < 0.1 * x.nbytes
+
+
+SIZES = [3, 1, 6_000, 40, 2]
+
+
+def layers(n: int = 400) -> tuple[list[Tensor], Tensor, Tensor, Tensor]:
+    """Activations of layers with traps, an advantage, groups and folds."""
+    x, a = related(n, sum(SIZES))
+    x[:, 0], x[:, 1], x[:, 2] = 7.5, x[:, 1] * 1e20, x[:, 2] + 1e6
+    group = torch.randint(0, 4, (n,), generator=seeded(4))
+    columns = torch.stack([group == g for g in range(3)], 1).double()
+    parts = list(x.split(SIZES, 1))
+    parts[3] = parts[3].bfloat16()
+    return parts, a, columns, torch.randint(0, 2, (n,), generator=seeded(5))
+
+
+def test_layers_updated_together_are_as_updated_alone() -> None:
+    xs, a, columns, fold = layers()
+    settings = {"num_covariates": 3, "folds": 2, "count_active": True}
+    alone, together = (
+        [NeuronAdvantageCorrelation(size, **settings) for size in SIZES] for _ in range(2)
+    )
+    for start in range(0, 400, 80):
+        batch = slice(start, start + 80)
+        late = int(start == 80)  # a layer that missed a batch has other counts than the rest
+        some = [x[batch] for x in xs][late:]
+        for metric, x in zip(alone[late:], some, strict=True):
+            metric.update(x, a[batch], columns[batch], fold[batch])
+        update_layers(together[late:], some, a[batch], columns[batch], fold[batch])
+    for metric, other, x in zip(together, alone, xs, strict=True):
+        torch.testing.assert_close(metric.state, other.state, rtol=1e-6, atol=1e-6, equal_nan=True)
+        assert metric._update_count == other._update_count
+        if len(x[0]) != SIZES[0]:
+            assert_same_r(metric.compute(), all_pearson(x, a))
+    assert together[0].compute()[0].isnan()
+    update_layers(together, [x[:0] for x in xs], a[:0], columns[:0], fold[:0])
+    assert together[1].state.equal(together[1].state.clone())
+
+
+def test_layers_of_different_settings_and_a_cached_r() -> None:
+    xs, a, _, _ = layers()
+    xs = [xs[1], xs[4], xs[3], xs[1]]
+    metrics = [
+        NeuronAdvantageCorrelation(1),
+        NeuronAdvantageCorrelation(2, folds=2),
+        NeuronAdvantageCorrelation(40, count_active=True),
+        NeuronAdvantageCorrelation(1),
+    ]
+    for batch in (slice(0, 150), slice(150, 400)):
+        update_layers(metrics, [x[batch] for x in xs], a[batch])
+        for metric, x in zip(metrics, xs, strict=True):
+            assert_same_r(metric.compute(), all_pearson(x[: batch.stop], a[: batch.stop]))
+
+
+def test_a_wrong_layer_leaves_all_others_as_they_were() -> None:
+    metrics = [NeuronAdvantageCorrelation(3), NeuronAdvantageCorrelation(2)]
+    x, a = related(20, 3)
+    with pytest.raises(ValueError, match=r"`activations` to have shape \(N, 2\), but got \(20, 3"):
+        update_layers(metrics, [x, x], a)
+    with pytest.raises(ValueError, match="one tensor for each of 2 metrics, but got 1"):
+        update_layers(metrics, [x], a)
+    with pytest.raises(ValueError, match=r"`advantage` to have shape \(20,\), but got \(5,\)"):
+        update_layers(metrics, [x, x[:, :2]], a[:5])
+    assert not any(metric.state.any() or metric.update_called for metric in metrics)
+
+
+def test_metrics_that_do_not_fit_are_not_merged() -> None:
+    x, a = related(50)
+    metric = filled(x, a)
+    for other in (
+        NeuronAdvantageCorrelation(D + 1),
+        NeuronAdvantageCorrelation(D, num_covariates=1),
+        NeuronAdvantageCorrelation(D, folds=2),
+    ):
+        with pytest.raises(ValueError, match="metric of 12 neurons, 0 covariates and 1 folds, but"):
+            metric.merge_state(other)
+        with pytest.raises(ValueError, match=r"a state of shape \(1, 51\), but got \("):
+            metric.merge_state({"state": other.state})
+    with pytest.raises(ValueError, match=r"to hold a `state`, but got \['other'\]"):
+        metric.merge_state({"other": metric.state})
+    assert_same_r(metric.compute(), all_pearson(x, a))
 
 
 def test_bytes_of_state_per_neuron() -> None:

@@ -1,0 +1,137 @@
+"""What the neurons of a batch are correlated with: the same for every layer, so made only once."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def check_activations(activations: Tensor, neurons: int) -> None:
+    """Raise unless these are real activations ``(N, D)``."""
+    if not isinstance(activations, Tensor):
+        raise _no_tensor("activations", activations)
+    if activations.ndim != 2 or activations.shape[1] != neurons:
+        raise ValueError(
+            f"Expected `activations` to have shape (N, {neurons}), but got "
+            f"{tuple(activations.shape)}. Pool space and tokens away first."
+        )
+    if activations.is_complex():
+        raise ValueError(
+            "Expected `activations` to be real, but got complex numbers. Pass their magnitude."
+        )
+
+
+def _no_tensor(name: str, value: object) -> TypeError:
+    return TypeError(
+        f"Expected `{name}` to be a tensor, but got {type(value).__name__}. "
+        "Pass it through torch.as_tensor."
+    )
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Advantage and covariates of a batch: ``N`` samples, ``k`` columns, ``F`` folds.
+
+    Attributes:
+        n: Samples in each fold, ``(F,)``, float64 where the state lies, as ``w`` and ``ww`` are.
+        w: Means of the columns, ``(F, k)``.
+        ww: Centred co-moments of the columns, ``(F, k, k)``.
+        inside: 1 where a sample is in a fold, ``(F, N)``, where the activations lie.
+        left: Of each fold ``inside``, then the centred columns, 0 elsewhere, ``(F (1 + k), N)``.
+    """
+
+    n: Tensor
+    w: Tensor
+    ww: Tensor
+    inside: Tensor
+    left: Tensor
+
+
+def read_columns(
+    advantage: Tensor,
+    covariates: Tensor | None,
+    fold: Tensor | None,
+    *,
+    samples: int,
+    num_covariates: int,
+    folds: int,
+    device: torch.device,
+    state_device: torch.device,
+) -> Columns:
+    """Check what comes with activations on ``device``, and centre it in each fold.
+
+    Raises:
+        ValueError: If shapes disagree or, where it is known without waiting for a device, the
+            advantage is not finite or a fold is out of range.
+    """
+    columns = _columns(advantage, covariates, (samples, num_covariates), device)
+    inside = _inside(len(columns), fold, folds, device).to(columns.dtype)
+    n = inside.sum(1)
+    w = (inside @ columns) / n.clamp_min(1)[:, None]
+    centred = (columns.mT - w[:, :, None]) * inside[:, None]  # (F, k, N)
+    left = torch.cat([inside[:, None], centred], 1).flatten(0, 1)
+    n, w, ww = (exact(part, state_device) for part in (n, w, centred @ centred.mT))
+    return Columns(n, w, ww, inside, left)
+
+
+def _columns(
+    advantage: Tensor, covariates: Tensor | None, shape: tuple[int, int], device: torch.device
+) -> Tensor:
+    """Advantage and covariates, ``(N, k)``."""
+    if not isinstance(advantage, Tensor):
+        raise _no_tensor("advantage", advantage)
+    if advantage.shape != shape[:1]:
+        raise ValueError(
+            f"Expected `advantage` to have shape {shape[:1]}, but got {tuple(advantage.shape)}."
+        )
+    columns = advantage.detach().to(device, widest(device))[:, None]
+    # A check on an accelerator would wait for it at every batch; there compute() raises.
+    if device.type == "cpu" and not bool(columns.isfinite().all()):
+        raise ValueError(
+            "Expected `advantage` to be finite, but got NaN or infinity. "
+            "Drop or clip those samples."
+        )
+    if covariates is None:
+        covariates = columns[:, :0]
+    if covariates.shape != shape:
+        raise ValueError(
+            f"Expected `covariates` to have shape {shape}, but got {tuple(covariates.shape)}."
+        )
+    return torch.cat([columns, covariates.detach().to(columns)], 1)
+
+
+def _inside(n: int, fold: Tensor | None, folds: int, device: torch.device) -> Tensor:
+    """Which samples are in which fold, ``(F, N)``."""
+    if fold is None:
+        inside = torch.zeros(folds, n, device=device)
+        inside[0] = 1
+        return inside
+    if fold.shape != (n,):
+        raise ValueError(f"Expected `fold` to have shape ({n},), but got {tuple(fold.shape)}.")
+    inside = fold.to(device) == torch.arange(folds, device=device)[:, None]
+    if device.type == "cpu" and not bool(inside.any(0).all()):
+        raise ValueError(
+            f"Expected `fold` to hold integers in [0, {folds}), but got {fold.unique()}."
+        )
+    return inside
+
+
+def exact_arithmetic(device: torch.device) -> AbstractContextManager[Any]:
+    """Autocast would multiply in half precision."""
+    if torch.is_autocast_enabled(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return nullcontext()
+
+
+def exact(values: Tensor, device: torch.device) -> Tensor:
+    """As float64 on the device of a state, which has it."""
+    return values.to(device).double()
+
+
+def widest(device: torch.device) -> torch.dtype:
+    """The widest floating type of a device."""
+    return torch.float32 if device.type == "mps" else torch.float64

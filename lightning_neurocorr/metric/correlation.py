@@ -1,0 +1,240 @@
+"""The metric itself: checks, state, and how it is merged, moved, computed and plotted."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from functools import wraps
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torchmetrics import Metric
+
+from lightning_neurocorr.functional import Moments, correlation, merge_shared_
+from lightning_neurocorr.metric.batch import check_activations, exact_arithmetic, read_columns
+from lightning_neurocorr.metric.layout import Layout, Merge
+from lightning_neurocorr.metric.reduction import add_batch_
+
+
+class NeuronAdvantageCorrelation(Metric):
+    """Correlation of each of ``D`` neurons with the advantage of a model over a baseline.
+
+    As input to ``forward`` and ``update``: activations ``(N, D)`` of any real dtype and advantage
+    ``(N,)``. As output of ``compute``: Pearson's r ``(D,)``, float64; NaN for neurons that are
+    constant or were ever not finite.
+
+    Args:
+        num_neurons: ``D``.
+        num_covariates: Further columns per sample that :meth:`moments` holds co-moments of: group
+            indicators, say.
+        folds: Disjoint parts of the samples that :meth:`moments` can tell apart.
+        count_active: Also count in how many samples each neuron is not 0.
+        kwargs: See ``torchmetrics.Metric``.
+
+    Raises:
+        ValueError: If an argument is out of range, shapes disagree, or the advantage is not finite.
+
+    Example:
+        >>> import torch
+        >>> metric = NeuronAdvantageCorrelation(num_neurons=3)
+        >>> activations = torch.tensor([[0.0, 1.0, 5.0], [1.0, 0.0, 5.0], [2.0, -1.0, 5.0]])
+        >>> metric.update(activations, advantage=torch.tensor([-1.0, 0.0, 1.0]))
+        >>> metric.compute()
+        tensor([ 1., -1., nan], dtype=torch.float64)
+    """
+
+    is_differentiable = False
+    higher_is_better = None
+    full_state_update = False
+    plot_lower_bound = -1.0
+    plot_upper_bound = 1.0
+
+    state: Tensor
+
+    def __init__(
+        self,
+        num_neurons: int,
+        *,
+        num_covariates: int = 0,
+        folds: int = 1,
+        count_active: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        for name, value, least in (
+            ("num_neurons", num_neurons, 1),
+            ("num_covariates", num_covariates, 0),
+            ("folds", folds, 1),
+        ):
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                raise ValueError(
+                    f"Expected `{name}` to be an integer of at least {least}, but got {value!r}."
+                )
+        self.num_neurons = num_neurons
+        self.num_covariates = num_covariates
+        self.folds = folds
+        self.count_active = count_active
+        self._warned = False
+        self.layout = Layout(1 + num_covariates, num_neurons)
+        # One packed state: a joint merge of counts, means and moments needs them in one reduction.
+        self.add_state(
+            "state",
+            torch.zeros(folds, self.layout.size, dtype=torch.float64),
+            dist_reduce_fx=Merge(self.layout),
+        )
+
+    def update(
+        self,
+        activations: Tensor,
+        advantage: Tensor,
+        covariates: Tensor | None = None,
+        fold: Tensor | None = None,
+    ) -> None:
+        """Add a batch.
+
+        Args:
+            activations: ``(N, D)``.
+            advantage: ``(N,)``, finite.
+            covariates: ``(N, num_covariates)``.
+            fold: ``(N,)`` integers in ``[0, folds)``; all 0 when left out.
+
+        Raises:
+            ValueError: If shapes disagree or, where it is known without waiting for a device, the
+                advantage is not finite or a fold is out of range.
+        """
+        check_activations(activations, self.num_neurons)
+        with exact_arithmetic(activations.device):
+            columns = read_columns(
+                advantage,
+                covariates,
+                fold,
+                samples=len(activations),
+                num_covariates=self.num_covariates,
+                folds=self.folds,
+                device=activations.device,
+                state_device=self.state.device,
+            )
+            if len(activations):
+                moments = self.layout.unpack(self.writable())
+                add_batch_(moments, activations.detach(), columns, self.count_active)
+                merge_shared_(moments, columns.n, columns.w, columns.ww)
+
+    def count_update(self) -> None:
+        """Note that a batch was added without :meth:`update`."""
+        self._computed = None
+        self._update_count += 1
+
+    def writable(self) -> Tensor:
+        """The state, as a tensor that may be changed in place."""
+        # A reset under inference mode leaves an inference tensor, which no later update may change.
+        if self.state.is_inference() and not torch.is_inference_mode_enabled():
+            self.state = self.state.clone()
+        return self.state
+
+    def compute(self) -> Tensor:
+        """Pearson's r of every neuron with the advantage, ``(D,)``."""
+        return correlation(self._checked())
+
+    def _wrap_compute(self, compute: Callable) -> Callable:
+        """Torchmetrics makes a number of ``(1,)``; one neuron is still a layer of one."""
+        wrapped = super()._wrap_compute(compute)
+
+        @wraps(compute)
+        def shaped(*args: Any, **kwargs: Any) -> Tensor:
+            return wrapped(*args, **kwargs).reshape(-1)
+
+        return shaped
+
+    def merge_state(self, incoming_state: dict[str, Any] | Metric) -> None:
+        """Add the samples that another metric, or its state, has seen."""
+        self._check_mergeable(incoming_state)
+        super().merge_state(incoming_state)
+        self._computed = None  # the parent class would go on answering with the old r
+        self._update_count = max(1, self._update_count)  # or compute() warns that it has no data
+
+    def moments(self) -> tuple[Moments, list[Moments]]:
+        """The moments of all samples and those of each fold, over all processes.
+
+        Every process must call it: under ``torch.distributed`` the states are gathered as in
+        ``compute``.
+        """
+        with self.sync_context(
+            dist_sync_fn=self.dist_sync_fn,
+            should_sync=self._to_sync,
+            should_unsync=self._should_unsync,
+        ):
+            parts = self.layout.unpack(self.state.clone())
+            return self._checked(), [parts.fold(i) for i in range(self.folds)]
+
+    def plot(self, val: Tensor | Sequence[Tensor] | None = None, ax: Any = None) -> Any:
+        """Histogram of r over the neurons; returns figure and axes as other metrics do.
+
+        Args:
+            val: r, or several of them; by default that of :meth:`compute`.
+            ax: Axes to draw into; by default those of a new figure.
+        """
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+
+        if ax is None:
+            figure = Figure(figsize=(5, 3), layout="constrained")
+            FigureCanvasAgg(figure)
+            ax = figure.add_subplot()
+        val = self.compute() if val is None else val
+        for r in [val] if isinstance(val, Tensor) else val:
+            ax.hist(r[r.isfinite()].cpu().numpy(), bins=41, range=(-1, 1), alpha=0.7)
+        ax.set(xlabel="correlation with the advantage, r", ylabel="neurons", xlim=(-1, 1))
+        return ax.figure, ax
+
+    def _check_mergeable(self, other: dict[str, Any] | Metric) -> None:
+        """Raise unless a state of this metric means the same as this one."""
+        advice = "Merge metrics of one layer only, made with the same arguments."
+        if isinstance(other, NeuronAdvantageCorrelation):
+            mine, theirs = (
+                f"{metric.num_neurons} neurons, {metric.num_covariates} covariates and "
+                f"{metric.folds} folds"
+                for metric in (self, other)
+            )
+            if mine != theirs:
+                raise ValueError(
+                    f"Expected `incoming_state` to be a metric of {mine}, but got {theirs}. "
+                    + advice
+                )
+        elif isinstance(other, dict):
+            if "state" not in other:
+                raise ValueError(
+                    f"Expected `incoming_state` to hold a `state`, but got {sorted(other)}."
+                )
+            shape, theirs = tuple(self.state.shape), tuple(other["state"].shape)
+            if shape != theirs:
+                raise ValueError(
+                    f"Expected `incoming_state` to hold a state of shape {shape}, but got "
+                    f"{theirs}. {advice}"
+                )
+
+    def _checked(self) -> Moments:
+        """All folds in one; says once how many neurons were not finite."""
+        merged = self.layout.unpack(Merge(self.layout)(self.state[:, None])[0])
+        broken = int(((merged.n > 0) & ~(merged.mean.isfinite() & merged.m2.isfinite())).sum())
+        if broken and not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"{broken} of {self.num_neurons} neurons had activations that are not finite; "
+                "their r is NaN.",
+                stacklevel=3,
+            )
+        if not bool(merged.w[0].isfinite()):
+            raise ValueError("Expected `advantage` to be finite, but a batch held NaN or infinity.")
+        return merged
+
+    def _apply(self, fn: Callable, exclude_state: Sequence[str] = ()) -> nn.Module:
+        """Move with the module but stay float64: bfloat16 would ruin counts and means."""
+        super()._apply(fn, exclude_state=["state", *exclude_state])
+        self._computed = None  # r that was cached would be rounded
+        device = fn(torch.zeros(1, device=self.state.device)).device
+        if device.type == "mps":  # no float64 there
+            device = torch.device("cpu")
+        self.state = self.state.to(device)
+        self._defaults["state"] = cast(Tensor, self._defaults["state"]).to(device)
+        return self

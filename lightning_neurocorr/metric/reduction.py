@@ -1,0 +1,144 @@
+"""The sums of a batch, in one pass over its activations, and their merge into the moments so far.
+
+With a provisional mean (shift) per neuron and Y = X - shift, S = sum Y and Q = sum Y^2 of a fold of
+n samples give mean = shift + S / n and M2 = Q - S^2 / n. The columns are centred, so their sums
+with Y need no correction for the shift.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from lightning_neurocorr.functional import Moments, merge_neurons_
+from lightning_neurocorr.metric.batch import Columns, exact, widest
+
+# On the CPU a block of samples and neurons is subtracted and multiplied in scratch that stays in
+# cache, in runs of neighbouring neurons long enough to stream; a chunk is merged into the state.
+_BLOCK = 1 << 17
+_RUN = 1 << 12
+_CHUNK = 1 << 16
+_REDONE = 1 << 12
+_DEVICE_BLOCK = 1 << 25
+
+
+def add_batch_(
+    state: Moments,
+    x: Tensor,
+    columns: Columns,
+    count_active: bool,
+    n: Tensor | None = None,
+    w: Tensor | None = None,
+) -> None:
+    """Add a batch to the neurons of ``state`` in place; what they share stays as it is.
+
+    Args:
+        state: Moments of ``F`` folds.
+        x: Activations ``(N, D)``.
+        columns: What comes with them.
+        count_active: Whether to count where activations are not 0.
+        n: Samples so far, ``(F, D)``, where neurons differ in that.
+        w: Means of the columns so far, ``(F, k, D)``, where neurons differ in that.
+    """
+    n = state.n[..., None] if n is None else n
+    w = state.w[..., None] if w is None else w
+    for chunk in _slices(x.shape[1], _CHUNK if x.device.type == "cpu" else x.shape[1]):
+        part, n_part, w_part = state.neurons(chunk), _of(n, chunk), _of(w, chunk)
+        shift = _shift(part.mean, n_part, x[:, chunk])
+        batch = _reduced(x[:, chunk], shift, columns, count_active, part.mean.device)
+        merge_neurons_(part, batch, n_part, w_part)
+
+
+def _reduced(
+    x: Tensor, shift: Tensor, columns: Columns, count_active: bool, device: torch.device
+) -> Moments:
+    """The moments of the neurons of a batch, on ``device``."""
+    found = _sums(x, shift, columns, count_active)
+    sums, squares, active = (exact(part, device) for part in found)
+    if x.device.type == "cpu" and shift.dtype != torch.float64:
+        lost = _lost(*found[:2])
+        for redo in lost.split(_REDONE) if len(lost) else ():
+            wide = _sums(x[:, redo], shift[redo].double(), columns, count_active=False)
+            sums[:, redo], squares[:, redo] = wide[:2]
+    sums = sums.unflatten(0, (len(columns.n), -1))
+    offset = sums[:, 0] / columns.n.clamp_min(1)[:, None]
+    return Moments(
+        n=columns.n,
+        w=columns.w,
+        ww=columns.ww,
+        mean=exact(shift, device) + offset,
+        m2=squares.addcmul(sums[:, 0], offset, value=-1).clamp_min_(0),
+        active=active,
+        c=sums[:, 1:],
+    )
+
+
+def _sums(
+    x: Tensor, shift: Tensor, columns: Columns, count_active: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Sums of Y = X - shift per row of ``left``, of Y^2 and of X != 0 per row of ``inside``."""
+    n, d = x.shape
+    left, inside = columns.left.to(shift.dtype), columns.inside.to(shift.dtype)
+    sums, squares = shift.new_zeros(len(left), d), shift.new_zeros(len(inside), d)
+    active = torch.zeros_like(squares) if count_active else squares.new_zeros(len(inside), 1)
+    block = _BLOCK if x.device.type == "cpu" else _DEVICE_BLOCK
+    width = min(d, max(_RUN, block // n))
+    height = min(n, max(1, block // width))
+    scratch = shift.new_empty(height * width)
+    lefts, insides = left.split(height, 1), inside.split(height, 1)
+    for run in _slices(d, width):
+        to_sums, to_squares, to_active = sums[:, run], squares[:, run], active[:, run]
+        from_, blocks = shift[run], x[:, run].split(height)
+        room = scratch[: height * len(from_)].view(height, -1)
+        for values, rows, members in zip(blocks, lefts, insides, strict=True):
+            y = room if len(values) == height else room[: len(values)]
+            if values.dtype == y.dtype:
+                torch.sub(values, from_, out=y)
+            else:  # twice as fast as subtracting across dtypes
+                y.copy_(values).sub_(from_)
+            to_sums.addmm_(rows, y)
+            to_squares.addmm_(members, torch.mul(y, y, out=y))
+            if count_active:
+                to_active.addmm_(members, torch.ne(values, 0, out=y))
+    return sums, squares, active
+
+
+def _lost(sums: Tensor, squares: Tensor) -> Tensor:
+    """Neurons with squares beyond float32's range, which read as 0 or infinity."""
+    moved = (sums[:: len(sums) // len(squares)] != 0) | (squares != 0)
+    lost = ((squares < 1e-30) & moved) | ~squares.isfinite()
+    return torch.nonzero(lost.any(0)).squeeze(1)
+
+
+def _shift(mean: Tensor, n: Tensor, x: Tensor) -> Tensor:
+    """A provisional mean per neuron: that of a fold with samples, at first a median of three.
+
+    Either is exactly the constant of a constant neuron, whose second moment must come out as
+    exactly 0.
+    """
+    # Float32 is enough for differences from the mean, except of numbers that it cannot hold.
+    narrow = x.dtype.is_floating_point and x.dtype != torch.float64
+    narrow = narrow or x.dtype in (torch.bool, torch.uint8, torch.int8, torch.int16)
+    dtype = torch.float32 if narrow else widest(x.device)
+    if n.device.type == "cpu":  # looking costs nothing
+        known = next((fold for fold in range(len(n)) if bool((n[fold] > 0).all())), None)
+        if known is not None:
+            return mean[known].to(x.device, dtype)
+    a, b, c = x[0], x[min(1, len(x) - 1)], x[min(2, len(x) - 1)]
+    median = torch.maximum(torch.minimum(a, b), torch.minimum(torch.maximum(a, b), c))
+    shift = exact(median, mean.device)
+    for fold in reversed(range(len(n))):
+        shift = torch.where(n[fold] > 0, mean[fold], shift)
+    return shift.to(x.device, dtype)
+
+
+def _slices(length: int, step: int) -> Iterator[slice]:
+    for start in range(0, length, step):
+        yield slice(start, start + step)
+
+
+def _of(values: Tensor, neurons: slice) -> Tensor:
+    """Of some neurons, where they differ."""
+    return values if values.shape[-1] == 1 else values[..., neurons]
