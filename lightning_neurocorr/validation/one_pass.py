@@ -99,15 +99,17 @@ class ValidationPass:
         )
         groups = self._groups(batch)
         covariates = self._covariates(groups, batch)
-        fold = folds(batch.positions)
+        # Once, and without waiting for the device, as every layer would.
+        positions = batch.positions.to(advantage.device, non_blocking=True)
+        fold = folds(positions)
         for name, activation in activations.items():
             kept = activation if rows is None else activation[rows.to(activation.device)]
             if not self._update(name, kept, advantage, covariates, fold):
                 continue
             if self.keep_exemplars:
                 target = F.class_ids(batch.target) if groups is not None else None
-                self._ranked(name, kept).update(kept, batch.positions, groups, target)
-        self._remember(batch, groups, advantage)
+                self._ranked(name, kept).update(kept, positions, groups, target)
+        self._remember(batch, positions, groups, advantage)
         return groups
 
     def _begin(self, batch: Batch, activations: Mapping[str, Tensor]) -> None:
@@ -205,14 +207,16 @@ class ValidationPass:
         )
         return metric.to(device)
 
-    def _remember(self, batch: Batch, groups: Tensor | None, advantage: Tensor) -> None:
+    def _remember(
+        self, batch: Batch, positions: Tensor, groups: Tensor | None, advantage: Tensor
+    ) -> None:
         device = advantage.device
         none = torch.full((len(advantage),), -1, device=device)
         known = groups is not None
         self._samples.append(
             torch.stack(
                 [
-                    batch.positions.to(device),
+                    positions,
                     groups.to(device) if groups is not None else none,
                     F.class_ids(batch.target).to(device) if known else none,
                     F.class_ids(batch.baseline).to(device) if known else none,
