@@ -55,6 +55,7 @@ class Settings:
         processes: How many there are.
         autocast: Opens the precision that the user's forward runs in.
         rehearsal: The model stands in for a baseline that is not ready yet.
+        strict: A callable ``pooling`` that fails for a layer is an error.
     """
 
     baseline: Callable[[Any], Any]
@@ -72,6 +73,7 @@ class Settings:
     processes: int = 1
     autocast: Callable[[], AbstractContextManager[Any]] = nullcontext
     rehearsal: bool = False
+    strict: bool = False
     randomness: PrivateRandomness = field(default_factory=PrivateRandomness)
 
 
@@ -86,7 +88,9 @@ class Collector:
     def __init__(self, model: nn.Module, settings: Settings) -> None:
         self.settings = settings
         self.model = model
-        self.recorder = ActivationRecorder(settings.layers, settings.pooling)
+        self.recorder = ActivationRecorder(
+            settings.layers, settings.pooling, strict=settings.strict
+        )
         self.output = OutputRecorder(settings.module)
         self.result = ValidationPass(
             settings.advantage,

@@ -63,10 +63,10 @@ def gain(prediction: Tensor, baseline: Tensor, target: Tensor) -> Tensor:
 SECOND = 2 + 5 + 3
 
 
-def options_of(place: str, error: BaseException) -> dict[str, Any]:
+def options_of(place: str, error: BaseException, layers: int = 1) -> dict[str, Any]:
     failing = {
         "baseline": {"baseline": Failing(error, SECOND, lambda batch: batch[2])},
-        "pooling": {"pooling": Failing(error, SECOND, lambda x: x.clone())},
+        "pooling": {"pooling": Failing(error, SECOND * layers, lambda x: x.clone())},
         "advantage": {"advantage": Failing(error, SECOND, gain)},
         "predictions": {
             "predictions": Failing(error, SECOND, lambda out, batch: (out["logits"], batch[1]))
@@ -80,7 +80,7 @@ PLACES = ["baseline", "pooling", "advantage", "predictions"]
 
 @pytest.mark.parametrize("place", PLACES)
 def test_a_later_fault_of_ours_is_a_warning(place: str) -> None:
-    options = options_of(place, ValueError("mine"))
+    options = options_of(place, ValueError("mine"), layers=2)
     callback = NeuronAdvantage(options.pop("baseline"), ["model.detector", "model.head"], **options)
     module = PaperModule("logits")
     before = state(module.train())

@@ -14,6 +14,8 @@ from lightning_neurocorr.activations.asides import depth
 from lightning_neurocorr.activations.choosing import Layers, choose_layers
 from lightning_neurocorr.activations.pooling import Pooling, check_pooling, pool, widened
 
+_NOT_CALLED = "its forward was not called"
+
 
 class ActivationRecorder:
     """Hooks on some layers of a model, live inside a ``with``.
@@ -25,13 +27,17 @@ class ActivationRecorder:
     Args:
         layers: Layers by name, as :func:`choose_layers` gives them.
         pooling: See :func:`pool`.
+        strict: Whether a callable ``pooling`` that fails for a layer is an error of :meth:`take`.
 
     Attributes:
         refused: Names of layers that cannot carry a hook (TorchScript), with the reason.
     """
 
-    def __init__(self, layers: Mapping[str, nn.Module], pooling: Pooling = "mean") -> None:
+    def __init__(
+        self, layers: Mapping[str, nn.Module], pooling: Pooling = "mean", *, strict: bool = False
+    ) -> None:
         check_pooling(pooling)
+        self._strict = strict and callable(pooling)
         self.layers = dict(layers)
         self.pooling = pooling
         self.refused: dict[str, str] = {}
@@ -74,13 +80,16 @@ class ActivationRecorder:
         Returns:
             Activations ``(N, D)`` by layer name, and one-line reasons by layer name for the layers
             without.
+
+        Raises:
+            ValueError: If a callable ``pooling`` failed for a layer, where that is wanted.
         """
         taken, problems = {}, dict(self._failed)
         for name in self.layers:
             if name in problems or name in self.refused:
                 continue
             if name not in self._pooled:
-                problems[name] = "its forward was not called"
+                problems[name] = _NOT_CALLED
             elif num_samples is not None and len(self._pooled[name]) != num_samples:
                 problems[name] = (
                     f"it gave {len(self._pooled[name])} rows for {num_samples} samples; "
@@ -91,7 +100,18 @@ class ActivationRecorder:
             else:
                 taken[name] = self._pooled[name]
         self.clear()
+        if self._strict:
+            self._check_pooled(problems)
         return taken, problems
+
+    def _check_pooled(self, problems: Mapping[str, str]) -> None:
+        for name, reason in problems.items():
+            if reason != _NOT_CALLED:
+                raise ValueError(
+                    "Expected `pooling` to bring the output of every layer to (N, D), but for "
+                    f"layer {name!r} got {reason}. Name in `layers` those it is made for, or let "
+                    "it look at the number of axes."
+                )
 
     def _register(self, name: str, module: nn.Module) -> None:
         if isinstance(module, torch.jit.ScriptModule):

@@ -11,7 +11,6 @@ from lightning_neurocorr.activations import Layers, check_pooling, choose_layers
 from lightning_neurocorr.attribution import Attribution
 from lightning_neurocorr.callback.wiring import output_module
 from lightning_neurocorr.ranks import SecondPass
-from lightning_neurocorr.report import COLUMNS
 from lightning_neurocorr.visualization import Visualizer
 
 if TYPE_CHECKING:
@@ -92,10 +91,10 @@ def _check_evidence(attribution: Any, ablation: Any, second_pass: Any) -> None:
             raise TypeError(
                 f"Expected `{option}` to be None or {kind.__name__}(...), but got {value!r}."
             )
-    if ablation is not None and ablation.by not in COLUMNS:
+    if ablation is not None and ablation.by == "attribution" and not attribution:
         raise ValueError(
-            f"Expected `by` of Ablation to be a column of the report, but got {ablation.by!r}. "
-            "Usual are 'attribution' and 'r'."
+            "Expected `by` of Ablation to be a column that is measured, but got 'attribution' with "
+            f"attribution={attribution!r}. Pass Ablation(by='r'), or attribution=True."
         )
 
 
@@ -110,6 +109,34 @@ def check_names(pl_module: LightningModule, layers: Layers, output: str) -> None
     except ValueError:
         if type(pl_module).configure_model.__module__.endswith(".core.hooks"):  # Lightning's own
             raise
+
+
+def check_loaders(trainer: Trainer, stage: str) -> None:
+    """Raise where batches of several loaders come side by side, so that a sample has no position.
+
+    Loaders of a data module are not known in ``setup``; each validation asks again.
+    """
+    loop = trainer.fit_loop.epoch_loop.val_loop if stage == "fit" else trainer.validate_loop
+    given = getattr(getattr(loop, "_data_source", None), "instance", None)
+    for loaders in (given, getattr(loop, "_combined_loader", None)):
+        mode = getattr(loaders, "_mode", "sequential")
+        if type(loaders).__name__ == "CombinedLoader" and mode != "sequential":
+            raise ValueError(
+                "Expected validation loaders to be gone through one after the other, but got "
+                f"CombinedLoader(mode={mode!r}). Pass a list of loaders, or, for batches that "
+                "belong together, one DataLoader of a torch.utils.data.StackDataset."
+            )
+
+
+def check_name(trainer: Trainer, key: str, name: str) -> None:
+    """Raise if two callbacks of one trainer keep their state under the same key."""
+    callbacks = getattr(trainer, "callbacks", [])
+    if [getattr(callback, "state_key", None) for callback in callbacks].count(key) > 1:
+        raise ValueError(
+            "Expected every NeuronAdvantage of a trainer to have a `name` of its own, but got "
+            f"several named {name!r}: they would log and save over each other. Pass name='...' to "
+            "each."
+        )
 
 
 def check_trainer(trainer: Trainer, stage: str, *, alone: bool) -> None:
@@ -128,6 +155,7 @@ def check_trainer(trainer: Trainer, stage: str, *, alone: bool) -> None:
             "NeuronAdvantage reports on validations. Pass `val_dataloaders` to trainer.fit or give "
             "the data module a val_dataloader."
         )
+    check_loaders(trainer, stage)
     strategy = trainer.strategy
     name = type(strategy).__name__
     if not any(part in name for part in _SHARDED):

@@ -23,6 +23,11 @@ if TYPE_CHECKING:
 # Positions of a loader without a length start here after the loader before it.
 _ROOM = 1 << 40
 
+REPEATED = (
+    "Every process sees all of an iterable validation set: its samples count once per process. "
+    "Shard it yourself."
+)
+
 
 def output_module(pl_module: nn.Module, output: str) -> nn.Module:
     """The module whose output is the prediction.
