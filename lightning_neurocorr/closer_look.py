@@ -37,6 +37,22 @@ class Evidence:
     to_image: ToImage | None
     top_k: int
 
+    def check(self, result: ValidationPass) -> None:
+        """Raise where evidence needs outcome groups and the first batch shows that there are none.
+
+        Raises:
+            ValueError: If ablation or the second pass is asked for without outcome groups.
+        """
+        for option, wanted in (("ablation", self.ablation), ("second_pass", self.second_pass)):
+            if wanted is not None and result.classifies is False:
+                raise ValueError(
+                    f"Expected `{option}` to be None where nothing is right or wrong, but got "
+                    f"{type(wanted).__name__}(...): it compares samples that only the model gets "
+                    "right with those that both do, and prediction, baseline and target are not "
+                    "all class ids (targets) or class ids or scores (predictions). Pass "
+                    f"{option}=None, or predictions of classes."
+                )
+
 
 @dataclass(frozen=True)
 class CloserLook:

@@ -124,6 +124,7 @@ def compare(
     subject = Subject(model, settings.layers, [positions], arguments, move)
     with PrivateRandomness()(device), evaluation_mode(model), torch.no_grad():
         result = _one_pass(subject, settings)
+        evidence.check(result)
         result.agree(device)
         samples = result.samples(device)
         said = advantage if isinstance(advantage, str) else describe(advantage)

@@ -87,8 +87,8 @@ def _ranked(columns: Mapping[str, np.ndarray], by: str) -> list[int]:
     """Units from the strongest down, those without a value left out."""
     if by not in columns:
         raise ValueError(
-            f"Expected `by` of Ablation to be a column known on each half of the samples, but got "
-            f"{by!r}. There are: {', '.join(columns)}."
+            f"Expected `by` of Ablation to be a column that was measured, but got {by!r}. There "
+            f"are: {', '.join(columns)}."
         )
     values = columns[by]
     order = np.argsort(values if by in SMALL_IS_STRONG else -values, kind="stable")

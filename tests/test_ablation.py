@@ -432,6 +432,11 @@ def test_settings_and_samples_are_checked() -> None:
         ({"random_sets": 0}, "`random_sets` to be at least 1, but got 0"),
         ({"sizes": (0,)}, "`sizes` to be positive"),
         ({"singles": -1}, "`singles` to be at least 0"),
+        (
+            {"by": "nope"},
+            "`by` of Ablation to be a column .* but got 'nope'. There are attribution",
+        ),
+        ({"by": "r_replicated"}, "`by` .* but got 'r_replicated'"),  # it has seen the other half
         ({"fill": "noise"}, "`fill` to be 'mean', 'zero' or 'resample', but got 'noise'"),
     ]:
         with pytest.raises(ValueError, match=message):

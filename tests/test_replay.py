@@ -138,6 +138,43 @@ def test_a_monitor_outlives_a_validation_that_failed(tmp_path: Any) -> None:
     assert [entry.epoch for entry in callback.history] == [0, 2, 3]
 
 
+class Regressor(Net):
+    """Its targets are numbers: nobody is right or wrong."""
+
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
+        return {"preds": self(batch[0])[:, 0], "target": batch[1].float()}
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return self(batch[0]).sum()
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=1e-3)
+
+
+@pytest.mark.parametrize(
+    "options", [{"ablation": QUICK}, {"second_pass": SecondPass(permutations=9)}]
+)
+def test_evidence_that_needs_outcome_groups_fails_in_the_rehearsal(options: dict[str, Any]) -> None:
+    def closer(prediction: Tensor, baseline: Tensor, target: Tensor) -> Tensor:
+        return (baseline - target).abs() - (prediction - target).abs()
+
+    def fit(module: Regressor, **more: Any) -> NeuronAdvantage:
+        callback = NeuronAdvantage(
+            lambda batch: torch.zeros(len(batch[0])), advantage=closer, visualizer=None, **more
+        )
+        trainer = paper_trainer(callback, num_sanity_val_steps=1)
+        trainer.fit(module, DataLoader(Data(), 50), DataLoader(Data(), 50))
+        return callback
+
+    module = Regressor()
+    weights = module.hidden.weight.clone()
+    (option,) = options
+    with pytest.raises(ValueError, match=f"Expected `{option}` to be None where nothing is right"):
+        fit(module, **options)
+    torch.testing.assert_close(module.hidden.weight, weights, rtol=0, atol=0)  # before training
+    assert np.isfinite(fit(Regressor()).report.column("r")).any()  # type: ignore[union-attr]
+
+
 def test_validate_returns_the_numbers_without_a_logger() -> None:
     callback = NeuronAdvantage(BatchBaseline(2), visualizer=None)
     (found,) = paper_trainer(callback).validate(Net(), DataLoader(Data(), 50), verbose=False)
@@ -156,7 +193,7 @@ def test_inputs_that_are_no_images_are_a_remark_and_no_warning() -> None:
         ({"ablation": True}, "Expected `ablation` to be None or Ablation"),
         ({"second_pass": 1}, "Expected `second_pass` to be None or SecondPass"),
         ({"attribution": "yes"}, "Expected `attribution`"),
-        ({"ablation": Ablation(by="nope")}, "Expected `by` of Ablation"),
+        ({"ablation": Ablation(), "attribution": False}, r"Pass Ablation\(by='r'\)"),
         ({"to_image": 3}, "Expected `to_image`"),
         ({"dataloaders": 0}, r"list of indices such as \[0\]"),
         ({"num_classes": -1}, "Expected `num_classes`"),

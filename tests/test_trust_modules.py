@@ -14,19 +14,23 @@ from lightning_neurocorr import Ablation, FeatureVisualizer, NeuronAdvantage
 from tests.many_modules import KINDS, Kind, answer
 from tests.paper_model import paper_trainer
 
-_DEFAULTS: dict[str, Any] = {"baseline": answer, "layers": None, "top_k": 1}
+# Pictures need images, one at a time; attribution and ablation need classes.
+NO_PICTURES = ("transformer_with_padding", "lstm", "two_inputs", "gradient_checkpointing")
+NO_CLASSES = ("regression", "segmentation", "multilabel")
+
+_DEFAULTS: dict[str, Any] = {
+    "baseline": answer,
+    "layers": None,
+    "top_k": 1,
+    "visualizer": FeatureVisualizer(steps=2, every_n_validations=1),
+    "ablation": Ablation(random_sets=3, sizes=(1,), singles=1, every_n_validations=1),
+}
 
 
-def watching(kind: Kind) -> NeuronAdvantage:
+def watching(kind: Kind, **more: Any) -> NeuronAdvantage:
     """A callback with everything on, at every validation."""
-    options = {**_DEFAULTS, **kind.options}
-    return NeuronAdvantage(
-        options.pop("baseline"),
-        options.pop("layers"),
-        visualizer=FeatureVisualizer(steps=2, every_n_validations=1),
-        ablation=Ablation(random_sets=3, sizes=(1,), singles=1, every_n_validations=1),
-        **options,
-    )
+    options = {**_DEFAULTS, **kind.options, **more}
+    return NeuronAdvantage(options.pop("baseline"), options.pop("layers"), **options)
 
 
 def train(name: str, watched: bool, **trainer: Any) -> tuple[dict[str, Any], Any, list[str]]:
@@ -36,7 +40,8 @@ def train(name: str, watched: bool, **trainer: Any) -> tuple[dict[str, Any], Any
     random.seed(11)
     torch.compiler.reset()
     kind = KINDS[name]()
-    callback = watching(kind) if watched else None
+    nothing = {"ablation": None} if name in NO_CLASSES else {}
+    callback = watching(kind, **nothing) if watched else None
     made = paper_trainer(*([callback] if callback else []), **{**kind.trainer, **trainer})
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -80,11 +85,6 @@ def assert_same(one: dict[str, Any], other: dict[str, Any]) -> None:
     assert one.keys() == other.keys()
     different = [key for key in one if not same(one[key], other[key])]
     assert not different
-
-
-# Pictures need images, one at a time; attribution needs classes and a differentiable forward.
-NO_PICTURES = ("transformer_with_padding", "lstm", "two_inputs", "gradient_checkpointing")
-NO_CLASSES = ("regression", "segmentation", "multilabel")
 
 
 @pytest.mark.parametrize("name", KINDS)

@@ -11,13 +11,21 @@ from lightning_neurocorr.ablation.silencing import Fill
 
 MIN_SAMPLES = 30  # advantage samples below which a study says nothing
 
+# What neurons can be ranked by on one half of the samples without a look at the other.
+RANKABLE = (
+    "attribution", "r", "r_low", "r_high", "p_value", "q_value", "r_within_class",
+    "p_within_class", "q_within_class", "contrast_t", "mean_both", "mean_only_model",
+    "mean_only_baseline", "mean_neither", "mean", "std", "active",
+)  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Ablation:
     """Settings of the *needed* column.
 
     Args:
-        by: The column whose top list is silenced, such as ``"attribution"`` or ``"r"``.
+        by: The column whose top list is silenced, such as ``"attribution"`` or ``"r"``; any that
+            each half of the samples has for itself.
         sizes: How many neurons of the list are silenced together.
         random_sets: Random sets per size. Twenty are the fewest that can give p < 0.05.
         fill: See :func:`silence`.
@@ -39,6 +47,11 @@ class Ablation:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        if self.by not in RANKABLE:
+            raise ValueError(
+                "Expected `by` of Ablation to be a column that each half of the samples has, but "
+                f"got {self.by!r}. There are {', '.join(RANKABLE)}."
+            )
         for name in ("random_sets", "max_samples", "every_n_validations"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ValueError(f"Expected `{name}` to be at least 1, but got {value}.")
