@@ -22,7 +22,9 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.strategies import ModelParallelStrategy
 from torch import Tensor, nn
+from torch.distributed.fsdp import fully_shard
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
 
 from lightning_neurocorr import (
@@ -30,6 +32,7 @@ from lightning_neurocorr import (
     BatchBaseline,
     FeatureVisualizer,
     NeuronAdvantage,
+    SecondPass,
     SnapshotBaseline,
     TableBaseline,
 )
@@ -39,10 +42,19 @@ CASES: dict[str, Callable[[], dict[str, Any]]] = {}
 PLACE = {"rank": 0, "world": 1}  # of this process; Lightning deletes its environment variables
 
 
+# PyTorch 2.6 cannot shard on the CPU.
+SHARDS = hasattr(torch.cpu.Stream, "record_event")
+
+
 def case(function: Callable[[], dict[str, Any]]) -> Callable[[], dict[str, Any]]:
     """A validation that is run in one process and in several."""
     CASES[function.__name__] = function
     return function
+
+
+def sharded_case(function: Callable[[], dict[str, Any]]) -> Callable[[], dict[str, Any]]:
+    """One that is run where models can be sharded."""
+    return case(function) if SHARDS else function
 
 
 class Pictures(Dataset[Any]):
@@ -133,7 +145,12 @@ def run(
             made.validate(module(), valid, verbose=False)
     said = [str(w.message) for w in caught if "NeuronAdvantage" in str(w.message)]
     said += [str(w.message) for w in caught if "Every process" in str(w.message)]
-    return described(callback) | {"said": said, "epochs": made.current_epoch}
+    advised = [str(w.message) for w in caught if "sync_dist" in str(w.message)]
+    monitored = {
+        tag: float(value) for tag, value in made.callback_metrics.items() if "neurocorr/" in tag
+    }
+    more = {"said": said, "advised": advised, "monitored": monitored, "epochs": made.current_epoch}
+    return described(callback) | more
 
 
 def described(callback: NeuronAdvantage) -> dict[str, Any]:
@@ -296,6 +313,64 @@ def fitted() -> dict[str, Any]:
 @case
 def late_snapshot() -> dict[str, Any]:
     return run(17, fit=True, trainer={"max_epochs": 3}, baseline=SnapshotBaseline(epoch=1))
+
+
+class Sharded(Net):
+    """Built when Lightning asks for it, each layer spread over the processes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        del self.net
+
+    def configure_model(self) -> None:
+        self.net = Net().net
+        if PLACE["world"] > 1:
+            mesh = self.device_mesh["data_parallel"]
+            for part in (self.net[0], self.net[3], self.net[5], self.net):
+                fully_shard(part, mesh=mesh)
+
+
+def sharding() -> dict[str, Any]:
+    """Options of a trainer whose model is sharded where there are several processes."""
+    world = PLACE["world"]
+    return {"strategy": ModelParallelStrategy(world, 1)} if world > 1 else {}
+
+
+@sharded_case
+def sharded() -> dict[str, Any]:
+    return run(
+        23, module=Sharded, layers="net.*", attribution=False, trainer=sharding(),
+        baseline=TableBaseline(Pictures(23).answer.numpy()),
+    )  # fmt: skip
+
+
+@sharded_case
+def sharded_and_fitted() -> dict[str, Any]:
+    trainer = {"max_epochs": 3, **sharding()}
+    return run(17, module=Sharded, fit=True, attribution=False, trainer=trainer)
+
+
+@sharded_case
+def sharded_evidence() -> dict[str, Any]:
+    """What one process would have to run alone, and layers cut in parts: refused in `setup`."""
+    nothing: dict[str, Any] = {"attribution": False, "visualizer": None}
+    asked = {
+        "attribution": nothing | {"attribution": True},
+        "ablation": nothing | {"ablation": Ablation()},
+        "second_pass": nothing | {"second_pass": SecondPass()},
+        "visualizer": nothing | {"visualizer": FeatureVisualizer()},
+        "snapshot": nothing | {"baseline": SnapshotBaseline()},
+        "tensor parallel": nothing,
+    }
+    said = {}
+    for what, options in asked.items():
+        cut = {"strategy": ModelParallelStrategy(1, PLACE["world"])}
+        trainer = cut if what == "tensor parallel" else sharding()
+        try:
+            run(17, module=Sharded, trainer=trainer, **options)
+        except ValueError as error:
+            said[what] = str(error)
+    return {"refused": said}
 
 
 @case

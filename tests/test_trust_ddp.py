@@ -31,6 +31,7 @@ OF_THEIR_OWN = (
 )  # fmt: skip
 SAME = [name for name in ddp_cases.CASES if name not in OF_THEIR_OWN]
 HALVES = ("r_replicated",)
+shards = pytest.mark.skipif(not ddp_cases.SHARDS, reason="needs a PyTorch that shards on the CPU")
 Results = dict[str, dict[str, Any]]
 
 
@@ -179,6 +180,7 @@ def test_a_fit_ends_with_pictures_in_one_process(ranks: list[Results]) -> None:
     assert [entry[2] for entry in ranks[0]["late_snapshot"]["history"]] == [1, 2]
 
 
+@shards
 def test_a_sharded_model_is_fitted(ranks: list[Results]) -> None:
     for results in ranks:
         found = results["sharded_and_fitted"]
@@ -187,6 +189,7 @@ def test_a_sharded_model_is_fitted(ranks: list[Results]) -> None:
         assert found["columns"]["r"].isfinite().all()
 
 
+@shards
 def test_what_a_sharded_model_cannot_do_is_refused(ranks: list[Results]) -> None:
     for results in ranks:
         refused = results["sharded_evidence"]["refused"]
