@@ -17,7 +17,7 @@ from lightning_neurocorr import functional as F
 from lightning_neurocorr.attribution import Attribution
 from lightning_neurocorr.columns import GROUPS, attribution_columns, correlation_columns
 from lightning_neurocorr.exemplars import Exemplars, Ranking
-from lightning_neurocorr.metric import NeuronAdvantageCorrelation
+from lightning_neurocorr.metric import NeuronAdvantageCorrelation, update_layers
 from lightning_neurocorr.report import NeuronReport, Outcomes
 from lightning_neurocorr.samples import folds
 from lightning_neurocorr.validation.attributing import Attributing
@@ -102,13 +102,17 @@ class ValidationPass:
         # Once, and without waiting for the device, as every layer would.
         positions = batch.positions.to(advantage.device, non_blocking=True)
         fold = folds(positions)
-        for name, activation in activations.items():
-            kept = activation if rows is None else activation[rows.to(activation.device)]
-            if not self._update(name, kept, advantage, covariates, fold):
-                continue
-            if self.keep_exemplars:
-                target = F.class_ids(batch.target) if groups is not None else None
-                self._ranked(name, kept).update(kept, positions, groups, target)
+        kept = {
+            name: activation if rows is None else activation[rows.to(activation.device)]
+            for name, activation in activations.items()
+            if self._fits(name, activation)
+        }
+        metrics = [self.metrics[name] for name in kept]
+        update_layers(metrics, list(kept.values()), advantage, covariates, fold)
+        if self.keep_exemplars:
+            target = F.class_ids(batch.target) if groups is not None else None
+            for name, activation in kept.items():
+                self._ranked(name, activation).update(activation, positions, groups, target)
         self._remember(batch, positions, groups, advantage)
         return groups
 
@@ -147,14 +151,8 @@ class ValidationPass:
             columns.append(target[:, None] == torch.arange(self.controls, device=target.device))
         return torch.cat([column.double() for column in columns], 1)
 
-    def _update(
-        self,
-        name: str,
-        activation: Tensor,
-        advantage: Tensor,
-        covariates: Tensor | None,
-        fold: Tensor,
-    ) -> bool:
+    def _fits(self, name: str, activation: Tensor) -> bool:
+        """Whether a layer's metric can take these activations; makes the metric at first."""
         if not activation.shape[1]:
             self.problems.setdefault(name, "it has no neurons")
         if name in self.problems:
@@ -168,7 +166,6 @@ class ValidationPass:
                 "pass `pooling` to bring every batch to the same (N, D)"
             )
             return False
-        metric.update(activation, advantage, covariates, fold)
         return True
 
     def _ranked(self, name: str, activation: Tensor) -> Exemplars:
