@@ -18,7 +18,9 @@ import torch
 from torch import nn
 
 # Prefixes of what other libraries set once per process and leave; harmless afterwards.
-_FOREIGN_VARIABLES = ("CUDA_", "KMP_", "PYTEST_", "PYTORCH_NVML_", "TORCHINDUCTOR_", "TRITON_")
+_FOREIGN_VARIABLES = (
+    "CUDA_", "KMP_", "PYTEST_", "PYTORCH_NVML_", "TORCHINDUCTOR_", "_TORCHINDUCTOR_", "TRITON_",
+)  # fmt: skip
 # Kept until the process ends: sockets of worker processes, what compilers cache.
 _FOREIGN_FILES = ("pymp-", "torch", "triton")
 _HOOK_DICTS = [name for name in vars(nn.Module()) if name.endswith("_hooks")]

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
+import torch._inductor.config
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_neurocorr import NeuronAdvantage
 from tests.many_modules import Trained, answer, cnn, loaders, pictures
@@ -120,3 +124,91 @@ def test_a_stance_of_the_users_own_comes_back() -> None:
         assert stance() == "eager_on_recompile"
     finally:
         torch.compiler.set_stance("default")
+
+
+# --- the backend that people use --------------------------------------------------------------
+
+needs_compiler = pytest.mark.skipif(
+    not any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++"))),
+    reason="inductor needs a C++ compiler",
+)
+
+
+def net() -> nn.Sequential:
+    return nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3))
+
+
+def inductor(form: str) -> Any:
+    torch.manual_seed(2)
+    if form == "inner net":
+        return Trained(torch.compile(net()))  # type: ignore[arg-type]
+    module = Trained(net())
+    if form == "in place":
+        module.compile()
+        return module
+    return torch.compile(module)
+
+
+@needs_compiler
+@pytest.mark.parametrize("form", ["inner net", "in place", "whole module"])
+@torch._inductor.config.patch(compile_threads=1)  # no pool of processes for so little
+def test_inductor_trains_the_same_and_calls_our_hooks(form: str) -> None:
+    """Every second validation is watched, so that a graph without hooks is there before."""
+    x, y = torch.randn(60, 6), torch.randint(0, 3, (60,))
+    data = TensorDataset(x, y, torch.randint(0, 3, (60,)))
+    results = []
+    for watched in (False, True):
+        torch.compiler.reset()
+        module = inductor(form)
+        callback = NeuronAdvantage(answer, visualizer=None, every_n_validations=2)
+        trainer = paper_trainer(*([callback] if watched else []), max_epochs=3)
+        trainer.fit(module, DataLoader(data, 20, shuffle=True), DataLoader(data, 20))
+        results.append([p.detach().clone() for p in trainer.lightning_module.parameters()])
+    assert all(map(torch.equal, *results))
+    assert [entry.epoch for entry in callback.history] == [0, 2]
+    report = callback.report
+    assert (report.layers, report.notes) == (("net.0", "net.2"), ())
+    with torch.no_grad():
+        hidden = plain(trainer.lightning_module)(x)
+    gain = (hidden.argmax(1) == y).float() - (data.tensors[2] == y).float()
+    expected = [np.corrcoef(hidden[:, unit], gain)[0, 1] for unit in range(3)]
+    np.testing.assert_allclose([report.row("net.2", i).r for i in range(3)], expected, atol=1e-5)
+
+
+def plain(module: Any) -> nn.Sequential:
+    """The same weights, never compiled."""
+    copy = net()
+    weights = [p.detach() for p in module.parameters()]
+    nn.utils.vector_to_parameters(nn.utils.parameters_to_vector(weights), copy.parameters())
+    return copy
+
+
+# --- and where hooks do not fire ----------------------------------------------------------------
+
+
+class Sometimes(Trained):
+    """Its second layer is left out of one batch in three, and its third is called twice there."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.ModuleList([nn.Linear(6, 3), nn.Linear(6, 3), nn.Linear(6, 3)]))
+        self.batches = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.batches += 1
+        first, second, third = self.net  # type: ignore[misc]
+        if self.batches % 3:
+            return first(x) + second(x) + third(x)
+        return first(x) + third(x) + third(x)
+
+
+@pytest.mark.parametrize("rehearsed", [True, False])
+def test_a_layer_that_misses_a_batch_is_never_reported(rehearsed: bool) -> None:
+    data = TensorDataset(torch.randn(60, 6), torch.randint(0, 3, (60,)), torch.arange(60) % 3)
+    callback = NeuronAdvantage(answer, visualizer=None)
+    loaders = DataLoader(data, 20), DataLoader(data, 20)
+    trainer = paper_trainer(callback, num_sanity_val_steps=2 if rehearsed else 0)
+    with pytest.warns(UserWarning, match="Layer net.1 was left out: its forward was not called"):
+        trainer.fit(Sometimes(), *loaders)
+    assert callback.report.layers == ("net.0", "net.2")
+    assert any("net.1 was left out" in note for note in callback.report.notes)
+    assert np.isfinite(callback.report.column("r")).all()
