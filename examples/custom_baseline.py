@@ -95,9 +95,9 @@ def main() -> None:
 
     report = callback.report
     assert report is not None  # one per validation
-    print(report.outcomes)
-    for row in report.top(5):
-        print(f"{row.layer}[{row.unit}]  r = {row.r:+.2f}  {row.verdict}")
+    print(f"\n{report.headline}\n\n{report.top(5)}")
+    print("\nTheir activations over the epochs and their pictures:")
+    print(f"    tensorboard --logdir {arguments.output}/custom_baseline")
 
 
 if __name__ == "__main__":

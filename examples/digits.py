@@ -12,6 +12,7 @@ import csv
 import logging
 import warnings
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 import numpy as np
@@ -138,17 +139,18 @@ def make_visualizer(kind: str, fast: bool) -> Any:
 def print_report(report: nc.NeuronReport) -> None:
     """What TensorBoard shows, in short."""
     o = report.outcomes
-    print(f"\n{report.headline}\n")
-    print("                  baseline right   baseline wrong")
-    print(f"    model right  {o.both:15d}  {o.only_model:15d}   <- the advantage")
-    print(f"    model wrong  {o.only_baseline:15d}  {o.neither:15d}\n")
+    print(f"\n{fill(report.headline, 100)}\n")
+    print(f"    {o.n} digits         baseline right   baseline wrong")
+    print(f"    model right  {o.both:16d}  {o.only_model:15d}   <- the advantage")
+    print(f"    model wrong  {o.only_baseline:16d}  {o.neither:15d}\n")
     if report.message:  # there is no advantage to explain
         return
-    rows = sorted(report.shown(10), key=lambda row: -row.r)
-    width = max(len(row.name) for row in rows)
-    print(f"    {'neuron':{width}}       r   attribution   verdict")
-    for row in rows:
-        print(f"    {row.name:{width}}  {row.r:+.3f}   {row.attribution:+11.3f}   {row.verdict}")
+    print(
+        "Neurons carry an advantage in two ways. Some go with it (r, with q, its false-\n"
+        "discovery rate in the layer). Others share the work: none of them goes with it, but\n"
+        "the answer leans on them where only the model is right (attribution, in logits).\n"
+    )
+    print(f"{report.top(5)}\n\n{report.top(5, by='attribution')}")
 
 
 def main() -> None:
@@ -189,8 +191,11 @@ def main() -> None:
     report = callback.report
     assert report is not None, "there was no validation"
     print_report(report)
-    print(f"\nAll neurons, exemplars and pictures: {report.save(f'{logger.log_dir}/report.npz')}")
-    print(f"To look at them: tensorboard --logdir {logger.root_dir}")
+    path = report.save(f"{logger.log_dir}/report.npz")
+    print(f"\nAll neurons, exemplars and pictures are in {path}:")
+    print("    lightning_neurocorr.NeuronReport.load(path).to_dataframe()")
+    print("To look at them and at what they see:")
+    print(f"    tensorboard --logdir {logger.root_dir}")
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ import logging
 import sys
 import warnings
 from pathlib import Path
+from textwrap import fill
 
 import numpy as np
 import pytorch_lightning as pl
@@ -143,8 +144,8 @@ def energy_by_channel(image: np.ndarray) -> np.ndarray:
 def print_channels(report: nc.NeuronReport, kinds: np.ndarray) -> None:
     """Do the pictures of ring neurons light up where the rings are?"""
     panels = ring_panels(report, kinds)
-    print(f"\n{report.headline}\n")
-    print(f"{len(panels)} of the {len(report.panels)} neurons shown fire most on rings.")
+    print(f"\n{fill(report.headline, 100)}\n\n{report.shown(8)}\n")
+    print(f"{len(panels)} of these {len(report.panels)} neurons fire most on rings.")
     if not panels:
         return
     print("Energy of their pictures by channel (a ring lies in 3 and 4):\n")

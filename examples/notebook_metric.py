@@ -12,10 +12,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_neurocorr import NeuronAdvantageCorrelation, choose_layers, record
-from lightning_neurocorr.attribution import Attribution
-from lightning_neurocorr.collector import Collector, Settings
-from lightning_neurocorr.samples import LoaderPositions
+from lightning_neurocorr import NeuronAdvantageCorrelation, compare, record
 
 parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
 parser.add_argument("--fast", action="store_true", help="little training, to see that it works")
@@ -57,17 +54,7 @@ r = metric.compute()
 print(f"Layer 4: largest r {r.nan_to_num(-1).max():+.3f} at unit {int(r.nan_to_num(-1).argmax())}")
 
 # 2. The report: intervals, corrected significance, within-class r, attribution, verdicts.
-layers = choose_layers(model, ["2", "4"])
-settings = Settings(baseline, layers, module=model, num_classes=10, attribution=Attribution())
-positions = LoaderPositions(loader)
-with Collector(model, settings) as collector, torch.no_grad():
-    for batch in loader:
-        model(batch[0])
-        collector.update(outputs=None, batch=batch, loader=positions)
-collector.result.agree(torch.device("cpu"))
-report = collector.result.report(
-    collector.result.samples(torch.device("cpu")), baseline="left half"
-)
+report = compare(model, loader, baseline, layers=["2", "4"])
 print(f"\n{report.headline}\n")
-for row in sorted(report.shown(8), key=lambda row: -row.r):
-    print(f"  {row.name:5} r {row.r:+.3f}  attribution {row.attribution:+.3f}  {row.verdict}")
+print(report.top(5))  # a notebook shows a top list as a table: report.top(5) as the last line
+print(f"\n{report.top(5, by='attribution')}")

@@ -14,7 +14,7 @@ from lightning_neurocorr import verdict
 from lightning_neurocorr.report.rows import COLUMNS, NeuronRow, noise_ceiling
 
 _BLOCK = 4096  # rows made at once when one goes through all
-_VERDICT = 44  # characters
+_VERDICT = 54  # characters: the longest claim without numbers fits
 
 
 class Rows(Sequence[NeuronRow]):
@@ -173,7 +173,7 @@ class TopList(list[NeuronRow]):
     def _columns(self) -> dict[str, Callable[[NeuronRow], str]]:
         """Cells by title: columns that are known, and the one ranked by."""
         columns: dict[str, Callable[[NeuronRow], str]] = {
-            "r [95 %]": lambda row: f"{_number(row.r)} {_interval(row.r_low, row.r_high)}",
+            "r [95 %]": lambda row: f"{row.r:+.3f} {_interval(row.r_low, row.r_high)}",
             "q": lambda row: _small(row.q_value),
         }
         for name in ("attribution", "ablation"):
