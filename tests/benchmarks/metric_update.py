@@ -16,7 +16,7 @@ import torch
 from torchmetrics import PearsonCorrCoef
 
 from lightning_neurocorr import NeuronAdvantageCorrelation
-from tests.benchmarks.timing import machine, medians, table
+from tests.benchmarks.timing import forget_peak, machine, medians, peak, table
 
 
 def speed(batch: int, neurons: int, repeats: int) -> dict[str, float]:
@@ -57,19 +57,11 @@ def _rise(variant: str, batch: int, neurons: int) -> None:
     else:
         metric = PearsonCorrCoef(num_outputs=neurons)
         target = a[:, None].expand(-1, neurons)
-    with open("/proc/self/clear_refs", "w") as file:
-        file.write("5")  # forget the peak so far
-    before = _peak()
+    forget_peak()
+    before = peak()
     for _ in range(2):
         metric.update(x, target)
-    print(_peak() - before)
-
-
-def _peak() -> int:
-    """Peak resident bytes of this process (Linux)."""
-    with open("/proc/self/status") as file:
-        line = next(line for line in file if line.startswith("VmHWM"))
-    return int(line.split()[1]) * 1024
+    print(peak() - before)
 
 
 def main() -> None:
@@ -93,9 +85,9 @@ def main() -> None:
         matrix = 64 * neurons * 4
         ours, peer = (peak_rise(name, 64, neurons) / matrix for name in ("ours", "peer"))
         rows.append([f"{neurons:,}", f"{state:.0f}", f"{full:.0f}", f"{ours:.2f}", f"{peer:.2f}"])
-    peak = "peak of two updates of 64 samples, in batch matrices"
+    risen = "peak of two updates of 64 samples, in batch matrices"
     held = ["bytes of state per neuron, r alone", "with profile and two folds"]
-    print(table(["neurons", *held, peak, "`PearsonCorrCoef`"], rows))
+    print(table(["neurons", *held, risen, "`PearsonCorrCoef`"], rows))
     print(machine("torchmetrics"))
 
 
