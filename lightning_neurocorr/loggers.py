@@ -17,7 +17,13 @@ from lightning_neurocorr.history import HistoryEntry
 from lightning_neurocorr.report import NeuronReport
 from lightning_neurocorr.scalars import tag_part
 from lightning_neurocorr.sheets import contact_sheets
-from lightning_neurocorr.tensorboard import draw_report, draw_sheets, draw_table
+from lightning_neurocorr.tensorboard import (
+    draw_history,
+    draw_report,
+    draw_sheets,
+    draw_table,
+    shows_history,
+)
 
 
 def log_report(
@@ -38,6 +44,16 @@ def log_table(
         writer = _summary_writer(logger)
         if writer is not None:
             draw_table(report, history, writer, top_k)
+
+
+def log_history(
+    report: NeuronReport, history: Sequence[HistoryEntry], loggers: Iterable[Any], top_k: int
+) -> None:
+    """At the end of a run the history figure, where the last validation came without one."""
+    for logger in loggers:
+        writer = _summary_writer(logger)
+        if writer is not None and not shows_history(len(history)):
+            draw_history(report, history, writer, top_k)
 
 
 def log_sheets(report: NeuronReport, loggers: Iterable[Any], folder: str | None) -> list[Path]:

@@ -20,6 +20,9 @@ from lightning_neurocorr.report import NeuronReport, NeuronRow
 from lightning_neurocorr.scalars import group_r, layer_groups
 from lightning_neurocorr.sheets import contact_sheets
 
+# Even ones; the writer's own crowd around 0, a thousand for what thirty show.
+_EDGES = np.linspace(-1, 1, 401)
+
 
 class Writer(Protocol):
     """What is used of ``torch.utils.tensorboard.SummaryWriter``."""
@@ -32,14 +35,18 @@ class Writer(Protocol):
     ) -> Any:
         """An image ``(H, W, 3)``."""
 
-    def add_histogram(self, tag: str, values: Any, global_step: int | None = None) -> Any:
-        """A distribution."""
+    def add_histogram(
+        self, tag: str, values: Any, global_step: int | None = None, bins: Any = ...
+    ) -> Any:
+        """A distribution, counted between the edges ``bins``."""
 
 
 def draw_report(
     report: NeuronReport, history: Sequence[HistoryEntry], writer: Writer, top_k: int = 16
 ) -> None:
-    """Write one validation: the table of top neurons, r over validations, histograms of r.
+    """Write one validation: the table of top neurons, histograms of r, and r over validations.
+
+    The figure of r over validations is left out where hardly any has come since the last one.
 
     Where there is no advantage to explain, a message takes the place of all three.
 
@@ -49,17 +56,35 @@ def draw_report(
         writer: A ``SummaryWriter`` or anything with these three methods.
         top_k: How many neurons the table and the figure show.
     """
-    step = report.step
     draw_table(report, history, writer, top_k)
     if report.message:
         return
     for group, values in group_r(report).items():
         if len(values):
-            writer.add_histogram(f"{report.name}/r/{group}", values, step)
+            writer.add_histogram(f"{report.name}/r/{group}", values, report.step, bins=_EDGES)
+    if shows_history(len(history)):
+        draw_history(report, history, writer, top_k)
+
+
+def draw_history(
+    report: NeuronReport, history: Sequence[HistoryEntry], writer: Writer, top_k: int = 16
+) -> None:
+    """Write the figure of r over validations alone."""
     neurons = [(row.layer, row.unit) for row in _by_r(report, top_k)]
-    if neurons:
+    if neurons and not report.message:
         figure = history_figure(history, neurons)
-        writer.add_image(f"{report.name}/r over validations", figure, step, dataformats="HWC")
+        writer.add_image(
+            f"{report.name}/r over validations", figure, report.step, dataformats="HWC"
+        )
+
+
+def shows_history(validations: int) -> bool:
+    """Whether the figure is drawn after so many validations: each of ten, then every tenth part.
+
+    It shows what was before, and of all its steps TensorBoard keeps ten.
+    """
+    tenth = max(1, validations // 10)
+    return validations < 10 or validations % tenth == 0
 
 
 def draw_table(

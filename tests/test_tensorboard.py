@@ -26,10 +26,12 @@ from lightning_neurocorr import NeuronAdvantage
 from lightning_neurocorr.evidence import Panel, Picture, Sample
 from lightning_neurocorr.figures import history_figure
 from lightning_neurocorr.history import HistoryEntry, with_history
+from lightning_neurocorr.loggers import log_history
 from lightning_neurocorr.report import COLUMNS, NeuronReport, Outcomes
 from lightning_neurocorr.scalars import layer_groups
 from lightning_neurocorr.sheets import contact_sheet
 from lightning_neurocorr.tensorboard import draw_report, draw_sheets, escape, markdown
+from tests.paper_model import paper_trainer
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # TensorBoard's copy of html5lib
@@ -236,6 +238,57 @@ def test_a_resnet18_gets_at_most_forty_tags_of_all_kinds(tmp_path):
     assert 30 < len(ours) <= 40
     stages = {"conv1", "fc", *(f"layer{i}" for i in range(1, 5))}
     assert {tag.split("/")[2] for tag in ours if tag.startswith("neurocorr/r/")} == stages
+
+
+def test_tables_and_pictures_stand_at_the_step_of_the_scalars(tmp_path):
+    logger = pl.loggers.TensorBoardLogger(tmp_path)
+    callback = NeuronAdvantage(
+        lambda batch: (batch[1] + torch.arange(len(batch[1])) % 2) % 3, "fc",
+        visualizer=NoPictures(),
+    )  # fmt: skip
+    trainer = paper_trainer(
+        callback, max_epochs=3, logger=logger, val_check_interval=0.5, log_every_n_steps=1
+    )
+    data = DataLoader(TensorDataset(torch.rand(24, 3, 18, 18), torch.arange(24) % 3), 6)
+    trainer.fit(ResNet18(), data, data)
+    logger.experiment.close()
+    events = read(trainer.log_dir)
+    scalars = [event.step for event in events.Scalars("neurocorr/accuracy/model")]
+    assert scalars == [1, 3, 5, 7, 9, 11]
+    assert [e.step for e in events.Tensors("neurocorr/top neurons/text_summary")] == scalars
+    assert [e.step for e in events.Histograms("neurocorr/r/fc")] == scalars
+    assert [e.step for e in events.Images("neurocorr/r over validations")] == scalars
+    assert [e.step for e in events.Images("neurocorr/what neurons see/fc")] == scalars[-1:]
+
+
+@pytest.mark.parametrize(
+    ("validations", "shown"),
+    [(9, range(1, 10)), (21, range(1, 22)), (43, [*range(1, 20), *range(20, 30, 2),
+                                                  *range(30, 40, 3), 40, 43])],
+)  # fmt: skip
+def test_the_figure_of_a_long_run_is_drawn_when_a_tenth_has_come(validations, shown, tmp_path):
+    history: list[HistoryEntry] = []
+    writer = SummaryWriter(str(tmp_path))
+    for step in range(1, validations + 1):
+        report = a_report(validation=step, step=step)
+        history.append(HistoryEntry.from_report(report))
+        draw_report(report, history, writer)
+    log_history(report, history, [writer], 16)
+    writer.close()
+    figures = read(tmp_path).Images("neurocorr/r over validations")
+    assert [event.step for event in figures] == list(shown)
+
+
+def test_histograms_count_every_r(tmp_path):
+    report = a_report(size=3000)
+    events = drawn(tmp_path, report)
+    r = report.column("r")[:3000]
+    found = events.Histograms("neurocorr/r/conv")[0].histogram_value
+    assert sum(found.bucket) == found.num == 3000
+    edges = np.array([found.bucket_limit[0] - 0.005, *found.bucket_limit])
+    np.testing.assert_array_equal(np.histogram(r, edges)[0], found.bucket)
+    assert np.diff(found.bucket_limit) == pytest.approx(0.005)
+    assert (found.min, found.max) == (r.min(), r.max())
 
 
 # --- the table -----------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from lightning_neurocorr.collector import Collector, Settings, describe, is_read
 from lightning_neurocorr.exemplars import Ranking
 from lightning_neurocorr.history import HistoryEntry, with_history
 from lightning_neurocorr.inspection import Subject, ToImage
-from lightning_neurocorr.loggers import log_report, log_sheets, log_table
+from lightning_neurocorr.loggers import log_history, log_report, log_sheets, log_table
 from lightning_neurocorr.randomness import PrivateRandomness
 from lightning_neurocorr.ranks import SecondPass
 from lightning_neurocorr.reading import Predictions
@@ -204,6 +204,9 @@ class NeuronAdvantage(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102
         self._look_closer(trainer)
+        if self.report is not None and trainer.is_global_zero:
+            with self._faults.forgiven("write to the logger"):
+                log_history(self.report, self.history, trainer.loggers, self.top_k)
 
     def on_exception(  # noqa: D102
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
