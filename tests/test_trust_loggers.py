@@ -2,30 +2,99 @@
 
 from __future__ import annotations
 
+import io
+import json
+import socket
+import struct
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
-from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
+from pytorch_lightning.loggers import (
+    CSVLogger,
+    Logger,
+    MLFlowLogger,
+    TensorBoardLogger,
+    WandbLogger,
+)
 
 from lightning_neurocorr import FeatureVisualizer, NeuronAdvantage
+from lightning_neurocorr.loggers import log_sheets
+from lightning_neurocorr.sheets import contact_sheet
+from tests.helpers import make_panel, make_report
 from tests.many_modules import Trained, answer, cnn, loaders, pictures
 from tests.paper_model import paper_trainer
 
+try:  # here and not in a test: it keeps a temporary folder from its import on
+    import wandb as weights_and_biases
+except ImportError:
+    weights_and_biases = None
 
-def fit(*loggers: Any) -> NeuronAdvantage:
-    callback = NeuronAdvantage(answer, "net.0", visualizer=FeatureVisualizer(steps=1), top_k=2)
+# What the loggers themselves warn of: Lightning's W&B logger passes an option that has no effect,
+# and MLflow's tables of a database use a feature of SQLAlchemy that goes.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*anonymous.*has no effect"),
+    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated"),
+]
+
+
+def fit(*loggers: Any, **options: Any) -> NeuronAdvantage:
+    options = {"visualizer": FeatureVisualizer(steps=1), "top_k": 2, **options}
+    callback = NeuronAdvantage(answer, "net.0", **options)
     trainer = paper_trainer(
         callback, logger=list(loggers) or False, max_epochs=1, log_every_n_steps=1
     )
     trainer.fit(Trained(cnn()), *loaders(pictures()))
     for logger in loggers:
         logger.finalize("success")
+    assert callback.report is not None
     assert callback.report.panels
     return callback
+
+
+def sheet(callback: NeuronAdvantage) -> np.ndarray:
+    assert callback.report is not None
+    return contact_sheet(callback.report, "net.0")
+
+
+def pixels(source: Any) -> np.ndarray:
+    with Image.open(source) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def pngs(folder: Any) -> list[Path]:
+    return sorted(Path(folder).rglob("*.png"))
+
+
+def children() -> set[str]:
+    """The processes that this one has started and that still run (Linux)."""
+    tasks = Path("/proc/self/task").glob("*/children")
+    return {child for task in tasks for child in task.read_text().split()}
+
+
+@pytest.fixture
+def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A log folder; fails if anything is written elsewhere, asks the network or goes on running."""
+    folders = {name: tmp_path / name for name in ("logs", "elsewhere", "home")}
+    for folder in folders.values():
+        folder.mkdir()
+    monkeypatch.chdir(folders["elsewhere"])
+    monkeypatch.setenv("HOME", str(folders["home"]))
+    before = children()
+    with socket.create_server(("127.0.0.1", 0)) as proxy:
+        for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+            monkeypatch.setenv(name, f"http://127.0.0.1:{proxy.getsockname()[1]}")
+        yield folders["logs"]
+        proxy.settimeout(0.2)
+        with pytest.raises(TimeoutError, match="timed out"):
+            proxy.accept()
+    assert children() <= before
+    assert not [path for path in folders["elsewhere"].rglob("*") if path.is_file()]
+    assert not [path for path in folders["home"].rglob("*") if path.is_file()]
 
 
 class Recording(Logger):
@@ -43,44 +112,7 @@ class Recording(Logger):
     def log_hyperparams(self, *_: Any, **__: Any) -> None: ...
 
 
-class LikeWandb(Recording):
-    """The signature of Lightning's W&B logger."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.images: list[tuple[str, int]] = []
-
-    def log_image(
-        self, key: str, images: list[Any], step: int | None = None, **kwargs: Any
-    ) -> None:
-        assert all(isinstance(image, Image.Image) for image in images)
-        self.images.append((key, len(images)))
-
-
-class LikeMlflow(Recording):
-    """The signature of Lightning's MLflow logger and of MLflow's client."""
-
-    run_id = "run-1"
-
-    class Client:
-        def __init__(self) -> None:
-            self.images: list[str] = []
-
-        def log_image(
-            self, run_id: str, image: Any, artifact_file: str | None = None, **kwargs: Any
-        ) -> None:
-            assert run_id == "run-1"
-            assert isinstance(image, np.ndarray)
-            assert image.dtype == np.uint8
-            self.images.append(str(artifact_file))
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.experiment = self.Client()
-
-
-def pngs(folder: Any) -> list[Path]:
-    return sorted(Path(folder).rglob("*.png"))
+# --- TensorBoard and files ------------------------------------------------------------------------
 
 
 def test_tensorboard_gets_everything(tmp_path: Any) -> None:
@@ -108,48 +140,164 @@ def test_csv_gets_numbers_and_png_files(tmp_path: Any) -> None:
         assert image.size[0] > 32
 
 
-def test_several_loggers_at_once(tmp_path: Any) -> None:
-    plain, wandb, mlflow = Recording(), LikeWandb(), LikeMlflow()
-    fit(CSVLogger(tmp_path), plain, wandb, mlflow)
-    for logger in (plain, wandb, mlflow):
-        assert "neurocorr/outcomes/only_model" in logger.numbers
-    assert wandb.images == [("neurocorr/what neurons see/net.0", 1)]
-    assert [name.split("-")[0] for name in mlflow.experiment.images] == ["neurocorr/net.0"]
-    assert not pngs(tmp_path)  # somebody could show them
-
-
-def test_no_logger_writes_nothing(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_no_logger_writes_nothing(alone: Path) -> None:
     fit()
-    assert not list(tmp_path.rglob("*"))
+    assert not list(alone.rglob("*"))
 
 
-def test_tensorboardx_alone_gets_numbers_and_files(
-    tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+def test_tensorboardx_gets_everything(alone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lightning writes with it where it finds no tensorboard."""
+    import lightning_fabric.loggers.tensorboard as fabric
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    monkeypatch.setenv("CRC32C_SW_MODE", "auto")  # it would be set on import
+    tensorboardx = pytest.importorskip("tensorboardX")
+    monkeypatch.setattr(fabric, "_TENSORBOARD_AVAILABLE", False)
+    logger = TensorBoardLogger(alone)
+    callback = fit(logger)
+    assert isinstance(logger.experiment, tensorboardx.SummaryWriter)
+    events = EventAccumulator(logger.log_dir).Reload()
+    shown = events.Images("neurocorr/what_neurons_see/net.0")[-1].encoded_image_string
+    np.testing.assert_array_equal(pixels(io.BytesIO(shown)), sheet(callback))
+    assert "neurocorr/accuracy/model" in events.Tags()["scalars"]
+    assert "neurocorr/top neurons/text_summary" in events.Tags()["tensors"]
+    assert "neurocorr/r/net.0" in events.Tags()["histograms"]
+    assert not pngs(alone)
+
+
+# --- W&B and MLflow, without their servers --------------------------------------------------------
+
+
+@pytest.fixture
+def wandb(alone: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    for name in ("CACHE", "CONFIG", "DATA"):
+        monkeypatch.setenv(f"WANDB_{name}_DIR", str(alone.parent / "own"))
+    monkeypatch.setenv("WANDB_MODE", "offline")  # Lightning sets it
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    monkeypatch.setenv("WANDB_CONSOLE", "off")
+    monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)  # a run sets its own
+    if weights_and_biases is None:
+        pytest.skip("needs wandb")
+    yield weights_and_biases
+    end(weights_and_biases)
+
+
+def end(wandb: Any) -> None:
+    """Finish the run and its process; only after that everything is in the file."""
+    wandb.finish()
+    wandb.teardown()
+
+
+def wandb_rows(folder: Path) -> list[dict[str, Any]]:
+    """What a run kept offline has logged: LevelDB's log format around protocol buffers."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    data, at, part, rows = next(folder.rglob("*.wandb")).read_bytes(), 7, b"", []
+    while at + 7 <= len(data):
+        left = 32768 - at % 32768
+        if left < 7:  # blocks are filled up with zeros
+            at += left
+            continue
+        length, kind = struct.unpack_from("<HB", data, at + 4)
+        part, at = part + data[at + 7 : at + 7 + length], at + 7 + length
+        if kind in (1, 4):  # whole, or the last part
+            items = Record.FromString(part).history.item
+            rows.append({"/".join(i.nested_key) or i.key: json.loads(i.value_json) for i in items})
+            part = b""
+    return [row for row in rows if row]
+
+
+def check_wandb(folder: Path, callback: NeuronAdvantage) -> None:
+    """Numbers and the sheet are there, at the step of the report."""
+    assert callback.report is not None
+    rows = wandb_rows(folder)
+    numbers = next(row for row in rows if "neurocorr/outcomes/only_model" in row)
+    assert numbers["neurocorr/outcomes/only_model"] == callback.report.outcomes.only_model
+    images = [row for row in rows if any("what neurons see" in key for key in row)]
+    assert len(images) == 1
+    assert images[0]["trainer/global_step"] == callback.report.step
+    files = images[0]["neurocorr/what neurons see/net.0/filenames"]
+    assert len(files) == len(pngs(folder)) == 1
+    np.testing.assert_array_equal(pixels(next(folder.rglob(Path(files[0]).name))), sheet(callback))
+
+
+def check_mlflow(logger: MLFlowLogger, folder: Path, callback: NeuronAdvantage) -> None:
+    assert callback.report is not None
+    assert logger.run_id is not None
+    run = logger.experiment.get_run(logger.run_id)
+    metrics = run.data.metrics
+    assert metrics["neurocorr/outcomes/only_model"] == callback.report.outcomes.only_model
+    listed = [file.path for file in logger.experiment.list_artifacts(logger.run_id, "neurocorr")]
+    assert listed == [f"neurocorr/net.0-{callback.report.step}.png"]
+    found = [
+        file for file in pngs(folder) if file.parts[-3:] == ("artifacts", *listed[0].split("/"))
+    ]
+    assert len(found) == 1
+    np.testing.assert_array_equal(pixels(found[0]), sheet(callback))
+
+
+def test_wandb_offline_gets_numbers_and_sheets(alone: Path, wandb: Any) -> None:
+    callback = fit(WandbLogger(save_dir=alone, offline=True))
+    end(wandb)
+    check_wandb(alone, callback)
+
+
+@pytest.fixture
+def mlflow(alone: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")  # Lightning sets it
+    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    return pytest.importorskip("mlflow")
+
+
+@pytest.mark.parametrize("store", ["file", "sqlite"])
+def test_mlflow_gets_numbers_and_sheets(store: str, alone: Path, mlflow: Any) -> None:
+    if store == "sqlite":
+        pytest.importorskip("alembic")
+    uri = f"file:{alone}" if store == "file" else f"sqlite:///{alone}/runs.db"
+    logger = MLFlowLogger("paper", tracking_uri=uri, artifact_location=f"file:{alone}/artifacts")
+    check_mlflow(logger, alone, fit(logger))
+
+
+@pytest.mark.parametrize("name", ["..", "a/../../b", "<script> & co"])
+def test_sheets_of_odd_names_stay_inside(name: str, alone: Path, wandb: Any, mlflow: Any) -> None:
+    layer = "conv/../<b>"
+    report = make_report({layer: 2}, panels=(make_panel(layer, 1),), name=name)
+    stored = MLFlowLogger("paper", tracking_uri=f"file:{alone}/mlruns")
+    kept = WandbLogger(save_dir=alone, offline=True)
+    assert log_sheets(report, [stored, kept], str(alone / "files")) == []
+    end(wandb)
+    for folder in (alone / "mlruns", alone / "wandb"):
+        assert len(pngs(folder)) == 1
+        np.testing.assert_array_equal(pixels(pngs(folder)[0]), contact_sheet(report, layer))
+
+
+def test_several_loggers_at_once(
+    alone: Path, wandb: Any, mlflow: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its writer has protocol buffers of its own: tables and pictures would be refused."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    class LikeTensorBoardX(TensorBoardLogger):
-        numbers: dict[str, float]
+    import lightning_neurocorr.sheets.sheet as sheets
 
-        @property
-        def experiment(self) -> Any:
-            return object()
+    drawn, draw = [], sheets.contact_sheet
+    monkeypatch.setattr(sheets, "contact_sheet", lambda *a, **k: drawn.append(a) or draw(*a, **k))
+    board, plain = TensorBoardLogger(alone / "board"), Recording()
+    stored = MLFlowLogger("paper", tracking_uri=f"file:{alone}/mlruns")
+    kept = WandbLogger(save_dir=alone / "wandb", offline=True)
+    callback = fit(CSVLogger(alone / "csv"), plain, board, kept, stored)
+    end(wandb)
+    assert len(drawn) == 1, "one sheet for all loggers"
+    check_wandb(alone / "wandb", callback)
+    check_mlflow(stored, alone / "mlruns", callback)
+    events = EventAccumulator(board.log_dir).Reload()
+    shown = events.Images("neurocorr/what neurons see/net.0")[-1].encoded_image_string
+    np.testing.assert_array_equal(pixels(io.BytesIO(shown)), sheet(callback))
+    assert "neurocorr/outcomes/only_model" in plain.numbers
+    assert not pngs(alone / "csv"), "others can show them"
 
-        def log_metrics(self, metrics: Any, step: int | None = None) -> None:
-            self.numbers = dict(metrics)
 
-        def finalize(self, status: str) -> None: ...
-
-        def save(self) -> None: ...
-
-        def log_hyperparams(self, *_: Any, **__: Any) -> None: ...
-
-    logger = LikeTensorBoardX(tmp_path)
-    fit(logger)
-    assert "neurocorr/accuracy/model" in logger.numbers
-    assert len(pngs(tmp_path)) == 1
-    assert "tensorboardX" not in sys.modules
+# --- names ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["../../outside", "a/b", "..", "<script>", "x" * 300])
