@@ -36,8 +36,8 @@ import lightning_neurocorr as nc
 from lightning_neurocorr.sheets import contact_sheet
 
 # Lightning's adverts, and two warnings that nobody can act on here.
-logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+for package in ("pytorch_lightning", "lightning.pytorch"):
+    logging.getLogger(f"{package}.utilities.rank_zero").setLevel(logging.WARNING)
 warnings.filterwarnings("ignore", ".*LeafSpec.*")
 warnings.filterwarnings("ignore", ".*does not have many workers.*")
 

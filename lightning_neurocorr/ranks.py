@@ -40,10 +40,15 @@ class SecondPass:
 
     def __post_init__(self) -> None:
         for name in ("neurons", "max_samples", "permutations"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"Expected `{name}` to be at least 1, got {getattr(self, name)}.")
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ValueError(
+                    f"Expected `{name}` to be a whole number of at least 1, but got {value!r}."
+                )
         if self.neurons > MAX_NEURONS:
-            raise ValueError(f"Expected `neurons` to be at most {MAX_NEURONS}, got {self.neurons}.")
+            raise ValueError(
+                f"Expected `neurons` to be at most {MAX_NEURONS}, but got {self.neurons}."
+            )
 
 
 def auroc(activations: np.ndarray, positive: np.ndarray) -> np.ndarray:

@@ -139,6 +139,31 @@ def test_wrong_arguments() -> None:
         with pytest.raises(ValueError, match=message), silence(model, units, **options):
             model(x)
         assert not model[0]._forward_hooks
+    for units, message in [
+        ({"0": "12"}, r"to be whole numbers, such as .* but got '12'"),
+        ({"0": ["1"]}, "but got '1'"),
+        ({"0": 1.5}, "but got 1.5"),
+        ({"0": None}, "but got None"),
+        ({"0": torch.tensor([True, False])}, "got True. Of a mask, pass mask.nonzero"),
+        (["0"], r"`units` to be a dict such as .* but got \['0'\]"),
+    ]:
+        with pytest.raises(TypeError, match=message), silence(model, units):
+            pass
+    with pytest.raises(TypeError, match="`model` to be a module or layers by name"):
+        silence([model], {"0": 1}).__enter__()
+    with pytest.raises(TypeError, match="`values` to be a dict of means"):
+        silence(model, {"0": 1}, values=torch.zeros(4)).__enter__()
+    with pytest.raises(ValueError, match="`values` of layers of the model, but got 'x'"):
+        silence(model, {"0": 1}, values={"x": torch.zeros(4)}).__enter__()
+
+
+def test_units_may_be_any_whole_numbers() -> None:
+    model, x = nn.Sequential(nn.Linear(3, 4)), torch.randn(2, 3)
+    for units in (1, np.int64(1), [np.int32(1)], np.array([1]), torch.tensor(1), range(1, 2), {1}):
+        with silence(model, {"0": units}, "zero"):
+            assert (model(x) == 0).tolist() == [[False, True, False, False]] * 2
+    with silence(model, {"0": [1]}, values={"0": [1.0, 2.0, 3.0, 4.0]}):  # any numbers (D,)
+        assert model(x)[:, 1].tolist() == [2, 2]
 
 
 def test_a_layer_that_is_not_called_is_named() -> None:
@@ -429,9 +454,16 @@ def test_saved_and_read_again() -> None:
 
 def test_settings_and_samples_are_checked() -> None:
     for options, message in [
-        ({"random_sets": 0}, "`random_sets` to be at least 1, but got 0"),
+        ({"random_sets": 0}, "`random_sets` to be a whole number of at least 1, but got 0"),
+        ({"random_sets": 2.5}, "but got 2.5"),
+        ({"max_samples": None}, "`max_samples` .* but got None"),
+        ({"every_n_validations": "2"}, "`every_n_validations` .* but got '2'"),
+        ({"seed": None}, "`seed` .* but got None"),
         ({"sizes": (0,)}, "`sizes` to be positive"),
-        ({"singles": -1}, "`singles` to be at least 0"),
+        ({"sizes": 4}, "`sizes` to be positive .* but got 4"),
+        ({"singles": -1}, "`singles` to be a whole number of at least 0"),
+        ({"time_budget_s": 0}, "`time_budget_s` to be seconds above 0, or None, but got 0"),
+        ({"time_budget_s": "1m"}, "but got '1m'"),
         (
             {"by": "nope"},
             "`by` of Ablation to be a column .* but got 'nope'. There are attribution",

@@ -245,3 +245,21 @@ def test_nothing_to_switch_off(toy: Toy) -> None:
     assert not report.helps
     assert report.after == report.before
     assert "No edit" in report.summary()
+
+
+def test_wrong_arguments_say_what_to_pass(tmp_path: Any) -> None:
+    model, x = nn.Sequential(nn.Linear(3, 4)).eval(), torch.zeros(5, 3)
+    target, right = torch.zeros(5, dtype=torch.long), torch.ones(5, dtype=torch.bool)
+    with pytest.raises(TypeError, match=r"units of layer '0' to be whole numbers, .* got '12'"):
+        fold_into_weights(model, {"0": "12"})  # type: ignore[dict-item]
+    with pytest.raises(TypeError, match=r"`model` to be a module, .*; `path` comes first"):
+        save_edited(model, tmp_path / "x.pt", {"0": [1]})  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"`baseline_correct` to be of shape \(5,\), .* \(4,\)"):
+        EditSamples([((x,), {})], target, right[:4])
+    with pytest.raises(ValueError, match=r"`ill` to be of shape \(5,\)"):
+        EditSamples([((x,), {})], target, right, {"ill": right[:2]})
+    with pytest.raises(TypeError, match="`chunks` to hold arguments of the model"):
+        EditSamples([x], target, right)  # type: ignore[list-item]
+    for chunks in ([], [((x[:3],), {})]):
+        with pytest.raises(ValueError, match="as many samples as `target`, at least 1, but got"):
+            choose_edit(model, EditSamples(chunks, target, right))

@@ -373,6 +373,12 @@ def test_numbers_of_numpy_in_a_study_are_saved_as_plain_ones(tmp_path: Path) -> 
     assert [path.name for path in tmp_path.iterdir()] == ["x"]
 
 
+def test_a_folder_is_no_file(tmp_path: Path) -> None:
+    with pytest.raises(IsADirectoryError, match="Expected `path` to be a file, but got the folder"):
+        make_report(SIZES).save(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_file_appears_whole_or_not_at_all(tmp_path: Path, monkeypatch) -> None:
     path = tmp_path / "report.npz"
     old = make_report(SIZES, name="old")

@@ -52,13 +52,27 @@ class Ablation:
                 "Expected `by` of Ablation to be a column that each half of the samples has, but "
                 f"got {self.by!r}. There are {', '.join(RANKABLE)}."
             )
-        for name in ("random_sets", "max_samples", "every_n_validations"):
-            if (value := getattr(self, name)) is not None and value < 1:
-                raise ValueError(f"Expected `{name}` to be at least 1, but got {value}.")
-        if any(size < 1 for size in self.sizes):
-            raise ValueError(f"Expected `sizes` to be positive, but got {self.sizes}.")
-        if self.singles < 0:
-            raise ValueError(f"Expected `singles` to be at least 0, but got {self.singles}.")
+        least = {"random_sets": 1, "max_samples": 1, "singles": 0, "seed": 0}
+        if self.every_n_validations is not None:
+            least["every_n_validations"] = 1
+        for name, lowest in least.items():
+            if not _is_whole(value := getattr(self, name)) or value < lowest:
+                raise ValueError(
+                    f"Expected `{name}` to be a whole number of at least {lowest}, but got "
+                    f"{value!r}."
+                )
+        if not isinstance(self.sizes, (tuple, list)) or not all(
+            _is_whole(size) and size >= 1 for size in self.sizes
+        ):
+            raise ValueError(
+                f"Expected `sizes` to be positive whole numbers, such as (1, 2, 4), but got "
+                f"{self.sizes!r}."
+            )
+        budget = self.time_budget_s
+        if budget is not None and not (isinstance(budget, (int, float)) and budget > 0):
+            raise ValueError(
+                f"Expected `time_budget_s` to be seconds above 0, or None, but got {budget!r}."
+            )
         if self.fill not in ("mean", "zero", "resample"):
             raise ValueError(
                 f"Expected `fill` to be 'mean', 'zero' or 'resample', but got {self.fill!r}."
@@ -205,6 +219,10 @@ class AblationStudy:
         largest = [_sentence(self.curve(layer)[-1]) for layer in layers]
         missing = [f"{layer}: {reason}." for layer, reason in self.skipped.items()]
         return "\n".join([head, *largest, *missing])
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _sentence(point: AblationPoint) -> str:

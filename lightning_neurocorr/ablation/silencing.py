@@ -19,6 +19,7 @@ from lightning_neurocorr.activations import (
     first_tensor,
     layer_names,
     unit_axis,
+    unit_lists,
 )
 
 Fill = Literal["mean", "zero", "resample"]
@@ -45,6 +46,7 @@ def silence(
         seed: Of the pairing of samples for ``"resample"``; no global random state is used.
 
     Raises:
+        TypeError: If units are no whole numbers.
         ValueError: If a layer is unknown, or in the forward if a unit is out of range.
 
     Warns:
@@ -60,41 +62,53 @@ def silence(
         raise ValueError(f"Expected `fill` to be 'mean', 'zero' or 'resample', but got {fill!r}.")
     if values is not None and fill != "mean":
         raise ValueError(f"Expected `values` only with fill='mean', but got fill={fill!r}.")
-    modules = _modules(model, units)
+    chosen = unit_lists(units)
+    named = _named(model)
+    modules = _modules(model, named, chosen)
+    constants = {} if values is None else _constants(values, named)
     generator = torch.Generator().manual_seed(seed)
     called: set[str] = set()
     with ExitStack() as stack:
         if isinstance(model, nn.Module):
             stack.enter_context(eager(model))
         for name, module in modules.items():
-            chosen = _unit_list(name, units[name])
-            given = None if values is None else values.get(name)
-            hook = _silencer(name, chosen, fill, given, generator, called)
+            given = constants.get(name)
+            hook = _silencer(name, chosen[name], fill, given, generator, called)
             stack.callback(module.register_forward_hook(hook).remove)
         yield
     if missed := sorted(modules.keys() - called):
         warnings.warn(f"Nothing was silenced in {', '.join(missed)}: never called.", stacklevel=3)
 
 
+def _named(model: Any) -> Mapping[str, nn.Module]:
+    """Layers by name."""
+    if isinstance(model, nn.Module):
+        return layer_names(model)
+    if not isinstance(model, Mapping):
+        raise TypeError(f"Expected `model` to be a module or layers by name, but got {model!r}.")
+    return model
+
+
 def _modules(
-    model: nn.Module | Mapping[str, nn.Module], units: Mapping[str, Units]
+    model: Any, named: Mapping[str, nn.Module], names: Iterable[str]
 ) -> dict[str, nn.Module]:
-    named = layer_names(model) if isinstance(model, nn.Module) else model
-    for name in units:
+    for name in names:
         if name not in named:
             if isinstance(model, nn.Module):
                 choose_layers(model, [name])  # names close ones in its error
             raise ValueError(f"Expected layers of {list(named)[:12]}, but got {name!r}.")
-    return {name: named[name] for name in units}
+    return {name: named[name] for name in names}
 
 
-def _unit_list(name: str, units: Units) -> list[int]:
-    if isinstance(units, Tensor):
-        units = units.tolist()
-    chosen = sorted({int(unit) for unit in ([units] if isinstance(units, int) else units)})
-    if chosen and chosen[0] < 0:
-        raise ValueError(f"Expected units of layer {name!r} from 0 on, but got {chosen[0]}.")
-    return chosen
+def _constants(values: Any, named: Iterable[str]) -> dict[str, Tensor]:
+    """The means to say instead, ``(D,)`` by layer name."""
+    if not isinstance(values, Mapping):
+        raise TypeError(
+            f"Expected `values` to be a dict of means (D,) by layer name, but got {values!r}."
+        )
+    if unknown := sorted(set(values) - set(named)):
+        raise ValueError(f"Expected `values` of layers of the model, but got {unknown[0]!r}.")
+    return {name: torch.as_tensor(given) for name, given in values.items()}
 
 
 def _silencer(

@@ -17,6 +17,7 @@ from lightning_neurocorr.activations.pooling import (
     unit_axis,
 )
 from lightning_neurocorr.activations.recording import ActivationRecorder, record
+from lightning_neurocorr.activations.units import unit_lists
 
 __all__ = [
     "ActivationRecorder",
@@ -33,4 +34,5 @@ __all__ = [
     "pool",
     "record",
     "unit_axis",
+    "unit_lists",
 ]

@@ -51,6 +51,22 @@ class EditSamples:
     baseline_correct: Tensor
     groups: Mapping[str, Tensor] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        n = len(self.target)
+        named = {"baseline_correct": self.baseline_correct, **self.groups}
+        for name, values in named.items():
+            if tuple(values.shape) != (n,):
+                raise ValueError(
+                    f"Expected `{name}` to be of shape ({n},), one for each of `target`, but got "
+                    f"{tuple(values.shape)}."
+                )
+        for chunk in self.chunks:
+            if not (isinstance(chunk, tuple) and [*map(type, chunk)] == [tuple, dict]):
+                raise TypeError(
+                    "Expected `chunks` to hold arguments of the model, such as [((images,), {})], "
+                    f"but got {type(chunk).__name__}."
+                )
+
 
 @dataclass(frozen=True)
 class EditTable:
@@ -166,12 +182,12 @@ def choose_edit(
     chosen = {name: module for name, module in chosen.items() if not why_not(model, module)}
     with _quiet(model), record(model, list(chosen)) as recorder:
         heard: dict[str, list[Tensor]] = {}
-        logits = []
+        answers = []
         for args, kwargs in samples.chunks:
-            logits.append(read(model(*args, **kwargs)))
+            answers.append(read(model(*args, **kwargs)).argmax(1).cpu())
             for name, said in recorder.take()[0].items():
                 heard.setdefault(name, []).append(said.double().cpu())
-    right = (torch.cat(logits).argmax(1).cpu() == samples.target.cpu()).double()
+    right = _right(answers, samples).double()
     advantage = right - samples.baseline_correct.cpu().double()
     ranked: list[tuple[float, str, int]] = []
     values: dict[str, Tensor] = {}
@@ -285,12 +301,18 @@ def _correct(
     changed = folded(model, units, values)
     with _quiet(model), eager(model):
         outputs = [call_with(model, changed, *chunk) for chunk in samples.chunks]
-    answer = torch.cat([read(output) for output in outputs]).argmax(1).cpu()
-    if len(answer) != len(samples.target):
+    return _right([read(output).argmax(1).cpu() for output in outputs], samples).numpy()
+
+
+def _right(answers: Sequence[Tensor], samples: EditSamples) -> Tensor:
+    """Whether the answers to all chunks are right, ``(N,)`` bool."""
+    found, n = sum(map(len, answers)), len(samples.target)
+    if found != n or not n:
         raise ValueError(
-            f"Expected {len(samples.target)} samples in `chunks`, but got {len(answer)}."
+            f"Expected `chunks` to hold as many samples as `target`, at least 1, but got {found} "
+            f"and {n}."
         )
-    return (answer == samples.target.cpu()).numpy()
+    return torch.cat(list(answers)) == samples.target.cpu()
 
 
 def _table(correct: np.ndarray, samples: EditSamples) -> EditTable:

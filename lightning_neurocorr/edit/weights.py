@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from lightning_neurocorr.activations import choose_layers
+from lightning_neurocorr.activations import choose_layers, unit_lists
 
 Units = Mapping[str, Sequence[int]]
 Values = Mapping[str, Tensor]
@@ -42,7 +42,7 @@ def fold_into_weights(
 def folded(model: nn.Module, units: Units, values: Values | None = None) -> dict[str, Tensor]:
     """The entries of :func:`fold_into_weights` that change."""
     changed: dict[str, Tensor] = {}
-    for layer, chosen in units.items():
+    for layer, chosen in unit_lists(units).items():
         module = exact_layer(model, layer)
         if reason := why_not(model, module):
             raise ValueError(
@@ -56,12 +56,12 @@ def folded(model: nn.Module, units: Units, values: Values | None = None) -> dict
                 f"Expected units of layer {layer!r} in 0..{size - 1}, but got {chosen}."
             )
         said = torch.zeros(size) if values is None or layer not in values else values[layer]
-        said = said[list(chosen)].to(weight)
+        said = said[chosen].to(weight)
         for unit in chosen:
             _weights_of(module, weight, unit).zero_()
         changed[f"{key}.weight"] = weight
         if bias is not None:
-            index = torch.tensor(list(chosen), dtype=torch.long, device=bias.device)
+            index = torch.tensor(chosen, dtype=torch.long, device=bias.device)
             changed[f"{key}.bias"] = bias.detach().index_copy(0, index, said)
         elif said.any():
             raise ValueError(
@@ -113,4 +113,6 @@ def save_edited(
     path: str | PathLike[str], model: nn.Module, units: Units, values: Values | None = None
 ) -> None:
     """Save the edited weights: ``model.load_state_dict(torch.load(path, weights_only=True))``."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"Expected `model` to be a module, but got {model!r}; `path` comes first.")
     torch.save(fold_into_weights(model, units, values), path)

@@ -30,6 +30,8 @@ T = TypeVar("T")
 def write(path: str | Path, report: Mapping[str, Any]) -> Path:
     """Write the fields of a report; the file appears whole or not at all."""
     path = Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(f"Expected `path` to be a file, but got the folder {str(path)!r}.")
     arrays, panels = pack_panels(report["panels"])
     meta = {name: value for name, value in report.items() if name not in ("columns", "panels")}
     meta |= {"schema": SCHEMA, "outcomes": vars(report["outcomes"]), "panels": panels}
