@@ -126,7 +126,9 @@ def _add_together_(layers: list[_Layer], columns: Columns) -> None:
     if shared.device.type == "cpu" and bool((shared == shared[:1]).all()):
         n, w = n[:, :1], w[..., :1]
     else:
-        layer = torch.arange(len(layers)).repeat_interleave(torch.tensor(sizes))
+        layer = torch.arange(len(layers)).repeat_interleave(
+            torch.tensor(sizes), output_size=sum(sizes)
+        )
         layer = layer.to(joined.device, non_blocking=True)
         n, w = n[:, layer], w[..., layer]
     x = torch.cat([x for _, x in layers], 1)
