@@ -73,10 +73,12 @@ def _within_class(total: Moments, testable: np.ndarray, controls: int) -> dict[s
         dof_lost = seen - 1
     r_within = _array(r)
     p = np.where(testable, F.p_value(r_within, float(total.n), dof_lost), np.nan)
+    # Where the class says all about neuron or advantage, nothing within it can be shown: q is 1.
+    empty = testable & np.isnan(r_within) & ~np.isnan(_array(F.correlation(total)))
     return {
         "r_within_class": r_within,
         "p_within_class": p,
-        "q_within_class": F.adjust_p_values(p),
+        "q_within_class": np.where(empty, 1.0, F.adjust_p_values(p)),
     }
 
 

@@ -32,10 +32,10 @@ def associated(columns: Columns) -> np.ndarray:
 
 
 def class_explains(columns: Columns) -> np.ndarray:
-    """Whether within-class r is known and does not support r."""
+    """Whether within-class r does not support r; false where classes were not controlled for."""
     q, within = _array(columns, "q_within_class"), _array(columns, "r_within_class")
     supported = (q <= ALPHA) & (np.sign(within) == np.sign(_array(columns, "r")))
-    return ~np.isnan(within) & ~supported
+    return ~(np.isnan(within) & np.isnan(q)) & ~supported
 
 
 def replicates(columns: Columns) -> np.ndarray:

@@ -85,6 +85,22 @@ def test_r_within_class(controls: int) -> None:
     case.check("q_within_class", slow_fdr(p))
 
 
+def test_where_the_class_says_all_nothing_within_it_is_shown() -> None:
+    """A neuron that only tells the class; and a baseline whose advantage only tells the class."""
+    target = np.arange(300) % 3
+    pure, mixed = np.eye(3)[target][:, :1], np.random.default_rng(0).normal(size=(300, 1))
+    for advantage in (np.random.default_rng(1).choice([-1.0, 1], 300), (target == 0).astype(float)):
+        x = np.hstack([pure, mixed + pure])
+        metric = NeuronAdvantageCorrelation(2, num_covariates=3, folds=2, count_active=True)
+        metric.update(*map(torch.as_tensor, (x, advantage, one_hot(target, 3), target % 2)))
+        found = correlation_columns(*metric.moments(), 1.0, grouped=False, controls=3)
+        explained = np.isnan(found["r_within_class"])
+        assert explained.tolist() == [True, advantage.min() == 0]
+        assert np.isnan(found["p_within_class"][explained]).all()
+        assert (found["q_within_class"][explained] == 1).all()
+        assert not np.isnan(found["q_within_class"]).any()
+
+
 def test_without_classes_there_is_no_r_within_them() -> None:
     assert "r_within_class" not in Case(controls=0).found
 

@@ -39,6 +39,10 @@ COST = (
         ({"r": NAN}, "undefined: no correlation can be computed"),
         ({"q_value": NAN}, "too sparse to test"),
         ({"q_value": 0.051}, "not shown to encode the advantage"),
+        (
+            {"r_within_class": NAN, "q_within_class": 1.0},
+            "goes with the class, not with the advantage within it",
+        ),
         ({"q_within_class": 0.06}, "goes with the class, not with the advantage within it"),
         ({"r_within_class": -0.4}, "goes with the class, not with the advantage within it"),
         ({"q_within_class": 0.04}, "goes with the advantage, weakly"),
@@ -87,7 +91,7 @@ def slow_verdict(row: dict, dead: bool) -> str:
         claims = ["too sparse to test"]
     elif row["q_value"] > 0.05:
         claims = ["not shown to encode the advantage"]
-    elif not math.isnan(row["r_within_class"]) and not same:
+    elif not (math.isnan(row["r_within_class"]) and math.isnan(row["q_within_class"])) and not same:
         claims = ["goes with the class, not with the advantage within it"]
     elif not halves:
         claims = ["goes with the advantage in one half of the samples only"]
