@@ -4,15 +4,18 @@ import io
 import math
 import time
 from dataclasses import fields
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from helpers import make_report
 
+from lightning_neurocorr import BatchBaseline, NeuronAdvantage
 from lightning_neurocorr import history as module
 from lightning_neurocorr.history import HistoryEntry, jaccard, trajectory, with_history
 from lightning_neurocorr.report import NeuronReport, Outcomes
+from tests.paper_model import PaperModule, paper_loader, paper_trainer
 
 NAN = math.nan
 
@@ -193,6 +196,24 @@ def test_history_of_a_large_model_reaches_back_where_a_neuron_was_surely_weak(sm
         history = entries(early, late, late)
         found = with_history(make_report({"a": 30}, {"r": late}), history).row("a", 5)
         assert found.risen_at == pytest.approx(since, nan_ok=True)
+
+
+def test_the_callback_adds_history_to_its_report(tmp_path: Path) -> None:
+    """Nothing changes between these two validations: neurons rose at the first, ranks stay."""
+    callback = NeuronAdvantage(BatchBaseline(2), visualizer=None)
+    trainer = paper_trainer(callback, num_sanity_val_steps=0)
+    trainer.fit(PaperModule(), paper_loader(), paper_loader())
+    first, last = callback.history
+    found = NeuronReport.load(callback.report.save(tmp_path / "x"))  # type: ignore[union-attr]
+    assert last.step > first.step
+    for row in found.rows:
+        assert row.risen_at == pytest.approx(first.step if row.r > 0 else NAN, nan_ok=True)
+    for summary in found.summaries:
+        ranked = found.top(100, layer=summary.layer)
+        assert [row.rank_before for row in ranked] == list(range(1, len(ranked) + 1))
+        assert summary.stability == 1
+    table = found.to_dataframe()
+    np.testing.assert_array_equal(table["risen_at"], found.column("risen_at"))
 
 
 def test_a_history_that_is_of_another_report() -> None:
