@@ -203,7 +203,9 @@ def _correlation(row: NeuronRow) -> str:
 
 
 def _controls(row: NeuronRow, epochs: Mapping[float, int]) -> str:
-    since = f"epoch {epochs[row.risen_at]}" if row.risen_at in epochs else "n/a"
+    since = "n/a" if math.isnan(row.risen_at) else f"step {row.risen_at:.0f}"
+    if row.risen_at in epochs:
+        since = f"epoch {epochs[row.risen_at]}"
     return f"{_number(row.r_within_class)}<br>{_number(row.r_replicated)}<br>{since}"
 
 

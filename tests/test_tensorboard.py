@@ -320,6 +320,8 @@ def test_the_table_says_what_the_report_says():
         assert found == pytest.approx(means, abs=0.01 * max(map(abs, means)))
         assert number(profile[1].removeprefix("t ")) == pytest.approx(row.contrast_t, abs=0.05)
         assert controls[2] == ("epoch 3" if row.r > 0 else "n/a")
+    for row, cells in zip(rows, shown(report).rows(1), strict=True):  # a file has no epochs
+        assert cells[2][2] == ("step 30" if row.r > 0 else "n/a")
     assert "largest |r| of 12 unrelated neurons over 100 samples is about 0.252" in page.text
 
 

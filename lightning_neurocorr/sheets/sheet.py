@@ -95,8 +95,10 @@ def _title(report: NeuronReport, layer: str, palette: Palette) -> Canvas:
     room = WIDTH - 2 * MARGIN
     when = f"step {report.step}"
     spare = room - round(font(_TEXT).getlength(when)) - 16
-    verdict = report.summaries[report.layers.index(layer)].verdict
-    lines = wrapped(verdict, room, font(_TEXT))
+    summary = report.summaries[report.layers.index(layer)]
+    chance = f"; by chance the largest |r| is about {summary.noise_ceiling:.2f}"
+    about = summary.verdict + (chance if summary.noise_ceiling > 0 else "")
+    lines = wrapped(about, room, font(_TEXT))
     height = MARGIN + line_height(_TITLE) + len(lines) * line_height(_TEXT) + 12
     canvas = Canvas(WIDTH, height, palette)
     name = shortened(layer, spare, font(_TITLE, True))
