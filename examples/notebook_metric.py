@@ -13,6 +13,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_neurocorr import NeuronAdvantageCorrelation, compare, record
+from lightning_neurocorr.report import noise_ceiling
 
 parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
 parser.add_argument("--fast", action="store_true", help="little training, to see that it works")
@@ -50,8 +51,9 @@ with record(model, "4") as recorder, torch.no_grad():
         baseline_right = baseline(batch) == batch[1]
         activations, _ = recorder.take()
         metric.update(activations["4"], model_right.float() - baseline_right.float())
-r = metric.compute()
-print(f"Layer 4: largest r {r.nan_to_num(-1).max():+.3f} at unit {int(r.nan_to_num(-1).argmax())}")
+r = metric.compute().nan_to_num(-1)
+print(f"Layer 4: the largest r of 32 neurons is {r.max():+.3f}, of unit {int(r.argmax())}.")
+print(f"By chance it would be about {noise_ceiling(32, len(x[700:])):.3f}.")
 
 # 2. The report: intervals, corrected significance, within-class r, attribution, verdicts.
 report = compare(model, loader, baseline, layers=["2", "4"])

@@ -42,8 +42,8 @@ class HistoryEntry:
     outcomes: Outcomes
     layers: tuple[str, ...]
     sizes: tuple[int, ...]
-    r: np.ndarray
-    index: np.ndarray | None = None
+    r: np.ndarray = field(repr=False)
+    index: np.ndarray | None = field(default=None, repr=False)
     top: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     stability: Mapping[str, float] = field(default_factory=dict)
 

@@ -325,6 +325,18 @@ def test_top_lists_of_nothing_and_without_samples() -> None:
     assert make_report({}).top()._repr_html_()
 
 
+def test_a_report_shows_its_headline_and_its_top_neurons() -> None:
+    report = full_report()
+    text, page = repr(report), report._repr_html_()
+    assert text.startswith("NeuronReport 'näme': 5 neurons in 2 layers, 100 samples.\n")
+    assert report.headline in text
+    assert text.endswith(str(report.top(5)))
+    assert report.top(5)._repr_html_() in page
+    silent = make_report(SIZES, message="There is <nothing> to explain.")
+    assert repr(silent).endswith("There is <nothing> to explain.")
+    assert silent._repr_html_() == "<p>There is &lt;nothing&gt; to explain.</p>"
+
+
 def test_top_lists_show_hostile_names_as_text() -> None:
     report = make_report({"<script>\n\x1b[2J": 2})
     assert "<script>" not in report.top()._repr_html_()

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
+from html import escape
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,16 @@ class NeuronReport:
                     f"Expected `columns` to hold numbers of shape ({total},) named in COLUMNS, "
                     f"but got {name!r} of shape {found.shape} and type {found.dtype}."
                 )
+
+    def __repr__(self) -> str:
+        about = f"{len(self.rows):,} neurons in {len(self.layers)} layers, {self.n:,} samples"
+        top = "" if self.message else f"\n\n{self.top(5)}"
+        return f"NeuronReport {self.name!r}: {about}.\n{self.headline}{top}"
+
+    def _repr_html_(self) -> str:
+        """The headline and the top neurons, for a notebook."""
+        top = "" if self.message else self.top(5)._repr_html_()
+        return f"<p>{escape(self.headline)}</p>{top}"
 
     @property
     def rows(self) -> Rows:
