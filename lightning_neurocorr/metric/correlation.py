@@ -30,6 +30,9 @@ class NeuronAdvantageCorrelation(Metric):
             indicators, say.
         folds: Disjoint parts of the samples that :meth:`moments` can tell apart.
         count_active: Also count in how many samples each neuron is not 0.
+        compile: Sum large batches in a kernel that ``torch.compile`` makes at the first of them:
+            faster for many neurons, once the compiler has had its half minute. Needs a C++
+            compiler on the CPU; where there is none, a warning says so and nothing is lost.
         kwargs: See ``torchmetrics.Metric``.
 
     Raises:
@@ -59,6 +62,7 @@ class NeuronAdvantageCorrelation(Metric):
         num_covariates: int = 0,
         folds: int = 1,
         count_active: bool = False,
+        compile: bool = False,  # noqa: A002 -- as in torch
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -75,6 +79,7 @@ class NeuronAdvantageCorrelation(Metric):
         self.num_covariates = num_covariates
         self.folds = folds
         self.count_active = count_active
+        self.compiled = compile  # `compile` is a method of every module
         self._warned = False
         self.layout = Layout(1 + num_covariates, num_neurons)
         # One packed state: a joint merge of counts, means and moments needs them in one reduction.
@@ -117,7 +122,8 @@ class NeuronAdvantageCorrelation(Metric):
             )
             if len(activations):
                 moments = self.layout.unpack(self.writable())
-                add_batch_(moments, activations.detach(), columns, self.count_active)
+                x = activations.detach()
+                add_batch_(moments, x, columns, self.count_active, self.compiled)
                 merge_shared_(moments, columns.n, columns.w, columns.ww)
 
     def count_update(self) -> None:

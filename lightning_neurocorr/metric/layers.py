@@ -94,7 +94,7 @@ def _add_layers_(layers: list[_Layer], columns: Columns) -> None:
             continue
         metric, x = together[0]
         moments = metric.layout.unpack(metric.writable())
-        add_batch_(moments, x, columns, metric.count_active)
+        add_batch_(moments, x, columns, metric.count_active, metric.compiled)
         merge_shared_(moments, columns.n, columns.w, columns.ww)
 
 
@@ -132,7 +132,7 @@ def _add_together_(layers: list[_Layer], columns: Columns) -> None:
         layer = layer.to(joined.device, non_blocking=True)
         n, w = n[:, layer], w[..., layer]
     x = torch.cat([x for _, x in layers], 1)
-    add_batch_(moments, x, columns, layers[0].metric.count_active, n, w)
+    add_batch_(moments, x, columns, layers[0].metric.count_active, n=n, w=w)
     merge_shared_(moments, columns.n, columns.w, columns.ww)
     torch._foreach_copy_(rows, joined.split(sizes, -1))  # pyright: ignore[reportPrivateImportUsage]
     torch._foreach_copy_(heads, shared.unbind())  # pyright: ignore[reportPrivateImportUsage]

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lightning_neurocorr.functional import Moments, merge_neurons_
 from lightning_neurocorr.metric.batch import Columns, exact, widest
+from lightning_neurocorr.metric.fused import add_fused_, can_fuse
 
 # On the CPU a block of samples and neurons is subtracted and multiplied in scratch that stays in
 # cache, in runs of neighbouring neurons long enough to stream; a chunk is merged into the state.
@@ -21,6 +22,7 @@ _BLOCK = 1 << 17
 _RUN = 1 << 12
 _CHUNK = 1 << 16
 _REDONE = 1 << 12
+_FIRST = 9  # samples of the first batch; of three, the median is too far off for one in thousands
 _DEVICE_BLOCK = 1 << 25
 
 
@@ -29,6 +31,7 @@ def add_batch_(
     x: Tensor,
     columns: Columns,
     count_active: bool,
+    fuse: bool = False,
     n: Tensor | None = None,
     w: Tensor | None = None,
 ) -> None:
@@ -39,6 +42,7 @@ def add_batch_(
         x: Activations ``(N, D)``.
         columns: What comes with them.
         count_active: Whether to count where activations are not 0.
+        fuse: Whether to sum in a compiled kernel where that suits.
         n: Samples so far, ``(F, D)``, where neurons differ in that.
         w: Means of the columns so far, ``(F, k, D)``, where neurons differ in that.
     """
@@ -47,20 +51,24 @@ def add_batch_(
     for chunk in _slices(x.shape[1], _CHUNK if x.device.type == "cpu" else x.shape[1]):
         part, n_part, w_part = state.neurons(chunk), _of(n, chunk), _of(w, chunk)
         shift = _shift(part.mean, n_part, x[:, chunk])
-        batch = _reduced(x[:, chunk], shift, columns, count_active, part.mean.device)
+        sums = _sums(x[:, chunk], shift, columns, count_active, fuse)
+        batch = _moments(x[:, chunk], shift, columns, sums, part.mean.device)
         merge_neurons_(part, batch, n_part, w_part)
 
 
-def _reduced(
-    x: Tensor, shift: Tensor, columns: Columns, count_active: bool, device: torch.device
+def _moments(
+    x: Tensor,
+    shift: Tensor,
+    columns: Columns,
+    found: tuple[Tensor, Tensor, Tensor],
+    device: torch.device,
 ) -> Moments:
-    """The moments of the neurons of a batch, on ``device``."""
-    found = _sums(x, shift, columns, count_active)
+    """The moments of the neurons of a batch on ``device``, from its sums."""
     sums, squares, active = (exact(part, device) for part in found)
     if x.device.type == "cpu" and shift.dtype != torch.float64:
         lost = _lost(*found[:2])
         for redo in lost.split(_REDONE) if len(lost) else ():
-            wide = _sums(x[:, redo], shift[redo].double(), columns, count_active=False)
+            wide = _sums(x[:, redo], shift[redo].double(), columns)
             sums[:, redo], squares[:, redo] = wide[:2]
     sums = sums.unflatten(0, (len(columns.n), -1))
     offset = sums[:, 0] / columns.n.clamp_min(1)[:, None]
@@ -76,13 +84,32 @@ def _reduced(
 
 
 def _sums(
-    x: Tensor, shift: Tensor, columns: Columns, count_active: bool
+    x: Tensor, shift: Tensor, columns: Columns, count_active: bool = False, fuse: bool = False
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Sums of Y = X - shift per row of ``left``, of Y^2 and of X != 0 per row of ``inside``."""
-    n, d = x.shape
+    d = x.shape[1]
     left, inside = columns.left.to(shift.dtype), columns.inside.to(shift.dtype)
     sums, squares = shift.new_zeros(len(left), d), shift.new_zeros(len(inside), d)
     active = torch.zeros_like(squares) if count_active else squares.new_zeros(len(inside), 1)
+    totals = (sums, squares, active)
+    if fuse and can_fuse(x, left):
+        done = add_fused_(totals, x, shift, left, inside, count_active)
+        x, left, inside = x[done:], left[:, done:], inside[:, done:]
+    if len(x):
+        _add_blocks_(totals, x, shift, left, inside, count_active)
+    return totals
+
+
+def _add_blocks_(
+    totals: tuple[Tensor, Tensor, Tensor],
+    x: Tensor,
+    shift: Tensor,
+    left: Tensor,
+    inside: Tensor,
+    count_active: bool,
+) -> None:
+    """Add the sums of a batch to ``totals``, a block of samples and neurons at a time."""
+    (n, d), (sums, squares, active) = x.shape, totals
     block = _BLOCK if x.device.type == "cpu" else _DEVICE_BLOCK
     width = min(d, max(_RUN, block // n))
     height = min(n, max(1, block // width))
@@ -102,18 +129,20 @@ def _sums(
             to_squares.addmm_(members, torch.mul(y, y, out=y))
             if count_active:
                 to_active.addmm_(members, torch.ne(values, 0, out=y))
-    return sums, squares, active
 
 
 def _lost(sums: Tensor, squares: Tensor) -> Tensor:
     """Neurons with squares beyond float32's range, which read as 0 or infinity."""
+    least, most = (bound.item() for bound in squares.aminmax())
+    if least >= 1e-30 and most < torch.inf:  # the usual case, in one operation
+        return torch.empty(0, dtype=torch.long)
     moved = (sums[:: len(sums) // len(squares)] != 0) | (squares != 0)
     lost = ((squares < 1e-30) & moved) | ~squares.isfinite()
     return torch.nonzero(lost.any(0)).squeeze(1)
 
 
 def _shift(mean: Tensor, n: Tensor, x: Tensor) -> Tensor:
-    """A provisional mean per neuron: that of a fold with samples, at first a median of three.
+    """A provisional mean per neuron: that of a fold with samples, at first a median of some.
 
     Either is exactly the constant of a constant neuron, whose second moment must come out as
     exactly 0.
@@ -126,9 +155,8 @@ def _shift(mean: Tensor, n: Tensor, x: Tensor) -> Tensor:
         known = next((fold for fold in range(len(n)) if bool((n[fold] > 0).all())), None)
         if known is not None:
             return mean[known].to(x.device, dtype)
-    a, b, c = x[0], x[min(1, len(x) - 1)], x[min(2, len(x) - 1)]
-    median = torch.maximum(torch.minimum(a, b), torch.minimum(torch.maximum(a, b), c))
-    shift = exact(median, mean.device)
+    some = x[:: -(-len(x) // _FIRST)].sort(0).values
+    shift = exact(some[len(some) // 2], mean.device)
     for fold in reversed(range(len(n))):
         shift = torch.where(n[fold] > 0, mean[fold], shift)
     return shift.to(x.device, dtype)
