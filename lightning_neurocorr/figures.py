@@ -114,8 +114,9 @@ def _number(axes: Axes, values: np.ndarray, limit: float, digits: str) -> None:
     for (row, column), value in np.ndenumerate(values):
         if np.isfinite(value):
             colour = "white" if abs(value) > 0.6 * limit else "black"
-            text = f"{value:{digits}}".replace("0.", ".").replace("-", "−")
-            text = text[1:] if text[1:] == ".00" else text
+            text = f"{value:{digits}}"
+            text = text if float(text) else text.lstrip("+-")  # no sign before zero
+            text = text.replace("0.", ".").replace("-", "−")
             axes.text(column, row, text, ha="center", va="center", fontsize=6, color=colour)
 
 

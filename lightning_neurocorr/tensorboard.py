@@ -20,9 +20,6 @@ from lightning_neurocorr.report import NeuronReport, NeuronRow
 from lightning_neurocorr.scalars import group_r, layer_groups
 from lightning_neurocorr.sheets import contact_sheets
 
-# Even ones; the writer's own crowd around 0, a thousand for what thirty show.
-_EDGES = np.linspace(-1, 1, 401)
-
 
 class Writer(Protocol):
     """What is used of ``torch.utils.tensorboard.SummaryWriter``."""
@@ -61,7 +58,8 @@ def draw_report(
         return
     for group, values in group_r(report).items():
         if len(values):
-            writer.add_histogram(f"{report.name}/r/{group}", values, report.step, bins=_EDGES)
+            edges = _edges(len(values))
+            writer.add_histogram(f"{report.name}/r/{group}", values, report.step, bins=edges)
     if shows_history(len(history)):
         draw_history(report, history, writer, top_k)
 
@@ -76,6 +74,15 @@ def draw_history(
         writer.add_image(
             f"{report.name}/r over validations", figure, report.step, dataformats="HWC"
         )
+
+
+def _edges(neurons: int) -> np.ndarray:
+    """Even bins of [-1, 1], wider for few neurons, where each would be a spike of its own.
+
+    The writer's own bins crowd around 0, a thousand of them for the thirty that are shown.
+    """
+    width = next((w for n, w in ((100, 0.04), (1000, 0.02)) if neurons < n), 0.005)
+    return np.linspace(-1, 1, round(2 / width) + 1)
 
 
 def shows_history(validations: int) -> bool:
@@ -115,7 +122,9 @@ def draw_sheets(
 
 def markdown(report: NeuronReport, history: Sequence[HistoryEntry] = (), top_k: int = 16) -> str:
     """The report as Markdown: headline, outcome groups, top neurons, layers and remarks."""
-    parts = [f"**{escape(report.headline)}**", _outcome_table(report)]
+    # A true minus, at which no line breaks: p = 8.7e−42.
+    headline = re.sub(r"(?<=\de)-(?=\d)", "−", report.headline)
+    parts = [f"**{escape(headline)}**", _outcome_table(report)]
     if not report.message:
         parts += [_neuron_table(report, history, top_k), _layer_table(report)]
     parts.append(f"Baseline: {escape(report.baseline)}. Advantage: {escape(report.advantage)}.")

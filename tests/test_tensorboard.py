@@ -279,15 +279,15 @@ def test_the_figure_of_a_long_run_is_drawn_when_a_tenth_has_come(validations, sh
     assert [event.step for event in figures] == list(shown)
 
 
-def test_histograms_count_every_r(tmp_path):
-    report = a_report(size=3000)
-    events = drawn(tmp_path, report)
-    r = report.column("r")[:3000]
-    found = events.Histograms("neurocorr/r/conv")[0].histogram_value
-    assert sum(found.bucket) == found.num == 3000
-    edges = np.array([found.bucket_limit[0] - 0.005, *found.bucket_limit])
+@pytest.mark.parametrize(("neurons", "width"), [(6, 0.04), (300, 0.02), (3000, 0.005)])
+def test_histograms_count_every_r(neurons, width, tmp_path):
+    report = a_report(size=neurons)
+    r = report.column("r")[:neurons]
+    found = drawn(tmp_path, report).Histograms("neurocorr/r/conv")[0].histogram_value
+    assert sum(found.bucket) == found.num == neurons
+    edges = np.array([found.bucket_limit[0] - width, *found.bucket_limit])
     np.testing.assert_array_equal(np.histogram(r, edges)[0], found.bucket)
-    assert np.diff(found.bucket_limit) == pytest.approx(0.005)
+    assert np.diff(found.bucket_limit) == pytest.approx(width)
     assert (found.min, found.max) == (r.min(), r.max())
 
 
@@ -468,6 +468,18 @@ def test_layers_without_a_common_name_are_grouped_by_neighbours(count, expected)
 
 def test_layers_whose_tags_collide_share_a_group():
     assert layer_groups(("a/b", "a?b", "c")) == {"a_b": ["a/b", "a?b"], "c": ["c"]}
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"), [(1.0, "1.00"), (0.123, ".12"), (-0.004, ".00"), (-0.5, "−.50")]
+)
+def test_cells_say_their_value(value, shown, monkeypatch):
+    written = []
+    monkeypatch.setattr(
+        "matplotlib.axes.Axes.text", lambda self, x, y, text, **_: written.append(text)
+    )
+    history_figure(entries([value]), [("conv", 0)])
+    assert [text.lstrip("+") for text in written] == [shown]
 
 
 def colours(figure: np.ndarray) -> set[tuple[int, ...]]:

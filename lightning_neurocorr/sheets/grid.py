@@ -128,11 +128,12 @@ def write_caption(canvas: Canvas, sample: Sample, box: tuple[int, int, int]) -> 
         canvas.fill((x, y + 1, width, _BAR - 1), OUTCOME_COLOURS[sample.outcome])
     target, activation = words.caption(sample)
     size = _SMALL
-    while size > 9 and font(size).getlength(f"{target} {activation}") > width - 4:
+    while size > 9 and font(size).getlength(f"{target} {activation}") > width - 10:
         size -= 1
     y += _BAR + _SMALL - size
     canvas.write((x + 1, y), target, size, colour=canvas.palette.muted)
-    canvas.write((x + width - 1, y), activation, size, anchor="r")
+    # Further from the next sample's class than from its own.
+    canvas.write((x + width - 8, y), activation, size, anchor="r")
 
 
 def warn(canvas: Canvas, box: tuple[int, int, int, int], width: int) -> int:
