@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import threading
 import warnings
-import weakref
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +14,7 @@ from torch import Tensor
 
 from lightning_neurocorr import BatchBaseline, FeatureVisualizer, NeuronAdvantage
 from tests.many_modules import Trained, answer, cnn, loaders, pictures
-from tests.paper_model import PaperModule, PaperSet, paper_loader, paper_trainer
+from tests.paper_model import PaperModule, paper_loader, paper_trainer
 
 ERRORS = [ValueError("mine"), KeyboardInterrupt("mine"), SystemExit(7)]
 
@@ -222,47 +220,3 @@ def test_killed_and_resumed_goes_on(tmp_path: Any) -> None:
     assert [entry.epoch for entry in second.history] == [0, 1, 2, 3]
     steps = [entry.step for entry in second.history]
     assert steps == sorted(set(steps))
-
-
-# --- leaks -----------------------------------------------------------------------------------
-
-
-def test_batches_and_activations_die() -> None:
-    """Over 24 validations no batch and no activation outlives its own validation by one."""
-    seen: list[weakref.ref[Tensor]] = []
-    alive: list[int] = []
-
-    class Watched(PaperModule):
-        def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
-            activation = self.model.detector(batch[0])
-            seen.extend(weakref.ref(t) for t in (*batch, activation))
-            super().validation_step(batch, batch_idx)
-
-        def on_train_epoch_start(self) -> None:
-            gc.collect()
-            alive.append(sum(ref() is not None for ref in seen))
-
-    callback = NeuronAdvantage(BatchBaseline(2), visualizer=None)
-    trainer = paper_trainer(callback, max_epochs=24)
-    trainer.fit(Watched(), paper_loader(), paper_loader(48))
-    assert len(callback.history) == 24
-    assert len(seen) > 24 * 5 * 4
-    # Lightning itself may hold on to the last batch; nothing may pile up.
-    assert max(alive) <= 8
-    assert alive[-1] <= alive[2] + 1
-
-
-def test_loaders_and_model_are_let_go_after_a_run() -> None:
-    callback = NeuronAdvantage(BatchBaseline(2), "model.detector", visualizer=None)
-
-    def run() -> tuple[Any, Any]:
-        module, data = PaperModule(), PaperSet()
-        loader = torch.utils.data.DataLoader(data, 10)
-        paper_trainer(callback, max_epochs=1).fit(module, paper_loader(), loader)
-        return weakref.ref(module), weakref.ref(data)
-
-    refs = run()
-    for name in ("log", "log_dict"):  # Lightning hangs the module's own on every callback
-        vars(callback).pop(name)
-    gc.collect()
-    assert [ref() for ref in refs] == [None, None]
