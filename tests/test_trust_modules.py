@@ -15,7 +15,7 @@ from tests.many_modules import KINDS, Kind, answer
 from tests.paper_model import paper_trainer
 
 # Pictures need images, one at a time; attribution and ablation need classes.
-NO_PICTURES = ("transformer_with_padding", "lstm", "two_inputs", "gradient_checkpointing")
+NO_PICTURES = ("transformer_with_padding", "lstm", "two_inputs")
 NO_CLASSES = ("regression", "segmentation", "multilabel")
 
 _DEFAULTS: dict[str, Any] = {

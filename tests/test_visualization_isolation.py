@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from lightning_neurocorr.visualization import (
     FeatureVisualizer,
@@ -236,3 +237,46 @@ def test_a_model_on_a_gpu_gets_the_same_picture(visualizer, prior):
     assert torch.equal(torch.cuda.get_rng_state(), before)
     if isinstance(visualizer, FeatureVisualizer):
         np.testing.assert_allclose(cpu.image, gpu.image, atol=1e-2)
+
+
+class Checkpointed(nn.Module):
+    """Computes its first half again in the backward pass, if asked to."""
+
+    def __init__(self, reentrant=None):
+        super().__init__()
+        self.reentrant = reentrant
+        self.first = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Tanh(), nn.Conv2d(4, 4, 3), nn.Tanh())
+        self.second = nn.Conv2d(4, 2, 3)
+
+    def forward(self, images):
+        if self.reentrant is None:
+            return self.second(self.first(images))
+        return self.second(checkpoint(self.first, images, use_reentrant=self.reentrant))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("visualizer", VISUALIZERS)
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_activation_checkpointing_changes_no_picture(reentrant, visualizer, dtype, prior):
+    net = Checkpointed().to(dtype)
+    targets = [Target("first.0", 1), Target("first.2", 2), Target("second", 0)]
+    plain = visualizer.render(net, None, targets, prior)
+    net.reentrant = reentrant
+    again = visualizer.render(net, None, targets, prior)
+    for one, other in zip(plain, again, strict=True):
+        np.testing.assert_array_equal(one.image, other.image)
+
+
+def test_activation_checkpointing_is_put_back(prior):
+    before = dict(vars(torch.utils.checkpoint))
+    net = Checkpointed(reentrant=True)
+    VISUALIZERS[0].render(net, None, [Target("second", 0)], prior)
+    assert dict(vars(torch.utils.checkpoint)) == before
+    with pytest.raises(RuntimeError, match="expected input"):
+        VISUALIZERS[0].render(
+            net, None, [Target("second", 0)], ImagePrior.fit([torch.rand(12, 1, 8, 8)])
+        )
+    assert dict(vars(torch.utils.checkpoint)) == before
+    images = torch.rand(2, 3, 8, 8, requires_grad=True)
+    with pytest.raises(RuntimeError, match="use_reentrant=True"):  # it is on again
+        torch.autograd.grad(net(images).sum(), images)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from lightning_neurocorr.activations import eager
 from lightning_neurocorr.randomness import preserved_randomness
 from lightning_neurocorr.swapping import call_with, evaluation_mode, own_tensors
+from lightning_neurocorr.visualization.checkpointing import without_checkpointing
 
 Read = Callable[[Any, nn.Module], Tensor]
 
@@ -87,6 +88,7 @@ class IsolatedModel:
             torch.inference_mode(False),
             torch.enable_grad(),
             evaluation_mode(self._known),
+            without_checkpointing(),
         ):
             try:
                 # some gradients (grid_sample on CUDA) have no deterministic version and would raise
