@@ -78,6 +78,12 @@ def test_arguments_that_do_not_fit_are_refused(prior):
         FAST.render(model, {"head": model.head}, targets, prior)
     with pytest.raises(TypeError, match="layers by name where `forward` is no module"):
         FAST.render(lambda images: model(2 * images), None, targets, prior)
+    for visualizer in (FAST, LucentVisualizer(steps=2)):
+        for wrong, said in (([("conv", 0)], r"\('conv', 0\)"), (targets[0], r"\[Target\(")):
+            with pytest.raises(
+                TypeError, match=f"`targets` to be a list of Target, but got {said}"
+            ):
+                visualizer.render(model, None, wrong, prior)
     with pytest.raises(ValueError, match="hold 1 images, one per target, but got 2"):
         FAST.render(model, None, targets, prior, exemplars=[None, None])
     with pytest.raises(ValueError, match=r"shape \(1, 8, 8\).*got \(1, 4, 4\) for target 0"):

@@ -172,8 +172,15 @@ def resolve_layers(
 
     Raises:
         ValueError: If a name is unknown; the message lists close ones.
-        TypeError: If ``layers`` is ``None`` and ``forward`` is no module.
+        TypeError: If a target is none, or ``layers`` is ``None`` and ``forward`` is no module.
     """
+    given = [[targets]] if isinstance(targets, Target) else targets
+    other = [target for target in given if not isinstance(target, Target)]
+    if other:
+        raise TypeError(
+            f"Expected `targets` to be a list of Target, but got {other[0]!r}. Write it as "
+            "[Target('conv1', 3)], a layer's name and a unit."
+        )
     wanted = list(dict.fromkeys(target.layer for target in targets))
     if layers is None:
         if not isinstance(forward, nn.Module):
