@@ -369,6 +369,9 @@ def test_facts_about_a_picture() -> None:
         "started from the top exemplar"
     )
     assert "(the best real image 1.6×), ? shifted" in facts(weak)
+    down = picture(sign=-1)
+    assert short_facts(down)[-2:] == ["drives it down", "from lowest sample"]
+    assert facts(down).endswith("started from the lowest sample")
     assert remarks(weak) == "stopped after 3 of 64 steps"
 
 

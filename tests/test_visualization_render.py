@@ -216,6 +216,21 @@ def test_given_exemplars_are_started_from_and_compared_with():
         assert picture.start == "exemplar"
 
 
+def test_the_negative_direction_starts_from_the_lowest_activation():
+    model = Tiny(1, (8, 8)).eval()
+    prior = ImagePrior.fit([_texture(20, 1, (8, 8))])
+    with torch.no_grad():
+        real = model.conv(prior.images)[:, 1].mean((1, 2))
+    still = FeatureVisualizer(parametrization="pixel", steps=1, learning_rate=1e-9)
+    target = [Target("conv", 1, sign=-1)]
+    strongest, lowest = prior.images[real.argmax()], prior.images[real.argmin()]
+    for given, start in ((None, lowest), ([strongest], lowest), ([lowest], lowest)):
+        (picture,) = still.render(model, None, target, prior, exemplars=given)
+        clamped = start.clamp(prior.low[:, None, None], prior.high[:, None, None]).numpy()
+        np.testing.assert_allclose(picture.image, clamped, atol=0.05)
+        assert (picture.sign, picture.start) == (-1, "exemplar")
+
+
 def test_dead_units_are_said_not_drawn():
     model = Tiny(1, (8, 8))
     with torch.no_grad():

@@ -66,12 +66,14 @@ def short_facts(picture: Picture) -> list[str]:
         lines[1] = f"best real: {ratio(picture.real_best)}"
     if picture.sign < 0:
         lines.append("drives it down")
-    return [*lines, "from top sample" if picture.start == "exemplar" else "from noise"]
+    sample = "from top sample" if picture.sign > 0 else "from lowest sample"
+    return [*lines, sample if picture.start == "exemplar" else "from noise"]
 
 
 def facts(picture: Picture) -> str:
     """The same as a sentence."""
-    start = "the top exemplar" if picture.start == "exemplar" else "noise"
+    sample = "the top exemplar" if picture.sign > 0 else "the lowest sample"
+    start = sample if picture.start == "exemplar" else "noise"
     down = "drives the neuron down; " if picture.sign < 0 else ""
     best = "" if picture.readable else f" (the best real image {ratio(picture.real_best)})"
     return (

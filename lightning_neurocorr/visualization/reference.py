@@ -122,8 +122,10 @@ def _forgiving(
 def _refer(values: Tensor, own: int | None, extra: int, images: Tensor) -> Reference:
     """``values`` ``(n,)`` hold ``extra`` exemplars first, then the sample."""
     sample = values[extra:]
-    strongest = own if own is not None else extra + int(sample.nan_to_num(-torch.inf).argmax())
     mean, top = float(sample.mean()), float(sample.quantile(0.99))
+    strongest = extra + int(sample.nan_to_num(-torch.inf).argmax())
+    if own is not None and not values[own] < mean:  # else it is one for the other direction
+        strongest = own
     best = float(torch.maximum(sample.max(), values[strongest]))
     low = float(sample.min())
     spread = best - low

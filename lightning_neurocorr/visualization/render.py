@@ -106,7 +106,9 @@ class FeatureVisualizer:
             targets: What to drive.
             prior: What the data looks like.
             exemplars: A real image ``(C, H, W)`` per target that drives it, by position in
-                ``targets``; where there is none, the strongest image of the prior's sample counts.
+                ``targets``; where there is none, or one that drives it less than real images do on
+                average, the strongest image of the prior's sample counts. For ``sign=-1`` that is
+                the image with the lowest activation.
             progress: Show a progress bar.
 
         Returns:
@@ -114,6 +116,7 @@ class FeatureVisualizer:
             and a note.
 
         Raises:
+            TypeError: If ``targets`` holds anything but :class:`Target`.
             ValueError: If a target names an unknown layer or unit, or an exemplar has another
                 shape than the prior.
         """
