@@ -6,24 +6,19 @@ more than the baseline is spread over the right ones, where correlation is at ch
 finds them, and silencing them costs the samples that only the model gets right.
 
 First a twin with weights set by hand, whose numbers are known exactly; then controls in which there
-is nothing to find; then networks trained by Lightning. Each line says what must hold and whether it
-did:
+is nothing to find (``controls.py``); then networks trained by Lightning. Each line says what must
+hold and whether it did:
 
     python examples/half_blind_digits.py
 """
 
 import argparse
-import logging
-import tempfile
-import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from controls import Check, check_controls, needed, show, top_list, trainer, validated, watch
 from scipy.stats import rankdata
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
@@ -33,33 +28,8 @@ from torch.utils.data import DataLoader, TensorDataset
 import lightning_neurocorr as nc
 from lightning_neurocorr.ablation import AblationPoint, AblationStudy
 
-for package in ("pytorch_lightning", "lightning.pytorch"):
-    logging.getLogger(f"{package}.utilities.rank_zero").setLevel(logging.WARNING)
-warnings.filterwarnings("ignore", ".*LeafSpec.*")
-warnings.filterwarnings("ignore", ".*does not have many workers.*")
-
 HALF = 24  # neurons per half of the image
 PLANTED = np.arange(2 * HALF) >= HALF  # those that see the right half
-
-
-@dataclass(frozen=True)
-class Check:
-    """One line of the result."""
-
-    what: str
-    value: str
-    holds: bool
-
-    def __str__(self) -> str:
-        return f"    {'ok    ' if self.holds else 'MISSED'}  {self.what}: {self.value}"
-
-
-def show(title: str, checks: list[Check]) -> bool:
-    """Print the lines of one part and say whether all hold."""
-    print(f"\n{title}")
-    for check in checks:
-        print(check)
-    return all(check.holds for check in checks)
 
 
 # --- data and model ------------------------------------------------------------------------------
@@ -116,30 +86,6 @@ def left_half(batch: list[Tensor]) -> Tensor:
     return batch[0][..., :4].flatten(1)
 
 
-def trainer(callback: nc.NeuronAdvantage | None = None, **options: Any) -> pl.Trainer:
-    """A quiet trainer on the CPU."""
-    return pl.Trainer(
-        callbacks=[] if callback is None else [callback],
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        **options,
-    )
-
-
-def watch(baseline: Any, layers: Any = "neurons", **options: Any) -> nc.NeuronAdvantage:
-    """The callback, without pictures."""
-    return nc.NeuronAdvantage(baseline, layers, visualizer=None, **options)
-
-
-def validated(callback: nc.NeuronAdvantage, model: Any, data: Any, size: int = 100) -> Any:
-    """The report of one validation."""
-    trainer(callback).validate(model, DataLoader(data, batch_size=size), verbose=False)
-    return callback.report
-
-
 # --- the twin ------------------------------------------------------------------------------------
 
 
@@ -147,7 +93,6 @@ class Twin(pl.LightningModule):
     """Two classes, told by one of four bits: left says 1, left says 0, right says 1, right says 0.
 
     One neuron for each bit. The left two add 2 to the logit of their class, the right two 3.
-    Another layer says the same on every sample.
     """
 
     def __init__(self) -> None:
@@ -157,13 +102,10 @@ class Twin(pl.LightningModule):
             self.neurons.weight.copy_(torch.eye(4))
             self.neurons.bias.zero_()
             self.readout.weight.copy_(torch.tensor([[0, 2, 0, 3], [2, 0, 3, 0]]))
-        self.constant = nn.Linear(4, 2)
-        nn.init.zeros_(self.constant.weight)
-        nn.init.ones_(self.constant.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (N, 2) of bits (N, 4)."""
-        return self.readout(self.neurons(x)) + self.constant(x)
+        return self.readout(self.neurons(x))
 
     def validation_step(self, batch: list[Tensor]) -> Tensor:
         """The logits."""
@@ -191,6 +133,7 @@ def check_twin() -> list[Check]:
     # There (a - 1/4) times the weight is (0 - 1/4) 2, (0 - 1/4) (-2), (1 - 1/4) 3, (0 - 1/4) (-3).
     expected = [-0.5, 0.5, 2.25, 0.75]
     return [
+        top_list(report, 4, "attribution"),
         Check("the model wins 120 of 480", f"{wins}", wins == 120),
         Check(f"attribution is {expected}", f"{used.round(6)}", np.allclose(used, expected)),
         Check(
@@ -204,71 +147,6 @@ def check_twin() -> list[Check]:
         Check("nothing else", f"{lost.shared_margin}", lost.shared_margin == 0),
         Check("it alone is needed", f"{needed(report)}", needed(report) == [2]),
     ]
-
-
-def needed(report: Any) -> list[int]:
-    """The units that are said to be needed."""
-    return [row.unit for row in report.rows if "; needed: " in row.verdict]
-
-
-# --- where there is nothing to find --------------------------------------------------------------
-
-
-def check_controls(seed: int = 0) -> list[Check]:
-    """Baselines and data that leave nothing to explain, or little to explain it with."""
-    model, data = Twin(), bits()
-    x, y = data.tensors
-    generator = torch.Generator().manual_seed(seed)
-    answers = torch.randint(0, 2, (len(y),), generator=generator)
-
-    def random_baseline(batch: list[Tensor]) -> Tensor:
-        return answers[: len(batch[0])]
-
-    same = validated(watch(nc.ModuleBaseline(Twin())), model, data)
-    chance = validated(watch(random_baseline), model, data, size=len(y))
-    shuffled = TensorDataset(x, y[torch.randperm(len(y), generator=generator)])
-    labels = validated(watch(left_bit), model, shuffled)
-    constant = validated(watch(lambda batch: torch.zeros(len(batch[0])).long()), model, data)
-    one = validated(watch(left_bit), model, TensorDataset(x[2:3], y[2:3]))
-    single, whole = (validated(watch(left_bit), model, data, size=size) for size in (1, 480))
-    flat = validated(watch(left_bit, layers="constant"), model, data)
-    return [
-        Check("baseline = model: nothing to explain", same.message, bool(same.message)),
-        Check("random baseline: no neuron encodes", claims(chance), not encoding(chance)),
-        Check("shuffled labels: no neuron encodes", claims(labels), not encoding(labels)),
-        Check(
-            "constant baseline: wins", f"{constant.outcomes}", constant.outcomes.only_model == 240
-        ),
-        Check("one sample: no claim", claims(one), not encoding(one)),
-        Check(
-            "batches of 1: the same r",
-            "up to 1e-8",
-            np.allclose(single.column("r"), whole.column("r")),
-        ),
-        Check("an id twice in a table: refused", *_duplicate_id()),
-        Check("a constant layer: no r", claims(flat), bool(np.isnan(flat.column("r")).all())),
-    ]
-
-
-def _duplicate_id() -> tuple[str, bool]:
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "readings.csv"
-        path.write_text("id,prediction\nfirst,0\nfirst,1\n")
-        try:
-            nc.TableBaseline(path, id=1).check(2)
-        except ValueError as error:
-            return str(error).replace(str(path), path.name), "first" in str(error)
-    return "accepted", False
-
-
-def encoding(report: Any) -> int:
-    """How many neurons are said to encode the advantage."""
-    return sum("encodes the advantage" in row.verdict for row in report.rows) if report.n else 0
-
-
-def claims(report: Any) -> str:
-    """What is said in place of a claim."""
-    return report.message or "; ".join(sorted({row.verdict for row in report.rows}))
 
 
 # --- trained networks ----------------------------------------------------------------------------
@@ -332,9 +210,10 @@ def train(seed: int, deep: bool, epochs: int = 30) -> nc.NeuronAdvantage:
 def check_trained(results: list[Result], beyond: float, shared: float) -> list[Check]:
     """Means over seeds against what was measured beforehand, with room for other seeds."""
     mean = {name: np.mean([vars(r)[name] for r in results]) for name in list(vars(results[0]))[:4]}
-    lost, control = [r.point.effect for r in results], [r.point.control for r in results]
-    extra = np.mean([a.advantage_accuracy - b.advantage_accuracy for a, b in zip_(lost, control)])
-    shared_extra = np.mean([a.shared_accuracy - b.shared_accuracy for a, b in zip_(lost, control)])
+    extra, shared_extra = (
+        np.mean([getattr(r.point.effect, of) - getattr(r.point.control, of) for r in results])
+        for of in ("advantage_accuracy", "shared_accuracy")
+    )
     attribution = mean["attribution_auroc"], mean["attribution_precision"]
     plain = f"{mean['r_auroc']:.2f}, {mean['r_precision']:.2f} by plain r"
     return [
@@ -358,22 +237,19 @@ def check_trained(results: list[Result], beyond: float, shared: float) -> list[C
     ]
 
 
-def zip_(first: list[Any], second: list[Any]) -> Iterator[tuple[Any, Any]]:
-    """Pairs."""
-    return zip(first, second, strict=True)
-
-
 def main() -> bool:
     """Run all parts; whether everything held."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--fast", action="store_true", help="one network instead of twelve")
     args = parser.parse_args()
     held = show("The twin, exactly", check_twin())
-    held &= show("Nothing to find", check_controls())
+    held &= show("Nothing to find", check_controls(Twin(), bits(), left_bit, "neurons"))
     for deep in (False,) if args.fast else (False, True):
-        results = [result(train(seed, deep)) for seed in range(220, 221 if args.fast else 226)]
-        title = f"{len(results)} trained, {'deep' if deep else 'linear'} readout"
-        held &= show(title, check_trained(results, 0.08, 0.05))
+        callbacks = [train(seed, deep) for seed in range(220, 221 if args.fast else 226)]
+        title = f"{len(callbacks)} trained, {'deep' if deep else 'linear'} readout"
+        first = top_list(callbacks[0].report, 5, "attribution")
+        results = [result(callback) for callback in callbacks]
+        held &= show(title, [first, *check_trained(results, 0.08, 0.05)])
     print(f"\n{'Everything held.' if held else 'Something was MISSED.'}")
     return held
 

@@ -2,7 +2,8 @@
 
 The baseline is the model's own past, a Lightning ``.ckpt`` from when the right half of every digit
 was missing. Training then went on with whole digits. The neurons that see the right half must be
-found; where the past and the present are the same, there must be nothing to explain.
+found; where the past and the present are the same, there must be nothing to explain. First a twin
+with weights set by hand, whose numbers are known exactly, and controls (``controls.py``).
 
     python examples/older_checkpoint.py
 """
@@ -15,21 +16,8 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from half_blind_digits import (
-    PLANTED,
-    Check,
-    Twin,
-    TwoStreams,
-    bits,
-    check_trained,
-    digits,
-    needed,
-    result,
-    show,
-    trainer,
-    validated,
-    watch,
-)
+from controls import Check, check_controls, needed, show, top_list, trainer, validated, watch
+from half_blind_digits import PLANTED, Twin, TwoStreams, bits, check_trained, digits, result
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -45,12 +33,23 @@ def without_right(x: Tensor) -> Tensor:
 # --- the twin ------------------------------------------------------------------------------------
 
 
-def check_twin(folder: Path) -> list[Check]:
+def past_twin() -> Twin:
     """The past of the twin lacks the weight of neuron 2: it is wrong where the right says 1."""
     past = Twin()
     with torch.no_grad():
         past.readout.weight[1, 2] = 0
-    path = save(past, folder / "past.ckpt")
+    return past
+
+
+def past_of_the_twin(batch: list[Tensor]) -> Tensor:
+    """What it says."""
+    with torch.no_grad():
+        return past_twin()(batch[0]).argmax(1)
+
+
+def check_twin(folder: Path) -> list[Check]:
+    """The checkpoint is the past of the twin."""
+    path = save(past_twin(), folder / "past.ckpt")
     settings = nc.Ablation(sizes=(1,), singles=4, fill="zero")
     callback = watch(nc.CheckpointBaseline(path, Twin), ablation=settings)
     report = validated(callback, Twin(), bits())
@@ -60,6 +59,7 @@ def check_twin(folder: Path) -> list[Check]:
     losses = lost.advantage_accuracy, lost.shared_accuracy
     same = validated(watch(nc.CheckpointBaseline(save(Twin(), path), Twin)), Twin(), bits())
     return [
+        top_list(report, 4, "attribution"),
         Check(
             "the last step won 120 of 480", f"{report.outcomes.only_model}", _wins(report) == 120
         ),
@@ -120,11 +120,14 @@ def main() -> bool:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         held = show("The twin, exactly", check_twin(folder))
+        controls = check_controls(Twin(), bits(), past_of_the_twin, "neurons")
+        held &= show("Nothing to find", controls)
         for deep in (False,) if args.fast else (False, True):
             seeds = range(300, 301 if args.fast else 306)
             callbacks = [train(seed, deep, folder) for seed in seeds]
             results = [result(callback, PLANTED) for callback in callbacks]
-            checks = [*check_trained(results, 0.1, 0.05), check_history(callbacks)]
+            first = top_list(callbacks[0].report, 5, "attribution")
+            checks = [first, *check_trained(results, 0.1, 0.05), check_history(callbacks)]
             held &= show(f"{len(results)} trained, {'deep' if deep else 'linear'} readout", checks)
     print(f"\n{'Everything held.' if held else 'Something was MISSED.'}")
     return held

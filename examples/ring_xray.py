@@ -5,23 +5,31 @@ The baseline is a rule that thresholds smoothed brightness. What the network kno
 rule is carried by few detectors, and correlation finds those.
 
 First a network wired by hand, whose numbers are known exactly: its ring detector is encoding, used
-and needed. With a second, redundant one neither is needed, and must not be called so. Then networks
-trained by Lightning, whose ring detectors are looked for on fresh images:
+and needed. With a second, redundant one neither is needed, and must not be called so. In images of
+six channels the ring is in one of them, and the detector's picture must show it there. Then
+controls in which there is nothing to find (``controls.py``), and networks trained by Lightning,
+whose ring detectors are looked for on fresh images:
 
     python examples/ring_xray.py
 """
 
 import argparse
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from half_blind_digits import Check, auroc, needed, show, trainer, validated, watch
+from controls import Check, check_controls, needed, show, top_list, trainer, validated, watch
+from half_blind_digits import auroc
+from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import lightning_neurocorr as nc
+from lightning_neurocorr.sheets import contact_sheet
+from lightning_neurocorr.visualization import ImagePrior, Target
 
 NONE, BLOB, RING = 0, 1, 2  # what an image shows; the last two are the disease
 
@@ -83,18 +91,23 @@ def squares(n: int = 800) -> TensorDataset:
 
 
 def bright_square(batch: list[Tensor]) -> Tensor:
-    """The twin's baseline: ill where a 5 x 5 window holds more than 20."""
-    return (25 * nn.functional.avg_pool2d(batch[0], 5, 1).amax((1, 2, 3)) > 20).long()
+    """The twin's baseline: ill where a 5 x 5 window of the first channel holds more than 20."""
+    return (25 * nn.functional.avg_pool2d(batch[0][:, :1], 5, 1).amax((1, 2, 3)) > 20).long()
 
 
 def check_twin() -> list[Check]:
     """The ring is in detector 1: at one of 144 places it says 1, or 3 in a brighter ring."""
-    report = validated(watch(bright_square, "detectors", ablation=_singles()), Twin(), squares())
+    return _exactly(Twin(), squares())
+
+
+def _exactly(model: Twin, data: TensorDataset) -> list[Check]:
+    report = validated(watch(bright_square, "detectors", ablation=_singles()), model, data)
     row, outcomes = report.row("detectors", 1), report.outcomes
     expected = 4 * (2 - 0.25 * 2 / 144)
     losses = row.ablation_advantage, row.ablation_shared
     words = ("encodes the advantage and is used", "needed: silencing it costs 100.0 points")
     return [
+        top_list(report, 3, "r"),
         Check(
             "the rule misses the 200 rings", f"{outcomes.only_model}", outcomes.only_model == 200
         ),
@@ -107,7 +120,22 @@ def check_twin() -> list[Check]:
         Check("silent, it costs every win and nothing else", f"{losses}", losses == (1, 0)),
         Check("encodes, used, needed", row.verdict, all(word in row.verdict for word in words)),
         Check("no other detector is needed", f"{needed(report)}", needed(report) == [1]),
+        _without_the_ring(model, *data.tensors),
     ]
+
+
+def _without_the_ring(model: Twin, x: Tensor, y: Tensor) -> Check:
+    """Without its detector of rings the network knows what the rule knows."""
+    with torch.no_grad(), nc.silence(model, {"detectors": [1]}, fill="zero"):
+        answers, rule = model(x).argmax(1), bright_square([x])
+    won, shared = (rule != y), (rule == y)
+    accuracy = [float((answers == y)[group].float().mean()) for group in (won, shared)]
+    same = torch.equal(answers, rule) and accuracy == [0, 1]
+    return Check(
+        "silent, every answer is the rule's, on 200 wins and 600 shared",
+        f"accuracies {accuracy}, {int(won.sum())} and {int(shared.sum())}",
+        same and int(won.sum()) == 200,
+    )
 
 
 def _singles() -> nc.Ablation:
@@ -127,6 +155,85 @@ def check_redundant() -> list[Check]:
         )
         for row in rows
     ]
+
+
+# --- six channels --------------------------------------------------------------------------------
+
+CHANNELS, RING_CHANNEL = 6, 4
+
+
+class SixChannels(Twin):
+    """The twin for six channels: blobs are in channel 0, rings in 4, and lines in all of them.
+
+    Detector 0 looks at channel 0 and 1 at channel 4, the others at the lines of one channel each.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        alone, self.convolution = self.convolution, nn.Conv2d(CHANNELS, 6, 5)
+        with torch.no_grad():
+            self.convolution.weight.zero_()
+            for detector, channel in enumerate((0, RING_CHANNEL, 1, 2, 3, 5)):
+                self.convolution.weight[detector, channel] = alone.weight[detector, 0]
+        self.convolution.bias = alone.bias
+
+
+def stacks(n: int = 800) -> TensorDataset:
+    """The same blobs and rings, each in its channel; the lines in all channels are faint."""
+    x, ill = squares(n).tensors
+    images = torch.zeros(n, CHANNELS, 16, 16)
+    random = np.random.default_rng(1)
+    for i in range(n):
+        ring = i % 4 == 3  # nothing, a blob, nothing, a ring in turns
+        images[i, RING_CHANNEL if ring else 0, :12] = x[i, 0, :12]
+        for channel, (line, start) in enumerate(random.integers(0, (4, 12), (CHANNELS, 2))):
+            images[i, channel, 12 + line, start : start + 5] = 0.25
+    return TensorDataset(images, ill)
+
+
+def check_six_channels(folder: Path | None = None) -> list[Check]:
+    """The same numbers, and pictures with the ring where it is; in ``folder`` a sheet of them."""
+    model, data = SixChannels(), stacks()
+    share, nothing = ring_share(model, data), ring_share(model, data, start="noise")
+    if folder is not None:
+        save_sheet(model, data, folder / "ring_channel.png")
+    return [
+        *_exactly(model, data),
+        Check(
+            "> 80 % of its picture is in the ring's channel", f"{100 * share:.1f} %", share > 0.8
+        ),
+        Check("> 80 % of a picture from nothing", f"{100 * nothing:.1f} %", nothing > 0.8),
+    ]
+
+
+def ring_share(model: SixChannels, data: TensorDataset, start: str = "exemplar") -> float:
+    """Share of the ring channel in the energy of the ring detector's picture.
+
+    Energy of a channel: sum over its pixels of the squared deviation from the data's mean image.
+    The default visualizer starts from a real ring. From nothing is from the mean image and 1 % of
+    noise, every pixel by itself, before the threshold that nothing would reach.
+    """
+    x = data.tensors[0]
+    visualizer = nc.FeatureVisualizer()
+    if start == "noise":
+        visualizer = replace(visualizer, parametrization="pixel", start="noise")
+    target = Target("convolution", 1)
+    (picture,) = visualizer.render(model.eval(), None, [target], ImagePrior.fit([x]))
+    if picture.image is None or not picture.readable:
+        return 0.0
+    energy = ((picture.image - x.mean(0).numpy()) ** 2).sum((1, 2))
+    return float(energy[RING_CHANNEL] / energy.sum())
+
+
+def save_sheet(model: SixChannels, data: TensorDataset, path: Path) -> None:
+    """The contact sheet of the detectors, with their pictures."""
+    callback = nc.NeuronAdvantage(
+        bright_square, "convolution", pooling="max", visualizer=nc.FeatureVisualizer(), top_k=2
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    report = validated(callback, model, data)
+    Image.fromarray(contact_sheet(report, "convolution")).save(path)
+    print(f"\nContact sheet: {path}")
 
 
 # --- trained networks ----------------------------------------------------------------------------
@@ -249,6 +356,7 @@ def check_trained(seed: int) -> list[Check]:
     modest = f"{encoded} of {len(verdicts)}, of which {redundant} not shown to be needed"
     return [
         *checks,
+        top_list(report, 5, "r"),
         Check("AUROC of r for ring detectors >= 0.95", about, found >= 0.95),
         Check("half of them or more are said to encode", modest, 2 * encoded >= len(verdicts)),
     ]
@@ -258,9 +366,12 @@ def main() -> bool:
     """Run all parts; whether everything held."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--fast", action="store_true", help="one network instead of six")
+    parser.add_argument("--output", type=Path, default=Path("ring-xray-output"))
     args = parser.parse_args()
     held = show("The twin, exactly", check_twin())
     held &= show("The twin with a redundant detector", check_redundant())
+    held &= show("Nothing to find", check_controls(Twin(), squares(), bright_square, "detectors"))
+    held &= show("The twin for six channels", check_six_channels(args.output))
     for seed in range(400, 401 if args.fast else 406):
         held &= show(f"Trained, seed {seed}", check_trained(seed))
     print(f"\n{'Everything held.' if held else 'Something was MISSED.'}")
