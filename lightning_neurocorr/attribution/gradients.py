@@ -197,9 +197,8 @@ def _differentiate_once(objective: _Margin, taps: _Taps) -> dict[str, list[Tenso
     for name, calls in taps.kept.items():
         found = [(next(flat_gradients), activation) for activation in calls]
         if any(g is not None for g, _ in found):
-            gradients[name] = [
-                _wide(torch.zeros_like(a) if g is None else g) / scale for g, a in found
-            ]
+            wide = [_wide(torch.zeros_like(a) if g is None else g) for g, a in found]
+            gradients[name] = wide if scale == 1 else [g / scale for g in wide]
     return gradients
 
 
@@ -233,7 +232,7 @@ def _sums(
     activation = _wide(activation)
     # Products are taken near the mean: a large mean would drown the differences in float32.
     near = activation.mean(others, keepdim=True)
-    product, total = (activation - near) * gradient, gradient
+    product, total = (activation - near).mul_(gradient), gradient
     if positions:
         product, total = product.sum(positions), total.sum(positions)
     if total.device.type == "mps":  # has no float64
