@@ -15,6 +15,9 @@ from lightning_neurocorr.functional import Moments
 # follows from them. Class indicators (or one class-level covariate) come last.
 GROUPS = {"both": 1, "only_model": 2, "only_baseline": 3}
 
+# A spread below this share of the mean is what float32 makes of equal numbers.
+_ROUNDING = 1e-6
+
 
 def correlation_columns(
     total: Moments, folds: list[Moments], advantage_active: float, *, grouped: bool, controls: int
@@ -49,7 +52,8 @@ def attribution_columns(found: AttributionColumns) -> dict[str, np.ndarray]:
     """The *used* columns of a layer, with q of attribution = 0 over its neurons (Student's t)."""
     half = (found.high - found.low) / 2
     dof = max(found.n - 1, 1)
-    with np.errstate(divide="ignore", invalid="ignore"):
+    half = np.where(half > _ROUNDING * np.abs(found.attribution), half, np.nan)  # else no spread
+    with np.errstate(invalid="ignore"):
         t = np.abs(found.attribution) * stats.t.ppf(0.975, dof) / half
     p = np.where(np.isfinite(t), 2 * stats.t.sf(t, dof), np.nan)
     return {

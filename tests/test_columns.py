@@ -167,14 +167,15 @@ def test_neurons_that_were_not_finite() -> None:
         assert np.isnan(found[name]).tolist() == [True, False], name
 
 
-def test_attribution_is_tested_by_students_t() -> None:
+@pytest.mark.parametrize("spread", [0.0, 1e-9])
+def test_attribution_is_tested_by_students_t(spread: float) -> None:
     rng = np.random.default_rng(0)
     n = 40
     samples = rng.normal(0.3, 1, (n, 5))
     samples[:, 4] = 0.25  # no spread, no test
     mean, se = samples.mean(0), samples.std(0, ddof=1) / math.sqrt(n)
     half = stats.t.ppf(0.975, n - 1) * se
-    half[4] = 0
+    half[4] = spread  # of equal numbers, or of what rounding makes of them
     given = AttributionColumns(
         attribution=mean, low=mean - half, high=mean + half, contrast=mean / 2,
         per_fold=np.stack([mean, mean]), n=n, **extra_fields(n),
