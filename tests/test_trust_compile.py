@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_neurocorr import NeuronAdvantage
-from tests.many_modules import Trained, answer, cnn, loaders, pictures
+from tests.one_module import Trained, answer, cnn, loaders, pictures
 from tests.paper_model import paper_trainer
 
 

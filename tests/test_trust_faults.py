@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from lightning_neurocorr import BatchBaseline, FeatureVisualizer, NeuronAdvantage
-from tests.many_modules import Trained, answer, cnn, loaders, pictures
+from tests.one_module import Trained, answer, cnn, loaders, pictures
 from tests.paper_model import PaperModule, paper_loader, paper_trainer
 
 ERRORS = [ValueError("mine"), KeyboardInterrupt("mine"), SystemExit(7)]

@@ -23,7 +23,7 @@ from lightning_neurocorr import (
     TableBaseline,
 )
 from tests.helpers import make_report
-from tests.many_modules import Trained, answer, loaders, pictures
+from tests.one_module import Trained, answer, loaders, pictures
 from tests.paper_model import paper_trainer
 
 # --- what is read ---------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ from lightning_neurocorr import FeatureVisualizer, NeuronAdvantage
 from lightning_neurocorr.loggers import log_sheets
 from lightning_neurocorr.sheets import contact_sheet
 from tests.helpers import make_panel, make_report
-from tests.many_modules import Trained, answer, cnn, loaders, pictures
+from tests.one_module import Trained, answer, cnn, loaders, pictures
 from tests.paper_model import paper_trainer
 
 try:  # here and not in a test: it keeps a temporary folder from its import on

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lightning_neurocorr import Ablation, BatchBaseline, FeatureVisualizer, NeuronAdvantage
-from tests.many_modules import Trained, answer, cnn, loaders, pictures
+from tests.one_module import Trained, answer, cnn, loaders, pictures
 from tests.paper_model import PaperModule, PaperSet, paper_loader, paper_trainer
 
 VALIDATIONS, WARM = 200, 80

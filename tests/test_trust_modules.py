@@ -11,11 +11,12 @@ import pytest
 import torch
 
 from lightning_neurocorr import Ablation, FeatureVisualizer, NeuronAdvantage
-from tests.many_modules import KINDS, Kind, answer
+from tests import many_modules, odd_modules  # noqa: F401 -- they fill KINDS
+from tests.one_module import KINDS, Kind, answer
 from tests.paper_model import paper_trainer
 
 # Pictures need images, one at a time; attribution and ablation need classes.
-NO_PICTURES = ("transformer_with_padding", "lstm", "two_inputs")
+NO_PICTURES = ("transformer_with_padding", "sequence_first_transformer", "lstm", "two_inputs")
 NO_CLASSES = ("regression", "segmentation", "multilabel")
 
 _DEFAULTS: dict[str, Any] = {
