@@ -25,6 +25,7 @@ from lightning_neurocorr.visualization.targets import Readout, Target, group_by_
 if TYPE_CHECKING:
     from lightning_neurocorr.visualization.render import FeatureVisualizer
 
+_TRIED = 4  # real images on which shortcuts through the model must give the same
 _FRESH = 8  # warps per picture that its augmented activation is the mean of
 
 
@@ -50,6 +51,7 @@ class Drawing:
         self.references: dict[int, Reference] = {}
         self.calls: dict[str, int] = {}
         self.readouts: dict[tuple[int, ...], Readout] = {}
+        self.shortened = False
 
     def pictures(
         self, exemplars: Mapping[int, Tensor], advance: Callable[[int], Any]
@@ -98,18 +100,21 @@ class Drawing:
     def optimise(self, chunk: Sequence[int], start: str) -> tuple[Tensor, list[bool], int]:
         """Images ``(K, C, H, W)``, whether each could be moved, and the number of steps taken."""
         settings, device = self.settings, self.model.device
+        self.shorten()
         noise, warps = self.randomness(chunk)
         warps = warps.to(device)
         references = [self.references[i] for i in chunk]
         real = torch.stack([r.exemplar for r in references]) if start == "exemplar" else None
         picture = parametrization.make(self.kind, self.prior, noise, real, device)
         rate = settings.learning_rate or parametrization.LEARNING_RATES[self.kind]
-        optimizer = torch.optim.Adam([picture.parameters], lr=rate)
+        fused = device.type in ("cpu", "cuda")  # one pass over the numbers; not everywhere
+        optimizer = torch.optim.Adam([picture.parameters], lr=rate, fused=fused)
         mean, span, limit = self.scale(references)
         moved = torch.zeros(len(chunk), dtype=torch.bool, device=device)
         step = 0
         for step in range(1, settings.steps + 1):
-            values = self.activations(chunk, warp(picture.images(), warps[:, step - 1]))
+            images = warp(picture.images(), warps[:, step - 1])
+            values = self.activations(chunk, images, short=True)
             ratios = (values - mean) / span
             if not ratios.requires_grad:  # the model computes the layer under no_grad
                 break
@@ -130,13 +135,29 @@ class Drawing:
         mean, span, limit = columns.to(self.model.device)
         return mean, span, limit
 
-    def activations(self, chunk: Sequence[int], images: Tensor) -> Tensor:
+    def shorten(self) -> None:
+        """Once: see whether the model can be run in a cheaper way."""
+        if self.shortened:
+            return
+        self.shortened = True
+        groups = group_by_layer(self.targets)
+        readers = {
+            name: Readout([self.targets[i] for i in group]).all
+            for name, group in groups.items()
+            if self.calls.get(name)
+        }
+        images = self.model.prepare(self.prior.images[:_TRIED]).requires_grad_()
+        self.model.shorten(images, readers, self.calls)
+
+    def activations(self, chunk: Sequence[int], images: Tensor, *, short: bool = False) -> Tensor:
         """Target ``i`` on image ``i``, ``(K,)``, averaged over the calls of the layer."""
         name = self.targets[chunk[0]].layer
         readout = self.readouts.get(tuple(chunk))
         if readout is None:
             readout = self.readouts[tuple(chunk)] = Readout([self.targets[i] for i in chunk])
-        seen = self.model.read(self.model.prepare(images), {name: readout.own}, self.calls)
+        seen = self.model.read(
+            self.model.prepare(images), {name: readout.own}, self.calls, short=short
+        )
         return torch.stack(seen[name]).mean(0)
 
     def judge(self, chunk: Sequence[int], images: Tensor) -> tuple[list[float], list[float]]:
