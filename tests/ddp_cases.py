@@ -29,6 +29,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
 
 from lightning_neurocorr import (
     Ablation,
+    Attribution,
     BatchBaseline,
     FeatureVisualizer,
     NeuronAdvantage,
@@ -208,6 +209,12 @@ def two_hundred() -> dict[str, Any]:
         ablation=Ablation(random_sets=3, sizes=(1,), singles=2),
         top_k=3,
     )
+
+
+@case
+def attributed_in_part() -> dict[str, Any]:
+    """Which samples are attributed depends on each of them alone."""
+    return run(900, attribution=Attribution(max_samples=150))
 
 
 @case
