@@ -47,12 +47,17 @@ def log_table(
 
 
 def log_history(
-    report: NeuronReport, history: Sequence[HistoryEntry], loggers: Iterable[Any], top_k: int
+    report: NeuronReport | None,
+    history: Sequence[HistoryEntry],
+    loggers: Iterable[Any],
+    top_k: int,
 ) -> None:
     """At the end of a run the history figure, where the last validation came without one."""
+    if report is None or shows_history(len(history)):
+        return
     for logger in loggers:
         writer = _summary_writer(logger)
-        if writer is not None and not shows_history(len(history)):
+        if writer is not None:
             draw_history(report, history, writer, top_k)
 
 

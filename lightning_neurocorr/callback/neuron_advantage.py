@@ -204,13 +204,10 @@ class NeuronAdvantage(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102
         self._look_closer(trainer)
-        if self.report is not None and trainer.is_global_zero:
-            with self._faults.forgiven("write to the logger"):
-                log_history(self.report, self.history, trainer.loggers, self.top_k)
+        with self._faults.forgiven("write to the logger"):
+            log_history(self.report, self.history, trainer.loggers, self.top_k)
 
-    def on_exception(  # noqa: D102
-        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
-    ) -> None:
+    def on_exception(self, *_: Any) -> None:  # noqa: D102
         self._close()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: D102
@@ -307,7 +304,6 @@ class NeuronAdvantage(Callback):
         result, rehearsal = self._collector.result, trainer.sanity_checking
         result.agree(trainer.strategy.root_device)
         samples = result.samples(trainer.strategy.root_device)
-        step = max(wiring.logging_step(trainer), self._last_step + 1)
         advantage = self.advantage if isinstance(self.advantage, str) else describe(self.advantage)
         report = result.report(
             samples,
@@ -315,7 +311,7 @@ class NeuronAdvantage(Callback):
             baseline=describe(self.baseline),
             advantage=advantage,
             validation=self._validations,
-            step=step,
+            step=max(wiring.logging_step(trainer), self._last_step + 1),
             epoch=trainer.current_epoch,
         )
         rankings = result.rankings()
@@ -364,8 +360,7 @@ class NeuronAdvantage(Callback):
         """After a validation that failed nothing: monitors find the last numbers in the trainer."""
         if trainer.sanity_checking or not self._due or self._faults.broken:
             return
-        numbers = {f"{self.name}/{tag}": value for tag, value in self._scalars.items()}
-        wiring.log_scalars(pl_module, numbers)
+        wiring.log_scalars(pl_module, self.name, self._scalars)
 
     def _show(self, trainer: Trainer) -> None:
         """Draw the report of the validation that has just ended; look closer where that is due."""

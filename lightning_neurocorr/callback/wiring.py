@@ -169,15 +169,14 @@ def _training_loader(source: Any) -> Any:
         return None
 
 
-def log_scalars(pl_module: LightningModule, numbers: Mapping[str, float]) -> None:
+def log_scalars(pl_module: LightningModule, name: str, numbers: Mapping[str, float]) -> None:
     """Through the module, so that every logger and every monitoring callback gets them."""
     with warnings.catch_warnings():
         # Without a logger the numbers still are what trainer.validate returns.
         warnings.filterwarnings("ignore", ".*have no logger configured.*")
         # Every process has these numbers: nothing to reduce, and no advice to do so.
-        pl_module.log_dict(
-            dict(numbers), on_epoch=True, batch_size=1, sync_dist=True, rank_zero_only=True
-        )
+        named = {f"{name}/{tag}": value for tag, value in numbers.items()}
+        pl_module.log_dict(named, on_epoch=True, batch_size=1, sync_dist=True, rank_zero_only=True)
 
 
 def is_fitting(trainer: Trainer) -> bool:
