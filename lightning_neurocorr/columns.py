@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from scipy import stats
+from scipy import special
 from torch import Tensor
 
 from lightning_neurocorr import functional as F
@@ -54,8 +54,8 @@ def attribution_columns(found: AttributionColumns) -> dict[str, np.ndarray]:
     dof = max(found.n - 1, 1)
     half = np.where(half > _ROUNDING * np.abs(found.attribution), half, np.nan)  # else no spread
     with np.errstate(invalid="ignore"):
-        t = np.abs(found.attribution) * stats.t.ppf(0.975, dof) / half
-    p = np.where(np.isfinite(t), 2 * stats.t.sf(t, dof), np.nan)
+        t = np.abs(found.attribution) * special.stdtrit(dof, 0.975) / half
+    p = np.where(np.isfinite(t), 2 * special.stdtr(dof, -t), np.nan)
     return {
         "attribution": found.attribution,
         "attribution_low": found.low,

@@ -289,7 +289,7 @@ def fisher_interval(
     dof = n - 3 - controls
     if dof <= 0:
         return np.full_like(r, np.nan), np.full_like(r, np.nan)
-    half = stats.norm.ppf(0.5 + confidence / 2) / math.sqrt(dof)
+    half = special.ndtri(0.5 + confidence / 2) / math.sqrt(dof)
     with np.errstate(divide="ignore"):
         z = np.arctanh(np.clip(r, -1, 1))
     return np.tanh(z - half), np.tanh(z + half)
