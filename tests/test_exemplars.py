@@ -10,12 +10,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from lightning_neurocorr.exemplars import UNKNOWN, Exemplar, Exemplars, MatchedSamples
+from lightning_neurocorr.exemplars import (
+    UNKNOWN,
+    Exemplar,
+    Exemplars,
+    MatchedSamples,
+    update_exemplars,
+)
 from lightning_neurocorr.functional import BOTH, NEITHER, ONLY_BASELINE, ONLY_MODEL
 from lightning_neurocorr.samples import hashed
 
 DEVICES = [
     "cpu",
+    "cpu, inserted",  # the way of large batches
     "cpu, dense",  # the way of a GPU
     pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")),
 ]
@@ -63,9 +70,14 @@ def batches(samples: dict[str, Tensor], cuts: list[int], order: Tensor) -> list[
 def test_exemplars_are_those_that_sorting_finds(
     n: int, k: int, seed: int, ties: bool, device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if device == "cpu, inserted":
+        device = "cpu"
+        monkeypatch.setattr("lightning_neurocorr.exemplars.insertion._SORTED", 0)
     if device == "cpu, dense":
         device = "cpu"
-        monkeypatch.setattr("lightning_neurocorr.exemplars._may_wait", lambda tensor: False)
+        for room in ("entries", "insertion"):
+            name = f"lightning_neurocorr.exemplars.{room}.may_wait"
+            monkeypatch.setattr(name, lambda tensor: False)
     samples = random_samples(n, 6, seed, ties)
     rng = np.random.default_rng(seed)
     cuts = sorted(rng.integers(0, n, 7).tolist())  # some batches are empty, some of one sample
@@ -99,6 +111,43 @@ def test_what_is_kept_is_the_same_however_samples_are_split() -> None:
     for entries, kept in states[1:]:
         assert torch.equal(entries, states[0][0])
         assert torch.equal(kept, states[0][1])
+
+
+@pytest.mark.parametrize("small", [0, 1 << 18])
+def test_layers_updated_together_are_as_updated_alone(
+    small: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lightning_neurocorr.exemplars.strongest._SMALL", small)
+    samples = random_samples(150, 12, seed=9, ties=True)
+    sizes, ks = [1, 5, 2, 4], [3, 3, 2, 3]
+    alone, together = (
+        [Exemplars(size, k) for size, k in zip(sizes, ks, strict=True)] for _ in range(2)
+    )
+    for batch in batches(samples, [20, 20, 90], torch.randperm(150)):
+        x, *rest = batch.values()
+        for kept, part in zip(alone, x.split(sizes, 1), strict=True):
+            kept.update(part, *rest)
+        update_exemplars(together, x.split(sizes, 1), *rest)
+        for kept, other in zip(together, alone, strict=True):
+            assert kept.compute().entries.equal(other.compute().entries)
+            assert kept._update_count == other._update_count
+            assert kept.state.untyped_storage().nbytes() == kept.state.nbytes
+    with pytest.raises(ValueError, match=r"`activations` to have shape \(N, 1\), but got \(9, 2\)"):
+        update_exemplars(together[:1], [torch.zeros(9, 2)], torch.arange(9))
+
+
+def test_metrics_that_do_not_fit_are_not_merged() -> None:
+    for metric, other in (
+        (Exemplars(3, 2), Exemplars(4, 2)),
+        (Exemplars(3, 2), Exemplars(3, 1)),
+        (MatchedSamples(3, 2), MatchedSamples(2, 2)),
+    ):
+        with pytest.raises(ValueError, match=r"`incoming_state` to hold a state of shape \(3, "):
+            metric.merge_state(other)
+        with pytest.raises(ValueError, match=r"but got \(3, .*Merge metrics of one layer only"):
+            metric.merge_state({"state": other.state})
+        with pytest.raises(ValueError, match="but got None"):
+            metric.merge_state({})
 
 
 @pytest.mark.parametrize("way", ["sync", "merge_state"])

@@ -1,0 +1,117 @@
+"""Entries: what is kept of a sample, three words, and their order."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+UNKNOWN = 4  # the outcome where right and wrong mean nothing
+
+NOTHING = -(1 << 31)  # the rank of an empty slot and of NaN, below that of minus infinity
+RANK, POSITION, LABEL = range(3)  # the three words of an entry
+LABELS = 8  # a label is target * 8 + outcome
+
+
+class Exemplar(NamedTuple):
+    """A sample that was kept.
+
+    Attributes:
+        position: Its position in the data set, or whatever number it was given.
+        activation: The neuron's activation on it, in float32; NaN for class-matched samples.
+        target: Its class, -1 where there is none.
+        outcome: Its outcome group, as in :mod:`lightning_neurocorr.functional`, or ``UNKNOWN``.
+    """
+
+    position: int
+    activation: float
+    target: int
+    outcome: int
+
+
+def best_of(entries: Tensor, k: int) -> Tensor:
+    """The ``k`` best of the entries ``(3, ..., M)``: highest rank first, then lowest position."""
+    order = entries[POSITION].argsort(dim=-1, stable=True)
+    rank = entries[RANK].gather(-1, order)
+    order = order.gather(-1, rank.argsort(dim=-1, descending=True, stable=True)[..., :k])
+    return entries.gather(-1, order.expand(3, *order.shape))
+
+
+def merge(states: Tensor) -> Tensor:
+    """What is kept by all of ``W`` processes, from their states ``(W, 3, ..., K)``."""
+    return best_of(torch.cat(list(states), -1), states.shape[-1])
+
+
+def empty(*shape: int) -> Tensor:
+    """Entries without a sample."""
+    empty = torch.zeros(3, *shape, dtype=torch.int64)
+    empty[RANK] = NOTHING
+    return empty
+
+
+def may_wait(tensor: Tensor) -> bool:
+    """Whether looking at values costs nothing; an accelerator must finish first."""
+    return tensor.device.type == "cpu"
+
+
+def writable(state: Tensor) -> Tensor:
+    """A reset under inference mode leaves an inference tensor, which no later update may change."""
+    return (
+        state.clone() if state.is_inference() and not torch.is_inference_mode_enabled() else state
+    )
+
+
+def ranks_of(activations: Tensor) -> Tensor:
+    """int32 in the order of float32 numbers: their bits, mirrored below zero; NaN is lowest."""
+    bits = (activations + 0.0).view(torch.int32)  # -0.0 becomes 0.0
+    ranks = (bits >> 31).bitwise_and_(0x7FFFFFFF).bitwise_xor_(bits)
+    if may_wait(activations) and not _has_nan(activations):
+        return ranks  # one pass less than masking
+    return ranks.masked_fill_(activations.isnan(), NOTHING)
+
+
+def _has_nan(activations: Tensor) -> bool:
+    return bool(activations.numel()) and bool(activations.amax().isnan())
+
+
+def activations_of(ranks: Tensor) -> Tensor:
+    """The reverse of :func:`ranks_of`."""
+    bits = ranks.int()
+    return (bits ^ ((bits >> 31) & 0x7FFFFFFF)).view(torch.float32)
+
+
+def read_samples(
+    positions: Tensor, outcome: Tensor | None, target: Tensor | None, n: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Positions and labels, ``(N,)`` int64 each."""
+    given = {"positions": positions, "outcome": outcome, "target": target}
+    for name, values in given.items():
+        if values is not None and (values.shape != (n,) or values.is_floating_point()):
+            raise ValueError(
+                f"Expected `{name}` to be integers of shape ({n},), but got "
+                f"{values.dtype} of shape {tuple(values.shape)}."
+            )
+    group = UNKNOWN if outcome is None else outcome.to(device, torch.int64)
+    label = (
+        torch.full((n,), -1, device=device) if target is None else target.to(device, torch.int64)
+    )
+    return positions.to(device, torch.int64), label * LABELS + group
+
+
+def check_mergeable(mine: Tensor, incoming: dict[str, Any] | Metric) -> None:
+    """Raise unless a state, or that of another metric, is of as many neurons and samples."""
+    state = incoming.get("state") if isinstance(incoming, dict) else incoming.metric_state["state"]
+    got = tuple(state.shape) if isinstance(state, Tensor) else state
+    if got != tuple(mine.shape):
+        raise ValueError(
+            f"Expected `incoming_state` to hold a state of shape {tuple(mine.shape)}, but got "
+            f"{got}. Merge metrics of one layer only, made with the same arguments."
+        )
+
+
+def check_positive(name: str, value: int) -> None:
+    """Raise unless a number of neurons, classes or samples is one."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"Expected `{name}` to be an integer of at least 1, but got {value!r}.")
