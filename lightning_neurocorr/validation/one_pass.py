@@ -16,7 +16,7 @@ from torchmetrics.utilities.distributed import gather_all_tensors
 from lightning_neurocorr import functional as F
 from lightning_neurocorr.attribution import Attribution
 from lightning_neurocorr.columns import GROUPS, attribution_columns, correlation_columns
-from lightning_neurocorr.exemplars import Exemplars, Ranking
+from lightning_neurocorr.exemplars import Exemplars, Ranking, update_exemplars
 from lightning_neurocorr.metric import NeuronAdvantageCorrelation, update_layers
 from lightning_neurocorr.report import NeuronReport, Outcomes
 from lightning_neurocorr.samples import folds
@@ -111,8 +111,8 @@ class ValidationPass:
         update_layers(metrics, list(kept.values()), advantage, covariates, fold)
         if self.keep_exemplars:
             target = F.class_ids(batch.target) if groups is not None else None
-            for name, activation in kept.items():
-                self._ranked(name, activation).update(activation, positions, groups, target)
+            ranked = [self._ranked(name, activation) for name, activation in kept.items()]
+            update_exemplars(ranked, list(kept.values()), positions, groups, target)
         self._remember(batch, positions, groups, advantage)
         return groups
 
