@@ -1,6 +1,7 @@
 """The figure of r over validations, looked at as pixels."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from helpers import make_report
 
 from lightning_neurocorr.figures import history_figure
 from lightning_neurocorr.history import HistoryEntry
+from lightning_neurocorr.report import Outcomes
 
 NAN = math.nan
 
@@ -109,3 +111,52 @@ def test_the_state_of_matplotlib_is_left_alone() -> None:
     before = dict(mpl.rcParams)
     history_figure(history([[0.5]]), [("net.0", 0)])
     assert dict(mpl.rcParams) == before
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"), [(1.0, "1.00"), (0.123, ".12"), (-0.004, ".00"), (-0.5, "−.50")]
+)
+def test_cells_say_their_value(value, shown, monkeypatch):
+    written = []
+    monkeypatch.setattr(
+        "matplotlib.axes.Axes.text", lambda self, x, y, text, **_: written.append(text)
+    )
+    history_figure(entries([value]), [("conv", 0)])
+    assert [text.lstrip("+") for text in written] == [shown]
+
+
+def colours(figure: np.ndarray) -> set[tuple[int, ...]]:
+    """The colours of large areas."""
+    found, counts = np.unique(figure.reshape(-1, 3), axis=0, return_counts=True)
+    return {tuple(map(int, colour)) for colour in found[counts > 400]}
+
+
+def entries(*rows: Sequence[float]) -> list[HistoryEntry]:
+    return [
+        HistoryEntry(i, i, i, Outcomes(), ("conv",), (len(r),), np.array(r, np.float32))
+        for i, r in enumerate(rows)
+    ]
+
+
+def test_the_figure_shows_r_by_colour_and_undefined_r_in_grey():
+    strong_red, strong_blue, grey = (103, 0, 31), (5, 48, 97), (195, 199, 206)
+    figure = history_figure(entries([0.5, -0.5, 0.5]), [("conv", 0), ("conv", 2)])
+    assert strong_red in colours(figure)
+    assert strong_blue not in colours(figure)
+    figure = history_figure(entries([0.5, 0.0]), [("conv", 0), ("conv", 1)])
+    assert any(min(colour) > 240 for colour in colours(figure)), (
+        "zero is white, whatever the others"
+    )
+    figure = history_figure(entries([0.5, -0.5, math.nan]), [("conv", 1), ("conv", 2)])
+    assert {strong_blue, grey} <= colours(figure)
+    assert grey in colours(history_figure(entries([0.5]), [("conv", 0), ("gone", 0)]))
+
+
+def test_the_figure_keeps_its_width_however_long_the_run_is():
+    short = history_figure(entries([0.1]), [("conv", 0)])
+    long = history_figure(entries(*([0.1],) * 300), [("conv", 0)])
+    assert short.shape == long.shape
+    assert short.dtype == np.uint8
+    taller = history_figure(entries([0.1] * 16), [("conv", unit) for unit in range(16)])
+    assert taller.shape[1] == short.shape[1] <= 700
+    assert taller.shape[0] > 2 * short.shape[0]

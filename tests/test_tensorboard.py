@@ -4,18 +4,14 @@ import math
 import re
 import subprocess
 import sys
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
@@ -23,105 +19,14 @@ from torch.utils.data import DataLoader, TensorDataset
 from torch.utils.tensorboard import SummaryWriter
 
 from lightning_neurocorr import NeuronAdvantage
-from lightning_neurocorr.evidence import Panel, Picture, Sample
-from lightning_neurocorr.figures import history_figure
-from lightning_neurocorr.history import HistoryEntry, with_history
+from lightning_neurocorr.evidence import Picture
+from lightning_neurocorr.history import HistoryEntry
 from lightning_neurocorr.loggers import log_history
-from lightning_neurocorr.report import COLUMNS, NeuronReport, Outcomes
 from lightning_neurocorr.scalars import layer_groups
 from lightning_neurocorr.sheets import contact_sheet
-from lightning_neurocorr.tensorboard import draw_report, draw_sheets, escape, markdown
+from lightning_neurocorr.tensorboard import draw_report
+from tests.event_files import a_report, drawn, panel, read, tags
 from tests.paper_model import paper_trainer
-
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore", DeprecationWarning)  # TensorBoard's copy of html5lib
-    from tensorboard.plugin_util import markdown_to_safe_html
-
-NASTY = "a|b`c`<script>alert(1)</script>\n# **d** _e_ [f](g) ~h~ \\ &amp; 1."
-
-
-def a_report(layers: Sequence[str] = ("conv", "head"), size: int = 6, **fields) -> NeuronReport:
-    """A report with a value for every column of ``size`` neurons a layer."""
-    rng = np.random.default_rng(fields.get("validation", 0))
-    columns = {name: rng.normal(size=size * len(layers)) for name in COLUMNS}
-    columns["r"] = columns["r"].clip(-2, 2) / 4
-    columns["r_low"], columns["r_high"] = columns["r"] - 0.1, columns["r"] + 0.1
-    columns["q_value"] = rng.random(size * len(layers)) ** 8
-    if fields.pop("ablated", True) is False:
-        del columns["ablation"]
-    fields = {"outcomes": Outcomes(60, 25, 10, 5, 0.017), "n": 100, "baseline": "a rule"} | fields
-    return NeuronReport(tuple(layers), (size,) * len(layers), columns, **fields)
-
-
-def panel(layer: str, unit: int = 0) -> Panel:
-    image = np.linspace(0, 1, 64, dtype=np.float32).reshape(1, 8, 8)
-    return Panel(layer, unit, exemplars=(Sample(3, 1.0, "both", 2, image),))
-
-
-def drawn(folder: Path, *reports: NeuronReport, top_k: int = 16) -> EventAccumulator:
-    """An event file with these validations of one run, read back."""
-    history: list[HistoryEntry] = []
-    writer = SummaryWriter(str(folder))
-    for report in reports:
-        history.append(HistoryEntry.from_report(report, history[-1] if history else None))
-        draw_report(report, history, writer, top_k)
-        draw_sheets(report, writer)
-    writer.close()
-    return read(folder)
-
-
-def read(folder: Path) -> EventAccumulator:
-    everything = dict.fromkeys(("tensors", "images", "histograms", "scalars"), 0)
-    return EventAccumulator(str(folder), size_guidance=everything).Reload()
-
-
-def tags(events: EventAccumulator) -> set[str]:
-    return {tag for kind in events.Tags().values() if isinstance(kind, list) for tag in kind}
-
-
-class Page(HTMLParser):
-    """The text of a page and the cells of its tables; ``<br>`` becomes a line break."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.tables: list[list[list[str]]] = []
-        self.text = ""
-        self.elements: set[str] = set()
-        self.in_cell = False
-        self.feed(html)
-
-    def handle_starttag(self, tag: str, attrs: list) -> None:
-        self.elements.add(tag)
-        if tag == "table":
-            self.tables.append([])
-        elif tag == "tr":
-            self.tables[-1].append([])
-        elif tag in ("td", "th"):
-            self.tables[-1][-1].append("")
-            self.in_cell = True
-        elif tag == "br":
-            self.handle_data("\n")
-
-    def handle_endtag(self, tag: str) -> None:
-        self.in_cell = self.in_cell and tag not in ("td", "th")
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
-        if self.in_cell:
-            self.tables[-1][-1][-1] += data
-
-    def rows(self, table: int) -> list[list[list[str]]]:
-        """Lines of the cells below the head."""
-        return [[cell.strip().split("\n") for cell in row] for row in self.tables[table][1:]]
-
-
-def shown(report: NeuronReport, history: Sequence[HistoryEntry] = (), **options) -> Page:
-    return Page(markdown_to_safe_html(markdown(report, history, **options)))
-
-
-def number(text: str) -> float:
-    return math.nan if text == "n/a" else float(text.replace("−", "-"))
-
 
 # --- tags and steps ------------------------------------------------------------------------------
 
@@ -291,145 +196,6 @@ def test_histograms_count_every_r(neurons, width, tmp_path):
     assert (found.min, found.max) == (r.min(), r.max())
 
 
-# --- the table -----------------------------------------------------------------------------------
-
-
-def test_the_table_says_what_the_report_says():
-    reports = [a_report(epoch=i, step=10 * i) for i in (2, 3, 4)]
-    reports[0].columns["r"][:] = 0.0
-    history = [HistoryEntry.from_report(each) for each in reports]
-    report = with_history(reports[-1], history)
-    page = shown(report, history)
-    rows = sorted(report.shown(16), key=lambda row: -row.r)
-    assert len(page.rows(1)) == len(rows) > 5
-    for row, cells in zip(rows, page.rows(1), strict=True):
-        name, r, controls, attribution, ablation, profile = cells
-        assert name[0] == row.name
-        assert " ".join(name[1:]) == row.verdict.replace(";", "")
-        assert number(r[0]) == pytest.approx(row.r, abs=0.005)
-        ends = [number(part) for part in r[1].split("\N{NO-BREAK SPACE}to\N{NO-BREAK SPACE}")]
-        assert ends == pytest.approx([row.r_low, row.r_high], abs=0.005)
-        assert number(r[2].removeprefix("q ")) == pytest.approx(row.q_value, rel=0.5)
-        within = [row.r_within_class, row.r_replicated]
-        assert [number(part) for part in controls[:2]] == pytest.approx(within, abs=0.005)
-        assert number(attribution[0]) == pytest.approx(row.attribution, abs=0.005)
-        cost = [row.ablation, row.ablation_control]
-        assert [number(part) for part in ablation] == pytest.approx(cost, abs=0.005)
-        means = [row.mean_both, row.mean_only_model, row.mean_only_baseline, row.mean_neither]
-        found = [number(part) for part in profile[0].split(" / ")]
-        assert found == pytest.approx(means, abs=0.01 * max(map(abs, means)))
-        assert number(profile[1].removeprefix("t ")) == pytest.approx(row.contrast_t, abs=0.05)
-        assert controls[2] == ("epoch 3" if row.r > 0 else "n/a")
-    for row, cells in zip(rows, shown(report).rows(1), strict=True):  # a file has no epochs
-        assert cells[2][2] == ("step 30" if row.r > 0 else "n/a")
-    assert "largest |r| of 12 unrelated neurons over 100 samples is about 0.252" in page.text
-
-
-def test_the_outcome_table_holds_the_four_counts():
-    page = shown(a_report())
-    assert page.tables[0] == [
-        ["100 samples", "baseline right (70.0%)", "baseline wrong"],
-        ["model right (85.0%)", "both: 60", "only_model: 25"],
-        ["model wrong", "only_baseline: 10", "neither: 5"],
-    ]
-
-
-def test_the_layer_table_has_a_row_per_layer():
-    report = a_report()
-    rows = shown(report).tables[2][1:]
-    for (name, largest, chance, verdict), layer in zip(rows, report.summaries, strict=True):
-        assert name == layer.layer
-        assert largest == f"{layer.max_r:+.2f} (unit {layer.strongest})".replace("-", "−")
-        assert chance == f"{layer.noise_ceiling:.2f}"
-        assert verdict == layer.verdict
-
-
-def test_columns_that_nobody_measured_are_not_shown():
-    report = a_report(ablated=False)
-    assert "ablation" not in shown(report).text
-    assert "attribution\n" in shown(report).text
-    for name in [name for name in report.columns if name.startswith("attribution")]:
-        del report.columns[name]
-    assert len(shown(report).tables[1][0]) == 4
-    assert "attribution\n" not in shown(report).text
-
-
-def test_without_classes_there_are_no_outcome_groups():
-    page = shown(a_report(outcomes=Outcomes(), advantage="mean_gain"))
-    assert "only_model" not in page.text
-    assert "Advantage: mean_gain" in page.text
-    assert len(page.tables) == 2
-
-
-def test_undefined_numbers_are_n_a():
-    report = a_report()
-    for name in set(COLUMNS) - {"r"}:
-        report.columns[name][:] = math.nan
-    report.columns["attribution"][0] = 3.0
-    report.columns["r"][0] = math.nan
-    page = shown(report, [HistoryEntry.from_report(report)])
-    assert "nan" not in page.text.lower().replace("neuron", "")
-    by_name = {cells[0][0]: cells for cells in page.rows(1)}
-    assert by_name["conv:0"][1] == ["n/a", "n/a\N{NO-BREAK SPACE}to\N{NO-BREAK SPACE}n/a", "q n/a"]
-    assert by_name["conv:0"][-1] == ["n/a / n/a / n/a / n/a", "t n/a"]
-    assert page.rows(1)[-1][0][0] == "conv:0"  # no r: last
-
-
-@pytest.mark.parametrize("largest", [1e-30, 4e-3, 0.5, 99.96, 3e7])
-def test_means_have_three_digits_whatever_their_scale(largest):
-    report = a_report(layers=["conv"], size=1)
-    report.columns["r"][0] = 0.2
-    for name, share in (("both", 0.25), ("only_model", 1), ("only_baseline", -0.5), ("neither", 0)):
-        report.columns[f"mean_{name}"][0] = share * largest
-    means = [number(part) for part in shown(report).rows(1)[0][-1][0].split(" / ")]
-    assert means == pytest.approx([largest / 4, largest, -largest / 2, 0], abs=largest / 20)
-
-
-def test_where_there_is_no_advantage_a_message_takes_the_place_of_the_table(tmp_path):
-    said = "Model and baseline are right and wrong on the same 100 samples."
-    report = a_report(
-        message=said, outcomes=Outcomes(90, 0, 0, 10), notes=("Layer x was left out.",)
-    )
-    events = drawn(tmp_path, report)
-    assert tags(events) == {"neurocorr/top neurons/text_summary"}
-    text = events.Tensors("neurocorr/top neurons/text_summary")[0].tensor_proto.string_val[0]
-    page = Page(markdown_to_safe_html(text.decode()))
-    assert page.text.strip().startswith(said)
-    assert "Layer x was left out." in page.text
-    assert len(page.tables) == 1
-
-
-# --- names that are no names ---------------------------------------------------------------------
-
-
-@given(st.text().filter(str.strip))
-@settings(deadline=None)
-def test_any_text_is_shown_as_it_is(text):
-    expected = "".join(
-        c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in " ".join(text.split())
-    )
-    shapes = (f"{escape(text)}", f"**a {escape(text)}**", f"- {escape(text)}")
-    for shape, left, right in zip(shapes, ("", "a ", ""), ("", "", ""), strict=True):
-        found = Page(markdown_to_safe_html(shape)).text
-        assert " ".join(found.split()) == " ".join(f"{left}{expected}{right}".split())
-    cell = Page(markdown_to_safe_html(f"| a | b |\n|---|---|\n| {escape(text)} | c |"))
-    assert cell.tables[0][1] == [expected, "c"]
-
-
-def test_a_nasty_layer_name_stays_in_its_cell(tmp_path):
-    report = a_report(layers=[NASTY], baseline=NASTY, notes=(f"Layer {NASTY} is odd.",))
-    events = drawn(tmp_path, report)
-    text = events.Tensors("neurocorr/top neurons/text_summary")[0].tensor_proto.string_val[0]
-    page = Page(markdown_to_safe_html(text.decode()))
-    on_one_line = NASTY.replace("\n", " ")
-    assert page.rows(1)[0][0][0].startswith(on_one_line + ":")
-    assert page.tables[2][1][0] == on_one_line
-    assert page.text.count(on_one_line) == len(page.rows(1)) + 3
-    assert page.elements <= {"p", "table", "thead", "tbody", "tr", "td", "th", "strong", "br",
-                             "ul", "li"}  # fmt: skip
-    assert all(re.fullmatch(r"[\w ./\-]+", tag) for tag in tags(events))
-
-
 # --- pictures ------------------------------------------------------------------------------------
 
 
@@ -468,60 +234,6 @@ def test_layers_without_a_common_name_are_grouped_by_neighbours(count, expected)
 
 def test_layers_whose_tags_collide_share_a_group():
     assert layer_groups(("a/b", "a?b", "c")) == {"a_b": ["a/b", "a?b"], "c": ["c"]}
-
-
-@pytest.mark.parametrize(
-    ("value", "shown"), [(1.0, "1.00"), (0.123, ".12"), (-0.004, ".00"), (-0.5, "−.50")]
-)
-def test_cells_say_their_value(value, shown, monkeypatch):
-    written = []
-    monkeypatch.setattr(
-        "matplotlib.axes.Axes.text", lambda self, x, y, text, **_: written.append(text)
-    )
-    history_figure(entries([value]), [("conv", 0)])
-    assert [text.lstrip("+") for text in written] == [shown]
-
-
-def colours(figure: np.ndarray) -> set[tuple[int, ...]]:
-    """The colours of large areas."""
-    found, counts = np.unique(figure.reshape(-1, 3), axis=0, return_counts=True)
-    return {tuple(map(int, colour)) for colour in found[counts > 400]}
-
-
-def entries(*rows: Sequence[float]) -> list[HistoryEntry]:
-    return [
-        HistoryEntry(i, i, i, Outcomes(), ("conv",), (len(r),), np.array(r, np.float32))
-        for i, r in enumerate(rows)
-    ]
-
-
-def test_the_figure_shows_r_by_colour_and_undefined_r_in_grey():
-    strong_red, strong_blue, grey = (103, 0, 31), (5, 48, 97), (195, 199, 206)
-    figure = history_figure(entries([0.5, -0.5, 0.5]), [("conv", 0), ("conv", 2)])
-    assert strong_red in colours(figure)
-    assert strong_blue not in colours(figure)
-    figure = history_figure(entries([0.5, 0.0]), [("conv", 0), ("conv", 1)])
-    assert any(min(colour) > 240 for colour in colours(figure)), (
-        "zero is white, whatever the others"
-    )
-    figure = history_figure(entries([0.5, -0.5, math.nan]), [("conv", 1), ("conv", 2)])
-    assert {strong_blue, grey} <= colours(figure)
-    assert grey in colours(history_figure(entries([0.5]), [("conv", 0), ("gone", 0)]))
-
-
-def test_the_figure_keeps_its_width_however_long_the_run_is():
-    short = history_figure(entries([0.1]), [("conv", 0)])
-    long = history_figure(entries(*([0.1],) * 300), [("conv", 0)])
-    assert short.shape == long.shape
-    assert short.dtype == np.uint8
-    taller = history_figure(entries([0.1] * 16), [("conv", unit) for unit in range(16)])
-    assert taller.shape[1] == short.shape[1] <= 700
-    assert taller.shape[0] > 2 * short.shape[0]
-
-
-def test_the_figure_takes_any_name():
-    figure = history_figure(entries([0.1]), [("conv", 0), ("$x_{" + "y" * 99, 1), (NASTY, 2)])
-    assert figure.std() > 0
 
 
 # --- in a browser --------------------------------------------------------------------------------
