@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from lightning_neurocorr import Ablation, BatchBaseline, NeuronAdvantage, SecondPass
+from lightning_neurocorr import Ablation, BatchBaseline, NeuronAdvantage, SecondPass, compare
 from tests.paper_model import paper_trainer
 
 QUICK = Ablation(random_sets=3, sizes=(1,), singles=2)
@@ -173,6 +173,18 @@ def test_evidence_that_needs_outcome_groups_fails_in_the_rehearsal(options: dict
         fit(module, **options)
     torch.testing.assert_close(module.hidden.weight, weights, rtol=0, atol=0)  # before training
     assert np.isfinite(fit(Regressor()).report.column("r")).any()  # type: ignore[union-attr]
+
+
+def test_in_a_notebook_it_is_an_error_too() -> None:
+    batches = [(torch.randn(40, 6), torch.randn(40))]
+    with pytest.raises(ValueError, match="Expected `ablation` to be None where nothing is right"):
+        compare(
+            nn.Sequential(nn.Linear(6, 1), nn.Flatten(0)),
+            batches,
+            lambda batch: torch.zeros(len(batch[0])),
+            advantage=lambda prediction, baseline, target: (baseline - target).abs(),
+            ablation=QUICK,
+        )
 
 
 def test_validate_returns_the_numbers_without_a_logger() -> None:
