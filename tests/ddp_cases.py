@@ -363,7 +363,7 @@ def sharded_evidence() -> dict[str, Any]:
     nothing: dict[str, Any] = {"attribution": False, "visualizer": None}
     asked = {
         "attribution": nothing | {"attribution": True},
-        "ablation": nothing | {"ablation": Ablation()},
+        "ablation": nothing | {"ablation": Ablation(by="r")},
         "second_pass": nothing | {"second_pass": SecondPass()},
         "visualizer": nothing | {"visualizer": FeatureVisualizer()},
         "snapshot": nothing | {"baseline": SnapshotBaseline()},
