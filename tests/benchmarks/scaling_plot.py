@@ -61,13 +61,13 @@ def _draw_panel(axes: Axes, panel: Panel) -> None:
         axes.plot(panel.sizes, values, "o-", color=colour, markersize=4, linewidth=1.6, label=name)
     axes.set_xscale("log")
     axes.set_xticks(panel.sizes, [_short(size) for size in panel.sizes])
-    axes.minorticks_off()
     if panel.unit == "MB":
         axes.set_yscale("log")
     else:
         top = max(max(curves.values()) for curves in panel.values)
         axes.set_ylim(0, 1.15 * max(top, 2))
         axes.axhline(1, color=_TEXT, linewidth=0.8, linestyle=(0, (4, 3)))
+    axes.minorticks_off()
     axes.set_title(panel.title, fontsize=10, color=_TEXT, loc="left", fontweight="bold")
     axes.set_ylabel(panel.unit, fontsize=8.5, color=_TEXT)
     axes.set_facecolor(_PAPER)

@@ -1,0 +1,118 @@
+"""The runner of the benchmarks: every script runs small, and tables go where they belong."""
+
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tests.benchmarks import __main__ as runner
+from tests.benchmarks import gpu, scaling
+from tests.benchmarks.scaling_plot import Panel, draw
+
+SCRIPTS = [*runner.SCRIPTS, *runner.DEVICE, *runner.LONG]
+
+
+def test_only_what_is_between_the_markers_is_replaced():
+    page = (
+        "a\n<!-- measured: x -->\nold\n<!-- end: x -->\nb\n<!-- measured: xy -->\n<!-- end: xy -->"
+    )
+    once = runner.replaced(page, "x", "\n| new |\n")
+    assert once == page.replace("\nold\n", "\n\n| new |\n\n")
+    assert runner.replaced(once, "x", "| new |") == once
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        "nothing",
+        "<!-- measured: x -->",
+        "<!-- end: x --><!-- measured: x -->",
+        2 * "<!-- measured: x --><!-- end: x -->",
+    ],
+)
+def test_a_page_without_its_markers_is_an_error(page):
+    with pytest.raises(ValueError, match="Expected one '<!-- measured: x -->'"):
+        runner.replaced(page, "x", "")
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_the_page_has_a_place_for_each_script_and_names_it(name):
+    page = runner.PAGE.read_text(encoding="utf-8")
+    text = runner.replaced(page, name, "| new |")
+    assert "| new |" in text
+    assert re.search(rf"python -m tests\.benchmarks(\.| ){name}\b", page)
+    assert Path(runner.__file__).with_name(f"{name}.py").is_file()
+
+
+def test_a_script_that_fails_leaves_the_page_alone(tmp_path, monkeypatch, capsys):
+    page = tmp_path / "performance.md"
+    shutil.copy(runner.PAGE, page)
+    before = page.read_text(encoding="utf-8")
+    monkeypatch.setattr(runner, "measured", lambda *_: None)
+    assert runner.main(["metric_update", "scaling", "--page", str(page)]) == 1
+    assert page.read_text(encoding="utf-8") == before
+    assert "Failed: metric_update, scaling" in capsys.readouterr().out
+
+
+def test_what_a_script_prints_goes_into_the_page(tmp_path, monkeypatch):
+    page = tmp_path / "performance.md"
+    shutil.copy(runner.PAGE, page)
+    monkeypatch.setattr(runner, "measured", lambda name, *_: f"| {name} was here |\n")
+    assert runner.main(["validation_epoch", "--page", str(page)]) == 0
+    text = page.read_text(encoding="utf-8")
+    kept = runner.replaced(text, "validation_epoch", "")
+    assert kept == runner.replaced(runner.PAGE.read_text(encoding="utf-8"), "validation_epoch", "")
+    assert (
+        "<!-- measured: validation_epoch -->\n\n| validation_epoch was here |\n\n<!-- end" in text
+    )
+
+
+def test_a_smoke_run_writes_nothing(tmp_path, monkeypatch):
+    page = tmp_path / "performance.md"
+    shutil.copy(runner.PAGE, page)
+    before = page.read_text(encoding="utf-8")
+    printed = []
+    real = runner.measured
+    monkeypatch.setattr(
+        runner, "measured", lambda *command: printed.append(real(*command)) or printed[-1]
+    )
+    assert runner.main(["gpu", "--quick", "--page", str(page)]) == 0
+    assert printed[0].count("\n| --- |") == 3
+    assert "| and attribution |" in printed[0]
+    assert page.read_text(encoding="utf-8") == before
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="says so only where there is no GPU")
+def test_without_a_gpu_its_script_says_what_to_do():
+    with pytest.raises(SystemExit, match=r"Expected a GPU.*--device cpu --fast"):
+        gpu.main([])
+
+
+def test_a_validation_is_measured_against_the_bare_loop():
+    case = scaling.Case(samples=8, batch=4, size=32, layers=2)
+    assert case.watched(case.network()) == ["conv1", "fc"]
+    assert scaling.epoch_ratios(case, repeats=1).keys() == {"correlation", "and attribution"}
+    assert scaling.epoch_ratios(case, repeats=1, top_k=2)["correlation, drawn"] > 0
+
+
+def test_the_peak_of_a_validation_grows_with_the_neurons():
+    found = scaling.peaks(50_000)
+    assert found["one batch of 64"] == 12.8
+    assert 20 < found["validation"] <= found["and its report"] < 200
+
+
+def test_panels_are_drawn_light_and_legible(tmp_path):
+    values = [{"a": 1.5, "b": 20.0}, {"a": 1.2, "b": 30000.0}]
+    panels = [
+        Panel("sizes", "of the bare loop", (10, 1000), values),
+        Panel("x", "MB", (1, 2), values),
+    ]
+    assert panels[0].rows() == [["10", "1.50", "20.00"], ["1,000", "1.20", "30,000.00"]]
+    draw(panels, tmp_path / "panels.png")
+    image = Image.open(tmp_path / "panels.png").convert("L")
+    assert image.width > 1500
+    assert np.median(image) > 230
