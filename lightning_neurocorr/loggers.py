@@ -6,7 +6,7 @@ Loggers are told apart by what they can do, so that none of their packages is ne
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,20 +30,14 @@ def log_report(
     report: NeuronReport, history: Sequence[HistoryEntry], loggers: Iterable[Any], top_k: int
 ) -> None:
     """Tables, histograms and the history figure for every TensorBoard among ``loggers``."""
-    for logger in loggers:
-        writer = _summary_writer(logger)
-        if writer is not None:
-            draw_report(report, history, writer, top_k)
+    _for_each(_writers(loggers), lambda writer: draw_report(report, history, writer, top_k))
 
 
 def log_table(
     report: NeuronReport, history: Sequence[HistoryEntry], loggers: Iterable[Any], top_k: int
 ) -> None:
     """The table alone, with columns that came later, for every TensorBoard among ``loggers``."""
-    for logger in loggers:
-        writer = _summary_writer(logger)
-        if writer is not None:
-            draw_table(report, history, writer, top_k)
+    _for_each(_writers(loggers), lambda writer: draw_table(report, history, writer, top_k))
 
 
 def log_history(
@@ -53,12 +47,8 @@ def log_history(
     top_k: int,
 ) -> None:
     """At the end of a run the history figure, where the last validation came without one."""
-    if report is None or shows_history(len(history)):
-        return
-    for logger in loggers:
-        writer = _summary_writer(logger)
-        if writer is not None:
-            draw_history(report, history, writer, top_k)
+    if report is not None and not shows_history(len(history)):
+        _for_each(_writers(loggers), lambda writer: draw_history(report, history, writer, top_k))
 
 
 def log_sheets(report: NeuronReport, loggers: Iterable[Any], folder: str | None) -> list[Path]:
@@ -68,10 +58,27 @@ def log_sheets(report: NeuronReport, loggers: Iterable[Any], folder: str | None)
         The files written.
     """
     sheets = contact_sheets(report)
-    shown = [_show(report, sheets, logger) for logger in loggers]
+    shown = _for_each(loggers, lambda logger: _show(report, sheets, logger))
     if any(shown) or folder is None:
         return []
     return [_write(folder, report, layer, sheet) for layer, sheet in sheets.items()]
+
+
+def _for_each(loggers: Iterable[Any], show: Callable[[Any], Any]) -> list[Any]:
+    """What ``show`` returns for each; the first error comes out when all have had their turn."""
+    shown, errors = [], []
+    for logger in loggers:
+        try:
+            shown.append(show(logger))
+        except Exception as error:  # noqa: BLE001 -- a full disk must not cost the others theirs
+            errors.append(error)
+    if errors:
+        raise errors[0]
+    return shown
+
+
+def _writers(loggers: Iterable[Any]) -> list[Any]:
+    return [writer for writer in map(_summary_writer, loggers) if writer is not None]
 
 
 def _show(report: NeuronReport, sheets: Mapping[str, np.ndarray], logger: Any) -> bool:

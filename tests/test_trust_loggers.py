@@ -297,6 +297,24 @@ def test_several_loggers_at_once(
     assert not pngs(alone / "csv"), "others can show them"
 
 
+class Full(Recording):
+    """Its disk is full."""
+
+    def log_image(self, key: str, images: list[Any], step: int | None = None) -> None:
+        raise OSError("no space left on device")
+
+
+def test_a_logger_that_fails_costs_the_others_nothing(alone: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    board = TensorBoardLogger(alone)
+    with pytest.warns(UserWarning, match="no space left on device"):
+        callback = fit(Full(), board)
+    events = EventAccumulator(board.log_dir).Reload()
+    shown = events.Images("neurocorr/what neurons see/net.0")[-1].encoded_image_string
+    np.testing.assert_array_equal(pixels(io.BytesIO(shown)), sheet(callback))
+
+
 # --- names ----------------------------------------------------------------------------------------
 
 
