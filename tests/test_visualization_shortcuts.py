@@ -219,6 +219,21 @@ def test_pictures_are_the_same_and_come_without_batch_norms(monkeypatch):
         assert one.activation_ratio == pytest.approx(other.activation_ratio, rel=1e-3)
 
 
+class Mapped(nn.Module):
+    """Looks at one image at a time."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = residual()[:3]
+
+    def forward(self, images):
+        return torch.vmap(lambda image: self.body(image[None])[0])(images)
+
+
+def test_shortcuts_that_raise_are_not_taken():
+    assert _compare(Mapped(), "") == 1
+
+
 def test_shortcuts_that_read_something_else_are_not_taken(monkeypatch):
     true = shortcuts._folded
 
