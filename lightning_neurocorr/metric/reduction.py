@@ -20,7 +20,7 @@ from lightning_neurocorr.metric.fused import add_fused_, can_fuse
 # cache, in runs of neighbouring neurons long enough to stream; a chunk is merged into the state.
 _BLOCK = 1 << 17
 _RUN = 1 << 12
-_CHUNK = 1 << 16
+_CHUNK = 1 << 15
 _REDONE = 1 << 12
 _FIRST = 9  # samples of the first batch; of three, the median is too far off for one in thousands
 _DEVICE_BLOCK = 1 << 25

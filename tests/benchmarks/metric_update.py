@@ -1,4 +1,4 @@
-"""CPU time and memory of the metric's update against PearsonCorrCoef and against ``X.sum(0)``.
+"""CPU time and memory of the metric and of exemplars against PearsonCorrCoef and ``X.sum(0)``.
 
     python -m tests.benchmarks.metric_update [--fast]
 
@@ -9,17 +9,25 @@ over two updates, each measured in a process of its own.
 from __future__ import annotations
 
 import argparse
+import statistics
 import subprocess
 import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torchmetrics import PearsonCorrCoef
 
 from lightning_neurocorr import NeuronAdvantageCorrelation
+from lightning_neurocorr.exemplars import Exemplars, update_exemplars
+from lightning_neurocorr.metric import update_layers
 from tests.benchmarks.timing import forget_peak, machine, medians, peak, table
 
+RESNET18 = [64] * 5 + [128] * 5 + [256] * 5 + [512] * 5 + [1000]
 
-def speed(batch: int, neurons: int, repeats: int) -> dict[str, float]:
+
+def speed(batch: int, neurons: int, repeats: int, compiled: bool) -> dict[str, float]:
     """Median seconds of an update by variant; ``floor`` is ``X.sum(0)``."""
     x, a = torch.randn(batch, neurons).relu(), torch.randint(-1, 2, (batch,)).float()
     groups, fold = torch.rand(batch, 3), torch.randint(0, 2, (batch,))
@@ -28,16 +36,77 @@ def speed(batch: int, neurons: int, repeats: int) -> dict[str, float]:
     plain = NeuronAdvantageCorrelation(neurons)
     profile = NeuronAdvantageCorrelation(neurons, num_covariates=3, count_active=True)
     halves = NeuronAdvantageCorrelation(neurons, num_covariates=3, count_active=True, folds=2)
-    return medians(
-        {
-            "floor": lambda: x.sum(0),
-            "r alone": lambda: plain.update(x, a),
-            "with outcome profile": lambda: profile.update(x, a, groups),
-            "and two folds": lambda: halves.update(x, a, groups, fold),
-            "PearsonCorrCoef": lambda: peer.update(x, spread),
-        },
-        repeats,
-    )
+    variants = {
+        "floor": lambda: x.sum(0),
+        "r alone": lambda: plain.update(x, a),
+        "with outcome profile": lambda: profile.update(x, a, groups),
+        "and two folds": lambda: halves.update(x, a, groups, fold),
+        "`PearsonCorrCoef`": lambda: peer.update(x, spread),
+    }
+    if compiled:
+        kernel = NeuronAdvantageCorrelation(neurons, compile=True)
+        wide = NeuronAdvantageCorrelation(
+            neurons, num_covariates=3, count_active=True, compile=True
+        )
+        variants["r alone, compiled"] = lambda: kernel.update(x, a)
+        variants["with profile, compiled"] = lambda: wide.update(x, a, groups)
+    return medians(variants, repeats)
+
+
+class Layers:
+    """The metrics and exemplars of a model's layers, twice: updated one by one and together."""
+
+    def __init__(self, sizes: Sequence[int]) -> None:
+        settings = {"num_covariates": 3, "count_active": True, "folds": 2}
+        self.sizes = sizes
+        self.metrics = [[NeuronAdvantageCorrelation(d, **settings) for d in sizes] for _ in "12"]
+        self.exemplars = [[Exemplars(d) for d in sizes] for _ in "12"]
+
+    def add(self, batch: int, number: int) -> list[float]:
+        """Milliseconds of each way for one batch: metrics alone, together, exemplars likewise."""
+        xs = [torch.randn(batch, d).relu() for d in self.sizes]
+        outcome, fold = (torch.rand(batch) < 0.15).long(), torch.randint(0, 2, (batch,))
+        with_metrics = (outcome.float(), torch.rand(batch, 3), fold)
+        with_exemplars = (torch.arange(batch) + number * batch, outcome, outcome)
+
+        def alone(updated: Sequence[Any], *rest: Any) -> None:
+            for one, x in zip(updated, xs, strict=True):
+                one.update(x, *rest)
+
+        ways = (
+            lambda: alone(self.metrics[0], *with_metrics),
+            lambda: update_layers(self.metrics[1], xs, *with_metrics),
+            lambda: alone(self.exemplars[0], *with_exemplars),
+            lambda: update_exemplars(self.exemplars[1], xs, *with_exemplars),
+        )
+        return [1000 * seconds(way) for way in ways]
+
+
+def many_layers(sizes: Sequence[int], batch: int, batches: int) -> list[float]:
+    """Median milliseconds per batch: metrics alone, together, exemplars alone, together."""
+    layers = Layers(sizes)
+    found = [layers.add(batch, number) for number in range(batches)]
+    return [statistics.median(times) for times in zip(*found, strict=True)]
+
+
+def exemplars(batch: int, neurons: int, batches: int) -> list[float]:
+    """Multiples of ``X.sum(0)`` for the first batch, the ten after it and the last ten."""
+    kept, floor, spent = Exemplars(neurons), [], []
+    for number in range(batches):
+        x, outcome = torch.randn(batch, neurons).relu(), (torch.rand(batch) < 0.15).long()
+        positions = torch.arange(batch) + number * batch
+        floor.append(seconds(lambda x=x: x.sum(0)))
+        arguments = (x, positions, outcome, outcome)
+        spent.append(seconds(lambda given=arguments: kept.update(*given)))
+    parts = (spent[:1], spent[1:11], spent[-10:])
+    return [statistics.median(part) / statistics.median(floor) for part in parts]
+
+
+def seconds(run: Callable[[], Any]) -> float:
+    """CPU seconds of one call."""
+    start = time.process_time()
+    run()
+    return time.process_time() - start
 
 
 def peak_rise(variant: str, batch: int, neurons: int) -> int:
@@ -64,22 +133,36 @@ def _rise(variant: str, batch: int, neurons: int) -> None:
     print(peak() - before)
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--fast", action="store_true", help="small sizes, to see that it runs")
-    fast = parser.parse_args().fast
+    fast = parser.parse_args(arguments).fast
     torch.set_num_threads(1)
     sizes = [(32, 2000)] if fast else [(256, 1000), (256, 10_000), (256, 100_000)]
-    rows = []
+    header, rows = [], []
     for batch, neurons in sizes:
-        found = speed(batch, neurons, 3 if fast else 9)
+        found = speed(batch, neurons, 3 if fast else 15, compiled=not fast)
         floor = found.pop("floor")
-        ratios = [f"{seconds / floor:.1f}" for seconds in found.values()]
-        rows.append([f"{batch} × {neurons:,}", *ratios])
-    variants = ["r alone", "with outcome profile", "and two folds", "`PearsonCorrCoef`"]
-    print(table(["batch × neurons", *variants], rows))
+        header = list(found)
+        rows.append([f"{batch} × {neurons:,}", *(f"{time / floor:.1f}" for time in found.values())])
+    print(table(["batch × neurons", *header], rows))
+    print(memory((10_000,) if fast else (100_000, 1_000_000)))
     rows = []
-    for neurons in (10_000,) if fast else (100_000, 1_000_000):
+    for label, layers, batch in (("100 × 64", [64] * 100, 256), ("ResNet-18", RESNET18, 32)):
+        times = many_layers(layers, batch, 3 if fast else 20)
+        rows.append([label, batch, *(f"{time:.1f}" for time in times)])
+    ways = ["metrics one by one, ms", "together", "exemplars one by one", "together"]
+    print(table(["layers", "batch", *ways], rows))
+    ratios = exemplars(256, 1000 if fast else 20_000, 12 if fast else 60)
+    header = ["exemplars of 20,000 neurons, batch of 256", "first", "2 to 11", "51 to 60"]
+    print(table(header, [["multiples of `X.sum(0)`", *(f"{ratio:.0f}" for ratio in ratios)]]))
+    print(machine("torchmetrics"))
+
+
+def memory(sizes: Sequence[int]) -> str:
+    """Bytes of state, and peaks, by number of neurons."""
+    rows = []
+    for neurons in sizes:
         state = NeuronAdvantageCorrelation(neurons).state.nbytes / neurons
         full = NeuronAdvantageCorrelation(neurons, num_covariates=3, folds=2).state.nbytes / neurons
         matrix = 64 * neurons * 4
@@ -87,8 +170,7 @@ def main() -> None:
         rows.append([f"{neurons:,}", f"{state:.0f}", f"{full:.0f}", f"{ours:.2f}", f"{peer:.2f}"])
     risen = "peak of two updates of 64 samples, in batch matrices"
     held = ["bytes of state per neuron, r alone", "with profile and two folds"]
-    print(table(["neurons", *held, risen, "`PearsonCorrCoef`"], rows))
-    print(machine("torchmetrics"))
+    return table(["neurons", *held, risen, "`PearsonCorrCoef`"], rows)
 
 
 if __name__ == "__main__":
