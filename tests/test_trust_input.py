@@ -295,4 +295,4 @@ def test_ten_thousand_layers_take_ten_times_as_long_as_a_thousand(tmp_path: Any)
         x = PaperSet().x
         expected = np.corrcoef((x @ weight.T)[:, 0], x[:, 0])[0, 1]
         assert callback.report.column("r")[-1] == pytest.approx(expected, abs=1e-5)
-    assert seconds[1] < 20 * seconds[0]  # what grows with the square would take far longer
+    assert seconds[1] < 15 * seconds[0]  # what grows with the square takes a hundred times as long

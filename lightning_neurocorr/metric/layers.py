@@ -101,16 +101,20 @@ def _add_layers_(layers: list[_Layer], columns: Columns) -> None:
 def _parts(layers: list[_Layer]) -> Iterator[list[_Layer]]:
     """Layers to be updated as one: small, of one dtype and not too many neurons in all."""
     waiting: dict[tuple, list[_Layer]] = {}
+    neurons: dict[tuple, int] = {}
     for layer in layers:
         small = _SMALL if layer.x.device.type == "cpu" else _SMALL_ON_DEVICE
         if layer.x.numel() + 4 * layer.metric.state.numel() > small:
             yield [layer]
             continue
-        part = waiting.setdefault((layer.x.dtype, layer.metric.count_active), [])
-        if sum(other.metric.num_neurons for other in part) > _TOGETHER:
+        key = (layer.x.dtype, layer.metric.count_active)
+        part = waiting.setdefault(key, [])
+        if neurons.get(key, 0) > _TOGETHER:
             yield part.copy()
             part.clear()
+            neurons[key] = 0
         part.append(layer)
+        neurons[key] = neurons.get(key, 0) + layer.metric.num_neurons
     yield from waiting.values()
 
 
