@@ -81,7 +81,8 @@ def timed(
 def network(device: torch.device, small: bool) -> nn.Module:
     torch.manual_seed(0)
     make = torchvision.models.resnet18 if small else torchvision.models.resnet50
-    return make(weights=None).to(device, memory_format=torch.channels_last).eval()
+    model: Any = make(weights=None)  # the overloads of `to` do not know memory formats
+    return model.to(device, memory_format=torch.channels_last).eval()
 
 
 def batches(model: nn.Module, sizes: Sizes, device: torch.device) -> list[tuple[Tensor, ...]]:

@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torchvision
@@ -31,7 +31,7 @@ from lightning_neurocorr import (
 )
 from lightning_neurocorr.activations import choose_layers
 from lightning_neurocorr.history import HistoryEntry
-from lightning_neurocorr.tensorboard import draw_report
+from lightning_neurocorr.tensorboard import Writer, draw_report
 from lightning_neurocorr.validation import Batch as ValidationBatch
 from lightning_neurocorr.validation import ValidationPass
 from tests.benchmarks.scaling_plot import Panel, draw
@@ -98,8 +98,8 @@ def epoch_ratios(case: Case, repeats: int, top_k: int | None = None) -> dict[str
         return compare(model, batches, BatchBaseline(2), layers, attribution=attribution)
 
     def drawn(top_k: int) -> None:
-        report = ours(False)
-        draw_report(report, [HistoryEntry.from_report(report, None, top_k)], Nowhere(), top_k)
+        report, writer = ours(False), cast(Writer, Nowhere())
+        draw_report(report, [HistoryEntry.from_report(report, None, top_k)], writer, top_k)
 
     variants = {"correlation": lambda: ours(False), "and attribution": lambda: ours(capped)}
     if top_k is not None:
