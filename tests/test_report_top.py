@@ -1,0 +1,107 @@
+"""Top lists: lists that print as a table above what chance reaches."""
+
+import copy
+import math
+import pickle
+
+import numpy as np
+import pytest
+from helpers import make_report
+
+from lightning_neurocorr.report import (
+    NeuronReport,
+    TopList,
+    noise_ceiling,
+)
+from tests.full_report import NAN, SIZES, full_report
+
+
+def test_a_top_list_is_a_list() -> None:
+    report = full_report()
+    found, rows = report.top(3), list(report.top(3))
+    assert found == rows
+    assert rows == found
+    assert found[0] is not None
+    assert found[-1] == rows[-1]
+    assert found[1:] == rows[1:]
+    assert isinstance(found[1:], TopList)
+    assert found[1:].noise_ceiling == found.noise_ceiling
+    for again in (copy.copy(found), pickle.loads(pickle.dumps(found))):
+        assert [row.name for row in again] == [row.name for row in rows]
+        assert str(again) == str(found)
+
+
+def test_a_top_list_prints_a_table_above_what_chance_reaches() -> None:
+    columns = {
+        "r": [0.31234, -0.2, 0.1], "r_low": [0.25, -0.3, NAN], "r_high": [0.375, -0.1, NAN],
+        "q_value": [3.14e-9, 0.02, NAN], "attribution": [0.5, NAN, 1e-5],
+    }  # fmt: skip
+    report = make_report({"a": 2, "bb": 1}, columns, n=1000)
+    assert str(report.top(2)).splitlines() == [
+        "2 of 3 neurons, the largest r first",
+        "",
+        "  neuron                r [95 %]         q   attribution   verdict",
+        "  a:0      +0.312 [+0.25, +0.38]   3.1e-09        +0.500   encodes the advantage",
+        "                                                           not shown to be used",
+        "  bb:0              +0.100 [n/a]       n/a        +1e-05   too sparse to test",
+        "                                                           not shown to be used",
+        "",
+        "By chance, the largest |r| of 3 unrelated neurons over 1,000 samples is about 0.060.",
+    ]
+    assert math.sqrt(2 * math.log(2 * 3) / 1000) == pytest.approx(0.060, abs=5e-4)
+    assert repr(report.top(2)) == str(report.top(2))
+
+
+def test_a_top_list_knows_how_many_neurons_it_was_chosen_from() -> None:
+    report = full_report()
+    everywhere, here = report.top(1), report.top(1, "contrast_t", layer="head")
+    assert everywhere.noise_ceiling == noise_ceiling(5, 100)
+    assert here.noise_ceiling == noise_ceiling(2, 100)
+    assert report.shown().noise_ceiling == noise_ceiling(5, 100)
+    assert str(here).startswith("1 of 2 neurons of layer head, the largest contrast_t first")
+    assert f"{here[0].contrast_t:.3g}" in str(here)
+    assert "the smallest q_value first" in str(report.top(1, "q_value"))
+
+
+def test_top_lists_of_nothing_and_without_samples() -> None:
+    assert str(make_report({"a": 3}, {"r": [NAN] * 3}).top()).startswith("0 of 3 neurons")
+    assert "chance" not in str(make_report({"a": 3}, n=0).top())
+    assert make_report({}).top()._repr_html_()
+
+
+def test_a_report_shows_its_headline_and_its_top_neurons() -> None:
+    report = full_report()
+    text, page = repr(report), report._repr_html_()
+    assert text.startswith("NeuronReport 'näme': 5 neurons in 2 layers, 100 samples.\n")
+    assert report.headline in text
+    assert text.endswith(str(report.top(5)))
+    assert report.top(5)._repr_html_() in page
+    silent = make_report(SIZES, message="There is <nothing> to explain.")
+    assert repr(silent).endswith("There is <nothing> to explain.")
+    assert silent._repr_html_() == "<p>There is &lt;nothing&gt; to explain.</p>"
+
+
+def test_top_lists_show_hostile_names_as_text() -> None:
+    report = make_report({"<script>\n\x1b[2J": 2})
+    assert "<script>" not in report.top()._repr_html_()
+    assert "\x1b" not in str(report.top())
+    assert len(str(report.top(1)).splitlines()) == 6
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"sizes": (3,)}, "different names with one entry of `sizes` each"),
+        ({"layers": ("a", "a")}, r"different names .* but got \('a', 'a'\)"),
+        (
+            {"columns": {"r": np.zeros(4)}},
+            r"numbers of shape \(5,\) .* but got 'r' of shape \(4,\)",
+        ),
+        ({"columns": {"R": np.zeros(5)}}, "named in COLUMNS, but got 'R'"),
+        ({"columns": {"r": np.array(list("abcde"))}}, "of type <U1|and type <U1"),
+    ],
+)
+def test_what_is_no_report(change: dict, message: str) -> None:
+    given = {"layers": ("a", "b"), "sizes": (3, 2), "columns": {}}
+    with pytest.raises(ValueError, match=message):
+        NeuronReport(**given | change)
