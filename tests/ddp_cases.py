@@ -2,192 +2,43 @@
 
 ``python -m tests.ddp_cases WORLD FOLDER`` forks WORLD gloo processes, each of which runs every case
 and leaves its results in ``FOLDER/RANK.pt``. One start for all cases: importing PyTorch is what
-costs. A collective that not every process enters fails after a minute instead of hanging.
+costs.
 """
 
 from __future__ import annotations
 
-import datetime as dt
 import math
-import multiprocessing
-import os
-import socket
-import sys
-import traceback
-import warnings
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pytorch_lightning as pl
 import torch
 from pytorch_lightning.strategies import ModelParallelStrategy
 from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
+from torch.utils.data import DataLoader, IterableDataset, Subset
 
 from lightning_neurocorr import (
     Ablation,
     Attribution,
-    BatchBaseline,
     FeatureVisualizer,
-    NeuronAdvantage,
     SecondPass,
     SnapshotBaseline,
     TableBaseline,
 )
-from tests.paper_model import paper_trainer
+from tests.ddp_run import (
+    CASES,
+    PLACE,
+    SHARDS,
+    Net,
+    Pictures,
+    Sometimes,
+    case,
+    main,
+    run,
+    run_all,
+    sharded_case,
+)
 
-CASES: dict[str, Callable[[], dict[str, Any]]] = {}
-PLACE = {"rank": 0, "world": 1}  # of this process; Lightning deletes its environment variables
-
-
-# PyTorch 2.6 cannot shard on the CPU.
-SHARDS = hasattr(torch.cpu.Stream, "record_event")
-
-
-def case(function: Callable[[], dict[str, Any]]) -> Callable[[], dict[str, Any]]:
-    """A validation that is run in one process and in several."""
-    CASES[function.__name__] = function
-    return function
-
-
-def sharded_case(function: Callable[[], dict[str, Any]]) -> Callable[[], dict[str, Any]]:
-    """One that is run where models can be sharded."""
-    return case(function) if SHARDS else function
-
-
-class Pictures(Dataset[Any]):
-    """``(image, target, baseline's answer)`` by position, fixed."""
-
-    def __init__(self, n: int) -> None:
-        draw = torch.Generator().manual_seed(7)
-        self.y = torch.randint(0, 3, (n,), generator=draw)
-        self.x = torch.randn(n, 1, 6, 6, generator=draw) + self.y[:, None, None, None]
-        self.answer = torch.randint(0, 3, (n,), generator=draw)
-
-    def __len__(self) -> int:
-        return len(self.y)
-
-    def __getitem__(self, i: int) -> Any:
-        return self.x[i], self.y[i], self.answer[i]
-
-
-class Net(pl.LightningModule):
-    """A small convolutional network, in evaluation mode the same in every batch size."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(3)
-        self.net = nn.Sequential(
-            nn.Conv2d(1, 5, 3), nn.BatchNorm2d(5), nn.ReLU(inplace=True), nn.Conv2d(5, 4, 3),
-            nn.Flatten(), nn.Linear(16, 3),
-        )  # fmt: skip
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.net(x)
-
-    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        return nn.functional.cross_entropy(self(batch[0]), batch[1])
-
-    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
-        self(batch[0])
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.SGD(self.parameters(), lr=0.0)
-
-
-class Sometimes(Net):
-    """A second branch that only a part of the samples goes through."""
-
-    def __init__(self, wanted: Callable[[int, int], bool]) -> None:
-        super().__init__()
-        self.extra = nn.Linear(3, 2)
-        self.wanted = wanted
-
-    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
-        logits = self(batch[0])
-        if self.wanted(self.trainer.global_rank, batch_idx):
-            self.extra(logits)
-
-
-def trainer_of(callback: NeuronAdvantage, **options: Any) -> pl.Trainer:
-    """A trainer for as many processes as there are."""
-    world = PLACE["world"]
-    several = {"strategy": "ddp", "devices": world} if world > 1 else {"devices": 1}
-    if world > 1:
-        os.environ |= {"LOCAL_RANK": str(PLACE["rank"]), "NODE_RANK": "0"}
-    return paper_trainer(callback, **{"max_epochs": 1, **several, **options})
-
-
-def run(
-    n: int = 17,
-    *,
-    loaders: Callable[[], Any] | None = None,
-    module: Callable[[], Net] = Net,
-    fit: bool = False,
-    trainer: dict[str, Any] | None = None,
-    baseline: Any = None,
-    layers: Any = None,
-    **options: Any,
-) -> dict[str, Any]:
-    """Validate, or fit with a learning rate of 0, and say what was found."""
-    callback = NeuronAdvantage(
-        baseline or BatchBaseline(2), layers, **{"visualizer": None, **options}
-    )
-    made = trainer_of(callback, **(trainer or {}))
-    valid = loaders() if loaders else DataLoader(Pictures(n), 4)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        if fit:
-            made.fit(module(), DataLoader(Pictures(12), 4), valid)
-        else:
-            made.validate(module(), valid, verbose=False)
-    said = [str(w.message) for w in caught if "NeuronAdvantage" in str(w.message)]
-    said += [str(w.message) for w in caught if "Every process" in str(w.message)]
-    advised = [str(w.message) for w in caught if "sync_dist" in str(w.message)]
-    monitored = {
-        tag: float(value) for tag, value in made.callback_metrics.items() if "neurocorr/" in tag
-    }
-    more = {"said": said, "advised": advised, "monitored": monitored, "epochs": made.current_epoch}
-    return described(callback) | more
-
-
-def described(callback: NeuronAdvantage) -> dict[str, Any]:
-    """A report as plain data."""
-    report = callback.report
-    history = [(e.validation, e.step, e.epoch, e.outcomes.only_model) for e in callback.history]
-    if report is None:
-        return {"report": False, "history": history}
-    wanted = (
-        "r", "r_low", "r_within_class", "r_replicated", "contrast_t", "mean", "mean_only_model",
-        "attribution", "attribution_contrast", "ablation", "ablation_control", "active",
-    )  # fmt: skip
-    panels = [
-        [(s.position, s.activation, s.outcome, s.target) for s in group]
-        for panel in report.panels
-        for group in (panel.exemplars, panel.only_model, panel.matched)
-    ]
-    return {
-        "report": True,
-        "history": history,
-        "n": report.n,
-        "outcomes": dict(report.outcomes.counts),
-        "layers": list(report.layers),
-        "sizes": list(report.sizes),
-        "columns": {
-            name: torch.from_numpy(np.array(report.columns[name], dtype=float))
-            for name in wanted
-            if name in report.columns
-        },
-        "panels": panels,
-        "message": report.message,
-        "notes": list(report.notes),
-    }
-
-
-# --- the cases ------------------------------------------------------------------------------------
+__all__ = ["CASES", "SHARDS", "run_all"]
 
 
 @case
@@ -425,55 +276,6 @@ def labels_out_of_range() -> dict[str, Any]:
     except ValueError as error:
         return {"error": str(error)}
     return {"error": ""}
-
-
-# --- processes ------------------------------------------------------------------------------------
-
-
-def run_all(names: list[str] | None = None) -> dict[str, dict[str, Any]]:
-    """Every case; a failure is a result too."""
-    results = {}
-    for name in names or CASES:
-        try:
-            results[name] = CASES[name]()
-        except Exception:  # noqa: BLE001
-            results[name] = {"failure": traceback.format_exc()}
-            if torch.distributed.is_initialized():
-                break  # the other processes are elsewhere now
-    return results
-
-
-def _worker(rank: int, world: int, port: int, folder: str, names: list[str]) -> None:
-    PLACE.update(rank=rank, world=world)
-    warnings.filterwarnings("ignore")
-    torch.distributed.init_process_group(
-        "gloo",
-        f"tcp://127.0.0.1:{port}",
-        rank=rank,
-        world_size=world,
-        timeout=dt.timedelta(seconds=40),
-    )
-    torch.save(run_all(names), Path(folder) / f"{rank}.pt")
-    torch.distributed.barrier()
-    torch.distributed.destroy_process_group()
-
-
-def main() -> None:
-    """Fork the processes and wait for them."""
-    world, folder, names = int(sys.argv[1]), sys.argv[2], sys.argv[3:]
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    fork = multiprocessing.get_context("fork")
-    workers = [
-        fork.Process(target=_worker, args=(rank, world, port, folder, names))
-        for rank in range(world)
-    ]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
-    sys.exit(max(abs(worker.exitcode or 0) for worker in workers))
 
 
 if __name__ == "__main__":
