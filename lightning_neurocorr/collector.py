@@ -32,6 +32,7 @@ from lightning_neurocorr.reading import (
     read_prediction,
 )
 from lightning_neurocorr.samples import LoaderPositions
+from lightning_neurocorr.swapping import preserved_buffers
 from lightning_neurocorr.validation import Batch, ValidationPass
 
 
@@ -206,7 +207,7 @@ class Collector:
 
             return forward
 
-        with aside():
+        with aside(), preserved_buffers(self.settings.module):
             self.result.attribute(batch.kept(), groups, run, self.settings.layers)
 
 

@@ -23,7 +23,7 @@ from lightning_neurocorr.reading import Arguments, logits_of
 from lightning_neurocorr.report import NeuronReport, NeuronRow
 from lightning_neurocorr.samples import LoaderPositions, fetch, hashed
 from lightning_neurocorr.sheets import to_display
-from lightning_neurocorr.swapping import evaluation_mode
+from lightning_neurocorr.swapping import evaluation_mode, preserved_buffers
 from lightning_neurocorr.validation import SampleTable
 from lightning_neurocorr.visualization import ImagePrior, Target, Visualizer
 
@@ -65,7 +65,13 @@ class Subject:
     @contextmanager
     def quiet(self) -> Iterator[None]:
         """Inside, forwards leave no trace: eval mode, no gradients, no hook of an open recorder."""
-        with torch.no_grad(), eager(self.module), aside(), evaluation_mode(self.module):
+        with (
+            torch.no_grad(),
+            eager(self.module),
+            aside(),
+            evaluation_mode(self.module),
+            preserved_buffers(self.module),
+        ):
             yield
 
     def inputs(self, batch: Any) -> Any:

@@ -52,6 +52,32 @@ def evaluation_mode(module: nn.Module) -> Iterator[None]:
             part.training = mode
 
 
+@contextmanager
+def preserved_buffers(module: nn.Module) -> Iterator[None]:
+    """Forwards inside leave the buffers of ``module`` as they were, also those they replace.
+
+    A forward in evaluation mode may count or average; PyTorch's instance norm rounds its running
+    statistics in some versions.
+    """
+    kept = [
+        (part._buffers, name, buffer, buffer.clone())
+        for part in module.modules()
+        if not isinstance(part, torch.jit.ScriptModule)
+        for name, buffer in part._buffers.items()
+        if buffer is not None
+    ]
+    versions = [None if buffer.is_inference() else buffer._version for _, _, buffer, _ in kept]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for (buffers, name, buffer, clone), version in zip(kept, versions, strict=True):
+                buffers[name] = buffer
+                if version is None or buffer._version != version:
+                    with torch.inference_mode(buffer.is_inference()):
+                        buffer.copy_(clone)
+
+
 def own_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """Every place of a parameter or buffer once, tied ones too; TorchScript takes no others."""
     for prefix, part in module.named_modules():  # a module with two names counts once

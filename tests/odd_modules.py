@@ -194,6 +194,25 @@ def random_in_evaluation() -> Kind:
     return Kind(Noisy(cnn()), *loaders(pictures()))
 
 
+class Counting(Trained):
+    """Counts its forwards and averages its inputs in evaluation, too, and replaces a buffer."""
+
+    def __init__(self) -> None:
+        super().__init__(cnn())
+        self.register_buffer("count", torch.zeros(()))
+        self.register_buffer("mean", torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.count += 1  # type: ignore[operator]
+        self.mean = 0.9 * self.mean + x.detach().mean()  # type: ignore[operator]
+        return self.net(x)
+
+
+@kind
+def buffers_that_move_in_evaluation() -> Kind:
+    return Kind(Counting(), *loaders(pictures()))
+
+
 class PartlyFrozen(Trained):
     """A frozen backbone kept in evaluation mode, and a schedule."""
 
