@@ -251,7 +251,7 @@ def test_limits_of_large_models() -> None:
 
 def test_of_a_large_model_the_strongest_neurons_are_kept(small: None) -> None:
     rng = np.random.default_rng(0)
-    first, second = rng.permutation(30) / 30.0 - 0.5, rng.permutation(30) / 30.0 - 0.5
+    first, second = rng.permutation(30) / 30.0 - 0.49, rng.permutation(30) / 30.0 - 0.49  # no ties
     first[3] = NAN
     third = rng.permutation(30) / 30.0
     history = entries(first, second, third)

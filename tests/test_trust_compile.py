@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_neurocorr import NeuronAdvantage
-from tests.one_module import Trained, answer, cnn, loaders, pictures
+from tests.one_module import COMPILES_WHOLE, Trained, answer, cnn, loaders, pictures
 from tests.paper_model import paper_trainer
 
 
@@ -42,7 +42,7 @@ def full_graph() -> Any:
     return Trained(torch.compile(cnn(dropout=0.0), backend="eager", fullgraph=True))  # type: ignore[arg-type]
 
 
-FORMS = [inner, in_place, whole, whole_in_place, full_graph]
+FORMS = [inner, in_place, *[whole] * COMPILES_WHOLE, whole_in_place, full_graph]
 
 
 @pytest.fixture(autouse=True)
@@ -150,7 +150,7 @@ def inductor(form: str) -> Any:
 
 
 @needs_compiler
-@pytest.mark.parametrize("form", ["inner net", "in place", "whole module"])
+@pytest.mark.parametrize("form", ["inner net", "in place", *["whole module"] * COMPILES_WHOLE])
 @torch._inductor.config.patch(compile_threads=1)  # no pool of processes for so little
 def test_inductor_trains_the_same_and_calls_our_hooks(form: str) -> None:
     """Every second validation is watched, so that a graph without hooks is there before."""
