@@ -99,6 +99,10 @@ def test_all_evidence_and_nothing_changed() -> None:
     assert report.outcomes.only_model > 15
     assert np.isfinite(report.column("attribution")).any()
     assert np.isfinite(report.column("ablation")).any()
+    for neuron in report.study["neurons"]:
+        row = report.row(neuron["layer"], neuron["unit"])
+        assert (row.ablation_p, row.ablation_q) == (neuron["p"], neuron["q"])
+    assert len({row.ablation_q for row in report.rows if row.ablation_q == row.ablation_q}) > 1
     assert np.isfinite(report.column("auroc")).any()
     assert report.panels
     assert report.panels[0].picture is not None
