@@ -93,9 +93,8 @@ class CloserLook:
 
     def _ablated(self, report: NeuronReport, settings: Ablation, progress: bool) -> NeuronReport:
         bar = partial(tqdm, desc="ablation", leave=False) if progress else None
-        study, columns = ablate(
-            report, self.subject, self.samples, self.result.halves, settings, bar
-        )
+        halves = self.result.halves(self.samples)
+        study, columns = ablate(report, self.subject, self.samples, halves, settings, bar)
         why = study.refused or ("" if study.num_shared else _NO_SHARED)
         notes = (*report.notes, *([f"No ablation: {why}"] if why else []))
         columns = {**report.columns, **columns}

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from torchmetrics.utilities.distributed import gather_all_tensors
 
 from lightning_neurocorr import functional as F
-from lightning_neurocorr.attribution import Attribution
+from lightning_neurocorr.attribution import Attribution, AttributionColumns
 from lightning_neurocorr.columns import GROUPS, attribution_columns, correlation_columns
 from lightning_neurocorr.exemplars import Exemplars, Ranking, update_exemplars
+from lightning_neurocorr.functional import Moments
 from lightning_neurocorr.metric import NeuronAdvantageCorrelation, update_layers
 from lightning_neurocorr.report import NeuronReport, Outcomes
 from lightning_neurocorr.samples import folds
@@ -69,7 +70,8 @@ class ValidationPass:
         self.exemplars: dict[str, Exemplars] = {}
         self._attributing = Attributing(attribution, class_outcomes, total, processes)
         self.alarms: tuple[str, ...] = ()
-        self.halves: tuple[dict[str, dict[str, np.ndarray]], ...] = ({}, {})
+        self._halves: dict[str, list[Moments]] = {}
+        self._attributed: dict[str, AttributionColumns] = {}
         self._batches = 0
         self._fired: dict[str, int] = {}
         self._samples: list[Tensor] = []
@@ -305,28 +307,42 @@ class ValidationPass:
         )
 
     def _columns(self, samples: SampleTable) -> dict[str, dict[str, np.ndarray]]:
-        """The columns of every layer; those of each half of the samples go to ``halves``."""
+        """The columns of every layer."""
+        columns = self._correlated(samples)
+        parts: dict[str, dict[str, np.ndarray]] = {}
+        for name, metric in self.metrics.items():
+            total, self._halves[name] = metric.moments()
+            parts[name] = columns(total, self._halves[name])
+        if self.classifies and parts:
+            means = {name: part["mean"] for name, part in parts.items()}
+            device = next(iter(self.metrics.values())).device
+            self._attributed = self._attributing.compute(means, device)
+            for name, found in self._attributed.items():
+                parts[name] |= attribution_columns(found)
+        return parts
+
+    def halves(self, samples: SampleTable) -> list[dict[str, dict[str, np.ndarray]]]:
+        """Columns by layer of each half of the samples, once there is a report.
+
+        By one half neurons are chosen that are judged on the other.
+        """
+        columns = self._correlated(samples)
+        found: list[dict[str, dict[str, np.ndarray]]] = [{}, {}]
+        for name, moments in self._halves.items():
+            for fold, half in enumerate(found):
+                half[name] = columns(moments[fold], moments)
+                if name in self._attributed:
+                    half[name]["attribution"] = self._attributed[name].per_fold[fold]
+        return found
+
+    def _correlated(self, samples: SampleTable) -> Callable[..., dict[str, np.ndarray]]:
         active = float(samples.nonzero.double().mean()) if len(samples.position) else math.nan
-        columns = partial(
+        return partial(
             correlation_columns,
             advantage_active=active,
             grouped=bool(self.classifies),
             controls=self.controls,
         )
-        parts: dict[str, dict[str, np.ndarray]] = {}
-        for name, metric in self.metrics.items():
-            total, halves = metric.moments()
-            parts[name] = columns(total, halves)
-            for fold, half in enumerate(halves):
-                self.halves[fold][name] = columns(half, halves)
-        if self.classifies and parts:
-            means = {name: part["mean"] for name, part in parts.items()}
-            device = next(iter(self.metrics.values())).device
-            for name, found in self._attributing.compute(means, device).items():
-                parts[name] |= attribution_columns(found)
-                for fold, half in enumerate(self.halves):
-                    half[name]["attribution"] = found.per_fold[fold]
-        return parts
 
     def rankings(self) -> dict[str, Ranking]:
         """The strongest samples of every neuron over all processes, by layer."""
