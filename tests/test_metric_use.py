@@ -271,6 +271,7 @@ def _rank(rank: int, folder: str) -> None:
         r, (total, folds) = metric.compute(), metric.moments()
         results.append([r, total.n, folds[1].n, metric.state[:, 0].sum()])
     torch.save(results, f"{folder}/{rank}.pt")
+    torch.distributed.barrier()  # or the one that leaves first can leave the other waiting
     torch.distributed.destroy_process_group()
 
 
