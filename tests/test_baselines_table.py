@@ -9,17 +9,7 @@ import pytest
 import torch
 
 from lightning_neurocorr.baselines import TableBaseline, check_prediction
-
-
-def written(tmp_path, text, name="table.csv"):
-    path = tmp_path / name
-    path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    return path
-
-
-def at(baseline, *positions):
-    return baseline.predict_at(None, torch.tensor(positions))
-
+from tests.baseline_tables import at, written
 
 # --- in memory --------------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lightning_neurocorr.baselines import TableBaseline, check_prediction
+from tests.baseline_tables import at, written
 
 fuzz = settings(
     max_examples=150,
@@ -18,17 +19,6 @@ fuzz = settings(
     database=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
-
-
-def written(tmp_path, text, name="table.csv"):
-    path = tmp_path / name
-    path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    return path
-
-
-def at(baseline, *positions):
-    return baseline.predict_at(None, torch.tensor(positions))
-
 
 # --- CSV --------------------------------------------------------------------------------------
 

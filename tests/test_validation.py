@@ -15,7 +15,7 @@ from lightning_neurocorr import BatchBaseline, choose_layers
 from lightning_neurocorr.attribution import Attribution
 from lightning_neurocorr.collector import Collector, Settings, describe, number_ids, take_rows
 from lightning_neurocorr.report import NeuronReport
-from lightning_neurocorr.samples import LoaderPositions
+from lightning_neurocorr.samples import LoaderPositions, folds
 from lightning_neurocorr.validation import Batch, ValidationPass
 
 
@@ -95,6 +95,17 @@ def test_profile_is_the_mean_of_each_group(labels: Any) -> None:
     assert row.mean == pytest.approx(column.mean())
     assert row.std == pytest.approx(column.std(), rel=1e-5)
     assert row.active == 1
+
+
+def test_columns_of_a_half_come_from_its_samples_only(labels: Any) -> None:
+    x = torch.randn(400, 2)
+    _, result = one_pass(x, *labels)
+    half_of = folds(torch.arange(400)).numpy()
+    found = result.halves(result.samples(torch.device("cpu")))
+    for half in (0, 1):
+        mine = half_of == half
+        expected = np.corrcoef(x[:, 1].double().numpy()[mine], advantage_of(labels)[mine])[0, 1]
+        assert found[half]["layer"]["r"][1] == pytest.approx(expected, abs=1e-6)
 
 
 def test_log_prob_advantage() -> None:
