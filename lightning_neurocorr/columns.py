@@ -1,6 +1,9 @@
-"""From the moments of a layer to the columns of its rows in a report."""
+"""From the moments of neurons to the columns of their rows in a report."""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -20,7 +23,13 @@ _ROUNDING = 1e-6
 
 
 def correlation_columns(
-    total: Moments, folds: list[Moments], advantage_active: float, *, grouped: bool, controls: int
+    total: Moments,
+    folds: list[Moments],
+    advantage_active: float,
+    *,
+    grouped: bool,
+    controls: int,
+    sizes: Sequence[int] | None = None,
 ) -> dict[str, np.ndarray]:
     """Every column that needs nothing but moments, arrays ``(D,)``.
 
@@ -30,15 +39,18 @@ def correlation_columns(
         advantage_active: Share of samples with an advantage other than 0, for the sparsity guard.
         grouped: Whether columns 1 to 3 are outcome groups; otherwise there are none.
         controls: Number of class columns at the end: 0 for none, 1 for a class-level covariate.
+        sizes: Neurons of each of the layers that lie side by side here: q counts the neurons of
+            a layer. All are one layer when left out.
     """
+    adjusted = partial(_adjusted, sizes=(len(total.mean),) if sizes is None else sizes)
     n = float(total.n)
     r = _array(F.correlation(total))
     columns = {"r": r, **dict(zip(("r_low", "r_high"), F.fisher_interval(r, n), strict=True))}
     coactive = F.expected_coactive(_array(total.active), advantage_active)
     testable = coactive >= F.MIN_EXPECTED_COACTIVE
     columns["p_value"] = np.where(testable, F.p_value(r, n), np.nan)
-    columns["q_value"] = F.adjust_p_values(columns["p_value"])
-    columns |= _within_class(total, testable, controls)
+    columns["q_value"] = adjusted(columns["p_value"])
+    columns |= _within_class(total, testable, controls, adjusted)
     columns |= _replication(r, folds)
     columns |= {
         "mean": _array(torch.where(total.m2.isfinite(), total.mean, torch.nan)),
@@ -65,7 +77,22 @@ def attribution_columns(found: AttributionColumns) -> dict[str, np.ndarray]:
     }
 
 
-def _within_class(total: Moments, testable: np.ndarray, controls: int) -> dict[str, np.ndarray]:
+def by_layer(values: np.ndarray, sizes: Sequence[int]) -> list[np.ndarray]:
+    """The neurons of each layer, of arrays in which layers follow each other."""
+    return np.split(values, np.cumsum(sizes)[:-1])
+
+
+def _adjusted(p: np.ndarray, sizes: Sequence[int]) -> np.ndarray:
+    """False-discovery-rate q of each p among the neurons of its layer."""
+    return np.concatenate([F.adjust_p_values(layer) for layer in by_layer(p, sizes)])
+
+
+def _within_class(
+    total: Moments,
+    testable: np.ndarray,
+    controls: int,
+    adjusted: Callable[[np.ndarray], np.ndarray],
+) -> dict[str, np.ndarray]:
     """r, p and q with class means taken out: exact from indicators, else by the covariate."""
     if not controls:
         return {}
@@ -82,7 +109,7 @@ def _within_class(total: Moments, testable: np.ndarray, controls: int) -> dict[s
     return {
         "r_within_class": r_within,
         "p_within_class": p,
-        "q_within_class": np.where(empty, 1.0, F.adjust_p_values(p)),
+        "q_within_class": np.where(empty, 1.0, adjusted(p)),
     }
 
 

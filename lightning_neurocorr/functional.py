@@ -182,22 +182,21 @@ class Moments:
 
 def merge_moments_(a: Moments, b: Moments) -> None:
     """Add ``b``, the moments of other samples, to ``a`` in place."""
-    merge_neurons_(a, b, a.n[..., None], a.w[..., None])
+    merge_neurons_(a, b)
     merge_shared_(a, b.n, b.w, b.ww)
 
 
-def merge_neurons_(a: Moments, b: Moments, n: Tensor, w: Tensor) -> None:
+def merge_neurons_(a: Moments, b: Moments) -> None:
     """Add the part of ``b`` that each neuron has to ``a`` in place, before :func:`merge_shared_`.
 
-    What all neurons of ``a`` share is given apart, so that neurons may differ in it: ``n``
-    ``(D,)`` or ``(1,)``, and ``w`` ``(k, D)`` or ``(k, 1)``. Formulas: Chan, Golub & LeVeque 1983,
-    "Algorithms for computing the sample variance".
+    Formulas: Chan, Golub & LeVeque 1983, "Algorithms for computing the sample variance".
     """
+    n = a.n[..., None]
     share = _share(n, b.n[..., None])
     f = share * n
     dm = b.mean - a.mean
     a.m2.add_(b.m2).addcmul_(f * dm, dm)
-    a.c.add_(b.c).addcmul_(f[..., None, :] * (b.w[..., None] - w), dm[..., None, :])
+    a.c.add_(b.c).addcmul_(f[..., None, :] * (b.w - a.w)[..., None], dm[..., None, :])
     a.active.add_(b.active)
     a.mean.addcmul_(share, dm)  # exact for the first samples: 0 + 1 * (b.mean - 0)
 

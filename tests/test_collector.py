@@ -107,7 +107,7 @@ class Waits(TorchFunctionMode):
 
 def test_no_batch_waits_for_a_device(monkeypatch):
     # There is no autocast on meta tensors.
-    monkeypatch.setattr("lightning_neurocorr.metric.layers.exact_arithmetic", nullcontext)
+    monkeypatch.setattr("lightning_neurocorr.metric.correlation.exact_arithmetic", nullcontext)
     model = network().to("meta")
     loader = LoaderPositions(DataLoader(range(3 * N), batch_size=N))
     settings = Settings(lambda batch: batch[1], choose_layers(model, None), model)

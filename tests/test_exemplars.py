@@ -15,7 +15,6 @@ from lightning_neurocorr.exemplars import (
     Exemplar,
     Exemplars,
     MatchedSamples,
-    update_exemplars,
 )
 from lightning_neurocorr.functional import BOTH, NEITHER, ONLY_BASELINE, ONLY_MODEL
 from lightning_neurocorr.samples import hashed
@@ -111,29 +110,6 @@ def test_what_is_kept_is_the_same_however_samples_are_split() -> None:
     for entries, kept in states[1:]:
         assert torch.equal(entries, states[0][0])
         assert torch.equal(kept, states[0][1])
-
-
-@pytest.mark.parametrize("small", [0, 1 << 18])
-def test_layers_updated_together_are_as_updated_alone(
-    small: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("lightning_neurocorr.exemplars.strongest._SMALL", small)
-    samples = random_samples(150, 12, seed=9, ties=True)
-    sizes, ks = [1, 5, 2, 4], [3, 3, 2, 3]
-    alone, together = (
-        [Exemplars(size, k) for size, k in zip(sizes, ks, strict=True)] for _ in range(2)
-    )
-    for batch in batches(samples, [20, 20, 90], torch.randperm(150)):
-        x, *rest = batch.values()
-        for kept, part in zip(alone, x.split(sizes, 1), strict=True):
-            kept.update(part, *rest)
-        update_exemplars(together, x.split(sizes, 1), *rest)
-        for kept, other in zip(together, alone, strict=True):
-            assert kept.compute().entries.equal(other.compute().entries)
-            assert kept._update_count == other._update_count
-            assert kept.state.untyped_storage().nbytes() == kept.state.nbytes
-    with pytest.raises(ValueError, match=r"`activations` to have shape \(N, 1\), but got \(9, 2\)"):
-        update_exemplars(together[:1], [torch.zeros(9, 2)], torch.arange(9))
 
 
 def test_metrics_that_do_not_fit_are_not_merged() -> None:

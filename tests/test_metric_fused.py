@@ -13,7 +13,7 @@ import pytest
 import torch
 from helpers import all_pearson, assert_same_r, seeded, streamed
 
-from lightning_neurocorr.metric import NeuronAdvantageCorrelation, reduction, update_layers
+from lightning_neurocorr.metric import NeuronAdvantageCorrelation, reduction
 from lightning_neurocorr.metric import fused as fusing
 from tests.neurons import ROWS, D, related
 
@@ -58,7 +58,7 @@ def test_fused_moments_are_those_of_blocks(fused: list[int]) -> None:
     whole, blocks = (
         NeuronAdvantageCorrelation(40_000, compile=on, **settings) for on in (True, False)
     )
-    update_layers([whole], [x[:650]], a[:650], columns[:650])
+    whole.update([x[:650]], a[:650], columns[:650])
     whole.update(x[650:], a[650:], columns[650:])
     blocks.update(x, a, columns)
     chunks = math.ceil(40_000 / reduction._CHUNK)

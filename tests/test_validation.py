@@ -220,3 +220,28 @@ def test_ids_become_numbers_that_do_not_change() -> None:
 def test_a_baseline_is_described_without_addresses() -> None:
     assert describe(lambda batch: batch) == "<lambda>"
     assert "0x" not in describe(object())
+
+
+def test_a_layer_that_drops_out_takes_nothing_from_the_others(labels: Any) -> None:
+    xs = {name: torch.randn(400, size) for name, size in (("a", 3), ("b", 2), ("c", 4))}
+    whole, without = ValidationPass(exemplars=3), ValidationPass(exemplars=3)
+    for rows in torch.arange(400).split(80):
+        batch = Batch(*(part[rows] for part in labels), rows)
+        some = {name: x[rows] for name, x in xs.items() if name != "b"}
+        without.add(batch, some, {})
+        there = [name for name in "abc" if name in some or rows[0] != 160]
+        whole.add(batch, {name: some.get(name, xs[name][rows] * torch.nan) for name in there}, {})
+    cpu = torch.device("cpu")
+    reports = []
+    for result in (whole, without):
+        result.agree(cpu)
+        reports.append(result.report(result.samples(cpu)))
+    assert reports[0].layers == ("a", "c")
+    assert "b was left out: it fired on 4 of 5 batches" in reports[0].notes[0]
+    for name, values in reports[1].columns.items():
+        np.testing.assert_array_equal(reports[0].columns[name], values, err_msg=name)
+    for layer, ranking in without.rankings().items():
+        assert whole.rankings()[layer].entries.equal(ranking.entries)
+    q = reports[0].column("q_value")
+    alone, _ = one_pass(xs["c"], *labels, size=80)
+    np.testing.assert_allclose(q[3:], alone.column("q_value"), rtol=1e-6)

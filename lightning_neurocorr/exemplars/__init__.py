@@ -7,7 +7,7 @@ processes: equal activations are ordered by position.
 
 from lightning_neurocorr.exemplars.entries import UNKNOWN, Exemplar
 from lightning_neurocorr.exemplars.matched import MatchedSamples, Reservoir
-from lightning_neurocorr.exemplars.strongest import Exemplars, Ranking, update_exemplars
+from lightning_neurocorr.exemplars.strongest import Exemplars, Ranking
 
 __all__ = [
     "UNKNOWN",
@@ -16,5 +16,4 @@ __all__ = [
     "MatchedSamples",
     "Ranking",
     "Reservoir",
-    "update_exemplars",
 ]

@@ -1,4 +1,4 @@
-"""The strongest samples of every neuron of a layer, or of several layers at once."""
+"""The strongest samples of every neuron."""
 
 from __future__ import annotations
 
@@ -23,8 +23,7 @@ from lightning_neurocorr.exemplars.entries import (
     writable,
 )
 from lightning_neurocorr.exemplars.insertion import add_batch_
-
-_SMALL = 1 << 18  # layers with fewer activations in a batch are updated side by side
+from lightning_neurocorr.parts import read_parts, side_by_side
 
 
 class Ranking(NamedTuple):
@@ -95,7 +94,7 @@ class Exemplars(Metric):
 
     def update(
         self,
-        activations: Tensor,
+        activations: Tensor | Sequence[Tensor],
         positions: Tensor,
         outcome: Tensor | None = None,
         target: Tensor | None = None,
@@ -103,31 +102,18 @@ class Exemplars(Metric):
         """Add a batch of samples that were not seen before.
 
         Args:
-            activations: ``(N, D)``.
+            activations: ``(N, D)``, or those of several layers, ``(N, D_1)``, ``(N, D_2)``, ...,
+                whose ``D`` neurons follow each other.
             positions: ``(N,)`` integers that tell the samples apart.
             outcome: ``(N,)`` outcome groups, see ``functional.outcome_groups``.
             target: ``(N,)`` class ids.
         """
-        activations = self.checked(activations)
-        samples = read_samples(positions, outcome, target, len(activations), activations.device)
+        parts = read_parts(activations, self.num_neurons)
+        samples = read_samples(positions, outcome, target, len(parts[0]), parts[0].device)
         self.state = writable(self.state)
-        add_batch_(self.state, activations, outcome, *samples)
-
-    def checked(self, activations: Tensor) -> Tensor:
-        """Activations of the right shape, without gradient and no wider than float32."""
-        if activations.ndim != 2 or activations.shape[1] != self.num_neurons:
-            raise ValueError(
-                f"Expected `activations` to have shape (N, {self.num_neurons}), but got "
-                f"{tuple(activations.shape)}."
-            )
-        activations = activations.detach()
-        return activations.float() if activations.dtype == torch.float64 else activations
-
-    def take(self, state: Tensor) -> None:
-        """Go on from a state to which a batch was added elsewhere."""
-        self.state = state.clone()
-        self._computed = None
-        self._update_count += 1
+        for neurons, x in side_by_side(parts):
+            x = x.float() if x.dtype == torch.float64 else x
+            add_batch_(self.state[:, :, neurons], x, outcome, *samples)
 
     def merge_state(self, incoming_state: dict[str, Any] | Metric) -> None:
         """Add the samples that another metric, or its state, has seen."""
@@ -138,39 +124,3 @@ class Exemplars(Metric):
     def compute(self) -> Ranking:
         """The strongest samples of every neuron."""
         return Ranking(self.state.clone())
-
-
-def update_exemplars(
-    exemplars: Sequence[Exemplars],
-    activations: Sequence[Tensor],
-    positions: Tensor,
-    outcome: Tensor | None = None,
-    target: Tensor | None = None,
-) -> None:
-    """Add a batch to the exemplars of several layers: as updating each of them, in less time.
-
-    Args:
-        exemplars: Those of each layer.
-        activations: ``(N, D)`` of each layer.
-        positions: ``(N,)`` integers that tell the samples apart.
-        outcome: ``(N,)`` outcome groups, see ``functional.outcome_groups``.
-        target: ``(N,)`` class ids.
-    """
-    alike: dict[tuple, list[tuple[Exemplars, Tensor]]] = {}
-    for number, (kept, x) in enumerate(zip(exemplars, activations, strict=True)):
-        x = kept.checked(x)
-        own = number if x.numel() > _SMALL else -1  # a large layer gains nothing from company
-        key = (own, x.device, x.dtype, len(x), kept.k, kept.state.device)
-        alike.setdefault(key, []).append((kept, x))
-    for layers in alike.values():
-        if len(layers) == 1:
-            layers[0][0].update(layers[0][1], positions, outcome, target)
-            continue
-        x = torch.cat([x for _, x in layers], 1)
-        samples = read_samples(positions, outcome, target, len(x), x.device)
-        joined = torch.cat([kept.state for kept, _ in layers], 2)
-        with torch.no_grad():
-            add_batch_(joined, x, outcome, *samples)
-        sizes = [kept.num_neurons for kept, _ in layers]
-        for (kept, _), state in zip(layers, joined.split(sizes, 2), strict=True):
-            kept.take(state)

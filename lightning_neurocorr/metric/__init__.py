@@ -7,6 +7,5 @@ computing the sample variance").
 """
 
 from lightning_neurocorr.metric.correlation import NeuronAdvantageCorrelation
-from lightning_neurocorr.metric.layers import update_layers
 
-__all__ = ["NeuronAdvantageCorrelation", "update_layers"]
+__all__ = ["NeuronAdvantageCorrelation"]

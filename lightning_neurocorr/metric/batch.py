@@ -10,28 +10,6 @@ import torch
 from torch import Tensor
 
 
-def check_activations(activations: Tensor, neurons: int) -> None:
-    """Raise unless these are real activations ``(N, D)``."""
-    if not isinstance(activations, Tensor):
-        raise _no_tensor("activations", activations)
-    if activations.ndim != 2 or activations.shape[1] != neurons:
-        raise ValueError(
-            f"Expected `activations` to have shape (N, {neurons}), but got "
-            f"{tuple(activations.shape)}. Pool space and tokens away first."
-        )
-    if activations.is_complex():
-        raise ValueError(
-            "Expected `activations` to be real, but got complex numbers. Pass their magnitude."
-        )
-
-
-def _no_tensor(name: str, value: object) -> TypeError:
-    return TypeError(
-        f"Expected `{name}` to be a tensor, but got {type(value).__name__}. "
-        "Pass it through torch.as_tensor."
-    )
-
-
 @dataclass(frozen=True)
 class Columns:
     """Advantage and covariates of a batch: ``N`` samples, ``k`` columns, ``F`` folds.
@@ -83,7 +61,10 @@ def _columns(
 ) -> Tensor:
     """Advantage and covariates, ``(N, k)``."""
     if not isinstance(advantage, Tensor):
-        raise _no_tensor("advantage", advantage)
+        raise TypeError(
+            f"Expected `advantage` to be a tensor, but got {type(advantage).__name__}. "
+            "Pass it through torch.as_tensor."
+        )
     if advantage.shape != shape[:1]:
         raise ValueError(
             f"Expected `advantage` to have shape {shape[:1]}, but got {tuple(advantage.shape)}."

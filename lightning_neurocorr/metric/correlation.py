@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from lightning_neurocorr.functional import Moments, correlation, merge_shared_
-from lightning_neurocorr.metric.batch import check_activations, exact_arithmetic, read_columns
+from lightning_neurocorr.metric.batch import exact_arithmetic, read_columns
 from lightning_neurocorr.metric.layout import Layout, Merge
 from lightning_neurocorr.metric.reduction import add_batch_
+from lightning_neurocorr.parts import read_parts, side_by_side
 
 
 class NeuronAdvantageCorrelation(Metric):
@@ -91,7 +92,7 @@ class NeuronAdvantageCorrelation(Metric):
 
     def update(
         self,
-        activations: Tensor,
+        activations: Tensor | Sequence[Tensor],
         advantage: Tensor,
         covariates: Tensor | None = None,
         fold: Tensor | None = None,
@@ -99,7 +100,9 @@ class NeuronAdvantageCorrelation(Metric):
         """Add a batch.
 
         Args:
-            activations: ``(N, D)``.
+            activations: ``(N, D)``, or those of several layers, ``(N, D_1)``, ``(N, D_2)``, ...,
+                whose ``D`` neurons follow each other: a hundred small layers then cost little
+                more than one.
             advantage: ``(N,)``, finite.
             covariates: ``(N, num_covariates)``.
             fold: ``(N,)`` integers in ``[0, folds)``; all 0 when left out.
@@ -108,30 +111,26 @@ class NeuronAdvantageCorrelation(Metric):
             ValueError: If shapes disagree or, where it is known without waiting for a device, the
                 advantage is not finite or a fold is out of range.
         """
-        check_activations(activations, self.num_neurons)
-        with exact_arithmetic(activations.device):
+        parts = read_parts(activations, self.num_neurons)
+        with exact_arithmetic(parts[0].device):
             columns = read_columns(
                 advantage,
                 covariates,
                 fold,
-                samples=len(activations),
+                samples=len(parts[0]),
                 num_covariates=self.num_covariates,
                 folds=self.folds,
-                device=activations.device,
+                device=parts[0].device,
                 state_device=self.state.device,
             )
-            if len(activations):
-                moments = self.layout.unpack(self.writable())
-                x = activations.detach()
-                add_batch_(moments, x, columns, self.count_active, self.compiled)
+            if len(parts[0]):
+                moments = self.layout.unpack(self._writable())
+                for neurons, x in side_by_side(parts):
+                    part = moments.neurons(neurons)
+                    add_batch_(part, x, columns, self.count_active, self.compiled)
                 merge_shared_(moments, columns.n, columns.w, columns.ww)
 
-    def count_update(self) -> None:
-        """Note that a batch was added without :meth:`update`."""
-        self._computed = None
-        self._update_count += 1
-
-    def writable(self) -> Tensor:
+    def _writable(self) -> Tensor:
         """The state, as a tensor that may be changed in place."""
         # A reset under inference mode leaves an inference tensor, which no later update may change.
         if self.state.is_inference() and not torch.is_inference_mode_enabled():

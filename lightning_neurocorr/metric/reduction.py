@@ -32,8 +32,6 @@ def add_batch_(
     columns: Columns,
     count_active: bool,
     fuse: bool = False,
-    n: Tensor | None = None,
-    w: Tensor | None = None,
 ) -> None:
     """Add a batch to the neurons of ``state`` in place; what they share stays as it is.
 
@@ -43,17 +41,13 @@ def add_batch_(
         columns: What comes with them.
         count_active: Whether to count where activations are not 0.
         fuse: Whether to sum in a compiled kernel where that suits.
-        n: Samples so far, ``(F, D)``, where neurons differ in that.
-        w: Means of the columns so far, ``(F, k, D)``, where neurons differ in that.
     """
-    n = state.n[..., None] if n is None else n
-    w = state.w[..., None] if w is None else w
     for chunk in _slices(x.shape[1], _CHUNK if x.device.type == "cpu" else x.shape[1]):
-        part, n_part, w_part = state.neurons(chunk), _of(n, chunk), _of(w, chunk)
-        shift = _shift(part.mean, n_part, x[:, chunk])
+        part = state.neurons(chunk)
+        shift = _shift(part, x[:, chunk])
         sums = _sums(x[:, chunk], shift, columns, count_active, fuse)
         batch = _moments(x[:, chunk], shift, columns, sums, part.mean.device)
-        merge_neurons_(part, batch, n_part, w_part)
+        merge_neurons_(part, batch)
 
 
 def _moments(
@@ -141,7 +135,7 @@ def _lost(sums: Tensor, squares: Tensor) -> Tensor:
     return torch.nonzero(lost.any(0)).squeeze(1)
 
 
-def _shift(mean: Tensor, n: Tensor, x: Tensor) -> Tensor:
+def _shift(state: Moments, x: Tensor) -> Tensor:
     """A provisional mean per neuron: that of a fold with samples, at first a median of some.
 
     Either is exactly the constant of a constant neuron, whose second moment must come out as
@@ -151,10 +145,11 @@ def _shift(mean: Tensor, n: Tensor, x: Tensor) -> Tensor:
     narrow = x.dtype.is_floating_point and x.dtype != torch.float64
     narrow = narrow or x.dtype in (torch.bool, torch.uint8, torch.int8, torch.int16)
     dtype = torch.float32 if narrow else widest(x.device)
+    n, mean = state.n, state.mean
     if n.device.type == "cpu":  # looking costs nothing
-        known = next((fold for fold in range(len(n)) if bool((n[fold] > 0).all())), None)
-        if known is not None:
-            return mean[known].to(x.device, dtype)
+        known = n.nonzero()
+        if len(known):
+            return mean[known[0, 0]].to(x.device, dtype)
     some = x[:: -(-len(x) // _FIRST)].sort(0).values
     shift = exact(some[len(some) // 2], mean.device)
     for fold in reversed(range(len(n))):
@@ -165,8 +160,3 @@ def _shift(mean: Tensor, n: Tensor, x: Tensor) -> Tensor:
 def _slices(length: int, step: int) -> Iterator[slice]:
     for start in range(0, length, step):
         yield slice(start, start + step)
-
-
-def _of(values: Tensor, neurons: slice) -> Tensor:
-    """Of some neurons, where they differ."""
-    return values if values.shape[-1] == 1 else values[..., neurons]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -15,15 +14,19 @@ from torchmetrics.utilities.distributed import gather_all_tensors
 
 from lightning_neurocorr import functional as F
 from lightning_neurocorr.attribution import Attribution, AttributionColumns
-from lightning_neurocorr.columns import GROUPS, attribution_columns, correlation_columns
-from lightning_neurocorr.exemplars import Exemplars, Ranking, update_exemplars
+from lightning_neurocorr.columns import (
+    GROUPS,
+    attribution_columns,
+    by_layer,
+    correlation_columns,
+)
+from lightning_neurocorr.exemplars import Ranking
 from lightning_neurocorr.functional import Moments
-from lightning_neurocorr.metric import NeuronAdvantageCorrelation, update_layers
 from lightning_neurocorr.report import NeuronReport, Outcomes
-from lightning_neurocorr.samples import folds
 from lightning_neurocorr.validation.attributing import Attributing
 from lightning_neurocorr.validation.batches import Batch, SampleTable
 from lightning_neurocorr.validation.remarks import alarms, check_labels, message
+from lightning_neurocorr.validation.watched import Watched
 
 # Class indicators cost 8 bytes per class, neuron and fold; beyond this one covariate stands in.
 CLASS_BUDGET_BYTES = 1 << 25
@@ -62,15 +65,16 @@ class ValidationPass:
         self.num_classes = num_classes
         self.class_advantage = class_advantage
         self.class_budget = class_budget
-        self.metrics: dict[str, NeuronAdvantageCorrelation] = {}
+        self.sizes: dict[str, int] = {}
         self.problems: dict[str, str] = {}
         self.classifies: bool | None = None
         self.controls = 0
         self.keep_exemplars = exemplars
-        self.exemplars: dict[str, Exemplars] = {}
+        self._watched: dict[torch.device, Watched] = {}
+        self._all: Watched | None = None
         self._attributing = Attributing(attribution, class_outcomes, total, processes)
         self.alarms: tuple[str, ...] = ()
-        self._halves: dict[str, list[Moments]] = {}
+        self._halves: list[Moments] = []
         self._attributed: dict[str, AttributionColumns] = {}
         self._batches = 0
         self._fired: dict[str, int] = {}
@@ -103,26 +107,36 @@ class ValidationPass:
         covariates = self._covariates(groups, batch)
         # Once, and without waiting for the device, as every layer would.
         positions = batch.positions.to(advantage.device, non_blocking=True)
-        fold = folds(positions)
         kept = {
             name: activation if rows is None else activation[rows.to(activation.device)]
             for name, activation in activations.items()
             if self._fits(name, activation)
         }
-        metrics = [self.metrics[name] for name in kept]
-        update_layers(metrics, list(kept.values()), advantage, covariates, fold)
-        if self.keep_exemplars:
-            target = F.class_ids(batch.target) if groups is not None else None
-            ranked = [self._ranked(name, activation) for name, activation in kept.items()]
-            update_exemplars(ranked, list(kept.values()), positions, groups, target)
+        target = F.class_ids(batch.target) if groups is not None else None
+        for watched in self._watched.values():
+            watched.add(kept, advantage, covariates, positions, groups, target)
         self._remember(batch, positions, groups, advantage)
         return groups
 
     def _begin(self, batch: Batch, activations: Mapping[str, Tensor]) -> None:
-        """Decide once for all batches: groups or none, and how classes are controlled for."""
+        """Decide once for all batches: layers, groups, and how classes are controlled for."""
         self.classifies = not callable(self.advantage) or batch.has_classes()
-        if not self.classifies:
-            return
+        if self.classifies:
+            self._choose_controls(batch, activations)
+        by_device: dict[torch.device, dict[str, int]] = {}
+        for name, activation in activations.items():
+            if not activation.shape[1]:
+                self.problems.setdefault(name, "it has no neurons")
+            if name not in self.problems:
+                self.sizes[name] = activation.shape[1]
+                by_device.setdefault(activation.device, {})[name] = activation.shape[1]
+        self._watched = {device: self._watch(sizes, device) for device, sizes in by_device.items()}
+
+    def _watch(self, sizes: Mapping[str, int], device: torch.device) -> Watched:
+        covariates = len(GROUPS) + self.controls if self.classifies else 0
+        return Watched(sizes, device, covariates, self.keep_exemplars)
+
+    def _choose_controls(self, batch: Batch, activations: Mapping[str, Tensor]) -> None:
         for scores in (batch.prediction, batch.baseline):
             if scores.ndim == 2 and self.num_classes is None:
                 self.num_classes = scores.shape[1]
@@ -154,27 +168,15 @@ class ValidationPass:
         return torch.cat([column.double() for column in columns], 1)
 
     def _fits(self, name: str, activation: Tensor) -> bool:
-        """Whether a layer's metric can take these activations; makes the metric at first."""
-        if not activation.shape[1]:
-            self.problems.setdefault(name, "it has no neurons")
-        if name in self.problems:
-            return False
-        metric = self.metrics.get(name)
-        if metric is None:
-            metric = self.metrics[name] = self._metric(activation.shape[1], activation.device)
-        if activation.shape[1] != metric.num_neurons:
-            self.problems[name] = (
-                f"it gave {activation.shape[1]} neurons after {metric.num_neurons}; "
-                "pass `pooling` to bring every batch to the same (N, D)"
+        """Whether these activations are of a layer that was there from the first batch on."""
+        size = self.sizes.get(name)
+        if size is not None and activation.shape[1] != size:
+            self.problems.setdefault(
+                name,
+                f"it gave {activation.shape[1]} neurons after {size}; "
+                "pass `pooling` to bring every batch to the same (N, D)",
             )
-            return False
-        return True
-
-    def _ranked(self, name: str, activation: Tensor) -> Exemplars:
-        if name not in self.exemplars:
-            ranked = Exemplars(activation.shape[1], k=self.keep_exemplars)
-            self.exemplars[name] = ranked.to(activation.device)
-        return self.exemplars[name]
+        return size is not None and name not in self.problems
 
     def no_attribution(self, reason: str) -> None:
         """Say why there is no attribution in this validation."""
@@ -195,16 +197,8 @@ class ValidationPass:
             run: From rows of the batch to a closure that runs the model on them.
             layers: Watched layers by name.
         """
-        watched = {name: layers[name] for name in self.metrics if name not in self.problems}
-        sizes = {name: metric.num_neurons for name, metric in self.metrics.items()}
-        self._attributing.add(batch, groups, run, watched, sizes)
-
-    def _metric(self, neurons: int, device: torch.device) -> NeuronAdvantageCorrelation:
-        covariates = len(GROUPS) + self.controls if self.classifies else 0
-        metric = NeuronAdvantageCorrelation(
-            neurons, num_covariates=covariates, folds=2, count_active=True
-        )
-        return metric.to(device)
+        watched = {name: layers[name] for name in self.sizes if name not in self.problems}
+        self._attributing.add(batch, groups, run, watched, self.sizes)
 
     def _remember(
         self, batch: Batch, positions: Tensor, groups: Tensor | None, advantage: Tensor
@@ -240,7 +234,7 @@ class ValidationPass:
             if fired != self._batches:
                 self.problems.setdefault(name, f"it fired on {fired} of {self._batches} batches")
         mine = {
-            "sizes": {name: metric.num_neurons for name, metric in self.metrics.items()},
+            "sizes": self.sizes,
             "problems": self.problems,
             "classifies": self.classifies,
             "controls": self.controls,
@@ -253,12 +247,20 @@ class ValidationPass:
         self.num_classes = told["num_classes"]
         for other in everyone:
             self._heed(other, told["sizes"])
-        for name, size in told["sizes"].items():
-            if name not in self.metrics:
-                self.metrics[name] = self._metric(size, device)
-        self.metrics = {
-            name: self.metrics[name] for name in told["sizes"] if name not in self.problems
+        self.sizes = {
+            name: size for name, size in told["sizes"].items() if name not in self.problems
         }
+        self._all = self._arranged(device) if self.sizes else None
+
+    def _arranged(self, device: torch.device) -> Watched:
+        """All layers of the report in its order, the same in every process."""
+        parts, self._watched = list(self._watched.values()), {}
+        if len(parts) == 1 and list(parts[0].sizes) == list(self.sizes):
+            return parts[0]
+        whole = self._watch(self.sizes, device)
+        for part in parts:
+            whole.take(part)
+        return whole
 
     def _heed(self, other: Mapping[str, Any], sizes: Mapping[str, int]) -> None:
         """What went wrong in another process counts here too."""
@@ -283,43 +285,41 @@ class ValidationPass:
         """
         if self.classifies and self.num_classes is not None:
             check_labels(samples, self.num_classes)
-        parts = self._columns(samples)
-        self.alarms = alarms(self.problems, parts)
+        columns = self._columns(samples)
+        self.alarms = alarms(self.problems, self._split(columns["mean"]) if columns else {})
         counts = samples.counts()
         outcomes = Outcomes(*counts, p_value=F.mcnemar_p(counts[1], counts[2]))
         why_empty = message(
             samples,
             outcomes,
             self.problems,
-            recorded=bool(self.metrics),
+            recorded=bool(self.sizes),
             classifies=bool(self.classifies),
             custom=callable(self.advantage),
         )
         return NeuronReport(
-            layers=tuple(self.metrics),
-            sizes=tuple(metric.num_neurons for metric in self.metrics.values()),
-            columns=_joined(parts),
+            layers=tuple(self.sizes),
+            sizes=tuple(self.sizes.values()),
+            columns=columns,
             outcomes=outcomes if self.classifies else Outcomes(),
             n=len(samples.position),
             message=why_empty,
-            notes=(*self.alarms, *self._attributing.notes(self.metrics)),
+            notes=(*self.alarms, *self._attributing.notes(self.sizes)),
             **fields,
         )
 
-    def _columns(self, samples: SampleTable) -> dict[str, dict[str, np.ndarray]]:
-        """The columns of every layer."""
-        columns = self._correlated(samples)
-        parts: dict[str, dict[str, np.ndarray]] = {}
-        for name, metric in self.metrics.items():
-            total, self._halves[name] = metric.moments()
-            parts[name] = columns(total, self._halves[name])
-        if self.classifies and parts:
-            means = {name: part["mean"] for name, part in parts.items()}
-            device = next(iter(self.metrics.values())).device
+    def _columns(self, samples: SampleTable) -> dict[str, np.ndarray]:
+        """The columns of all layers, one after the other."""
+        if self._all is None:
+            return {}
+        total, self._halves = self._all.moments()
+        columns = self._correlated(samples)(total, self._halves)
+        if self.classifies:
+            means, device = self._split(columns["mean"]), self._all.metric.device
             self._attributed = self._attributing.compute(means, device)
-            for name, found in self._attributed.items():
-                parts[name] |= attribution_columns(found)
-        return parts
+            found = {name: attribution_columns(part) for name, part in self._attributed.items()}
+            columns |= _joined(found, self.sizes)
+        return columns
 
     def halves(self, samples: SampleTable) -> list[dict[str, dict[str, np.ndarray]]]:
         """Columns by layer of each half of the samples, once there is a report.
@@ -327,13 +327,21 @@ class ValidationPass:
         By one half neurons are chosen that are judged on the other.
         """
         columns = self._correlated(samples)
-        found: list[dict[str, dict[str, np.ndarray]]] = [{}, {}]
-        for name, moments in self._halves.items():
-            for fold, half in enumerate(found):
-                half[name] = columns(moments[fold], moments)
-                if name in self._attributed:
-                    half[name]["attribution"] = self._attributed[name].per_fold[fold]
+        found: list[dict[str, dict[str, np.ndarray]]] = []
+        for fold, moments in enumerate(self._halves):
+            half: dict[str, dict[str, np.ndarray]] = {name: {} for name in self.sizes}
+            for column, values in columns(moments, self._halves).items():
+                for name, part in self._split(values).items():
+                    half[name][column] = part
+            for name, attributed in self._attributed.items():
+                half[name]["attribution"] = attributed.per_fold[fold]
+            found.append(half)
         return found
+
+    def _split(self, values: np.ndarray) -> dict[str, np.ndarray]:
+        """Values of all neurons by layer."""
+        parts = by_layer(values, list(self.sizes.values()))
+        return dict(zip(self.sizes, parts, strict=True))
 
     def _correlated(self, samples: SampleTable) -> Callable[..., dict[str, np.ndarray]]:
         active = float(samples.nonzero.double().mean()) if len(samples.position) else math.nan
@@ -342,22 +350,12 @@ class ValidationPass:
             advantage_active=active,
             grouped=bool(self.classifies),
             controls=self.controls,
+            sizes=list(self.sizes.values()),
         )
 
     def rankings(self) -> dict[str, Ranking]:
         """The strongest samples of every neuron over all processes, by layer."""
-        if not self.keep_exemplars:
-            return {}
-        for name, metric in self.metrics.items():
-            if name not in self.exemplars:  # a process without samples still has to merge
-                empty = Exemplars(metric.num_neurons, k=self.keep_exemplars)
-                self.exemplars[name] = empty.to(metric.device)
-        found = {}
-        for name in self.metrics:
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", ".*before the ``update`` method.*")
-                found[name] = self.exemplars[name].compute()
-        return found
+        return {} if self._all is None else self._all.rankings()
 
     def mean_by_class(self, samples: SampleTable) -> Tensor | None:
         """Mean advantage in correctness per class, ``(C,)``: the next validation's covariate."""
@@ -371,12 +369,14 @@ class ValidationPass:
         return total / torch.bincount(target, minlength=self.num_classes).clamp_min(1)
 
 
-def _joined(parts: dict[str, dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+def _joined(
+    parts: Mapping[str, Mapping[str, np.ndarray]], sizes: Mapping[str, int]
+) -> dict[str, np.ndarray]:
     """Columns over all layers; NaN for a layer that lacks one."""
     names = dict.fromkeys(name for part in parts.values() for name in part)
-    missing = {layer: np.full(len(part["r"]), np.nan) for layer, part in parts.items()}
+    missing = {layer: np.full(size, np.nan) for layer, size in sizes.items()}
     return {
-        name: np.concatenate([part.get(name, missing[layer]) for layer, part in parts.items()])
+        name: np.concatenate([parts.get(layer, {}).get(name, missing[layer]) for layer in sizes])
         for name in names
     }
 

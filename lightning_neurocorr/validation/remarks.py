@@ -56,12 +56,10 @@ def message(
     return ""
 
 
-def alarms(
-    problems: Mapping[str, str], columns: Mapping[str, Mapping[str, np.ndarray]]
-) -> tuple[str, ...]:
-    """Layers that were left out, neurons that are not finite."""
+def alarms(problems: Mapping[str, str], means: Mapping[str, np.ndarray]) -> tuple[str, ...]:
+    """Layers that were left out, neurons that are not finite: they have no mean activation."""
     left_out = [f"Layer {name} was left out: {why.rstrip('.')}." for name, why in problems.items()]
-    broken = {name: int(np.isnan(part["mean"]).sum()) for name, part in columns.items()}
+    broken = {name: int(np.isnan(mean).sum()) for name, mean in means.items()}
     not_finite = [
         f"{count} neurons of layer {name} had activations that are not finite; they have no values."
         for name, count in broken.items()

@@ -20,8 +20,7 @@ import torch
 from torchmetrics import PearsonCorrCoef
 
 from lightning_neurocorr import NeuronAdvantageCorrelation
-from lightning_neurocorr.exemplars import Exemplars, update_exemplars
-from lightning_neurocorr.metric import update_layers
+from lightning_neurocorr.exemplars import Exemplars
 from tests.benchmarks.timing import forget_peak, machine, medians, peak, table
 
 RESNET18 = [64] * 5 + [128] * 5 + [256] * 5 + [512] * 5 + [1000]
@@ -54,13 +53,14 @@ def speed(batch: int, neurons: int, repeats: int, compiled: bool) -> dict[str, f
 
 
 class Layers:
-    """The metrics and exemplars of a model's layers, twice: updated one by one and together."""
+    """Metrics and exemplars of a model's layers: one for each of them, and one for all."""
 
     def __init__(self, sizes: Sequence[int]) -> None:
         settings = {"num_covariates": 3, "count_active": True, "folds": 2}
         self.sizes = sizes
-        self.metrics = [[NeuronAdvantageCorrelation(d, **settings) for d in sizes] for _ in "12"]
-        self.exemplars = [[Exemplars(d) for d in sizes] for _ in "12"]
+        self.metrics = [NeuronAdvantageCorrelation(d, **settings) for d in sizes]
+        self.metric = NeuronAdvantageCorrelation(sum(sizes), **settings)
+        self.exemplars, self.all_exemplars = [Exemplars(d) for d in sizes], Exemplars(sum(sizes))
 
     def add(self, batch: int, number: int) -> list[float]:
         """Milliseconds of each way for one batch: metrics alone, together, exemplars likewise."""
@@ -74,10 +74,10 @@ class Layers:
                 one.update(x, *rest)
 
         ways = (
-            lambda: alone(self.metrics[0], *with_metrics),
-            lambda: update_layers(self.metrics[1], xs, *with_metrics),
-            lambda: alone(self.exemplars[0], *with_exemplars),
-            lambda: update_exemplars(self.exemplars[1], xs, *with_exemplars),
+            lambda: alone(self.metrics, *with_metrics),
+            lambda: self.metric.update(xs, *with_metrics),
+            lambda: alone(self.exemplars, *with_exemplars),
+            lambda: self.all_exemplars.update(xs, *with_exemplars),
         )
         return [1000 * seconds(way) for way in ways]
 
@@ -151,7 +151,7 @@ def main(arguments: list[str] | None = None) -> None:
     for label, layers, batch in (("100 × 64", [64] * 100, 256), ("ResNet-18", RESNET18, 32)):
         times = many_layers(layers, batch, 3 if fast else 20)
         rows.append([label, batch, *(f"{time:.1f}" for time in times)])
-    ways = ["metrics one by one, ms", "together", "exemplars one by one", "together"]
+    ways = ["a metric each, ms", "one for all", "exemplars each", "one for all"]
     print(table(["layers", "batch", *ways], rows))
     ratios = exemplars(256, 1000 if fast else 20_000, 12 if fast else 60)
     header = ["exemplars of 20,000 neurons, batch of 256", "first", "2 to 11", "51 to 60"]

@@ -1,0 +1,73 @@
+"""Activations of several layers, taken as those of one layer with all their neurons."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+# On the CPU a larger part costs more to copy than a pass of its own; on a device launches do.
+_SMALL = 1 << 18
+_TOGETHER = 1 << 22
+_ON_DEVICE = 1 << 4  # times as much of either
+
+
+def read_parts(activations: Tensor | Sequence[Tensor], neurons: int) -> list[Tensor]:
+    """Activations ``(N, D)``, or ``(N, D_1)``, ``(N, D_2)``, ... whose neurons follow each other.
+
+    Raises:
+        TypeError: If these are no tensors.
+        ValueError: If they are not of as many neurons, of unequal ``N`` or device, or complex.
+    """
+    parts: list[Any] = (
+        list(activations) if isinstance(activations, (list, tuple)) else [activations]
+    )
+    for part in parts:
+        if not isinstance(part, Tensor):
+            raise TypeError(
+                f"Expected `activations` to be a tensor, but got {type(part).__name__}. "
+                "Pass it through torch.as_tensor."
+            )
+    shapes = [tuple(part.shape) for part in parts]
+    if len(parts) == 1 and (len(shapes[0]) != 2 or shapes[0][1] != neurons):
+        raise ValueError(
+            f"Expected `activations` to have shape (N, {neurons}), but got {shapes[0]}. "
+            "Pool space and tokens away first."
+        )
+    flat = all(len(shape) == 2 and shape[0] == shapes[0][0] for shape in shapes)
+    if not flat or sum(shape[1] for shape in shapes) != neurons:
+        raise ValueError(
+            f"Expected `activations` to be of shapes (N, D) with one N and {neurons} neurons in "
+            f"all, but got {shapes}. Pool space and tokens away first."
+        )
+    if any(part.is_complex() for part in parts):
+        raise ValueError(
+            "Expected `activations` to be real, but got complex numbers. Pass their magnitude."
+        )
+    if len({part.device for part in parts}) > 1:
+        raise ValueError(
+            "Expected `activations` to be on one device, but got "
+            f"{sorted({str(part.device) for part in parts})}."
+        )
+    return [part.detach() for part in parts]
+
+
+def side_by_side(parts: Sequence[Tensor]) -> Iterator[tuple[slice, Tensor]]:
+    """Neurons and their activations, in few passes: small neighbours of a dtype copied together."""
+    scale = 1 if parts[0].device.type == "cpu" else _ON_DEVICE
+    start, size, run = 0, 0, list[Tensor]()
+    for part in (*parts, None):
+        if run and (
+            part is None
+            or part.dtype != run[0].dtype
+            or max(part.numel(), run[-1].numel()) > scale * _SMALL
+            or size + part.numel() > scale * _TOGETHER
+        ):
+            x = run[0] if len(run) == 1 else torch.cat(run, 1)
+            yield slice(start, start + x.shape[1]), x
+            start, size, run = start + x.shape[1], 0, []
+        if part is not None:
+            run.append(part)
+            size += part.numel()

@@ -1,0 +1,104 @@
+"""What is accumulated for every watched neuron of a validation."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from lightning_neurocorr.exemplars import Exemplars, Ranking
+from lightning_neurocorr.functional import Moments
+from lightning_neurocorr.metric import NeuronAdvantageCorrelation
+from lightning_neurocorr.parts import side_by_side
+from lightning_neurocorr.samples import folds
+
+
+class Watched:
+    """Correlation and exemplars of several layers, whose neurons follow each other in one state.
+
+    So a hundred small layers cost little more than one, in every batch and where processes meet.
+
+    Args:
+        sizes: Neurons by layer.
+        device: Where the states lie.
+        covariates: Columns next to the advantage.
+        exemplars: How many of the strongest samples to keep per neuron; 0 is none.
+    """
+
+    def __init__(
+        self, sizes: Mapping[str, int], device: torch.device, covariates: int, exemplars: int
+    ) -> None:
+        self.sizes = dict(sizes)
+        neurons = sum(self.sizes.values())
+        metric = NeuronAdvantageCorrelation(
+            neurons, num_covariates=covariates, folds=2, count_active=True
+        )
+        self.metric = metric.to(device)
+        self.exemplars = Exemplars(neurons, k=exemplars).to(device) if exemplars else None
+
+    def add(
+        self,
+        activations: Mapping[str, Tensor],
+        advantage: Tensor,
+        covariates: Tensor | None,
+        positions: Tensor,
+        groups: Tensor | None,
+        target: Tensor | None,
+    ) -> None:
+        """Add a batch.
+
+        Args:
+            activations: ``(N, D)`` by layer. Layers that are missing will be left out of the
+                report; until then they count as 0.
+            advantage: ``(N,)``.
+            covariates: ``(N, covariates)``.
+            positions: Where the samples lie in the data set, ``(N,)``.
+            groups: Their outcome groups, ``(N,)``.
+            target: Their classes, ``(N,)``.
+        """
+        nothing = torch.zeros(1, 1, device=self.metric.device)
+        parts = [
+            activations[name] if name in activations else nothing.expand(len(advantage), size)
+            for name, size in self.sizes.items()
+        ]
+        parts = [x for _, x in side_by_side(parts)]  # once for both
+        self.metric.update(parts, advantage, covariates, folds(positions))
+        if self.exemplars is not None:
+            self.exemplars.update(parts, positions, groups, target)
+
+    # --- the end of a pass ----------------------------------------------------------------------
+
+    def slots(self) -> dict[str, slice]:
+        """Where the neurons of each layer lie."""
+        found, start = {}, 0
+        for name, size in self.sizes.items():
+            found[name] = slice(start, start + size)
+            start += size
+        return found
+
+    def take(self, other: Watched) -> None:
+        """Copy the layers that another one has too, and the samples that it has seen."""
+        layout, source = self.metric.layout, other.metric.layout
+        layout.head(self.metric.state).copy_(source.head(other.metric.state))
+        mine, theirs = self.slots(), other.slots()
+        for name in mine.keys() & theirs.keys():
+            rows = source.rows(other.metric.state)[..., theirs[name]]
+            layout.rows(self.metric.state)[..., mine[name]] = rows.to(self.metric.state.device)
+            if self.exemplars is not None and other.exemplars is not None:
+                entries = other.exemplars.state[:, :, theirs[name]]
+                self.exemplars.state[:, :, mine[name]] = entries.to(self.exemplars.state.device)
+
+    def moments(self) -> tuple[Moments, list[Moments]]:
+        """Moments of all samples and of each half, over all processes, which all must call it."""
+        return self.metric.moments()
+
+    def rankings(self) -> dict[str, Ranking]:
+        """The strongest samples by layer, over all processes, which all must call it."""
+        if self.exemplars is None:
+            return {}
+        with warnings.catch_warnings():  # a process without samples still has to merge
+            warnings.filterwarnings("ignore", ".*before the ``update`` method.*")
+            entries = self.exemplars.compute().entries
+        return {name: Ranking(entries[:, :, slot]) for name, slot in self.slots().items()}
