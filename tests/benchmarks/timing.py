@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import random
 import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -13,17 +14,27 @@ from pathlib import Path
 from typing import Any
 
 
-def medians(variants: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
-    """Median CPU seconds per call of each variant; one call of each goes first to warm up."""
+def turns(variants: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, list[float]]:
+    """CPU seconds of each call of each variant; one call of each goes first to warm up.
+
+    Who goes first changes from round to round: what runs before leaves its mark on caches.
+    """
     spent: dict[str, list[float]] = {name: [] for name in variants}
     for run in variants.values():
         run()
+    order = random.Random(0)
     for _ in range(repeats):
-        for name, run in variants.items():
+        for name in order.sample(list(variants), len(variants)):
             start = time.process_time()
-            run()
+            variants[name]()
             spent[name].append(time.process_time() - start)
-    return {name: statistics.median(times) for name, times in spent.items()}
+    return spent
+
+
+def medians(variants: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
+    """Median CPU seconds per call of each variant."""
+    found = turns(variants, repeats)
+    return {name: statistics.median(times) for name, times in found.items()}
 
 
 def forget_peak() -> None:

@@ -4,16 +4,26 @@
 
 ResNet-18 at 224 x 224 with random weights, every convolution and the head watched (4,800 and 1,000
 neurons), random images, a baseline in the batch, 1,000 classes. CPU time of one thread, medians of
-epochs that take turns. 15 % of the samples are advantage samples. Attribution takes the share of
-samples that it takes of a large validation set; of a few thousand it takes at least 256 and 128.
+epochs that take turns, and the time spent inside the callback. 15 % of the samples are advantage
+samples. Attribution takes the share of samples that it takes of a large validation set; of a few
+thousand it takes at least 256 and 128.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import logging
+import os
+import statistics
+import subprocess
+import sys
+import time
 import warnings
+from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
+from unittest.mock import patch
 
 import pytorch_lightning as pl
 import torch
@@ -22,10 +32,18 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_neurocorr import Attribution, BatchBaseline, NeuronAdvantage
+from lightning_neurocorr.activations import recording
 from lightning_neurocorr.attribution import SampleChoice
 from lightning_neurocorr.functional import BOTH, ONLY_MODEL
 from lightning_neurocorr.samples import hashed
-from tests.benchmarks.timing import machine, medians, table
+from tests.benchmarks.timing import machine, table, turns
+
+# Left to itself, glibc gives the memory of every large feature map back and the kernel clears its
+# pages anew: a fifth of the epoch, and most of the noise.
+MALLOC = {
+    "as it is": {},
+    "malloc keeps memory": {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 40)},
+}
 
 
 class Classifier(pl.LightningModule):
@@ -87,36 +105,98 @@ def as_in_a_large_set(loader: DataLoader[Any]) -> tuple[Attribution, int]:
     return best, taken(best)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--fast", action="store_true", help="a tiny network, to see that it runs")
-    fast = parser.parse_args().fast
+def inside(run: Callable[[], Any], callback: NeuronAdvantage) -> dict[str, float]:
+    """CPU seconds that a callback spends in its hooks, for feature maps and for all else.
+
+    These are much less noisy than differences between epochs, but miss what caches lose by us.
+    """
+    spent = {"pool": 0.0, "rest": 0.0}
+
+    def clocked(part: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def clock(*arguments: Any, **options: Any) -> Any:
+            start = time.process_time()
+            try:
+                return function(*arguments, **options)
+            finally:
+                spent[part] += time.process_time() - start
+
+        return clock
+
+    hooks = [name for name in dir(pl.Callback) if name.startswith("on_validation")]
+    with ExitStack() as stack:
+        stack.enter_context(patch.object(recording, "pool", clocked("pool", recording.pool)))
+        for name in ("setup", *hooks, "teardown"):
+            hook = clocked("rest", getattr(callback, name))
+            stack.enter_context(patch.object(callback, name, hook))
+        run()
+    return spent
+
+
+def against(times: list[float], bare: list[float]) -> str:
+    """Ratio of medians, and the standard error of the mean of neighbours' ratios."""
+    ratios = [one / other for one, other in zip(times, bare, strict=True)]
+    error = statistics.stdev(ratios) / len(ratios) ** 0.5
+    return f"{statistics.median(times) / statistics.median(bare):.3f} ± {error:.3f}"
+
+
+def measure(fast: bool) -> dict[str, str]:
+    """The cells of a column of the table."""
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     for package in ("pytorch_lightning", "lightning.pytorch"):
         logging.getLogger(package).setLevel(logging.ERROR)
     module = Classifier(small=fast)
     loader = data(module, 64 if fast else 320, 16 if fast else 224, 32)
-
-    images = len(loader.dataset)  # type: ignore[arg-type]
     capped, taken = as_in_a_large_set(loader)
     # The same callback from epoch to epoch: it knows the classes from the first one on.
     alone, both = (
         NeuronAdvantage(BatchBaseline(2), attribution=attribution, visualizer=None)
         for attribution in (False, capped)
     )
-    found = medians(
+    found = turns(
         {
             "without": lambda: epoch(module, loader),
             "correlation": lambda: epoch(module, loader, alone),
-            "and attribution": lambda: epoch(module, loader, both),
+            "attribution": lambda: epoch(module, loader, both),
         },
-        2 if fast else 3,
+        2 if fast else 7,
     )
-    bare = found.pop("without")
-    rows = [[name, f"{seconds / bare:.3f}"] for name, seconds in found.items()]
-    print(table(["", "of the epoch without the callback"], rows))
-    print(f"{bare:.1f} s of CPU for {images} images without it; {taken} were attributed.\n")
+    bare = found["without"]
+    seconds = statistics.median(bare)
+    own = inside(lambda: epoch(module, loader, alone), alone)
+    images = len(loader.dataset)  # type: ignore[arg-type]
+    return {
+        f"{images} images without us, s of CPU": f"{seconds:.1f}",
+        "with correlation": against(found["correlation"], bare),
+        f"and attribution of {taken} of them": against(found["attribution"], bare),
+        "timed inside us: reading feature maps": f"{100 * own['pool'] / seconds:.1f} %",
+        "timed inside us: all else": f"{100 * own['rest'] / seconds:.1f} %",
+    }
+
+
+def in_a_process(fast: bool, environment: dict[str, str]) -> dict[str, str]:
+    """What :func:`measure` gives in a fresh process."""
+    code = (
+        "import json; from tests.benchmarks.validation_epoch import measure; "
+        f"print(json.dumps(measure({fast})))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, **environment},
+        stdout=subprocess.PIPE,
+        check=True,
+        text=True,
+    )
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--fast", action="store_true", help="a tiny network, to see that it runs")
+    fast = parser.parse_args().fast
+    columns = [in_a_process(fast, environment) for environment in MALLOC.values()]
+    rows = [[name, *(column[name] for column in columns)] for name in columns[0]]
+    print(table(["", *MALLOC], rows))
     print(machine("torchvision", "pytorch-lightning"))
 
 
