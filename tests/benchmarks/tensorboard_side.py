@@ -19,7 +19,7 @@ import tempfile
 import time
 import urllib.request
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -39,6 +39,7 @@ LAYERS = {"conv1": 0.01, "layer1": 0.05, "layer2": 0.1, "layer3": 0.2, "layer4":
 KINDS = {"r over validations": "figure", "what neurons see": "sheets", "top neurons": "text"}
 # What is on the page when it has been loaded.
 PAGES = {"text": "table", "images": "tf-image-loader img", "timeseries": "scalar-card line-chart"}
+FEWER = ("--samples_per_plugin", "text=10")  # tables kept; by default a hundred
 
 _LOADED = """image => new Promise(done => {
     const look = () => image.naturalWidth ? done() : setTimeout(look, 10);
@@ -112,10 +113,10 @@ def sizes(file: Path) -> tuple[Counter[str], Counter[str]]:
 
 
 @contextmanager
-def tensorboard(folder: Path) -> Iterator[str]:
-    """The address of a TensorBoard with its defaults, as soon as it answers."""
+def tensorboard(folder: Path, *options: str) -> Iterator[str]:
+    """The address of a TensorBoard, as soon as it answers."""
     command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(folder)]
-    command += ["--port", "0", "--host", "127.0.0.1"]
+    command += ["--port", "0", "--host", "127.0.0.1", *options]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
         try:
             found = (re.search(r"http://\S+:\d+/", line) for line in server.stderr or ())
@@ -133,13 +134,14 @@ def until_listed(address: str, tag: str) -> None:
         time.sleep(0.05)
 
 
-def pages(address: str, chromium: str) -> dict[str, float]:
+def pages(address: str, chromium: str, names: Iterable[str] = PAGES) -> dict[str, float]:
     """Seconds until each page shows its contents, in a browser that has just been opened."""
     from playwright.sync_api import sync_playwright
 
     found = {}
     with sync_playwright() as playwright:
-        for name, content in PAGES.items():
+        for name in names:
+            content = PAGES[name]
             browser = playwright.chromium.launch(
                 executable_path=chromium, args=["--no-sandbox", "--disable-gpu"]
             )
@@ -192,6 +194,10 @@ def main(arguments: list[str] | None = None) -> None:
                 ["start TensorBoard until it has read it", f"{time.monotonic() - start:.1f} s"]
             )
             shown = pages(address, chromium) if chromium else {}
+        with tensorboard(folder, *FEWER) as address:
+            until_listed(address, "neurocorr/what neurons see/head")
+            fewer = pages(address, chromium, ["text"]) if chromium else {}
+        shown |= {f"{page}, `{' '.join(FEWER)}`": s for page, s in fewer.items()}
         times += [[f"open its page of {page}", f"{s:.1f} s"] for page, s in shown.items()]
         print(table(["", ""], times))
     print(machine("tensorboard", "matplotlib"))
