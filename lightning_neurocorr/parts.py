@@ -11,7 +11,9 @@ from torch import Tensor
 # On the CPU a larger part costs more to copy than a pass of its own; on a device launches do.
 _SMALL = 1 << 18
 _TOGETHER = 1 << 22
-_ON_DEVICE = 1 << 4  # times as much of either
+_ON_DEVICE = 1 << 2  # times as much of either
+# Copied together these become float32, which holds all of them.
+_NARROW = (torch.float32, torch.float16, torch.bfloat16)
 
 
 def read_parts(activations: Tensor | Sequence[Tensor], neurons: int) -> list[Tensor]:
@@ -40,7 +42,7 @@ def read_parts(activations: Tensor | Sequence[Tensor], neurons: int) -> list[Ten
     if not flat or sum(shape[1] for shape in shapes) != neurons:
         raise ValueError(
             f"Expected `activations` to be of shapes (N, D) with one N and {neurons} neurons in "
-            f"all, but got {shapes}. Pool space and tokens away first."
+            f"all, but got {shapes}. Give those of every layer, space and tokens pooled away."
         )
     if any(part.is_complex() for part in parts):
         raise ValueError(
@@ -49,19 +51,20 @@ def read_parts(activations: Tensor | Sequence[Tensor], neurons: int) -> list[Ten
     if len({part.device for part in parts}) > 1:
         raise ValueError(
             "Expected `activations` to be on one device, but got "
-            f"{sorted({str(part.device) for part in parts})}."
+            f"{sorted({str(part.device) for part in parts})}. Move them to one, or give each "
+            "device a metric of its own."
         )
-    return [part.detach() for part in parts]
+    return [part.detach() for part in parts if part.shape[1]]
 
 
 def side_by_side(parts: Sequence[Tensor]) -> Iterator[tuple[slice, Tensor]]:
-    """Neurons and their activations, in few passes: small neighbours of a dtype copied together."""
+    """Neurons and their activations, in few passes: small neighbours copied together."""
     scale = 1 if parts[0].device.type == "cpu" else _ON_DEVICE
     start, size, run = 0, 0, list[Tensor]()
     for part in (*parts, None):
         if run and (
             part is None
-            or part.dtype != run[0].dtype
+            or (part.dtype != run[0].dtype and not {part.dtype, run[0].dtype} <= {*_NARROW})
             or max(part.numel(), run[-1].numel()) > scale * _SMALL
             or size + part.numel() > scale * _TOGETHER
         ):

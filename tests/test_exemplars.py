@@ -15,6 +15,7 @@ from lightning_neurocorr.exemplars import (
     Exemplar,
     Exemplars,
     MatchedSamples,
+    entries,
 )
 from lightning_neurocorr.functional import BOTH, NEITHER, ONLY_BASELINE, ONLY_MODEL
 from lightning_neurocorr.samples import hashed
@@ -107,9 +108,21 @@ def test_what_is_kept_is_the_same_however_samples_are_split() -> None:
             exemplars.update(**batch)
             matched.update(batch["positions"], batch["outcome"], batch["target"])
         states.append((exemplars.compute().entries, matched.compute().entries))
-    for entries, kept in states[1:]:
-        assert torch.equal(entries, states[0][0])
+    for found, kept in states[1:]:
+        assert torch.equal(found, states[0][0])
         assert torch.equal(kept, states[0][1])
+
+
+def test_neurons_are_merged_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    samples = random_samples(90, 7, seed=2, ties=True)
+    parts = [Exemplars(7, 3) for _ in range(3)]
+    for part, batch in zip(parts, batches(samples, [30, 60], torch.randperm(90)), strict=True):
+        part.update(**batch)
+    states = torch.stack([part.state for part in parts])
+    whole = entries.merge(states)
+    for step in (1, 2, 7, 8):
+        monkeypatch.setattr(entries, "_MERGED", step)
+        assert entries.merge(states).equal(whole)
 
 
 def test_metrics_that_do_not_fit_are_not_merged() -> None:

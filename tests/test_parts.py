@@ -72,14 +72,26 @@ def test_exemplars_of_layers_kept_together_are_those_of_each_alone() -> None:
     assert together.state.equal(torch.cat([kept.state for kept in alone], 2))
 
 
-def test_small_neighbours_of_one_dtype_are_copied_together() -> None:
+def test_small_neighbours_are_copied_together() -> None:
     xs, *_ = layers(32)
-    found = list(side_by_side(xs))
-    assert [(slot.start, slot.stop) for slot, _ in found] == [(0, 6004), (6004, 6044), (6044, 6046)]
+    (slot, x), *rest = side_by_side(xs)
+    assert (slot, x.dtype, rest) == (slice(0, 6046), torch.float32, [])  # bfloat16 fits in
+    assert x[:, 6004:6044].equal(xs[3].float())
     large = torch.zeros(64, 5000)
     found = list(side_by_side([xs[0], xs[1], large, xs[4]]))
-    assert [x.shape[1] for _, x in found] == [4, 5000, 2]
+    assert [(slot.start, x.shape[1]) for slot, x in found] == [(0, 4), (4, 5000), (5004, 2)]
     assert found[1][1] is large
+    whole = [xs[0].long(), xs[1].double(), xs[3], xs[3]]  # what float32 does not hold stays apart
+    dtypes = [x.dtype for _, x in side_by_side(whole)]
+    assert dtypes == [torch.int64, torch.float64, torch.bfloat16]
+
+
+def test_a_layer_without_neurons_is_passed_over() -> None:
+    x, a = related(20, 3)
+    alone, together = NeuronAdvantageCorrelation(3), NeuronAdvantageCorrelation(3)
+    alone.update(x, a)
+    together.update([x[:, :0].double(), x, x[:, :0]], a)
+    assert together.state.equal(alone.state)
 
 
 def test_parts_that_do_not_fit_leave_the_metric_as_it_was() -> None:
@@ -91,8 +103,9 @@ def test_parts_that_do_not_fit_leave_the_metric_as_it_was() -> None:
         ([x, x[:9, :2]], shapes),
         ([x, x[0, :2]], shapes),
         ([x], r"shape \(N, 5\), but got \(20, 3\)"),
+        ([], shapes + r"\[\]. Give those of every layer"),
         ([x, x[:, :2].cfloat()], "to be real"),
-        ([x, x[:, :2].to("meta")], r"on one device, but got \['cpu', 'meta'\]"),
+        ([x, x[:, :2].to("meta")], r"on one device, but got \['cpu', 'meta'\]. Move them"),
     ):
         with pytest.raises(ValueError, match=message):
             metric.update(parts, a)

@@ -17,6 +17,7 @@ from lightning_neurocorr.collector import Collector, Settings, describe, number_
 from lightning_neurocorr.report import NeuronReport
 from lightning_neurocorr.samples import LoaderPositions, folds
 from lightning_neurocorr.validation import Batch, ValidationPass
+from lightning_neurocorr.validation.watched import Watched
 
 
 def one_pass(
@@ -245,3 +246,53 @@ def test_a_layer_that_drops_out_takes_nothing_from_the_others(labels: Any) -> No
     q = reports[0].column("q_value")
     alone, _ = one_pass(xs["c"], *labels, size=80)
     np.testing.assert_allclose(q[3:], alone.column("q_value"), rtol=1e-6)
+
+
+def test_layers_of_two_devices_come_together_in_the_order_of_the_report() -> None:
+    cpu, sizes = torch.device("cpu"), {"a": 2, "b": 3, "c": 1}
+    xs = {name: torch.randn(60, size) for name, size in sizes.items()}
+    rest = (torch.randn(60), torch.rand(60, 1), torch.arange(60), torch.arange(60) % 4, None)
+    there, here, everywhere = (
+        Watched({name: sizes[name] for name in names}, cpu, 1, 4) for names in ("b", "ca", "abc")
+    )
+    for watched in (there, here, everywhere):
+        watched.add(xs, *rest)
+    whole = Watched(sizes, cpu, 1, 4)
+    for part in (there, here):
+        whole.take(part)
+    assert whole.metric.state.equal(everywhere.metric.state)
+    for name, ranking in everywhere.rankings().items():
+        assert whole.rankings()[name].entries.equal(ranking.entries)
+
+
+def test_a_layer_that_is_left_out_costs_nothing_more() -> None:
+    watched = Watched({"a": 2, "b": 3}, torch.device("cpu"), 1, 4)
+    assert watched.only({"a", "b", "c"}) is watched
+    assert watched.only({"c"}) is None
+    rest = watched.only({"b"})
+    assert rest is not None
+    assert rest.metric.num_neurons == rest.exemplars.num_neurons == 3
+
+
+def test_a_layer_that_another_process_lacks_is_left_out(
+    labels: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result, rows = ValidationPass(), torch.arange(400)
+    result.add(Batch(*labels, rows), {"a": torch.randn(400, 2), "b": torch.randn(400, 3)}, {})
+    gather = "lightning_neurocorr.validation.one_pass._gather"
+    monkeypatch.setattr(gather, lambda mine: [mine, {**mine, "sizes": {"a": 2}}])
+    result.agree(torch.device("cpu"))
+    assert result.sizes == {"a": 2}
+    assert result.problems == {"b": "it fired in some of the processes only"}
+    monkeypatch.setattr(gather, lambda mine: [mine, {**mine, "sizes": {}, "classifies": None}])
+    result.agree(torch.device("cpu"))
+    assert result.sizes == {"a": 2}  # a process without samples lacks none
+
+
+def test_nothing_watched_has_two_empty_halves(labels: Any) -> None:
+    result = ValidationPass()
+    result.add(Batch(*labels, torch.arange(400)), {"a": torch.randn(400, 0)}, {})
+    result.agree(torch.device("cpu"))
+    samples = result.samples(torch.device("cpu"))
+    assert "a: it has no neurons" in result.report(samples).message
+    assert result.halves(samples) == [{}, {}]

@@ -12,6 +12,7 @@ UNKNOWN = 4  # the outcome where right and wrong mean nothing
 
 NOTHING = -(1 << 31)  # the rank of an empty slot and of NaN, below that of minus infinity
 RANK, POSITION, LABEL = range(3)  # the three words of an entry
+_MERGED = 1 << 13  # neurons or classes merged at a time
 LABELS = 8  # a label is target * 8 + outcome
 
 
@@ -41,7 +42,11 @@ def best_of(entries: Tensor, k: int) -> Tensor:
 
 def merge(states: Tensor) -> Tensor:
     """What is kept by all of ``W`` processes, from their states ``(W, 3, ..., K)``."""
-    return best_of(torch.cat(list(states), -1), states.shape[-1])
+    merged = torch.empty_like(states[0])
+    parts = zip(*(state.split(_MERGED, -2) for state in (merged, *states)), strict=True)
+    for into, *found in parts:  # sorting needs several times the memory of what is sorted
+        into.copy_(best_of(torch.cat(found, -1), states.shape[-1]))
+    return merged
 
 
 def empty(*shape: int) -> Tensor:

@@ -113,6 +113,8 @@ class ValidationPass:
             if self._fits(name, activation)
         }
         target = F.class_ids(batch.target) if groups is not None else None
+        rest = {device: part.only(kept) for device, part in self._watched.items()}
+        self._watched = {device: part for device, part in rest.items() if part is not None}
         for watched in self._watched.values():
             watched.add(kept, advantage, covariates, positions, groups, target)
         self._remember(batch, positions, groups, advantage)
@@ -247,6 +249,10 @@ class ValidationPass:
         self.num_classes = told["num_classes"]
         for other in everyone:
             self._heed(other, told["sizes"])
+        seen = [other["sizes"] for other in everyone if other["classifies"] is not None]
+        for name in {name for sizes in seen for name in sizes}:
+            if not all(name in sizes for sizes in seen):
+                self.problems.setdefault(name, "it fired in some of the processes only")
         self.sizes = {
             name: size for name, size in told["sizes"].items() if name not in self.problems
         }
@@ -326,6 +332,8 @@ class ValidationPass:
 
         By one half neurons are chosen that are judged on the other.
         """
+        if not self._halves:
+            return [{}, {}]
         columns = self._correlated(samples)
         found: list[dict[str, dict[str, np.ndarray]]] = []
         for fold, moments in enumerate(self._halves):

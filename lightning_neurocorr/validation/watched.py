@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 
 import torch
 from torch import Tensor
@@ -11,7 +11,6 @@ from torch import Tensor
 from lightning_neurocorr.exemplars import Exemplars, Ranking
 from lightning_neurocorr.functional import Moments
 from lightning_neurocorr.metric import NeuronAdvantageCorrelation
-from lightning_neurocorr.parts import side_by_side
 from lightning_neurocorr.samples import folds
 
 
@@ -50,23 +49,29 @@ class Watched:
         """Add a batch.
 
         Args:
-            activations: ``(N, D)`` by layer. Layers that are missing will be left out of the
-                report; until then they count as 0.
+            activations: ``(N, D)`` of each layer.
             advantage: ``(N,)``.
             covariates: ``(N, covariates)``.
             positions: Where the samples lie in the data set, ``(N,)``.
             groups: Their outcome groups, ``(N,)``.
             target: Their classes, ``(N,)``.
         """
-        nothing = torch.zeros(1, 1, device=self.metric.device)
-        parts = [
-            activations[name] if name in activations else nothing.expand(len(advantage), size)
-            for name, size in self.sizes.items()
-        ]
-        parts = [x for _, x in side_by_side(parts)]  # once for both
+        parts = [activations[name].to(self.metric.device) for name in self.sizes]
         self.metric.update(parts, advantage, covariates, folds(positions))
         if self.exemplars is not None:
             self.exemplars.update(parts, positions, groups, target)
+
+    def only(self, names: Container[str]) -> Watched | None:
+        """The same without other layers, which would cost as much as before; None if none stay."""
+        sizes = {name: size for name, size in self.sizes.items() if name in names}
+        if len(sizes) == len(self.sizes):
+            return self
+        if not sizes:
+            return None
+        kept = 0 if self.exemplars is None else self.exemplars.k
+        rest = Watched(sizes, self.metric.device, self.metric.num_covariates, kept)
+        rest.take(self)
+        return rest
 
     # --- the end of a pass ----------------------------------------------------------------------
 
