@@ -7,7 +7,7 @@ from torch import Tensor
 
 from lightning_neurocorr.exemplars import Exemplars
 from lightning_neurocorr.metric import NeuronAdvantageCorrelation
-from lightning_neurocorr.parts import side_by_side
+from lightning_neurocorr.parts import read_parts, side_by_side
 from tests.neurons import related
 
 SIZES = [3, 1, 6_000, 40, 2]
@@ -92,6 +92,8 @@ def test_a_layer_without_neurons_is_passed_over() -> None:
     alone.update(x, a)
     together.update([x[:, :0].double(), x, x[:, :0]], a)
     assert together.state.equal(alone.state)
+    # On a device an empty part would be gone over in steps of 0.
+    assert [part.shape[1] for part in read_parts([x[:, :0], x, x[:, :0]], 3)] == [3]
 
 
 def test_parts_that_do_not_fit_leave_the_metric_as_it_was() -> None:

@@ -250,7 +250,7 @@ class ValidationPass:
         for other in everyone:
             self._heed(other, told["sizes"])
         seen = [other["sizes"] for other in everyone if other["classifies"] is not None]
-        for name in {name for sizes in seen for name in sizes}:
+        for name in dict.fromkeys(name for sizes in seen for name in sizes):
             if not all(name in sizes for sizes in seen):
                 self.problems.setdefault(name, "it fired in some of the processes only")
         self.sizes = {

@@ -1,6 +1,6 @@
 """CPU time of a validation epoch with the callback, against the same epoch without it.
 
-    python -m tests.benchmarks.validation_epoch [--fast]
+    python -m tests.benchmarks.validation_epoch [--fast] [--rounds N]
 
 ResNet-18 at 224 x 224 with random weights, every convolution and the head watched (4,800 and 1,000
 neurons), random images, a baseline in the batch, 1,000 classes. CPU time of one thread, medians of
@@ -139,7 +139,7 @@ def against(times: list[float], bare: list[float]) -> str:
     return f"{statistics.median(times) / statistics.median(bare):.3f} ± {error:.3f}"
 
 
-def measure(fast: bool) -> dict[str, str]:
+def measure(fast: bool, rounds: int) -> dict[str, str]:
     """The cells of a column of the table."""
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
@@ -159,7 +159,7 @@ def measure(fast: bool) -> dict[str, str]:
             "correlation": lambda: epoch(module, loader, alone),
             "attribution": lambda: epoch(module, loader, both),
         },
-        2 if fast else 7,
+        2 if fast else rounds,
     )
     bare = found["without"]
     seconds = statistics.median(bare)
@@ -174,11 +174,11 @@ def measure(fast: bool) -> dict[str, str]:
     }
 
 
-def in_a_process(fast: bool, environment: dict[str, str]) -> dict[str, str]:
+def in_a_process(fast: bool, rounds: int, environment: dict[str, str]) -> dict[str, str]:
     """What :func:`measure` gives in a fresh process."""
     code = (
         "import json; from tests.benchmarks.validation_epoch import measure; "
-        f"print(json.dumps(measure({fast})))"
+        f"print(json.dumps(measure({fast}, {rounds})))"
     )
     done = subprocess.run(
         [sys.executable, "-c", code],
@@ -193,8 +193,9 @@ def in_a_process(fast: bool, environment: dict[str, str]) -> dict[str, str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--fast", action="store_true", help="a tiny network, to see that it runs")
-    fast = parser.parse_args().fast
-    columns = [in_a_process(fast, environment) for environment in MALLOC.values()]
+    parser.add_argument("--rounds", type=int, default=7, help="epochs of each kind")
+    given = parser.parse_args()
+    columns = [in_a_process(given.fast, given.rounds, around) for around in MALLOC.values()]
     rows = [[name, *(column[name] for column in columns)] for name in columns[0]]
     print(table(["", *MALLOC], rows))
     print(machine("torchvision", "pytorch-lightning"))
