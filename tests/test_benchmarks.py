@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from tests.benchmarks import __main__ as runner
-from tests.benchmarks import gpu, scaling
+from tests.benchmarks import gpu, replication, scaling
 from tests.benchmarks.scaling_plot import Panel, draw
 
 SCRIPTS = [*runner.SCRIPTS, *runner.DEVICE, *runner.LONG]
@@ -116,3 +116,40 @@ def test_panels_are_drawn_light_and_legible(tmp_path):
     image = Image.open(tmp_path / "panels.png").convert("L")
     assert image.width > 1500
     assert np.median(image) > 230
+
+
+def test_a_placebo_keeps_what_each_class_was_answered():
+    target = torch.randint(0, 4, (200,), generator=torch.Generator().manual_seed(0))
+    answers = (target + (torch.arange(200) % 3 == 0)) % 4
+    shuffled = replication.placebo(answers, target, seed=1)
+    assert not torch.equal(shuffled, answers)
+    for label in range(4):
+        kept = target == label
+        assert torch.equal(answers[kept].bincount(), shuffled[kept].bincount())
+
+
+def test_replication_counts_both_ways_and_only_tested_neurons():
+    tally = replication.Tally(
+        called={"used": [np.array([1, 1, 0, 0], bool), np.array([1, 0, 0, 1], bool)]},
+        tested={"used": [4, 3]},
+    )
+    assert tally.replicated("used") == (2, 4)
+    assert tally.shares("used") == [0.5, 2 / 3]
+
+
+def test_replication_runs_small_and_keeps_what_it_trained(tmp_path, capsys):
+    replication.main(["--fast", "--cache", str(tmp_path)])
+    first = capsys.readouterr()
+    assert "| used | placebo |" in first.out
+    assert "digits-0.npz made" in first.err
+    trained = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    replication.main(["--fast", "--cache", str(tmp_path)])
+    second = capsys.readouterr()
+    assert "made" not in second.err
+    assert second.out.rpartition("|")[0] == first.out.rpartition("|")[0]
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == trained
+
+
+def test_replication_says_where_fashion_mnist_is_expected(tmp_path, capsys):
+    replication.main(["--only", "fashion", "--data", str(tmp_path), "--cache", str(tmp_path)])
+    assert f"four gzipped IDX files in {tmp_path}" in capsys.readouterr().out

@@ -1,0 +1,231 @@
+"""Do claims hold on other samples, and what is claimed where there is nothing to find?
+
+    python -m tests.benchmarks.replication [--seeds N] [--draws N] [--needed] [--data FOLDER]
+
+Scikit-learn's digits, and Fashion-MNIST where its four IDX files are in FOLDER (nothing is
+downloaded). A small CNN with 160 neurons in five ReLU layers against a logistic regression that
+sees left halves. Every claim is counted on each half of the held-out images by itself:
+
+- *real*: the half-blind baseline, and how many of those called are called on the other half too;
+- *placebo*: the baseline's answers shuffled among samples of the same true class, several draws;
+- *twin*: against the same network trained from another seed;
+- *shuffled labels*: the true labels shuffled among all samples, for the network and the baseline.
+
+Networks and answers are kept in ``--cache``, so that a second run takes a minute. For a rule that
+is being changed: ``--only digits``, ``--seeds 1``, ``--no-attribution`` (*encodes* alone).
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, TensorDataset
+
+from lightning_neurocorr import Ablation, NeuronReport, TableBaseline, compare, verdict
+from tests.benchmarks import replication_cases as real_data
+from tests.benchmarks.replication_cases import Case
+from tests.benchmarks.timing import machine, table
+
+LAYERS = [f"relu{i}" for i in range(5)]
+CONTROLS = ("real", "placebo", "twin", "shuffled labels")
+
+
+@dataclass
+class Tally:
+    """One control on one data set: what each run called.
+
+    Attributes:
+        called: By claim, for each run whether each neuron is called, ``(neurons,)`` bool.
+        tested: By claim, for each run how many neurons were tested.
+        words: The first clause of every neuron's verdict.
+    """
+
+    called: dict[str, list[np.ndarray]] = field(default_factory=dict)
+    tested: dict[str, list[int]] = field(default_factory=dict)
+    words: Counter[str] = field(default_factory=Counter)
+
+    def add(self, report: NeuronReport) -> None:
+        """Count the claims of a report."""
+        columns = {"r": report.column("r"), **report.columns}
+        claims = {"encodes": (verdict.encodes, "r")}
+        if "attribution" in columns:
+            claims["used"] = (verdict.used, "attribution")
+        if "ablation" in columns:
+            claims["needed"] = (verdict.needed, "ablation")
+        for name, (rule, column) in claims.items():
+            self.called.setdefault(name, []).append(rule(columns))
+            self.tested.setdefault(name, []).append(int(np.isfinite(columns[column]).sum()))
+        self.words.update(sentence.split(";")[0] for sentence in report.verdicts)
+
+    def shares(self, claim: str) -> list[float]:
+        """Share of the tested neurons that each run called."""
+        pairs = zip(self.called[claim], self.tested[claim], strict=True)
+        return [float(called.sum()) / max(1, tested) for called, tested in pairs]
+
+    def replicated(self, claim: str) -> tuple[int, int]:
+        """Of the neurons called in one half, how many are called in the other, both ways."""
+        runs = self.called[claim]
+        pairs = list(zip(runs[::2], runs[1::2], strict=True))
+        both = sum(int((first & second).sum()) for first, second in pairs)
+        return 2 * both, sum(int(first.sum() + second.sum()) for first, second in pairs)
+
+
+def placebo(answers: Tensor, y: Tensor, seed: int) -> Tensor:
+    """Answers shuffled among samples of the same class."""
+    generator, shuffled = torch.Generator().manual_seed(seed), answers.clone()
+    for label in y.unique():
+        rows = (y == label).nonzero().squeeze(1)
+        shuffled[rows] = answers[rows[torch.randperm(len(rows), generator=generator)]]
+    return shuffled
+
+
+def one_run(
+    case: Case, rows: Tensor, answers: Tensor, y: Tensor, options: argparse.Namespace
+) -> NeuronReport:
+    """The report on some held-out images, with ``answers`` and labels ``y`` of these."""
+    return compare(
+        case.model,
+        DataLoader(TensorDataset(case.x[rows], y), batch_size=250),
+        TableBaseline(answers),
+        LAYERS,
+        attribution=not options.no_attribution,
+        ablation=Ablation(time_budget_s=None) if options.needed else None,
+    )
+
+
+def runs(case: Case, options: argparse.Namespace) -> Iterator[tuple[str, NeuronReport]]:
+    """Every run of a case, with its control's name; halves come one after the other."""
+    halves = case.halves()
+    for number, rows in enumerate(halves):
+        yield "real", one_run(case, rows, case.answers[rows], case.y[rows], options)
+        for draw in range(options.draws):
+            shuffled = placebo(
+                case.answers[rows], case.y[rows], 1000 * case.seed + 2 * draw + number
+            )
+            yield "placebo", one_run(case, rows, shuffled, case.y[rows], options)
+    for number, rows in enumerate(halves if not options.placebo_only else ()):
+        with torch.no_grad():
+            twin = torch.cat([case.twin(part).argmax(1) for part in case.x[rows].split(250)])
+        yield "twin", one_run(case, rows, twin, case.y[rows], options)
+        generator = torch.Generator().manual_seed(2 * case.seed + number)
+        mixed = case.y[rows[torch.randperm(len(rows), generator=generator)]]
+        yield "shuffled labels", one_run(case, rows, case.answers[rows], mixed, options)
+
+
+def accuracies(case: Case) -> str:
+    """How good network, twin and baseline are on the held-out images."""
+    with torch.no_grad():
+        right = [
+            torch.cat([model(part).argmax(1) for part in case.x.split(250)]) == case.y
+            for model in (case.model, case.twin)
+        ]
+    shares = [float(each.double().mean()) for each in (*right, case.answers == case.y)]
+    return "network {:.3f}, twin {:.3f}, half-blind baseline {:.3f}".format(*shares)
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+def claim_rows(tallies: dict[str, Tally]) -> Iterator[list[str]]:
+    """A row per claim and control that was run."""
+    for claim in tallies["real"].called:
+        for control, tally in tallies.items():
+            shares = tally.shares(claim)
+            numbers = [int(called.sum()) for called in tally.called[claim]]
+            again, called = tally.replicated(claim) if control == "real" else (0, 0)
+            some = sum(number > 0 for number in numbers)
+            yield [
+                claim,
+                control,
+                ", ".join(map(str, numbers)) if len(numbers) <= 6 else f"{np.mean(numbers):.1f}",
+                percent(float(np.mean(shares))),
+                percent(max(shares)),
+                f"{some} of {len(numbers)}",
+                f"{again / called:.2f}" if called else "",
+            ]
+
+
+def word_rows(tallies: dict[str, Tally]) -> Iterator[list[str]]:
+    """How often each verdict is given, as a share of the neurons of all runs."""
+    clauses = sorted({word for tally in tallies.values() for word in tally.words})
+    for clause in clauses:
+        yield [clause, *(percent(t.words[clause] / t.words.total()) for t in tallies.values())]
+
+
+def show(data: real_data.Data, options: argparse.Namespace) -> None:
+    """Run one data set and print its tables."""
+    tallies = {name: Tally() for name in CONTROLS}
+
+    def say(text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
+
+    said = []
+    for case in real_data.cases(data, options.seeds, options.cache, say):
+        said.append(f"seed {case.seed}: {accuracies(case)}")
+        say(f"{data.name}, {said[-1]}")
+        for control, report in runs(case, options):
+            tallies[control].add(report)
+    tallies = {name: tally for name, tally in tallies.items() if tally.called}
+    half = len(data.test_y) // 2
+    print(f"{data.name}, {half:,} and {half:,} held-out images. " + "; ".join(said) + ".\n")
+    head = ("claim", "against", "neurons called (mean)", "share", "most", "runs with any")
+    print(table([*head, "called again on the other half"], claim_rows(tallies)))
+    print(table(["verdict begins", *tallies], word_rows(tallies)), flush=True)
+
+
+def parsed(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The options of the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--seeds", type=int, default=3, help="networks per data set")
+    parser.add_argument("--draws", type=int, default=5, help="placebos per half and network")
+    parser.add_argument("--needed", action="store_true", help="ablation too: much slower")
+    parser.add_argument("--no-attribution", action="store_true", help="only what is encoded")
+    parser.add_argument("--placebo-only", action="store_true", help="real and placebo only")
+    parser.add_argument("--only", choices=("digits", "fashion"), help="one of the data sets")
+    parser.add_argument("--fast", action="store_true", help="digits, one seed, one draw")
+    parser.add_argument("--data", type=Path, default=real_data.FASHION, metavar="FOLDER")
+    parser.add_argument(
+        "--cache",
+        type=Path,
+        default=Path(tempfile.gettempdir()) / "lightning_neurocorr-replication",
+        help="where trained networks are kept",
+    )
+    options = parser.parse_args(arguments)
+    if options.fast:
+        options.only, options.seeds, options.draws = "digits", 1, 1
+    return options
+
+
+def main(arguments: list[str] | None = None) -> None:
+    options = parsed(arguments)
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    sets: dict[str, Any] = {
+        "digits": real_data.digits,
+        "fashion": lambda: real_data.fashion(options.data),
+    }
+    for name, load in sets.items():
+        data = load() if options.only in (None, name) else None
+        if data is not None:
+            show(data, options)
+        elif options.only in (None, name):
+            print(f"No Fashion-MNIST: expected its four gzipped IDX files in {options.data}.\n")
+    print(machine("scikit-learn"))
+
+
+if __name__ == "__main__":
+    main()
