@@ -10,15 +10,17 @@ from functools import partial
 from tqdm.auto import tqdm
 
 from lightning_neurocorr.ablation import Ablation
-from lightning_neurocorr.activations import Pooling
 from lightning_neurocorr.exemplars import Ranking
-from lightning_neurocorr.inspection import NotImagesError, Subject, ToImage, inspect
+from lightning_neurocorr.inspection import NotImagesError, Subject, inspect
 from lightning_neurocorr.needed import ablate
-from lightning_neurocorr.ranks import SecondPass
+from lightning_neurocorr.options import Options
 from lightning_neurocorr.report import NeuronReport
 from lightning_neurocorr.second_pass import look_again
 from lightning_neurocorr.validation import SampleTable, ValidationPass
 from lightning_neurocorr.visualization import Visualizer
+
+EXEMPLARS = 8  # strongest samples kept per neuron
+SEEN_IMAGES = 256  # kept where samples cannot be fetched again
 
 # Remarks that follow from the data; the report has them, a warning would be noise.
 REMARKS = ("No pictures:", "No ablation: the two halves")
@@ -26,32 +28,21 @@ REMARKS = ("No pictures:", "No ablation: the two halves")
 _NO_SHARED = "no sample that both get right is of a class of the advantage samples."
 
 
-@dataclass(frozen=True)
-class Evidence:
-    """What is asked for; None is none."""
+def check_groups(options: Options, result: ValidationPass) -> None:
+    """Raise where evidence needs outcome groups and the first batch shows that there are none.
 
-    ablation: Ablation | None
-    second_pass: SecondPass | None
-    visualizer: Visualizer | None
-    pooling: Pooling
-    to_image: ToImage | None
-    top_k: int
-
-    def check(self, result: ValidationPass) -> None:
-        """Raise where evidence needs outcome groups and the first batch shows that there are none.
-
-        Raises:
-            ValueError: If ablation or the second pass is asked for without outcome groups.
-        """
-        for option, wanted in (("ablation", self.ablation), ("second_pass", self.second_pass)):
-            if wanted is not None and result.classifies is False:
-                raise ValueError(
-                    f"Expected `{option}` to be None where nothing is right or wrong, but got "
-                    f"{type(wanted).__name__}(...): it compares samples that only the model gets "
-                    "right with those that both do, and prediction, baseline and target are not "
-                    "all class ids (targets) or class ids or scores (predictions). Pass "
-                    f"{option}=None, or predictions of classes."
-                )
+    Raises:
+        ValueError: If ablation or the second pass is asked for without outcome groups.
+    """
+    for option, wanted in (("ablation", options.ablation), ("second_pass", options.second_pass)):
+        if wanted is not None and result.classifies is False:
+            raise ValueError(
+                f"Expected `{option}` to be None where nothing is right or wrong, but got "
+                f"{type(wanted).__name__}(...): it compares samples that only the model gets right "
+                "with those that both do, and prediction, baseline and target are not all class "
+                "ids (targets) or class ids or scores (predictions). Pass "
+                f"{option}=None, or predictions of classes."
+            )
 
 
 @dataclass(frozen=True)
@@ -59,7 +50,7 @@ class CloserLook:
     """One validation's model, data and results, until evidence has been gathered for them.
 
     Attributes:
-        evidence: What is asked for.
+        options: What the user asked for.
         guard: Opened around each part, with what is attempted in words: says what a fault means.
         subject: Model and data.
         samples: Every sample of the validation.
@@ -67,7 +58,7 @@ class CloserLook:
         result: The pass.
     """
 
-    evidence: Evidence
+    options: Options
     guard: Callable[[str], AbstractContextManager[None]]
     subject: Subject
     samples: SampleTable
@@ -76,19 +67,19 @@ class CloserLook:
 
     def __call__(self, report: NeuronReport, *, progress: bool) -> NeuronReport:
         """The report with ablation, second pass and pictures, as far as the guard lets them."""
-        settings = self.evidence
-        if settings.ablation is not None and not report.message:
+        options = self.options
+        if options.ablation is not None and not report.message:
             with self.guard("ablate neurons"):
-                report = self._ablated(report, settings.ablation, progress)
-        if settings.second_pass is not None and not report.message:
+                report = self._ablated(report, options.ablation, progress)
+        if options.second_pass is not None and not report.message:
             with self.guard("go over the samples again"):
                 columns = look_again(
-                    report, self.subject, self.samples, settings.second_pass, settings.pooling
+                    report, self.subject, self.samples, options.second_pass, options.pooling
                 )
                 report = replace(report, columns={**report.columns, **columns})
-        if settings.visualizer is not None and report.shown(1):
+        if options.visualizer is not None and report.shown(1):
             with self.guard("make pictures"):
-                report = self._pictured(report, settings.visualizer, progress)
+                report = self._pictured(report, options.visualizer, progress)
         return report
 
     def _ablated(self, report: NeuronReport, settings: Ablation, progress: bool) -> NeuronReport:
@@ -112,8 +103,8 @@ class CloserLook:
                 self.rankings,
                 visualizer,
                 num_classes=self.result.num_classes,
-                to_image=self.evidence.to_image,
-                top_k=self.evidence.top_k,
+                to_image=self.options.to_image,
+                top_k=self.options.top_k,
                 progress=progress,
             )
         except NotImagesError as error:

@@ -14,19 +14,16 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from lightning_neurocorr import baselines as B
-from lightning_neurocorr import functional as F
 from lightning_neurocorr.activations import (
     ActivationRecorder,
     OutputRecorder,
-    Pooling,
     aside,
     eager,
 )
-from lightning_neurocorr.attribution import Attribution
+from lightning_neurocorr.options import Options
 from lightning_neurocorr.randomness import PrivateRandomness
 from lightning_neurocorr.reading import (
     Arguments,
-    Predictions,
     argument_reader,
     logits_of,
     read_prediction,
@@ -41,14 +38,9 @@ class Settings:
     """What to collect.
 
     Attributes:
-        baseline: Any callable from a batch to predictions.
+        options: What the user asked for.
         layers: Watched layers by name.
         module: The module whose output is the prediction.
-        advantage: See :func:`~lightning_neurocorr.functional.compute_advantage`.
-        predictions: ``(outputs, batch) -> (prediction, target)``, or None for the defaults.
-        pooling: How a layer's output becomes ``(N, D)``.
-        num_classes: Number of classes, where predictions do not tell.
-        attribution: Settings of the *used* column; None is none.
         exemplars: How many samples to keep per neuron; 0 is none.
         class_advantage: Mean advantage per class of the last validation.
         class_outcomes: Samples per class and outcome group of the last validation, ``(C, 4)``.
@@ -59,14 +51,9 @@ class Settings:
         strict: A callable ``pooling`` that fails for a layer is an error.
     """
 
-    baseline: Callable[[Any], Any]
+    options: Options
     layers: Mapping[str, nn.Module]
     module: nn.Module
-    advantage: F.Advantage = "correctness"
-    predictions: Predictions | None = None
-    pooling: Pooling = "mean"
-    num_classes: int | None = None
-    attribution: Attribution | None = None
     exemplars: int = 0
     class_advantage: Tensor | None = None
     class_outcomes: Tensor | None = None
@@ -89,15 +76,14 @@ class Collector:
     def __init__(self, model: nn.Module, settings: Settings) -> None:
         self.settings = settings
         self.model = model
-        self.recorder = ActivationRecorder(
-            settings.layers, settings.pooling, strict=settings.strict
-        )
+        options = settings.options
+        self.recorder = ActivationRecorder(settings.layers, options.pooling, strict=settings.strict)
         self.output = OutputRecorder(settings.module)
         self.result = ValidationPass(
-            settings.advantage,
-            num_classes=settings.num_classes,
+            options.advantage,
+            num_classes=options.num_classes,
             class_advantage=settings.class_advantage,
-            attribution=settings.attribution,
+            attribution=options.attribution,
             exemplars=settings.exemplars,
             class_outcomes=settings.class_outcomes,
             total=settings.total,
@@ -137,15 +123,15 @@ class Collector:
             loader: Counts the samples of the loader that the batch came from.
             ids: An id per sample, where the user has them: they stand in for positions.
         """
-        settings = self.settings
+        settings, options = self.settings, self.settings.options
         device = _device(self.model)
         with torch.inference_mode(False), torch.no_grad(), settings.randomness(device):
             prediction, target = read_prediction(
                 outputs,
                 batch,
                 self.output,
-                settings.predictions,
-                scores=settings.advantage == "log_prob",
+                options.predictions,
+                scores=options.advantage == "log_prob",
             )
             if self.arguments is None and self.output.called:
                 self.arguments = argument_reader(batch, self.output.arguments)
@@ -156,25 +142,41 @@ class Collector:
             positions = places if ids is None else number_ids(ids, n)
             read = Batch(prediction, baseline, target, positions, keep)
             groups = self.result.add(read, activations, problems)
-            if groups is not None and settings.attribution is not None:
+            if groups is not None and options.attribution is not None:
                 self._attribute(read, groups)
         self.clear()
+
+    def arguments_of(self, batch: Any) -> Arguments:
+        """What the module was called with, read from another batch.
+
+        Raises:
+            ValueError: If it was called with more than parts of the batch.
+        """
+        if self.arguments is None:
+            raise ValueError(
+                "Expected the module named by `output` to be called with parts of the batch as "
+                "they are, but its arguments are computed in validation_step or on the way to it, "
+                "so that samples cannot be run again. Say with `inputs` how to read its input from "
+                "a batch."
+            )
+        return self.arguments(batch)
 
     def _ask_baseline(
         self, batch: Any, prediction: Tensor, loader: LoaderPositions, places: Tensor
     ) -> Tensor:
         """The baseline's predictions; its forwards do not count as the model's."""
-        settings, baseline = self.settings, self.settings.baseline
+        settings, options = self.settings, self.settings.options
+        baseline = options.baseline
         if settings.rehearsal and not is_ready(baseline):
             return prediction
         with aside():
-            if isinstance(settings.baseline, B.Watching):
-                settings.baseline.watch(getattr(loader.loader, "dataset", loader.loader))
+            if isinstance(options.baseline, B.Watching):
+                options.baseline.watch(getattr(loader.loader, "dataset", loader.loader))
             if isinstance(baseline, B.Positional):
                 answer = baseline.predict_at(batch, places if loader.known else None)
             else:
                 answer = baseline(batch)
-        classification = not callable(settings.advantage)
+        classification = not callable(options.advantage)
         return B.check_prediction(
             answer,
             len(prediction),

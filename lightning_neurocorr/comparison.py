@@ -13,12 +13,13 @@ from torch import Tensor, nn
 from lightning_neurocorr import baselines as B
 from lightning_neurocorr import functional as F
 from lightning_neurocorr.ablation import Ablation
-from lightning_neurocorr.activations import Layers, Pooling, check_pooling, choose_layers
+from lightning_neurocorr.activations import Layers, Pooling, choose_layers, output_module
 from lightning_neurocorr.attribution import Attribution
 from lightning_neurocorr.baselines.batch import read_inputs
-from lightning_neurocorr.closer_look import CloserLook, Evidence
+from lightning_neurocorr.closer_look import EXEMPLARS, SEEN_IMAGES, CloserLook, check_groups
 from lightning_neurocorr.collector import Collector, Settings, describe, is_ready
-from lightning_neurocorr.inspection import Subject, ToImage
+from lightning_neurocorr.inspection import Subject
+from lightning_neurocorr.options import Options, ToImage
 from lightning_neurocorr.randomness import PrivateRandomness
 from lightning_neurocorr.ranks import SecondPass
 from lightning_neurocorr.reading import Arguments, Predictions
@@ -27,9 +28,6 @@ from lightning_neurocorr.samples import LoaderPositions
 from lightning_neurocorr.swapping import evaluation_mode
 from lightning_neurocorr.validation import ValidationPass
 from lightning_neurocorr.visualization import Visualizer
-
-_EXEMPLARS = 8  # strongest samples kept per neuron
-_SEEN_IMAGES = 256  # kept where samples cannot be fetched again
 
 
 def compare(
@@ -40,12 +38,14 @@ def compare(
     *,
     advantage: F.Advantage = "correctness",
     predictions: Predictions | None = None,
+    output: str = "",
     pooling: Pooling = "mean",
     top_k: int = 16,
     attribution: bool | Attribution = True,
     ablation: Ablation | None = None,
     second_pass: SecondPass | None = None,
     visualizer: Visualizer | None = None,
+    sample_id: B.Field | None = None,
     to_image: ToImage | None = None,
     inputs: B.Field | None = None,
     num_classes: int | None = None,
@@ -67,12 +67,15 @@ def compare(
             baseline_prediction, target) -> (N,)``.
         predictions: ``(outputs, batch) -> (prediction, target)``, where ``outputs`` is what the
             model returned.
+        output: Dotted name of the module whose output is the prediction; ``""`` is the model.
         pooling: ``"mean"``, ``"max"`` or a callable from a layer's output to ``(N, D)``.
         top_k: How many neurons get pictures.
         attribution: The *used* column: True, False or its settings.
         ablation: The *needed* column: its settings, or None.
         second_pass: Rank statistics of a few top neurons: its settings, or None.
         visualizer: Makes pictures of what top neurons see: ``report.panels``; None for none.
+        sample_id: Key or callable that reads an id per sample from a batch, for data whose
+            position is not known.
         to_image: From an input ``(C, H, W)`` to an image in [0, 1].
         inputs: Key, position or callable that reads the model's input from a batch.
         num_classes: Number of classes, where predictions are ids and cannot tell.
@@ -80,6 +83,7 @@ def compare(
         progress: Show progress bars.
 
     Raises:
+        TypeError: If an argument is of a kind that cannot work.
         ValueError: If an argument cannot work; says what to do.
 
     Examples:
@@ -95,36 +99,30 @@ def compare(
         >>> report.outcomes.only_model
         32
     """
-    B.check_baseline(baseline)
-    F.check_advantage(advantage)
-    check_pooling(pooling)
+    options = Options.of(locals())
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     positions = LoaderPositions(loader)
     _prepare(baseline, positions, device)
     settings = Settings(
-        baseline=baseline,
-        layers=choose_layers(model, layers),
-        module=model,
-        advantage=advantage,
-        predictions=predictions,
-        pooling=pooling,
-        num_classes=num_classes,
-        attribution=Attribution() if attribution is True else attribution or None,
-        exemplars=_EXEMPLARS if visualizer is not None else 0,
+        options,
+        choose_layers(model, layers),
+        output_module(model, output),
+        exemplars=EXEMPLARS if visualizer is not None else 0,
         total=positions.length,
     )
-
-    def arguments(batch: Any) -> Arguments:
-        return (read_inputs(batch, inputs),), {}
 
     def move(batch: Any, _: int = 0) -> Any:
         return apply_to_collection(batch, Tensor, lambda part: part.to(device))
 
-    evidence = Evidence(ablation, second_pass, visualizer, pooling, to_image, top_k)
-    subject = Subject(model, settings.layers, [positions], arguments, move)
+    collector = Collector(model, settings)
+
+    def arguments(batch: Any) -> Arguments:
+        return collector.arguments_of(batch) if output else _arguments(batch, inputs)
+
+    subject = Subject(settings.module, settings.layers, [positions], arguments, move)
     with PrivateRandomness()(device), evaluation_mode(model), torch.no_grad():
-        result = _one_pass(subject, settings)
-        evidence.check(result)
+        result = _one_pass(model, subject, collector)
+        check_groups(options, result)
         result.agree(device)
         samples = result.samples(device)
         said = advantage if isinstance(advantage, str) else describe(advantage)
@@ -132,7 +130,7 @@ def compare(
         if not report.layers:
             raise ValueError(report.message)
         ranked = result.rankings()
-        look = CloserLook(evidence, lambda _: nullcontext(), subject, samples, ranked, result)
+        look = CloserLook(options, lambda _: nullcontext(), subject, samples, ranked, result)
         return look(report, progress=progress)
 
 
@@ -149,14 +147,22 @@ def _prepare(baseline: Any, positions: LoaderPositions, device: torch.device) ->
         baseline.to(device)
 
 
-def _one_pass(subject: Subject, settings: Settings) -> ValidationPass:
+def _one_pass(model: nn.Module, subject: Subject, collector: Collector) -> ValidationPass:
     """Run the model over its loader."""
-    (positions,) = subject.loaders
-    with Collector(subject.module, settings) as collector:
+    (positions,), options = subject.loaders, collector.settings.options
+    with collector:
         for batch in positions.loader:
             moved = subject.move(batch, 0)
-            args, kwargs = subject.arguments(moved)
-            collector.update(subject.module(*args, **kwargs), moved, positions)
-            if settings.exemplars:
-                subject.remember(moved, _SEEN_IMAGES)
+            ids = None
+            if options.sample_id is not None:
+                ids = B.read_field(moved, options.sample_id, "sample_id")
+            args, kwargs = _arguments(moved, options.inputs)
+            collector.update(model(*args, **kwargs), moved, positions, ids)
+            if options.visualizer is not None:
+                subject.remember(moved, SEEN_IMAGES)
     return collector.result
+
+
+def _arguments(batch: Any, inputs: B.Field | None) -> Arguments:
+    """What the model is called with."""
+    return (read_inputs(batch, inputs),), {}

@@ -19,6 +19,7 @@ from lightning_neurocorr import functional as F
 from lightning_neurocorr.activations import aside, eager
 from lightning_neurocorr.evidence import Panel, Picture, Sample
 from lightning_neurocorr.exemplars import Exemplar, MatchedSamples, Ranking, Reservoir
+from lightning_neurocorr.options import ToImage
 from lightning_neurocorr.reading import Arguments, logits_of
 from lightning_neurocorr.report import NeuronReport, NeuronRow
 from lightning_neurocorr.samples import LoaderPositions, fetch, hashed
@@ -28,8 +29,6 @@ from lightning_neurocorr.validation import SampleTable
 from lightning_neurocorr.visualization import ImagePrior, Target, Visualizer
 
 GROUP_NAMES = ("both", "only_model", "only_baseline", "neither")
-
-ToImage = Callable[[Tensor], Any]
 
 # Real images that say what the data look like.
 PRIOR_IMAGES = 384

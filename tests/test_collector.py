@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 
 from lightning_neurocorr.activations import choose_layers
 from lightning_neurocorr.collector import Collector, Settings
+from lightning_neurocorr.options import Options
 from lightning_neurocorr.samples import LoaderPositions
 
 N = 8
@@ -55,7 +56,9 @@ def reads(model: nn.Module, baseline: Any = None) -> Counter[str]:
             for x, _ in loader:
                 model(x)
             return mode.found
-        with Collector(model, Settings(baseline, choose_layers(model, None), model)) as collector:
+        with Collector(
+            model, Settings(Options(baseline), choose_layers(model, None), model)
+        ) as collector:
             for batch in loader:
                 collector.update(model(batch[0]), batch, positions)
         return mode.found
@@ -110,7 +113,7 @@ def test_no_batch_waits_for_a_device(monkeypatch):
     monkeypatch.setattr("lightning_neurocorr.metric.correlation.exact_arithmetic", nullcontext)
     model = network().to("meta")
     loader = LoaderPositions(DataLoader(range(3 * N), batch_size=N))
-    settings = Settings(lambda batch: batch[1], choose_layers(model, None), model)
+    settings = Settings(Options(lambda batch: batch[1]), choose_layers(model, None), model)
     settings.randomness = lambda *_: nullcontext()  # type: ignore[assignment]
     found = []
     with Collector(model, settings) as collector, torch.no_grad():

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from lightning_neurocorr import BatchBaseline, choose_layers
 from lightning_neurocorr.attribution import Attribution
 from lightning_neurocorr.collector import Collector, Settings, describe, number_ids, take_rows
+from lightning_neurocorr.options import Options
 from lightning_neurocorr.report import NeuronReport
 from lightning_neurocorr.samples import LoaderPositions, folds
 from lightning_neurocorr.validation import Batch, ValidationPass
@@ -176,9 +177,8 @@ def test_a_notebook_needs_no_lightning() -> None:
     model = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Dropout(), nn.Linear(8, 3)).eval()
     x, y, answers = torch.randn(90, 5), torch.randint(0, 3, (90,)), torch.randint(0, 3, (90,))
     loader = DataLoader(TensorDataset(x, y, answers), batch_size=20)
-    settings = Settings(
-        BatchBaseline(2), choose_layers(model), model, attribution=Attribution(), exemplars=3
-    )
+    options = Options(BatchBaseline(2), attribution=Attribution())
+    settings = Settings(options, choose_layers(model), model, exemplars=3)
     positions = LoaderPositions(loader)
     cpu = torch.device("cpu")
     with Collector(model, settings) as collector:

@@ -7,7 +7,7 @@ channel of a convolution, an output feature of a linear layer.
 from lightning_neurocorr.activations.asides import aside
 from lightning_neurocorr.activations.choosing import Layers, choose_layers, layer_names
 from lightning_neurocorr.activations.compilation import eager
-from lightning_neurocorr.activations.outputs import OutputRecorder
+from lightning_neurocorr.activations.outputs import OutputRecorder, output_module
 from lightning_neurocorr.activations.pooling import (
     Pooling,
     batch_axis,
@@ -31,6 +31,7 @@ __all__ = [
     "eager",
     "first_tensor",
     "layer_names",
+    "output_module",
     "pool",
     "record",
     "unit_axis",

@@ -9,6 +9,24 @@ from torch.utils.hooks import RemovableHandle
 from typing_extensions import Self
 
 from lightning_neurocorr.activations.asides import depth
+from lightning_neurocorr.activations.choosing import layer_names
+
+
+def output_module(model: nn.Module, output: str) -> nn.Module:
+    """The module whose output is the prediction.
+
+    Raises:
+        ValueError: If there is no submodule of that name.
+    """
+    if not output:
+        return model
+    named = layer_names(model)
+    if output not in named:
+        raise ValueError(
+            f"Expected `output` to be the dotted name of a submodule of {type(model).__name__},"
+            f" but got {output!r}. There are: {', '.join(list(named)[:12])}."
+        )
+    return named[output]
 
 
 class OutputRecorder:

@@ -6,6 +6,7 @@ A function of the batch is a baseline. The classes here cover what people compar
 from lightning_neurocorr.baselines.batch import (
     BatchBaseline,
     Field,
+    check_field,
     default_inputs,
     default_target,
     read_field,
@@ -51,6 +52,7 @@ __all__ = [
     "TableBaseline",
     "Watching",
     "check_baseline",
+    "check_field",
     "check_prediction",
     "default_inputs",
     "default_target",

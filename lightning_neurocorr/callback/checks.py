@@ -1,101 +1,17 @@
-"""What can be said before the first batch: wrong options, and trainers that cannot work."""
+"""What can be said before the first batch: names and trainers that cannot work."""
 
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from lightning_neurocorr import baselines, functional
-from lightning_neurocorr.ablation import Ablation
-from lightning_neurocorr.activations import Layers, check_pooling, choose_layers
-from lightning_neurocorr.attribution import Attribution
-from lightning_neurocorr.callback.wiring import output_module
-from lightning_neurocorr.ranks import SecondPass
-from lightning_neurocorr.visualization import Visualizer
+from lightning_neurocorr.activations import Layers, choose_layers, output_module
 
 if TYPE_CHECKING:
     from pytorch_lightning import LightningModule, Trainer
 
 # Strategies that spread one model over processes: a forward on one of them waits for the others.
 _SHARDED = ("FSDP", "DeepSpeed", "ModelParallel")
-
-
-def check_options(
-    *,
-    baseline: Any,
-    advantage: Any,
-    pooling: Any,
-    predictions: Any,
-    output: Any,
-    visualizer: Any,
-    name: Any,
-    attribution: Any = None,
-    ablation: Any = None,
-    second_pass: Any = None,
-    to_image: Any = None,
-    dataloaders: Any = None,
-    num_classes: Any = None,
-    **counts: Any,
-) -> None:
-    """Raise for options of the callback that can never work; ``counts`` are integers >= 1."""
-    baselines.check_baseline(baseline)
-    functional.check_advantage(advantage)
-    check_pooling(pooling)
-    for option, value in counts.items():
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise ValueError(
-                f"Expected `{option}` to be an integer of at least 1, but got {value!r}."
-            )
-    if predictions is not None and not callable(predictions):
-        raise TypeError(
-            "Expected `predictions` to be a callable (outputs, batch) -> (prediction, target), but "
-            f"got {predictions!r}."
-        )
-    for option, value in (("output", output), ("name", name)):
-        if not isinstance(value, str) or (option == "name" and not value):
-            raise TypeError(f"Expected `{option}` to be a string, but got {value!r}.")
-    _check_evidence(attribution, ablation, second_pass)
-    if to_image is not None and not callable(to_image):
-        raise TypeError(
-            f"Expected `to_image` to be a callable from an image (C, H, W), but got {to_image!r}."
-        )
-    indices = dataloaders if isinstance(dataloaders, (list, tuple)) else [dataloaders]
-    if dataloaders is not None and (
-        not isinstance(dataloaders, (list, tuple)) or not all(type(i) is int for i in indices)
-    ):
-        raise TypeError(
-            f"Expected `dataloaders` to be a list of indices such as [0], but got {dataloaders!r}."
-        )
-    if num_classes is not None and (type(num_classes) is not int or num_classes < 2):
-        raise ValueError(
-            f"Expected `num_classes` to be an integer of at least 2, but got {num_classes!r}."
-        )
-    if visualizer is not None and not isinstance(visualizer, Visualizer):
-        raise TypeError(
-            "Expected `visualizer` to be None or to have a `render` method, such as "
-            f"FeatureVisualizer(), but got {visualizer!r}."
-        )
-
-
-def _check_evidence(attribution: Any, ablation: Any, second_pass: Any) -> None:
-    """Settings of evidence: their own class, or nothing."""
-    if not isinstance(attribution, (bool, Attribution)) and attribution is not None:
-        raise TypeError(
-            f"Expected `attribution` to be a bool or Attribution(...), but got {attribution!r}."
-        )
-    for option, value, kind in (
-        ("ablation", ablation, Ablation),
-        ("second_pass", second_pass, SecondPass),
-    ):
-        if value is not None and not isinstance(value, kind):
-            raise TypeError(
-                f"Expected `{option}` to be None or {kind.__name__}(...), but got {value!r}."
-            )
-    if ablation is not None and ablation.by == "attribution" and not attribution:
-        raise ValueError(
-            "Expected `by` of Ablation to be a column that is measured, but got 'attribution' with "
-            f"attribution={attribution!r}. Pass Ablation(by='r'), or attribution=True."
-        )
 
 
 def check_names(pl_module: LightningModule, layers: Layers, output: str) -> None:

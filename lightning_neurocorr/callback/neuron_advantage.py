@@ -12,18 +12,25 @@ import torch
 from lightning_neurocorr import baselines as B
 from lightning_neurocorr import functional as F
 from lightning_neurocorr.ablation import Ablation
-from lightning_neurocorr.activations import Layers, Pooling, aside, choose_layers
+from lightning_neurocorr.activations import Layers, Pooling, aside, choose_layers, output_module
 from lightning_neurocorr.attribution import Attribution
 from lightning_neurocorr.callback import checks, wiring
 from lightning_neurocorr.callback.base import Callback
 from lightning_neurocorr.callback.faults import Faults
 from lightning_neurocorr.callback.state import pack_history, unpack_history
-from lightning_neurocorr.closer_look import REMARKS, CloserLook, Evidence
+from lightning_neurocorr.closer_look import (
+    EXEMPLARS,
+    REMARKS,
+    SEEN_IMAGES,
+    CloserLook,
+    check_groups,
+)
 from lightning_neurocorr.collector import Collector, Settings, describe, is_ready
 from lightning_neurocorr.exemplars import Ranking
 from lightning_neurocorr.history import HistoryEntry, with_history
-from lightning_neurocorr.inspection import Subject, ToImage
+from lightning_neurocorr.inspection import Subject
 from lightning_neurocorr.loggers import log_history, log_report, log_sheets, log_table
+from lightning_neurocorr.options import Options, ToImage
 from lightning_neurocorr.randomness import PrivateRandomness
 from lightning_neurocorr.ranks import SecondPass
 from lightning_neurocorr.reading import Predictions
@@ -35,9 +42,6 @@ from lightning_neurocorr.visualization import FeatureVisualizer, Visualizer
 
 if TYPE_CHECKING:
     from pytorch_lightning import LightningModule, Trainer
-
-_EXEMPLARS = 8  # strongest samples kept per neuron
-_SEEN_IMAGES = 256  # kept where samples cannot be fetched again
 
 
 class NeuronAdvantage(Callback):
@@ -99,42 +103,7 @@ class NeuronAdvantage(Callback):
         dataloaders: Sequence[int] | None = None,
         name: str = "neurocorr",
     ) -> None:
-        checks.check_options(
-            baseline=baseline,
-            advantage=advantage,
-            pooling=pooling,
-            predictions=predictions,
-            output=output,
-            visualizer=visualizer,
-            name=name,
-            attribution=attribution,
-            ablation=ablation,
-            second_pass=second_pass,
-            to_image=to_image,
-            dataloaders=dataloaders,
-            num_classes=num_classes,
-            top_k=top_k,
-            every_n_validations=every_n_validations,
-        )
-        self.baseline = baseline
-        self.layers = layers
-        self.advantage = advantage
-        self.predictions = predictions
-        self.output = output
-        self.pooling = pooling
-        self.top_k = top_k
-        self.every_n_validations = every_n_validations
-        self.attribution = Attribution() if attribution is True else attribution or None
-        self.ablation = ablation
-        self.second_pass = second_pass
-        self.visualizer = visualizer
-        self.sample_id = sample_id
-        self.to_image = to_image
-        self.inputs = inputs
-        self.num_classes = num_classes
-        self.dataloaders = None if dataloaders is None else tuple(dataloaders)
-        self.name = name
-
+        self.options = Options.of(locals())
         self.report: NeuronReport | None = None
         self.history: list[HistoryEntry] = []
         self._faults = Faults(name)
@@ -152,6 +121,20 @@ class NeuronAdvantage(Callback):
 
     # --- Lightning's hooks, in the order they are called -----------------------------------------
 
+    def __getattr__(self, name: str) -> Any:
+        """Options are attributes: ``callback.top_k``."""
+        if name != "options" and name in Options.names():  # a copy has no options at first
+            return getattr(self.options, name)
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in Options.names():
+            raise AttributeError(
+                f"Expected `{name}` to be set where it is checked, but got {value!r} afterwards. "
+                f"Make a new NeuronAdvantage(..., {name}=...)."
+            )
+        super().__setattr__(name, value)
+
     @property
     def state_key(self) -> str:
         """Tells two callbacks in one checkpoint apart by their names."""
@@ -159,10 +142,10 @@ class NeuronAdvantage(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: D102
         if stage in ("fit", "validate"):
-            evidence = (self.attribution, self.ablation, self.second_pass, self.visualizer)
-            checks.check_trainer(trainer, stage, alone=any(part is not None for part in evidence))
-            checks.check_name(trainer, self.state_key, self.name)
-            checks.check_names(pl_module, self.layers, self.output)
+            options = self.options
+            checks.check_trainer(trainer, stage, alone=options.runs_again)
+            checks.check_name(trainer, self.state_key, options.name)
+            checks.check_names(pl_module, options.layers, options.output)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102
         wiring.fit_baseline(self.baseline, lambda: trainer.train_dataloader, trainer)
@@ -249,26 +232,22 @@ class NeuronAdvantage(Callback):
 
     def _start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._close()
+        options = self.options
         checks.check_loaders(trainer, "fit" if wiring.is_fitting(trainer) else "validate")
         self._loaders = wiring.validation_loaders(trainer, self.dataloaders)
         loaders = list(self._loaders.values())
         if any(loader.repeated for loader in loaders):
             self._faults.say(wiring.REPEATED)
-        module = wiring.output_module(pl_module, self.output)
+        module = output_module(pl_module, options.output)
         wiring.prepare_baseline(self.baseline, trainer, pl_module, module, loaders)
         if not trainer.sanity_checking and not is_ready(self.baseline):
             self._validations += 1  # a snapshot that is still to come
             return
         settings = Settings(
-            baseline=self.baseline,
-            layers=choose_layers(pl_module, self.layers),
-            module=module,
-            advantage=self.advantage,
-            predictions=self.predictions,
-            pooling=self.pooling,
-            num_classes=self.num_classes,
-            attribution=self.attribution,
-            exemplars=_EXEMPLARS if self.visualizer is not None else 0,
+            options,
+            choose_layers(pl_module, options.layers),
+            module,
+            exemplars=EXEMPLARS if options.visualizer is not None else 0,
             class_advantage=self._class_advantage,
             class_outcomes=self._class_outcomes,
             total=wiring.total_length(loaders),
@@ -286,9 +265,9 @@ class NeuronAdvantage(Callback):
     ) -> None:
         ids = None if self.sample_id is None else B.read_field(batch, self.sample_id, "sample_id")
         collector.update(outputs, batch, loader, ids)
-        self._evidence().check(collector.result)
+        check_groups(self.options, collector.result)
         if self.visualizer is not None and self._subject is not None:
-            self._subject.remember(batch, _SEEN_IMAGES)
+            self._subject.remember(batch, SEEN_IMAGES)
 
     def _finish(self, trainer: Trainer) -> None:
         """Merge all processes; every one of them comes here, also where it has failed."""
@@ -343,18 +322,8 @@ class NeuronAdvantage(Callback):
         self._faults.trusted = True
         if self._subject is not None:
             self._closer_look = CloserLook(
-                self._evidence(), self._faults.forgiven, self._subject, samples, rankings, result
+                self.options, self._faults.forgiven, self._subject, samples, rankings, result
             )
-
-    def _evidence(self) -> Evidence:
-        return Evidence(
-            ablation=self.ablation,
-            second_pass=self.second_pass,
-            visualizer=self.visualizer,
-            pooling=self.pooling,
-            to_image=self.to_image,
-            top_k=self.top_k,
-        )
 
     def _log_scalars(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """After a validation that failed nothing: monitors find the last numbers in the trainer."""

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from lightning_neurocorr import baselines as B
-from lightning_neurocorr.activations import layer_names
 from lightning_neurocorr.collector import Collector, describe
 from lightning_neurocorr.inspection import Subject
 from lightning_neurocorr.randomness import PrivateRandomness
@@ -27,23 +26,6 @@ REPEATED = (
     "Every process sees all of an iterable validation set: its samples count once per process. "
     "Shard it yourself."
 )
-
-
-def output_module(pl_module: nn.Module, output: str) -> nn.Module:
-    """The module whose output is the prediction.
-
-    Raises:
-        ValueError: If there is no submodule of that name.
-    """
-    if not output:
-        return pl_module
-    named = layer_names(pl_module)
-    if output not in named:
-        raise ValueError(
-            f"Expected `output` to be the dotted name of a submodule of {type(pl_module).__name__},"
-            f" but got {output!r}. There are: {', '.join(list(named)[:12])}."
-        )
-    return named[output]
 
 
 def validation_loaders(
@@ -102,13 +84,7 @@ def look_at(
     def arguments(batch: Any) -> Arguments:
         if inputs is not None:
             return (B.read_field(batch, inputs, "inputs"),), {}
-        if collector.arguments is None:
-            raise ValueError(
-                "Expected the module named by `output` to be called with parts of the batch as "
-                "they are, but its arguments are computed in validation_step, so that samples "
-                "cannot be run again. Say with `inputs` how to read its input from a batch."
-            )
-        return collector.arguments(batch)
+        return collector.arguments_of(batch)
 
     def move(batch: Any, loader: int) -> Any:
         return strategy.batch_to_device(batch, strategy.root_device, indices[loader])

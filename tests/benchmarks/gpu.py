@@ -34,6 +34,7 @@ from lightning_neurocorr import (
     compare,
 )
 from lightning_neurocorr.collector import Collector, Settings
+from lightning_neurocorr.options import Options
 from lightning_neurocorr.samples import LoaderPositions
 from lightning_neurocorr.visualization import Target
 from tests.benchmarks.timing import machine, table
@@ -199,7 +200,7 @@ def waits(sizes: Sizes, device: torch.device, small: bool) -> str:
     """Whether reading a batch waits for the device, after the first batch."""
     model = network(device, small)
     loader = batches(model, sizes, device)
-    settings = Settings(BatchBaseline(2), choose_layers(model, None), model)
+    settings = Settings(Options(BatchBaseline(2)), choose_layers(model, None), model)
     positions, said = LoaderPositions(loader), "no batch waits for the device"
     with torch.no_grad(), Collector(model, settings) as collector:
         for i, batch in enumerate(loader):
