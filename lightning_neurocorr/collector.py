@@ -141,7 +141,7 @@ class Collector:
             baseline = self._ask_baseline(batch, prediction, loader, places)
             positions = places if ids is None else number_ids(ids, n)
             read = Batch(prediction, baseline, target, positions, keep)
-            groups = self.result.add(read, activations, problems)
+            groups = self.result.add(read, activations, problems, self.recorder.over_positions)
             if groups is not None and options.attribution is not None:
                 self._attribute(read, groups)
         self.clear()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,8 @@ from lightning_neurocorr.validation import SampleTable
 
 # Column arrays of each half of the samples, by layer.
 Halves = Sequence[Mapping[str, Mapping[str, np.ndarray]]]
+
+_NOT_UNITS = "`pooling` makes neurons that are not the layer's units, so that none can be silenced"
 
 
 def ablate(
@@ -66,10 +69,11 @@ def ablate(
         fold: {layer: _ranked(columns, settings.by) for layer, columns in half.items()}
         for fold, half in enumerate(halves)
     }
-    means = {name: torch.from_numpy(m) for name, m in _split(report, report.column("mean")).items()}
+    means = _split(report, report.column("mean_over_positions"))
+    unknown = [name for name, mean in means.items() if np.isnan(mean).all()]
     strongest = {s.layer: s.max_r for s in report.summaries}
     order = sorted(strongest, key=lambda name: -np.nan_to_num(strongest[name], nan=-2.0))
-    layers = {name: subject.layers[name] for name in order}
+    layers = {name: subject.layers[name] for name in order if name not in unknown}
     with subject.quiet():
         at = 0
         for (args, kwargs), length in zip(chunks, lengths, strict=True):
@@ -78,8 +82,15 @@ def ablate(
             subject.confirm(subject.forward(*args, **kwargs), chosen.target[part], right)
             at += length
         found = study(
-            subject.forward, layers, chosen, ranking, settings, means=means, progress=progress
+            subject.forward,
+            layers,
+            chosen,
+            ranking,
+            settings,
+            means={name: torch.from_numpy(mean) for name, mean in means.items()},
+            progress=progress,
         )
+    found = replace(found, skipped={**found.skipped, **dict.fromkeys(unknown, _NOT_UNITS)})
     return found, _columns(report, found)
 
 

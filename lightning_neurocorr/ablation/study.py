@@ -103,15 +103,17 @@ class _Run:
         self.live: dict[str, np.ndarray] = {}
         self.skipped: dict[str, str] = {}
         self._lost: dict[SilencedSet, tuple[np.ndarray, np.ndarray]] = {}
+        self._own: dict[str, Tensor] = {}
         heard = self._listen()
-        own = {name: torch.from_numpy(values.mean(0)) for name, values in heard.items()}
-        self._means = own if means is None else {**own, **means}
+        self._means = {**self._own, **(means or {})}
         for name, values in heard.items():
             self.live[name] = np.flatnonzero(values.max(0) > values.min(0))
 
     def _listen(self) -> dict[str, np.ndarray]:
         """The untouched model on both halves; what each layer said, ``(N, D)``."""
         parts: dict[str, list[np.ndarray]] = {name: [] for name in self.layers}
+        sums: dict[str, Tensor] = {}
+        counts: dict[str, float] = {}
         with ActivationRecorder(self.layers) as recorder:
 
             def forward(*args: Any, **kwargs: Any) -> Tensor:
@@ -120,11 +122,16 @@ class _Run:
                 self.skipped |= problems
                 for name, values in taken.items():
                     parts[name].append(values.double().cpu().numpy())
+                    means, positions = recorder.over_positions[name]
+                    count = torch.as_tensor(positions).cpu().double().expand(len(means))
+                    sums[name] = sums.get(name, 0.0) + count @ means.double().cpu()
+                    counts[name] = counts.get(name, 0.0) + float(count.sum())
                 return logits
 
             for half in self.halves:
                 half.listen(forward)
             self.skipped |= recorder.refused
+        self._own = {name: total / counts[name] for name, total in sums.items()}
         return {name: np.concatenate(p) for name, p in parts.items() if name not in self.skipped}
 
     def work(

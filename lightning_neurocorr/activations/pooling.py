@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
@@ -10,13 +11,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
-from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
+from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence, pad_sequence
 
 from lightning_neurocorr.activations.sequences import is_sequence_first
 
 Pooling = str | Callable[[Tensor], Tensor]
 
 _HALF = (torch.float16, torch.bfloat16)
+_TOKEN = ("cls", "last")
 _CHANNEL_SECOND = (_ConvNd, _NormBase, nn.GroupNorm)
 _FEATURE_LAST = (nn.Linear, nn.LayerNorm, nn.Embedding, nn.RNNBase, nn.MultiheadAttention)
 
@@ -59,49 +61,66 @@ def batch_axis(module: nn.Module, activation: Tensor) -> int:
     return int(activation.ndim == 3 and is_sequence_first(module))
 
 
-def pool(output: Any, module: nn.Module, pooling: Pooling = "mean") -> Tensor:
+def pool(
+    output: Any, module: nn.Module, pooling: Pooling = "mean", mask: Tensor | None = None
+) -> Tensor:
     """One number per sample and neuron, ``(N, D)``: space, time or tokens pooled away.
 
     Args:
         output: What ``module`` returned. A tuple, dict or dataclass counts by its first tensor.
         module: The layer; its kind says where units and samples lie (see :func:`unit_axis`,
             :func:`batch_axis`).
-        pooling: ``"mean"``, ``"max"``, or a callable from the layer's output tensor to ``(N, D)``.
+        pooling: ``"mean"`` or ``"max"`` over positions; ``"cls"`` or ``"last"``, the first or last
+            real token of a token layer ``(N, T, D)``; or a callable from the layer's output tensor
+            to ``(N, D)``. A layer with one position per sample is taken as it is.
+        mask: ``(N, T)``, True for the real tokens of a layer with ``T`` positions. Packed and
+            nested sequences know theirs; a callable sees every token, padding too.
 
     Returns:
         A tensor that shares no memory with ``output``; ``"mean"`` reduces half precision in
-        float32, integers and bools become float32, complex numbers their magnitude.
+        float32, integers and bools become float32, complex numbers their magnitude. A sample
+        without a real token is NaN.
 
     Raises:
         TypeError: If the output holds no tensor.
-        ValueError: If a callable returns anything but ``(N, D)``.
+        ValueError: If a callable returns anything but ``(N, D)``, the mask does not fit, or
+            ``"cls"`` or ``"last"`` meets a layer without tokens.
     """
-    parts = output if type(output) is tuple else (output,)
-    packed = next((part for part in parts if isinstance(part, PackedSequence)), None)
-    if packed is not None and not callable(pooling):
-        return _pool_packed(packed, pooling)
-    activation = first_tensor(output).detach()
-    if activation.is_nested and not callable(pooling):
-        return _pool_nested(activation, pooling)
     if callable(pooling):
-        pooled = pooling(activation)
-        if not isinstance(pooled, Tensor) or pooled.ndim != 2:
-            got = tuple(pooled.shape) if isinstance(pooled, Tensor) else type(pooled).__name__
-            raise ValueError(
-                f"Expected `pooling` to return a tensor of shape (N, D), but got {got}."
-            )
-        return _as_real(pooled).clone()
-    activation = _as_real(activation)
+        return _called(pooling, first_tensor(output).detach())
+    if (tokens := _tokens(output, module, mask)) is not None:
+        return _pool_tokens(*tokens, pooling)
+    activation = _as_real(first_tensor(output).detach())
     if activation.ndim < 2:
         return activation.reshape(-1, 1).clone()
-    keep = {batch_axis(module, activation), unit_axis(module, activation)}
-    reduce = [axis for axis in range(activation.ndim) if axis not in keep]
+    reduce = _positions(module, activation)
     if not reduce:
         return activation.clone()  # an in-place activation after the layer would overwrite it
+    if pooling in _TOKEN:
+        if len(reduce) > 1 or unit_axis(module, activation) != 2:
+            raise ValueError(
+                f"pooling={pooling!r} takes one token of a layer (N, T, D), but this layer gives "
+                f"{tuple(activation.shape)}"
+            )
+        return activation.select(reduce[0], 0 if pooling == "cls" else -1).clone()
     if pooling == "max":
         return activation.amax(reduce)
-    wide = torch.float32 if activation.dtype in _HALF else activation.dtype
-    return activation.mean(reduce, dtype=wide)
+    return activation.mean(reduce, dtype=_wide(activation))
+
+
+def position_mean(
+    output: Any, module: nn.Module, mask: Tensor | None = None
+) -> tuple[Tensor, int | Tensor]:
+    """The mean over positions ``(N, D)`` and how many positions each sample has.
+
+    It is what :func:`pool` gives for ``"mean"``, and the number of positions is an integer where
+    all samples have as many, else ``(N,)``. So batches add up to the mean over all positions.
+    """
+    if (tokens := _tokens(output, module, mask)) is not None:
+        return _pool_tokens(*tokens, "mean"), tokens[1].sum(1)
+    activation = first_tensor(output)
+    sizes = [activation.shape[axis] for axis in _positions(module, activation)]
+    return pool(output, module), math.prod(sizes)
 
 
 def widened(values: Tensor) -> Tensor:
@@ -110,12 +129,28 @@ def widened(values: Tensor) -> Tensor:
 
 
 def check_pooling(pooling: Pooling) -> None:
-    """Raise unless ``pooling`` is ``"mean"``, ``"max"`` or a callable."""
-    if not callable(pooling) and pooling not in ("mean", "max"):
+    """Raise unless ``pooling`` is a known name or a callable."""
+    if not callable(pooling) and pooling not in ("mean", "max", *_TOKEN):
         raise ValueError(
-            "Expected `pooling` to be 'mean', 'max' or a callable from a layer's output to (N, D), "
-            f"but got {pooling!r}."
+            "Expected `pooling` to be 'mean', 'max', 'cls', 'last' or a callable from a layer's "
+            f"output to (N, D), but got {pooling!r}."
         )
+
+
+def _called(pooling: Callable[[Tensor], Tensor], activation: Tensor) -> Tensor:
+    pooled = pooling(activation)
+    if not isinstance(pooled, Tensor) or pooled.ndim != 2:
+        got = tuple(pooled.shape) if isinstance(pooled, Tensor) else type(pooled).__name__
+        raise ValueError(f"Expected `pooling` to return a tensor of shape (N, D), but got {got}.")
+    return _as_real(pooled).clone()
+
+
+def _positions(module: nn.Module, activation: Tensor) -> list[int]:
+    """The axes of ``activation`` with neither samples nor units."""
+    if activation.ndim < 2:
+        return []
+    keep = {batch_axis(module, activation), unit_axis(module, activation)}
+    return [axis for axis in range(activation.ndim) if axis not in keep]
 
 
 def _as_real(activation: Tensor) -> Tensor:
@@ -124,19 +159,55 @@ def _as_real(activation: Tensor) -> Tensor:
     return activation if activation.is_floating_point() else activation.float()
 
 
-def _pool_nested(nested: Tensor, pooling: str) -> Tensor:
-    """Pool sequences of several lengths, as `nn.TransformerEncoder` makes of padded batches."""
-    parts = [widened(_as_real(part)) for part in nested.unbind()]
-    reduced = [part.reshape(-1, part.shape[-1]) for part in parts]
-    return torch.stack([part.amax(0) if pooling == "max" else part.mean(0) for part in reduced])
+def _wide(activation: Tensor) -> torch.dtype:
+    return torch.float32 if activation.dtype in _HALF else activation.dtype
 
 
-def _pool_packed(packed: PackedSequence, pooling: str) -> Tensor:
-    """Pool over the valid steps of each sequence only."""
-    padded, lengths = pad_packed_sequence(packed, batch_first=True)
-    valid = torch.arange(padded.shape[1])[None, :] < lengths[:, None]
-    mask = valid.to(padded.device)[..., None]
-    padded = widened(_as_real(padded.detach()))
+# --- sequences of several lengths ----------------------------------------------------------------
+
+
+def _tokens(output: Any, module: nn.Module, mask: Tensor | None) -> tuple[Tensor, Tensor] | None:
+    """Activations ``(N, T, D)`` and their real tokens ``(N, T)``; None where all positions count.
+
+    Packed sequences and nested tensors, as `nn.TransformerEncoder` makes of padded batches, hold
+    real tokens only.
+    """
+    parts = output if type(output) is tuple else (output,)
+    packed = next((part for part in parts if isinstance(part, PackedSequence)), None)
+    if packed is not None:
+        padded, lengths = pad_packed_sequence(packed, batch_first=True)
+        return widened(_as_real(padded.detach())), _up_to(lengths, padded)
+    activation = first_tensor(output).detach()
+    if activation.is_nested:
+        rows = [part.reshape(-1, part.shape[-1]) for part in activation.unbind()]
+        padded = pad_sequence([widened(_as_real(row)) for row in rows], batch_first=True)
+        return padded, _up_to(torch.tensor([len(row) for row in rows]), padded)
+    if mask is None or activation.ndim != 3:
+        return None
+    (position,) = _positions(module, activation)
+    axes = (batch_axis(module, activation), position, unit_axis(module, activation))
+    tokens = widened(_as_real(activation.movedim(axes, (0, 1, 2))))
+    if mask.shape != tokens.shape[:2]:
+        raise ValueError(
+            f"Expected a mask {tuple(tokens.shape[:2])} of real tokens, but got {tuple(mask.shape)}"
+        )
+    return tokens, mask.to(tokens.device)
+
+
+def _up_to(lengths: Tensor, padded: Tensor) -> Tensor:
+    """True for the first ``lengths`` positions of ``padded``, ``(N, T)``."""
+    return (torch.arange(padded.shape[1]) < lengths[:, None]).to(padded.device)
+
+
+def _pool_tokens(tokens: Tensor, mask: Tensor, pooling: str) -> Tensor:
+    """Pool over real tokens only; what padding says does not matter, even NaN."""
+    count = mask.sum(1, keepdim=True)
+    if pooling == "mean":
+        return tokens.masked_fill(~mask[..., None], 0).sum(1) / count
     if pooling == "max":
-        return padded.masked_fill(~mask, -torch.inf).amax(1)
-    return padded.masked_fill(~mask, 0).sum(1) / lengths.to(padded.device)[:, None]
+        pooled = tokens.masked_fill(~mask[..., None], -torch.inf).amax(1)
+    else:
+        order = torch.arange(mask.shape[1], device=mask.device)
+        at = (mask * (order + 1 if pooling == "last" else order.flip(0) + 1)).argmax(1)
+        pooled = tokens[torch.arange(len(tokens), device=mask.device), at]
+    return torch.where(count > 0, pooled, torch.nan)

@@ -12,9 +12,18 @@ from typing_extensions import Self
 
 from lightning_neurocorr.activations.asides import depth
 from lightning_neurocorr.activations.choosing import Layers, choose_layers
-from lightning_neurocorr.activations.pooling import Pooling, check_pooling, pool, widened
+from lightning_neurocorr.activations.pooling import (
+    Pooling,
+    check_pooling,
+    pool,
+    position_mean,
+    widened,
+)
 
 _NOT_CALLED = "its forward was not called"
+
+# Means over positions (N, D) of a batch, and how many positions each sample has.
+OverPositions = tuple[Tensor, int | Tensor]
 
 
 class ActivationRecorder:
@@ -30,6 +39,10 @@ class ActivationRecorder:
         strict: Whether a callable ``pooling`` that fails for a layer is an error of :meth:`take`.
 
     Attributes:
+        over_positions: Of the batch last taken, by layer: each neuron's mean over positions and
+            calls ``(N, D)``, which is the very tensor of :meth:`take` where that has the same
+            numbers, and how many positions each sample has. Layers whose neurons a callable
+            ``pooling`` makes up itself are missing.
         refused: Names of layers that cannot carry a hook (TorchScript), with the reason.
     """
 
@@ -42,7 +55,9 @@ class ActivationRecorder:
         self.pooling = pooling
         self.refused: dict[str, str] = {}
         self._handles: list[RemovableHandle] = []
+        self.over_positions: dict[str, OverPositions] = {}
         self._pooled: dict[str, Tensor] = {}
+        self._over: dict[str, OverPositions | None] = {}
         self._calls: dict[str, int] = {}
         self._failed: dict[str, str] = {}
         self._aside = 0
@@ -68,7 +83,7 @@ class ActivationRecorder:
 
     def clear(self) -> None:
         """Forget what has been recorded since the last :meth:`take`, after a failed forward say."""
-        self._pooled, self._calls, self._failed = {}, {}, {}
+        self._pooled, self._calls, self._failed, self._over = {}, {}, {}, {}
 
     def take(self, num_samples: int | None = None) -> tuple[dict[str, Tensor], dict[str, str]]:
         """What the forwards since the last call recorded, and what went wrong.
@@ -99,6 +114,11 @@ class ActivationRecorder:
                 taken[name] = self._pooled[name] / self._calls[name]
             else:
                 taken[name] = self._pooled[name]
+        self.over_positions = {
+            name: over
+            for name, over in self._over.items()
+            if over is not None and name in taken and over[0].shape == taken[name].shape
+        }
         self.clear()
         if self._strict:
             self._check_pooled(problems)
@@ -124,7 +144,9 @@ class ActivationRecorder:
             if depth() != self._aside or name in self._failed:
                 return
             try:
-                self._add(name, pool(output, module, self.pooling))
+                pooled, over = self._read(output, module)
+                self._add(name, pooled)
+                self._add_over(name, over)
             except Exception as error:  # noqa: BLE001 -- never end the user's forward
                 said = str(error).strip().split("\n")[0]  # PyTorch goes on for pages
                 self._failed[name] = f"{type(error).__name__}: {said[:300]}"
@@ -144,6 +166,36 @@ class ActivationRecorder:
             self._pooled[name] = torch.maximum(seen, pooled)
         else:
             self._pooled[name] = widened(seen) + widened(pooled)
+
+    def _read(self, output: Any, module: nn.Module) -> tuple[Tensor, OverPositions | None]:
+        """The pooled activation and the mean over positions, None where only a callable can read."""
+        if self.pooling == "mean":
+            over = position_mean(output, module)
+            return over[0], over
+        pooled = pool(output, module, self.pooling)
+        try:
+            return pooled, position_mean(output, module)
+        except Exception:
+            if callable(self.pooling):
+                return pooled, None
+            raise
+
+    def _add_over(self, name: str, over: OverPositions | None) -> None:
+        """Calls count as further positions."""
+        seen = self._over.get(name, over)
+        if seen is not None and over is not None and seen is not over:
+            if seen[0].shape == over[0].shape:
+                positions = seen[1] + over[1]
+                total = _times(*seen) + _times(*over)
+                over = _times(total, 1 / positions), positions
+            else:
+                over = None
+        self._over[name] = over if seen is not None else None
+
+
+def _times(values: Tensor, weight: float | Tensor) -> Tensor:
+    """Rows ``(N, D)`` times a number each, or one for all."""
+    return widened(values) * (weight[:, None] if isinstance(weight, Tensor) else weight)
 
 
 def record(

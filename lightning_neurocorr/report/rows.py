@@ -11,7 +11,7 @@ COLUMNS = (
     "r_within_class", "p_within_class", "q_within_class", "r_replicated",
     "r_fold_0", "r_fold_1",
     "contrast_t", "mean_both", "mean_only_model", "mean_only_baseline", "mean_neither",
-    "mean", "std", "active",
+    "mean", "std", "active", "mean_over_positions",
     "attribution", "attribution_low", "attribution_high", "attribution_q", "attribution_contrast",
     "ablation", "ablation_control", "ablation_p", "ablation_q",
     "ablation_advantage", "ablation_shared",
@@ -101,7 +101,9 @@ class NeuronRow:
         mean: Mean activation.
         std: Standard deviation of the activation.
         active: Share of samples in which the activation is not 0.
-        attribution: Mean over only_model samples of (activation - mean) x gradient of
+        mean_over_positions: Mean activation over samples and positions, whatever the pooling: the
+            centre of attribution, and what a silenced neuron says.
+        attribution: Mean over only_model samples of (activation - mean_over_positions) x gradient of
             logit[truth] - logit[baseline's answer], in logits.
         attribution_low: Lower end of its 95 % interval.
         attribution_high: Upper end.
@@ -147,6 +149,7 @@ class NeuronRow:
     mean: float
     std: float
     active: float
+    mean_over_positions: float
     attribution: float
     attribution_low: float
     attribution_high: float

@@ -25,6 +25,7 @@ from lightning_neurocorr.functional import Moments
 from lightning_neurocorr.report import NeuronReport, Outcomes
 from lightning_neurocorr.validation.attributing import Attributing
 from lightning_neurocorr.validation.batches import Batch, SampleTable
+from lightning_neurocorr.validation.position_means import PositionMeans
 from lightning_neurocorr.validation.remarks import alarms, check_labels, message
 from lightning_neurocorr.validation.watched import Watched
 
@@ -73,6 +74,7 @@ class ValidationPass:
         self._watched: dict[torch.device, Watched] = {}
         self._all: Watched | None = None
         self._attributing = Attributing(attribution, class_outcomes, total, processes)
+        self._position_means = PositionMeans()
         self.alarms: tuple[str, ...] = ()
         self._halves: list[Moments] = []
         self._attributed: dict[str, AttributionColumns] = {}
@@ -81,7 +83,11 @@ class ValidationPass:
         self._samples: list[Tensor] = []
 
     def add(
-        self, batch: Batch, activations: Mapping[str, Tensor], problems: Mapping[str, str]
+        self,
+        batch: Batch,
+        activations: Mapping[str, Tensor],
+        problems: Mapping[str, str],
+        over_positions: Mapping[str, tuple[Tensor, int | Tensor]] | None = None,
     ) -> Tensor | None:
         """Add a batch; returns the outcome group of each kept sample, None where there is none.
 
@@ -89,6 +95,9 @@ class ValidationPass:
             batch: Predictions for ``N`` samples.
             activations: ``(N, D)`` by layer.
             problems: Why other layers have none.
+            over_positions: Means over positions ``(N, D)`` and how many there are, by layer, as
+                :class:`~lightning_neurocorr.activations.ActivationRecorder` keeps them; by default
+                every neuron has one position.
         """
         rows, batch = batch.keep, batch.kept()
         for name, reason in problems.items():
@@ -112,6 +121,9 @@ class ValidationPass:
             for name, activation in activations.items()
             if self._fits(name, activation)
         }
+        for name in kept:
+            over = (activations[name], 1) if over_positions is None else over_positions.get(name)
+            self._position_means.add(name, activations[name], over, rows)
         target = F.class_ids(batch.target) if groups is not None else None
         rest = {device: part.only(kept) for device, part in self._watched.items()}
         self._watched = {device: part for device, part in rest.items() if part is not None}
@@ -241,6 +253,7 @@ class ValidationPass:
             "classifies": self.classifies,
             "controls": self.controls,
             "num_classes": self.num_classes,
+            "position_means": self._position_means.state(),
             **self._attributing.state(),
         }
         everyone: list[Any] = _gather(mine)
@@ -272,6 +285,7 @@ class ValidationPass:
         """What went wrong in another process counts here too."""
         self.problems = {**other["problems"], **self.problems}
         self._attributing.heed(other)
+        self._position_means.heed(other["position_means"])
         for name, size in other["sizes"].items():
             if sizes.get(name, size) != size:
                 self.problems[name] = (
@@ -320,8 +334,10 @@ class ValidationPass:
             return {}
         total, self._halves = self._all.moments()
         columns = self._correlated(samples)(total, self._halves)
+        means, device = self._split(columns["mean"]), self._all.metric.device
+        means = self._position_means.compute(means, self._all.sums(), device)
+        columns |= _joined({name: {"mean_over_positions": m} for name, m in means.items()}, self.sizes)
         if self.classifies:
-            means, device = self._split(columns["mean"]), self._all.metric.device
             self._attributed = self._attributing.compute(means, device)
             found = {name: attribution_columns(part) for name, part in self._attributed.items()}
             columns |= _joined(found, self.sizes)

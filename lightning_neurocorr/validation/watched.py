@@ -95,6 +95,12 @@ class Watched:
                 entries = other.exemplars.state[:, :, theirs[name]]
                 self.exemplars.state[:, :, mine[name]] = entries.to(self.exemplars.state.device)
 
+    def sums(self) -> dict[str, tuple[Tensor, Tensor]]:
+        """Samples ``()`` and the sum of each neuron ``(D,)`` by layer, of this process alone."""
+        own = self.metric.layout.unpack(self.metric.state)
+        total = own.n @ own.mean
+        return {name: (own.n.sum(), total[slot]) for name, slot in self.slots().items()}
+
     def moments(self) -> tuple[Moments, list[Moments]]:
         """Moments of all samples and of each half, over all processes, which all must call it."""
         return self.metric.moments()
