@@ -152,6 +152,7 @@ def described(callback: NeuronAdvantage) -> dict[str, Any]:
     wanted = (
         "r", "r_low", "r_within_class", "r_replicated", "contrast_t", "mean", "mean_only_model",
         "attribution", "attribution_contrast", "ablation", "ablation_control", "active",
+        "mean_over_positions",
     )  # fmt: skip
     panels = [
         [(s.position, s.activation, s.outcome, s.target) for s in group]

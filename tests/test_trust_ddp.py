@@ -68,7 +68,7 @@ def test_counts_are_those_of_one_process(name: str, ranks: list[Results], alone:
 @pytest.mark.parametrize("name", SAME)
 def test_columns_are_those_of_one_process(name: str, ranks: list[Results], alone: Results) -> None:
     expected = alone[name]["columns"]
-    assert {"r", "mean"} <= set(expected)
+    assert {"r", "mean", "mean_over_positions"} <= set(expected)
     if name not in ("one_sample", "own_advantage") and "sharded" not in name:
         assert expected["attribution"].isfinite().any()
     for column, values in expected.items():

@@ -168,7 +168,7 @@ class ActivationRecorder:
             self._pooled[name] = widened(seen) + widened(pooled)
 
     def _read(self, output: Any, module: nn.Module) -> tuple[Tensor, OverPositions | None]:
-        """The pooled activation and the mean over positions, None where only a callable can read."""
+        """Pooled, and the mean over positions: None where a callable alone can read the output."""
         if self.pooling == "mean":
             over = position_mean(output, module)
             return over[0], over

@@ -103,8 +103,8 @@ class NeuronRow:
         active: Share of samples in which the activation is not 0.
         mean_over_positions: Mean activation over samples and positions, whatever the pooling: the
             centre of attribution, and what a silenced neuron says.
-        attribution: Mean over only_model samples of (activation - mean_over_positions) x gradient of
-            logit[truth] - logit[baseline's answer], in logits.
+        attribution: Mean over only_model samples of (activation - mean_over_positions) x gradient
+            of logit[truth] - logit[baseline's answer], in logits.
         attribution_low: Lower end of its 95 % interval.
         attribution_high: Upper end.
         attribution_q: Benjamini-Hochberg q of attribution = 0 within the layer.

@@ -336,7 +336,7 @@ class ValidationPass:
         columns = self._correlated(samples)(total, self._halves)
         means, device = self._split(columns["mean"]), self._all.metric.device
         means = self._position_means.compute(means, self._all.sums(), device)
-        columns |= _joined({name: {"mean_over_positions": m} for name, m in means.items()}, self.sizes)
+        columns["mean_over_positions"] = np.concatenate([means[name] for name in self.sizes])
         if self.classifies:
             self._attributed = self._attributing.compute(means, device)
             found = {name: attribution_columns(part) for name, part in self._attributed.items()}
