@@ -20,6 +20,7 @@ from lightning_neurocorr.activations import (
     aside,
     eager,
 )
+from lightning_neurocorr.answers import Answers
 from lightning_neurocorr.options import Options
 from lightning_neurocorr.randomness import PrivateRandomness
 from lightning_neurocorr.reading import (
@@ -89,6 +90,7 @@ class Collector:
             total=settings.total,
             processes=settings.processes,
         )
+        self.answers = Answers(options.advantage, options.scores, rehearsal=settings.rehearsal)
         self.arguments: Callable[[Any], Arguments] | None = None
         self._stack = ExitStack()
 
@@ -108,6 +110,10 @@ class Collector:
     def close(self) -> None:
         """Remove every hook and restore the compiler's stance; closing twice is harmless."""
         self._stack.close()
+
+    def finish(self) -> None:
+        """Raise for what was not waited for batch by batch, once all have passed."""
+        self.answers.finish()
 
     def clear(self) -> None:
         """Forget forwards that were not followed by :meth:`update`."""
@@ -133,6 +139,7 @@ class Collector:
                 options.predictions,
                 scores=options.advantage == "log_prob",
             )
+            prediction, target = self.answers.judged(prediction, target)
             if self.arguments is None and self.output.called:
                 self.arguments = argument_reader(batch, self.output.arguments)
             n = len(prediction)
@@ -140,7 +147,8 @@ class Collector:
             places, keep = loader.advance(n)
             baseline = self._ask_baseline(batch, prediction, loader, places)
             positions = places if ids is None else number_ids(ids, n)
-            read = Batch(prediction, baseline, target, positions, keep)
+            kinds = self.answers.kinds()
+            read = Batch(prediction, baseline, target, positions, keep, kinds)
             groups = self.result.add(read, activations, problems, self.recorder.over_positions)
             if groups is not None and options.attribution is not None:
                 self._attribute(read, groups)
@@ -176,7 +184,8 @@ class Collector:
                 answer = baseline.predict_at(batch, places if loader.known else None)
             else:
                 answer = baseline(batch)
-        classification = not callable(options.advantage)
+        answer = self.answers.answered(answer, prediction, baseline)
+        classification = not callable(options.advantage) and not self.answers.of_labels
         return B.check_prediction(
             answer,
             len(prediction),
@@ -189,6 +198,9 @@ class Collector:
 
     def _attribute(self, batch: Batch, groups: Tensor) -> None:
         """Attribution needs to run the module again on some rows of what it was called with."""
+        if self.answers.of_labels:
+            self.result.no_attribution("samples have sets of labels, and no class beside a rival")
+            return
         if not self.output.called:
             self.result.no_attribution(
                 "the forward of the module named by `output` was not called, so there is nothing "

@@ -25,6 +25,7 @@ from lightning_neurocorr.ranks import SecondPass
 from lightning_neurocorr.reading import Arguments, Predictions
 from lightning_neurocorr.report import NeuronReport
 from lightning_neurocorr.samples import LoaderPositions
+from lightning_neurocorr.scores import Scores
 from lightning_neurocorr.swapping import evaluation_mode
 from lightning_neurocorr.validation import ValidationPass
 from lightning_neurocorr.visualization import Visualizer
@@ -39,6 +40,7 @@ def compare(
     advantage: F.Advantage = "correctness",
     predictions: Predictions | None = None,
     output: str = "",
+    scores: Scores = None,
     pooling: Pooling = "mean",
     top_k: int = 16,
     attribution: bool | Attribution = True,
@@ -63,11 +65,13 @@ def compare(
         baseline: As in [`NeuronAdvantage`][lightning_neurocorr.callback.NeuronAdvantage], fitted.
         layers: What to watch: a name, a glob, a list of these, a predicate, or None for every
             convolution and linear layer.
-        advantage: ``"correctness"``, ``"log_prob"`` or a callable ``(prediction,
-            baseline_prediction, target) -> (N,)``.
+        advantage: ``"correctness"``, ``"log_prob"``, for sets of labels ``"exact_match"`` or
+            ``"jaccard"``, or a callable ``(prediction, baseline_prediction, target) -> (N,)``.
         predictions: ``(outputs, batch) -> (prediction, target)``, where ``outputs`` is what the
             model returned.
         output: Dotted name of the module whose output is the prediction; ``""`` is the model.
+        scores: What predictions and the baseline's answers are, where their values do not tell:
+            ``"logits"`` or ``"probabilities"``, or one for each of ``"model"`` and ``"baseline"``.
         pooling: ``"mean"``, ``"max"`` or a callable from a layer's output to ``(N, D)``.
         top_k: How many neurons get pictures.
         attribution: The *used* column: True, False or its settings.
@@ -160,6 +164,7 @@ def _one_pass(model: nn.Module, subject: Subject, collector: Collector) -> Valid
             collector.update(model(*args, **kwargs), moved, positions, ids)
             if options.visualizer is not None:
                 subject.remember(moved, SEEN_IMAGES)
+        collector.finish()
     return collector.result
 
 

@@ -15,10 +15,15 @@ import torch
 from scipy import special, stats
 from torch import Tensor
 
+from lightning_neurocorr.scores import ScoreKind, ScoreReader
+
 BOTH, ONLY_MODEL, ONLY_BASELINE, NEITHER = range(4)
 
 AdvantageFunction = Callable[[Tensor, Tensor, Tensor], Tensor]
 Advantage = str | AdvantageFunction
+
+CLASS_ADVANTAGES = ("correctness", "log_prob")
+LABEL_ADVANTAGES = ("jaccard", "exact_match")  # of sets of labels
 
 # Below this many expected co-active samples the far tail of the t test is much too optimistic.
 MIN_EXPECTED_COACTIVE = 25.0
@@ -31,11 +36,13 @@ def correctness(prediction: Tensor, target: Tensor) -> Tensor:
 
     Args:
         prediction: Class ids ``(N,)`` or scores ``(N, C)``; a row of scores with a NaN is never
-            correct.
-        target: Class ids ``(N,)``, or one-hot or soft labels ``(N, C)``.
+            correct. Or label sets ``(N, L)`` bool, which are correct where they are the true ones.
+        target: Class ids ``(N,)``, or one-hot labels ``(N, C)``. Or the true label sets.
     """
-    _check_labels("prediction", prediction)
-    _check_labels("target", target)
+    if is_label_sets(prediction) and is_label_sets(target):
+        return (prediction == target).all(1)
+    check_labels("prediction", prediction)
+    check_labels("target", target)
     if len(prediction) != len(target):
         raise ValueError(
             "Expected `prediction` and `target` to have the same length, but got "
@@ -47,12 +54,20 @@ def correctness(prediction: Tensor, target: Tensor) -> Tensor:
     return correct
 
 
+def is_label_sets(values: Tensor) -> bool:
+    """Whether these are sets of labels, ``(N, L)`` bool: any of them may be true."""
+    return values.ndim == 2 and values.dtype == torch.bool
+
+
 def class_ids(labels: Tensor) -> Tensor:
-    """Class ids ``(N,)`` from class ids or from scores ``(N, C)``."""
+    """Class ids ``(N,)`` from class ids or from scores ``(N, C)``; -1 of a set of labels."""
+    if is_label_sets(labels):
+        return torch.full((len(labels),), -1, device=labels.device)
     return labels.argmax(1) if labels.ndim == 2 else labels.long()
 
 
-def _check_labels(name: str, labels: Tensor) -> None:
+def check_labels(name: str, labels: Tensor) -> None:
+    """Raise unless these can be class ids ``(N,)`` or scores ``(N, C)``."""
     if labels.ndim not in (1, 2) or (labels.ndim == 2 and labels.shape[1] < 2):
         raise ValueError(
             f"Expected `{name}` to be class ids (N,) or scores (N, C) with C >= 2, but got shape "
@@ -76,47 +91,88 @@ def outcome_groups(model_correct: Tensor, baseline_correct: Tensor) -> Tensor:
     )
 
 
-def log_probability(scores: Tensor, target: Tensor) -> Tensor:
+def log_probability(scores: Tensor, target: Tensor, kind: ScoreKind | None = None) -> Tensor:
     """Log-probability of the target class, ``(N,)``, at least -87 (the smallest normal float32).
 
-    Rows of ``scores`` ``(N, C)`` that are non-negative and sum to one are probabilities, all others
-    logits (or log-probabilities, which a log-softmax leaves as they are).
+    Args:
+        scores: ``(N, C)``.
+        target: Class ids ``(N,)``, or one-hot labels ``(N, C)``.
+        kind: ``"probabilities"``, or ``"logits"``, which may be log-probabilities: a log-softmax
+            leaves them as they are. None decides by all rows together.
+
+    Raises:
+        ValueError: If ``scores`` have another shape, or may be either kind.
     """
     if scores.ndim != 2:
         raise ValueError(
             "Expected predictions of shape (N, C) for `advantage='log_prob'`, but got "
             f"{tuple(scores.shape)}. Give a baseline with scores, or use `advantage='correctness'`."
         )
+    probabilities = (kind or ScoreReader("source").of_classes(scores)) == "probabilities"
     scores = _widest(scores)
-    is_probability = (scores >= 0).all(1) & ((scores.sum(1) - 1).abs() < 1e-3)
     floor = torch.finfo(torch.float32).tiny
-    log_p = torch.where(
-        is_probability[:, None], scores.clamp_min(floor).log(), scores.log_softmax(1)
-    )
+    log_p = scores.clamp_min(floor).log() if probabilities else scores.log_softmax(1)
     return log_p.gather(1, class_ids(target)[:, None]).squeeze(1).clamp_min(math.log(floor))
 
 
+def jaccard(given: Tensor, target: Tensor) -> Tensor:
+    """Jaccard index of two sets of labels, ``(N,)``: |both| / |either|; 1 if both are empty.
+
+    Args:
+        given: Label sets ``(N, L)`` bool.
+        target: The true ones.
+    """
+    either = (given | target).sum(1)
+    return torch.where(either > 0, _widest((given & target).sum(1)) / either.clamp_min(1), 1.0)
+
+
 def compute_advantage(
-    kind: Advantage, prediction: Tensor, baseline: Tensor, target: Tensor
+    kind: Advantage,
+    prediction: Tensor,
+    baseline: Tensor,
+    target: Tensor,
+    scores: tuple[ScoreKind | None, ScoreKind | None] = (None, None),
 ) -> Tensor:
     """The advantage of the model over the baseline on each sample, ``(N,)``.
 
     Args:
         kind: ``"correctness"`` for 1[model right] - 1[baseline right], ``"log_prob"`` for
-            log p_model(y) - log p_baseline(y), or a callable
-            ``(prediction, baseline_prediction, target) -> (N,)``.
-        prediction: The model's class ids ``(N,)`` or scores ``(N, C)``, or what the callable takes.
+            log p_model(y) - log p_baseline(y); for sets of labels ``"exact_match"`` for
+            1[model's set right] - 1[baseline's], ``"jaccard"`` for the difference of the two
+            Jaccard indices; or a callable ``(prediction, baseline_prediction, target) -> (N,)``.
+        prediction: The model's class ids ``(N,)``, scores ``(N, C)`` or label sets ``(N, L)`` bool,
+            or what the callable takes.
         baseline: The baseline's, likewise.
-        target: Class ids ``(N,)``, or what the callable takes.
+        target: Class ids ``(N,)`` or label sets, or what the callable takes.
+        scores: Whether scores of model and baseline are logits or probabilities, for
+            ``"log_prob"``; None decides by all samples given.
 
     Raises:
         ValueError: If shapes or values are not what ``kind`` needs.
     """
     if callable(kind):
         return _widest(_checked_answer(kind(prediction, baseline, target), len(prediction)))
+    if kind in LABEL_ADVANTAGES:
+        _check_label_sets(prediction, baseline, target)
+    if kind == "jaccard":
+        return jaccard(prediction, target) - jaccard(baseline, target)
     if kind == "log_prob":
-        return log_probability(prediction, target) - log_probability(baseline, target)
+        model, other = (
+            log_probability(values, target, said)
+            for values, said in zip((prediction, baseline), scores, strict=True)
+        )
+        return model - other
     return _widest(correctness(prediction, target)) - _widest(correctness(baseline, target))
+
+
+def _check_label_sets(*sets: Tensor) -> None:
+    """Raise unless all are label sets of one shape."""
+    if not all(map(is_label_sets, sets)) or len({part.shape for part in sets}) > 1:
+        got = ", ".join(f"{part.dtype} {tuple(part.shape)}" for part in sets)
+        raise ValueError(
+            "Expected prediction, baseline and target to be label sets (N, L) of type bool for an "
+            f"advantage of label sets, but got {got}."
+        )
 
 
 def _checked_answer(advantage: object, n: int) -> Tensor:
@@ -136,10 +192,11 @@ def _widest(values: Tensor) -> Tensor:
 
 def check_advantage(kind: Advantage) -> None:
     """Raise unless ``kind`` is one that :func:`compute_advantage` takes."""
-    if not callable(kind) and kind not in ("correctness", "log_prob"):
+    if not callable(kind) and kind not in (*CLASS_ADVANTAGES, *LABEL_ADVANTAGES):
         raise ValueError(
-            "Expected `advantage` to be 'correctness', 'log_prob' or a callable "
-            f"(prediction, baseline_prediction, target) -> (N,), but got {kind!r}."
+            "Expected `advantage` to be 'correctness', 'log_prob' or a callable (prediction, "
+            "baseline_prediction, target) -> (N,), or 'jaccard' or 'exact_match' for sets of "
+            f"labels, but got {kind!r}."
         )
 
 

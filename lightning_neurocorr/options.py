@@ -16,6 +16,7 @@ from lightning_neurocorr.activations import Layers, Pooling, check_pooling
 from lightning_neurocorr.attribution import Attribution
 from lightning_neurocorr.ranks import SecondPass
 from lightning_neurocorr.reading import Predictions
+from lightning_neurocorr.scores import Scores, check_scores
 from lightning_neurocorr.visualization import Visualizer
 
 ToImage = Callable[[Tensor], Any]
@@ -38,6 +39,7 @@ class Options:
     advantage: F.Advantage = "correctness"
     predictions: Predictions | None = None
     output: str = ""
+    scores: Scores = None
     pooling: Pooling = "mean"
     top_k: int = 16
     every_n_validations: int = 1
@@ -71,6 +73,7 @@ class Options:
     def __post_init__(self) -> None:
         B.check_baseline(self.baseline)
         F.check_advantage(self.advantage)
+        check_scores(self.scores)
         check_pooling(self.pooling)
         self._check_numbers()
         self._check_texts()
@@ -144,6 +147,12 @@ class Options:
                 "Expected `visualizer` to be None or to have a `render` method, such as "
                 f"FeatureVisualizer(), but got {self.visualizer!r}."
             )
+        for option, value in (("ablation", self.ablation), ("second_pass", self.second_pass)):
+            if value is not None and self.advantage in F.LABEL_ADVANTAGES:
+                raise ValueError(
+                    f"Expected `{option}` to be None for advantage={self.advantage!r}, but got "
+                    f"{value!r}: it compares samples of one class, and these have sets of labels."
+                )
         by = None if self.ablation is None else self.ablation.by
         if by == "attribution" and not self.attribution:
             raise ValueError(

@@ -86,11 +86,14 @@ def test_log_probability_of_logits_probabilities_and_their_logs() -> None:
 
 
 def test_log_probability_has_a_floor() -> None:
-    target = torch.tensor([1, 1, 1])
-    scores = torch.tensor([[1.0, 0.0], [1000.0, 0.0], [0.0, -math.inf]])
-    found = F.log_probability(scores, target)
-    np.testing.assert_allclose(found, math.log(torch.finfo(torch.float32).tiny), rtol=1e-12)
-    with pytest.raises(ValueError, match=r"shape \(N, C\) for `advantage='log_prob'`, but got \(3"):
+    target = torch.tensor([1, 1])
+    for scores in (
+        torch.tensor([[1.0, 0.0], [1.0, 0.0]]),
+        torch.tensor([[1000.0, 0.0], [0.0, -math.inf]]),
+    ):
+        found = F.log_probability(scores, target)
+        np.testing.assert_allclose(found, math.log(torch.finfo(torch.float32).tiny), rtol=1e-12)
+    with pytest.raises(ValueError, match=r"shape \(N, C\) for `advantage='log_prob'`, but got \(2"):
         F.log_probability(target, target)
 
 
@@ -124,8 +127,27 @@ def test_what_a_callable_advantage_must_return(answer: object, got: str) -> None
         F.compute_advantage(lambda *_: answer, x, x, x)
 
 
+def test_advantages_of_label_sets() -> None:
+    rows = torch.rand(3, 60, 4, generator=seeded())
+    model, baseline, truth = rows > 0.5
+    truth[:2], model[0] = False, False
+    found = {kind: F.compute_advantage(kind, model, baseline, truth) for kind in F.LABEL_ADVANTAGES}
+    for i in range(60):
+        exact, index = [], []
+        for answer in (model[i].tolist(), baseline[i].tolist()):
+            said = {j for j in range(4) if answer[j]}
+            true = {j for j in range(4) if truth[i, j]}
+            exact.append(float(said == true))
+            index.append(len(said & true) / len(said | true) if said | true else 1.0)
+        assert found["exact_match"][i] == exact[0] - exact[1]
+        assert found["jaccard"][i] == pytest.approx(index[0] - index[1], abs=1e-12)
+    assert F.class_ids(truth).tolist() == [-1] * 60
+    with pytest.raises(ValueError, match=r"label sets \(N, L\) of type bool .* got torch.float32"):
+        F.compute_advantage("jaccard", rows[0], baseline, truth)
+
+
 def test_names_of_advantages() -> None:
-    for kind in ("correctness", "log_prob", lambda *_: None):
+    for kind in (*F.CLASS_ADVANTAGES, *F.LABEL_ADVANTAGES, lambda *_: None):
         F.check_advantage(kind)
     with pytest.raises(ValueError, match=r"'correctness', 'log_prob' or a callable .* got 'acc'"):
         F.check_advantage("acc")

@@ -85,7 +85,7 @@ class EstimatorBaseline:
         rows, targets = [], []
         for batch in batches:
             rows.append(self._features(batch))
-            targets.append(read_target(batch, self.target).cpu().numpy())
+            targets.append(_labels(read_target(batch, self.target)).cpu().numpy())
         if not rows:
             raise ValueError("Expected `fit` to be given training batches, but got none.")
         if all(isinstance(part, np.ndarray) for part in rows):
@@ -99,7 +99,13 @@ class EstimatorBaseline:
             )
         fitted: Any = copy.deepcopy(self.estimator)  # the given one stays as it was
         with self._randomness():
-            fitted.fit(rows[0], np.concatenate(targets))
+            labels = np.concatenate(targets)
+            if len(labels) != len(rows[0]):
+                raise ValueError(
+                    f"Expected a label for each of the {len(rows[0])} rows of features, but got "
+                    f"{len(labels)}. Give `features=`, a function of the batch that returns (N, F)."
+                )
+            fitted.fit(rows[0], labels)
         self.estimator = fitted
         self.needs_fit = False
 
@@ -115,7 +121,15 @@ class EstimatorBaseline:
                 return self._predict(features)
         except Exception as error:
             if type(error).__name__ != "NotFittedError":
-                raise
+                if type(error) is not ValueError:
+                    raise
+                shape = getattr(features, "shape", None)
+                raise ValueError(
+                    f"Expected `estimator` ({type(self.estimator).__name__}) to answer for "
+                    f"features{f' of shape {tuple(shape)}' if shape is not None else ''}, but got: "
+                    f"{error}. Give `features=`, a function of the batch that returns the (N, F) "
+                    "it was fitted on."
+                ) from error
             raise ValueError(
                 f"Expected `estimator` to be fitted, but got {type(self.estimator).__name__} that "
                 "is not. Fit it, or give fit=True to fit it on the training data."
@@ -146,8 +160,28 @@ class EstimatorBaseline:
             np.float64 if found.dtype.itemsize > 4 else np.float32
         )
 
+    @property
+    def gives_labels(self) -> bool:
+        """Whether the estimator gives each sample a set of labels, not one class."""
+        known = getattr(self.estimator, "classes_", None)
+        several = isinstance(known, list) and all(set(np.ravel(one)) <= {0, 1} for one in known)
+        return bool(getattr(self.estimator, "multilabel_", several and np.ndim(known[0]) == 1))
+
+    def _predict_labels(self, features: Any) -> Tensor:
+        """``(N, L)``: the probability of each label, else 1 where it is given."""
+        estimator: Any = self.estimator
+        if not hasattr(estimator, "predict_proba"):
+            return as_tensor(estimator.predict(features), "`estimator.predict`")
+        found = estimator.predict_proba(features)
+        if isinstance(found, list):  # one (N, 2) for each label; (N, 1) of one that never varied
+            given = [known[-1] == 1 for known in estimator.classes_]
+            found = np.stack([p[:, -1] * known for p, known in zip(found, given, strict=True)], 1)
+        return as_tensor(found, "`estimator.predict_proba`")
+
     def _predict(self, features: Any) -> Tensor:
         """Scores where the estimator has them for known class ids, else class ids."""
+        if self.gives_labels:
+            return self._predict_labels(features)
         for method, absent in (("predict_proba", 0.0), ("decision_function", -torch.inf)):
             if hasattr(self.estimator, method) and not _votes_by_pairs(self.estimator, method):
                 scores = as_tensor(
@@ -254,6 +288,26 @@ class MajorityBaseline:
         return (
             "MajorityBaseline()" if self.class_id is None else f"MajorityBaseline({self.class_id})"
         )
+
+
+def _labels(target: Tensor) -> Tensor:
+    """Labels that an estimator can be fitted on: class ids ``(N,)``, or label sets ``(N, L)``.
+
+    Raises:
+        ValueError: If they are soft (MixUp, label smoothing) or have more axes.
+    """
+    if target.ndim == 2 and target.shape[1] == 1:
+        return target[:, 0]
+    whole = target.ndim == 1 or (target.ndim == 2 and bool(((target == 0) | (target == 1)).all()))
+    if not whole:
+        raise ValueError(
+            "Expected training labels to be class ids (N,), or zeros and ones (N, L), but got "
+            f"{target.dtype} of shape {tuple(target.shape)}: soft labels of MixUp, say. Give "
+            "`target=`, a function of the batch that returns class ids, or fit the estimator "
+            "beforehand."
+        )
+    one_hot = target.ndim == 2 and bool((target.sum(1) == 1).all())
+    return target.argmax(1) if one_hot else target
 
 
 def _votes_by_pairs(estimator: Any, method: str) -> bool:

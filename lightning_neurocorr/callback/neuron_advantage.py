@@ -37,6 +37,7 @@ from lightning_neurocorr.reading import Predictions
 from lightning_neurocorr.report import NeuronReport
 from lightning_neurocorr.samples import LoaderPositions
 from lightning_neurocorr.scalars import summary_scalars
+from lightning_neurocorr.scores import Scores
 from lightning_neurocorr.validation import SampleTable, ValidationPass
 from lightning_neurocorr.visualization import FeatureVisualizer, Visualizer
 
@@ -52,13 +53,16 @@ class NeuronAdvantage(Callback):
             in ``lightning_neurocorr`` whose names end in ``Baseline`` cover the usual ones.
         layers: What to watch: a name, a glob, a list of these, a predicate ``(name, module)``, or
             None for every convolution and linear layer.
-        advantage: ``"correctness"``, ``"log_prob"`` or a callable ``(prediction,
-            baseline_prediction, target) -> (N,)``, for any task.
+        advantage: ``"correctness"``, ``"log_prob"``, for sets of labels ``"exact_match"`` or
+            ``"jaccard"``, or for any task a callable ``(prediction, baseline_prediction, target)
+            -> (N,)``.
         predictions: ``(outputs, batch) -> (prediction, target)``, where ``outputs`` is what
             ``validation_step`` returned. By default a dict that it returned, else the output of
             the module ``output`` with the target of an ``(x, y)`` or dict batch.
         output: Dotted name of the module whose output is the prediction; ``""`` is the
             LightningModule's own forward.
+        scores: What predictions and the baseline's answers are, where their values do not tell:
+            ``"logits"`` or ``"probabilities"``, or one for each of ``"model"`` and ``"baseline"``.
         pooling: ``"mean"``, ``"max"`` or a callable from a layer's output to ``(N, D)``.
         top_k: How many neurons are shown.
         every_n_validations: Report every n-th validation.
@@ -89,6 +93,7 @@ class NeuronAdvantage(Callback):
         advantage: F.Advantage = "correctness",
         predictions: Predictions | None = None,
         output: str = "",
+        scores: Scores = None,
         pooling: Pooling = "mean",
         top_k: int = 16,
         every_n_validations: int = 1,
@@ -271,6 +276,9 @@ class NeuronAdvantage(Callback):
 
     def _finish(self, trainer: Trainer) -> None:
         """Merge all processes; every one of them comes here, also where it has failed."""
+        if self._collector is not None and not self._faults.broken:
+            with self._faults.guarded("read the scores"):
+                self._collector.finish()
         fine = not self._faults.broken and self._collector is not None
         if not trainer.strategy.reduce_boolean_decision(fine, all=True) or self._collector is None:
             if fine:

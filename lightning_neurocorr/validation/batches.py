@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lightning_neurocorr.scores import ScoreKind
+
 _MOST_CLASSES = 1 << 20  # larger labels are ids of something else
 
 
@@ -20,6 +22,7 @@ class Batch:
         target: The truth.
         positions: Dataset positions ``(N,)``.
         keep: Which samples count; None for all (padding of distributed samplers does not).
+        scores: Whether scores of model and baseline are logits or probabilities; None if unknown.
     """
 
     prediction: Tensor
@@ -27,6 +30,7 @@ class Batch:
     target: Tensor
     positions: Tensor
     keep: Tensor | None = None
+    scores: tuple[ScoreKind | None, ScoreKind | None] = (None, None)
 
     def kept(self) -> Batch:
         """Without padding."""
@@ -34,7 +38,11 @@ class Batch:
             return self
         rows = self.keep.to(self.prediction.device)
         return Batch(
-            self.prediction[rows], self.baseline[rows], self.target[rows], self.positions[self.keep]
+            self.prediction[rows],
+            self.baseline[rows],
+            self.target[rows],
+            self.positions[self.keep],
+            scores=self.scores,
         )
 
     def has_classes(self) -> bool:

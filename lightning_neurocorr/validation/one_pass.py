@@ -23,6 +23,7 @@ from lightning_neurocorr.columns import (
 from lightning_neurocorr.exemplars import Ranking
 from lightning_neurocorr.functional import Moments
 from lightning_neurocorr.report import NeuronReport, Outcomes
+from lightning_neurocorr.scores import ScoreKind, check_kinds
 from lightning_neurocorr.validation.attributing import Attributing
 from lightning_neurocorr.validation.batches import Batch, SampleTable
 from lightning_neurocorr.validation.position_means import PositionMeans
@@ -79,6 +80,7 @@ class ValidationPass:
         self._halves: list[Moments] = []
         self._attributed: dict[str, AttributionColumns] = {}
         self._batches = 0
+        self._scores: tuple[ScoreKind | None, ScoreKind | None] = (None, None)
         self._fired: dict[str, int] = {}
         self._samples: list[Tensor] = []
 
@@ -110,8 +112,9 @@ class ValidationPass:
         if self.classifies is None:
             self._begin(batch, activations)
         advantage = F.compute_advantage(
-            self.advantage, batch.prediction, batch.baseline, batch.target
+            self.advantage, batch.prediction, batch.baseline, batch.target, batch.scores
         )
+        self._scores = batch.scores
         groups = self._groups(batch)
         covariates = self._covariates(groups, batch)
         # Once, and without waiting for the device, as every layer would.
@@ -151,6 +154,9 @@ class ValidationPass:
         return Watched(sizes, device, covariates, self.keep_exemplars)
 
     def _choose_controls(self, batch: Batch, activations: Mapping[str, Tensor]) -> None:
+        if F.is_label_sets(batch.target):  # no one class to control for
+            self.num_classes = None
+            return
         for scores in (batch.prediction, batch.baseline):
             if scores.ndim == 2 and self.num_classes is None:
                 self.num_classes = scores.shape[1]
@@ -254,9 +260,11 @@ class ValidationPass:
             "controls": self.controls,
             "num_classes": self.num_classes,
             "position_means": self._position_means.state(),
+            "scores": self._scores,
             **self._attributing.state(),
         }
         everyone: list[Any] = _gather(mine)
+        check_kinds([other["scores"] for other in everyone])
         told = next((m for m in everyone if m["classifies"] is not None), mine)
         self.classifies, self.controls = told["classifies"], told["controls"]
         self.num_classes = told["num_classes"]

@@ -75,9 +75,19 @@ def check_labels(samples: SampleTable, num_classes: int) -> None:
         ValueError: Naming the first such target.
     """
     wrong = (samples.target < 0) | (samples.target >= num_classes)
-    if bool(wrong.any()):
-        raise ValueError(
-            f"Expected targets to be class ids in [0, {num_classes}), but got "
-            f"{int(samples.target[wrong][0])} for {int(wrong.sum())} samples. Leave these "
-            "out of the validation set, or pass `predictions` and a callable `advantage`."
+    if not bool(wrong.any()):
+        return
+    first, last = int(samples.target.min()), int(samples.target.max())
+    cure = (
+        "Leave these out of the validation set, or pass `predictions` and a callable `advantage`."
+    )
+    if first and last - first < num_classes:
+        step = f"- {first}" if first > 0 else f"+ {-first}"
+        cure = (
+            f"All targets lie from {first} to {last}. If {first} is the first class, pass "
+            f"predictions=lambda outputs, batch: (outputs, batch[1] {step}). {cure}"
         )
+    raise ValueError(
+        f"Expected targets to be class ids in [0, {num_classes}), but got "
+        f"{int(samples.target[wrong][0])} for {int(wrong.sum())} samples. {cure}"
+    )
