@@ -17,6 +17,7 @@ from lightning_neurocorr import baselines as B
 from lightning_neurocorr.activations import (
     ActivationRecorder,
     OutputRecorder,
+    Place,
     aside,
     eager,
 )
@@ -53,7 +54,7 @@ class Settings:
     """
 
     options: Options
-    layers: Mapping[str, nn.Module]
+    layers: Mapping[str, Place]
     module: nn.Module
     exemplars: int = 0
     class_advantage: Tensor | None = None

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_neurocorr import functional as F
-from lightning_neurocorr.activations import aside, eager
+from lightning_neurocorr.activations import Place, aside, eager
 from lightning_neurocorr.evidence import Panel, Picture, Sample
 from lightning_neurocorr.exemplars import Exemplar, MatchedSamples, Ranking, Reservoir
 from lightning_neurocorr.options import ToImage
@@ -40,7 +40,7 @@ class Subject:
 
     Attributes:
         module: The module whose output is the prediction.
-        layers: The watched layers by name.
+        layers: Where the watched layers are read, by name.
         loaders: The validation loaders that samples can be fetched from.
         arguments: How the module is called on a batch, ``(args, kwargs)``.
         autocast: Opens the precision that the user's forward runs in.
@@ -49,7 +49,7 @@ class Subject:
     """
 
     module: nn.Module
-    layers: Mapping[str, nn.Module]
+    layers: Mapping[str, Place]
     loaders: Sequence[LoaderPositions]
     arguments: Callable[[Any], Arguments]
     move: Callable[[Any, int], Any]

@@ -13,11 +13,13 @@ from torch.nn.utils.rnn import PackedSequence
 from torch.utils import _pytree as pytree
 
 from lightning_neurocorr.activations import (
+    Place,
     batch_axis,
     choose_layers,
     eager,
     first_tensor,
     layer_names,
+    listen,
     unit_axis,
     unit_lists,
 )
@@ -28,7 +30,7 @@ Units = int | Iterable[int] | Tensor
 
 @contextmanager
 def silence(
-    model: nn.Module | Mapping[str, nn.Module],
+    model: nn.Module | Mapping[str, Place],
     units: Mapping[str, Units],
     fill: Fill = "mean",
     values: Mapping[str, Tensor] | None = None,
@@ -37,7 +39,7 @@ def silence(
     """Silence neurons of a model in a ``with``; the model itself is not changed, and calls nest.
 
     Args:
-        model: Any module, or layers by name as ``choose_layers`` gives them.
+        model: Any module, or layers by name as ``choose_layers`` or ``find_sites`` gives them.
         units: The units of each layer, by the layer's dotted name. A layer counts by its output,
             or by the first tensor in it (an LSTM's final state keeps what its output has lost).
         fill: What a silenced neuron says instead: ``"mean"``, its mean over the batch and all
@@ -64,23 +66,23 @@ def silence(
         raise ValueError(f"Expected `values` only with fill='mean', but got fill={fill!r}.")
     chosen = unit_lists(units)
     named = _named(model)
-    modules = _modules(model, named, chosen)
+    places = _places(model, named, chosen)
     constants = {} if values is None else _constants(values, named)
     generator = torch.Generator().manual_seed(seed)
     called: set[str] = set()
     with ExitStack() as stack:
         if isinstance(model, nn.Module):
             stack.enter_context(eager(model))
-        for name, module in modules.items():
+        for name, place in places.items():
             given = constants.get(name)
             hook = _silencer(name, chosen[name], fill, given, generator, called)
-            stack.callback(module.register_forward_hook(hook).remove)
+            stack.callback(listen(place, hook).remove)
         yield
-    if missed := sorted(modules.keys() - called):
+    if missed := sorted(places.keys() - called):
         warnings.warn(f"Nothing was silenced in {', '.join(missed)}: never called.", stacklevel=3)
 
 
-def _named(model: Any) -> Mapping[str, nn.Module]:
+def _named(model: Any) -> Mapping[str, Place]:
     """Layers by name."""
     if isinstance(model, nn.Module):
         return layer_names(model)
@@ -89,9 +91,7 @@ def _named(model: Any) -> Mapping[str, nn.Module]:
     return model
 
 
-def _modules(
-    model: Any, named: Mapping[str, nn.Module], names: Iterable[str]
-) -> dict[str, nn.Module]:
+def _places(model: Any, named: Mapping[str, Place], names: Iterable[str]) -> dict[str, Place]:
     for name in names:
         if name not in named:
             if isinstance(model, nn.Module):
@@ -118,13 +118,13 @@ def _silencer(
     given: Tensor | None,
     generator: torch.Generator,
     called: set[str],
-) -> Callable[[nn.Module, Any, Any], Any]:
-    """A forward hook that returns the output with its silenced units replaced."""
+) -> Callable[[Place, Any], Any]:
+    """A hook that returns what a layer says with its silenced units replaced."""
 
-    def hook(module: nn.Module, _: Any, output: Any) -> Any:
+    def hook(place: Place, output: Any) -> Any:
         called.add(name)
         activation = first_tensor(output)
-        axis = unit_axis(module, activation)
+        axis = unit_axis(place, activation)
         size = activation.shape[axis]
         if units and units[-1] >= size:
             raise ValueError(f"Expected units of layer {name!r} below {size}, but got {units[-1]}.")
@@ -138,7 +138,7 @@ def _silencer(
         if fill == "resample":
             if any(isinstance(part, PackedSequence) for part in (output, *_parts(output))):
                 raise ValueError("Expected fill='mean' or 'zero' for packed sequences.")
-            said = heard.index_select(*_others(module, activation, generator))
+            said = heard.index_select(*_others(place, activation, generator))
         else:
             said = _constant(heard, axis, fill, None if given is None else given[units])
         changed = activation.index_copy(axis, index, said.to(activation.dtype))
@@ -163,11 +163,9 @@ def _constant(heard: Tensor, axis: int, fill: Fill, given: Tensor | None) -> Ten
     return (wide.mean(others, keepdim=True) if others else wide).expand_as(heard)
 
 
-def _others(
-    module: nn.Module, activation: Tensor, generator: torch.Generator
-) -> tuple[int, Tensor]:
+def _others(place: Place, activation: Tensor, generator: torch.Generator) -> tuple[int, Tensor]:
     """The axis of the samples, and for each sample another one: a random cycle through all."""
-    axis = batch_axis(module, activation)
+    axis = batch_axis(place, activation)
     count = activation.shape[axis]
     if count < 2:
         raise ValueError("Expected a batch of at least 2 samples for fill='resample', but got 1.")

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lightning_neurocorr.ablation.halves import AblationSamples, Half
 from lightning_neurocorr.ablation.plan import Pair, Plan, SilencedSet
@@ -23,7 +23,7 @@ from lightning_neurocorr.ablation.results import (
 )
 from lightning_neurocorr.ablation.significance import MIN_ROUNDS, excess_p_values
 from lightning_neurocorr.ablation.silencing import silence
-from lightning_neurocorr.activations import ActivationRecorder
+from lightning_neurocorr.activations import ActivationRecorder, Place
 from lightning_neurocorr.functional import adjust_p_values
 
 _ROUNDS_PER_NEURON = 40  # p times the neurons silenced has to be able to come below 0.05
@@ -31,7 +31,7 @@ _ROUNDS_PER_NEURON = 40  # p times the neurons silenced has to be able to come b
 
 def study(
     forward: Callable[..., Tensor],
-    layers: Mapping[str, nn.Module],
+    layers: Mapping[str, Place],
     samples: AblationSamples,
     ranking: Mapping[int, Mapping[str, Sequence[int]]],
     settings: Ablation | None = None,
@@ -94,7 +94,7 @@ class _Run:
     def __init__(
         self,
         forward: Callable[..., Tensor],
-        layers: Mapping[str, nn.Module],
+        layers: Mapping[str, Place],
         halves: tuple[Half, Half],
         settings: Ablation,
         means: Mapping[str, Tensor] | None,

@@ -5,32 +5,36 @@ channel of a convolution, an output feature of a linear layer.
 """
 
 from lightning_neurocorr.activations.asides import aside
+from lightning_neurocorr.activations.axes import batch_axis, unit_axis
 from lightning_neurocorr.activations.choosing import Layers, choose_layers, layer_names
 from lightning_neurocorr.activations.compilation import eager
 from lightning_neurocorr.activations.outputs import OutputRecorder, output_module
 from lightning_neurocorr.activations.pooling import (
     Pooling,
-    batch_axis,
     check_pooling,
     first_tensor,
     pool,
-    unit_axis,
 )
 from lightning_neurocorr.activations.recording import ActivationRecorder, record
+from lightning_neurocorr.activations.sites import Place, Site, carrier, listen
 from lightning_neurocorr.activations.units import unit_lists
 
 __all__ = [
     "ActivationRecorder",
     "Layers",
     "OutputRecorder",
+    "Place",
     "Pooling",
+    "Site",
     "aside",
     "batch_axis",
+    "carrier",
     "check_pooling",
     "choose_layers",
     "eager",
     "first_tensor",
     "layer_names",
+    "listen",
     "output_module",
     "pool",
     "record",

@@ -8,19 +8,16 @@ from dataclasses import fields, is_dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
-from torch.nn.modules.conv import _ConvNd
+from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence, pad_sequence
 
-from lightning_neurocorr.activations.sequences import is_sequence_first
+from lightning_neurocorr.activations.axes import batch_axis, unit_axis
+from lightning_neurocorr.activations.sites import Place
 
 Pooling = str | Callable[[Tensor], Tensor]
 
 _HALF = (torch.float16, torch.bfloat16)
 _TOKEN = ("cls", "last")
-_CHANNEL_SECOND = (_ConvNd, _NormBase, nn.GroupNorm)
-_FEATURE_LAST = (nn.Linear, nn.LayerNorm, nn.Embedding, nn.RNNBase, nn.MultiheadAttention)
 
 
 def first_tensor(output: Any) -> Tensor:
@@ -43,33 +40,15 @@ def first_tensor(output: Any) -> Tensor:
     raise TypeError(f"Expected a layer's output to hold a tensor, but got {type(output).__name__}.")
 
 
-def unit_axis(module: nn.Module, activation: Tensor) -> int:
-    """The axis of ``activation`` along which the units of ``module`` lie (non-negative)."""
-    if isinstance(module, _FEATURE_LAST):
-        return activation.ndim - 1
-    if isinstance(module, _CHANNEL_SECOND) or activation.ndim >= 4:
-        return 1
-    return activation.ndim - 1
-
-
-def batch_axis(module: nn.Module, activation: Tensor) -> int:
-    """The axis of ``activation`` with the samples: 1 for modules that say ``batch_first=False``.
-
-    So it is for all parts of PyTorch's own transformers that were found by ``choose_layers``. A
-    linear layer behind another sequence-first module cannot know; it counts as batch first.
-    """
-    return int(activation.ndim == 3 and is_sequence_first(module))
-
-
 def pool(
-    output: Any, module: nn.Module, pooling: Pooling = "mean", mask: Tensor | None = None
+    output: Any, place: Place, pooling: Pooling = "mean", mask: Tensor | None = None
 ) -> Tensor:
     """One number per sample and neuron, ``(N, D)``: space, time or tokens pooled away.
 
     Args:
-        output: What ``module`` returned. A tuple, dict or dataclass counts by its first tensor.
-        module: The layer; its kind says where units and samples lie (see :func:`unit_axis`,
-            :func:`batch_axis`).
+        output: What was heard at ``place``. A tuple, dict or dataclass counts by its first tensor.
+        place: The layer, or the site that says where its units and samples lie (see
+            :func:`unit_axis`, :func:`batch_axis`).
         pooling: ``"mean"`` or ``"max"`` over positions; ``"cls"`` or ``"last"``, the first or last
             real token of a token layer ``(N, T, D)``; or a callable from the layer's output tensor
             to ``(N, D)``. A layer with one position per sample is taken as it is.
@@ -88,16 +67,16 @@ def pool(
     """
     if callable(pooling):
         return _called(pooling, first_tensor(output).detach())
-    if (tokens := _tokens(output, module, mask)) is not None:
+    if (tokens := _tokens(output, place, mask)) is not None:
         return _pool_tokens(*tokens, pooling)
     activation = _as_real(first_tensor(output).detach())
     if activation.ndim < 2:
         return activation.reshape(-1, 1).clone()
-    reduce = _positions(module, activation)
+    reduce = _positions(place, activation)
     if not reduce:
         return activation.clone()  # an in-place activation after the layer would overwrite it
     if pooling in _TOKEN:
-        if len(reduce) > 1 or unit_axis(module, activation) != 2:
+        if len(reduce) > 1 or unit_axis(place, activation) != 2:
             raise ValueError(
                 f"pooling={pooling!r} takes one token of a layer (N, T, D), but this layer gives "
                 f"{tuple(activation.shape)}"
@@ -109,18 +88,18 @@ def pool(
 
 
 def position_mean(
-    output: Any, module: nn.Module, mask: Tensor | None = None
+    output: Any, place: Place, mask: Tensor | None = None
 ) -> tuple[Tensor, int | Tensor]:
     """The mean over positions ``(N, D)`` and how many positions each sample has.
 
     It is what :func:`pool` gives for ``"mean"``, and the number of positions is an integer where
     all samples have as many, else ``(N,)``. So batches add up to the mean over all positions.
     """
-    if (tokens := _tokens(output, module, mask)) is not None:
+    if (tokens := _tokens(output, place, mask)) is not None:
         return _pool_tokens(*tokens, "mean"), tokens[1].sum(1)
     activation = first_tensor(output)
-    sizes = [activation.shape[axis] for axis in _positions(module, activation)]
-    return pool(output, module), math.prod(sizes)
+    sizes = [activation.shape[axis] for axis in _positions(place, activation)]
+    return pool(output, place), math.prod(sizes)
 
 
 def widened(values: Tensor) -> Tensor:
@@ -145,11 +124,11 @@ def _called(pooling: Callable[[Tensor], Tensor], activation: Tensor) -> Tensor:
     return _as_real(pooled).clone()
 
 
-def _positions(module: nn.Module, activation: Tensor) -> list[int]:
+def _positions(place: Place, activation: Tensor) -> list[int]:
     """The axes of ``activation`` with neither samples nor units."""
     if activation.ndim < 2:
         return []
-    keep = {batch_axis(module, activation), unit_axis(module, activation)}
+    keep = {batch_axis(place, activation), unit_axis(place, activation)}
     return [axis for axis in range(activation.ndim) if axis not in keep]
 
 
@@ -166,7 +145,7 @@ def _wide(activation: Tensor) -> torch.dtype:
 # --- sequences of several lengths ----------------------------------------------------------------
 
 
-def _tokens(output: Any, module: nn.Module, mask: Tensor | None) -> tuple[Tensor, Tensor] | None:
+def _tokens(output: Any, place: Place, mask: Tensor | None) -> tuple[Tensor, Tensor] | None:
     """Activations ``(N, T, D)`` and their real tokens ``(N, T)``; None where all positions count.
 
     Packed sequences and nested tensors, as `nn.TransformerEncoder` makes of padded batches, hold
@@ -184,8 +163,8 @@ def _tokens(output: Any, module: nn.Module, mask: Tensor | None) -> tuple[Tensor
         return padded, _up_to(torch.tensor([len(row) for row in rows]), padded)
     if mask is None or activation.ndim != 3:
         return None
-    (position,) = _positions(module, activation)
-    axes = (batch_axis(module, activation), position, unit_axis(module, activation))
+    (position,) = _positions(place, activation)
+    axes = (batch_axis(place, activation), position, unit_axis(place, activation))
     tokens = widened(_as_real(activation.movedim(axes, (0, 1, 2))))
     if mask.shape != tokens.shape[:2]:
         raise ValueError(

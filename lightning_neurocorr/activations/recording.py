@@ -19,6 +19,7 @@ from lightning_neurocorr.activations.pooling import (
     position_mean,
     widened,
 )
+from lightning_neurocorr.activations.sites import Place, Site, carrier, listen
 
 _NOT_CALLED = "its forward was not called"
 
@@ -34,7 +35,7 @@ class ActivationRecorder:
     the maximum for ``"max"``.
 
     Args:
-        layers: Layers by name, as :func:`choose_layers` gives them.
+        layers: Layers by name, as :func:`choose_layers` gives them, or where to read them.
         pooling: See :func:`pool`.
         strict: Whether a callable ``pooling`` that fails for a layer is an error of :meth:`take`.
 
@@ -47,7 +48,7 @@ class ActivationRecorder:
     """
 
     def __init__(
-        self, layers: Mapping[str, nn.Module], pooling: Pooling = "mean", *, strict: bool = False
+        self, layers: Mapping[str, Place], pooling: Pooling = "mean", *, strict: bool = False
     ) -> None:
         check_pooling(pooling)
         self._strict = strict and callable(pooling)
@@ -60,13 +61,14 @@ class ActivationRecorder:
         self._over: dict[str, OverPositions | None] = {}
         self._calls: dict[str, int] = {}
         self._failed: dict[str, str] = {}
+        self._spoken: dict[str, int] = {}  # calls of layers that are heard elsewhere
         self._aside = 0
 
     def __enter__(self) -> Self:
         self._aside = depth()
         try:
-            for name, module in self.layers.items():
-                self._register(name, module)
+            for name, place in self.layers.items():
+                self._register(name, place)
         except BaseException:
             self.close()
             raise
@@ -84,6 +86,7 @@ class ActivationRecorder:
     def clear(self) -> None:
         """Forget what has been recorded since the last :meth:`take`, after a failed forward say."""
         self._pooled, self._calls, self._failed, self._over = {}, {}, {}, {}
+        self._spoken = {}
 
     def take(self, num_samples: int | None = None) -> tuple[dict[str, Tensor], dict[str, str]]:
         """What the forwards since the last call recorded, and what went wrong.
@@ -105,6 +108,8 @@ class ActivationRecorder:
                 continue
             if name not in self._pooled:
                 problems[name] = _NOT_CALLED
+            elif astray := self._astray(name):
+                problems[name] = astray
             elif num_samples is not None and len(self._pooled[name]) != num_samples:
                 problems[name] = (
                     f"it gave {len(self._pooled[name])} rows for {num_samples} samples; "
@@ -124,6 +129,17 @@ class ActivationRecorder:
             self._check_pooled(problems)
         return taken, problems
 
+    def _astray(self, name: str) -> str:
+        """Why what was heard elsewhere is not what the layer said; empty where it is."""
+        place, heard = self.layers[name], self._calls[name]
+        spoken = self._spoken.get(name, 0)
+        if not isinstance(place, Site) or not place.elsewhere or spoken == heard:
+            return ""
+        return (
+            f"it was called {spoken} times and heard {heard} times at {place.name}: the forward "
+            'went another way than in the first batch. Read it with at="raw"'
+        )
+
     def _check_pooled(self, problems: Mapping[str, str]) -> None:
         for name, reason in problems.items():
             if reason != _NOT_CALLED:
@@ -133,18 +149,27 @@ class ActivationRecorder:
                     "it look at the number of axes."
                 )
 
-    def _register(self, name: str, module: nn.Module) -> None:
-        if isinstance(module, torch.jit.ScriptModule):
+    def _register(self, name: str, place: Place) -> None:
+        if isinstance(carrier(place), torch.jit.ScriptModule):
             self.refused[name] = "TorchScript modules take no hooks"
             return
-        self._handles.append(module.register_forward_hook(self._hook(name)))
+        self._handles.append(listen(place, self._hook(name)))
+        if isinstance(place, Site) and place.elsewhere:
+            self._handles.append(place.layer.register_forward_hook(self._counter(name)))
 
-    def _hook(self, name: str) -> Callable[[nn.Module, Any, Any], None]:
-        def hook(module: nn.Module, _: Any, output: Any) -> None:
+    def _counter(self, name: str) -> Callable[[nn.Module, Any, Any], None]:
+        def count(*_: Any) -> None:
+            if depth() == self._aside:
+                self._spoken[name] = self._spoken.get(name, 0) + 1
+
+        return count
+
+    def _hook(self, name: str) -> Callable[[Place, Any], None]:
+        def hook(place: Place, output: Any) -> None:
             if depth() != self._aside or name in self._failed:
                 return
             try:
-                pooled, over = self._read(output, module)
+                pooled, over = self._read(output, place)
                 self._add(name, pooled)
                 self._add_over(name, over)
             except Exception as error:  # noqa: BLE001 -- never end the user's forward
@@ -167,14 +192,14 @@ class ActivationRecorder:
         else:
             self._pooled[name] = widened(seen) + widened(pooled)
 
-    def _read(self, output: Any, module: nn.Module) -> tuple[Tensor, OverPositions | None]:
+    def _read(self, output: Any, place: Place) -> tuple[Tensor, OverPositions | None]:
         """Pooled, and the mean over positions: None where a callable alone can read the output."""
         if self.pooling == "mean":
-            over = position_mean(output, module)
+            over = position_mean(output, place)
             return over[0], over
-        pooled = pool(output, module, self.pooling)
+        pooled = pool(output, place, self.pooling)
         try:
-            return pooled, position_mean(output, module)
+            return pooled, position_mean(output, place)
         except Exception:
             if callable(self.pooling):
                 return pooled, None

@@ -10,18 +10,25 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 from torch.utils import _pytree as pytree
 from torch.utils.hooks import RemovableHandle
 from typing_extensions import Self
 
-from lightning_neurocorr.activations import batch_axis, first_tensor, unit_axis
+from lightning_neurocorr.activations import (
+    Place,
+    batch_axis,
+    carrier,
+    first_tensor,
+    listen,
+    unit_axis,
+)
 
 
 def attribute(
     forward: Callable[[], Tensor],
-    layers: Mapping[str, nn.Module],
+    layers: Mapping[str, Place],
     target: Tensor,
     rival: Tensor | None = None,
     *,
@@ -38,7 +45,7 @@ def attribute(
         forward: Runs the model on ``n`` samples and returns logits ``(n, C)``, or ``(n,)`` or
             ``(n, 1)`` for one logit of class 1 against class 0. It is called outside inference mode
             with gradients on, and has to clone tensors that were made in inference mode.
-        layers: Watched layers by name.
+        layers: Watched layers by name, or where to read them.
         target: Class ids ``(n,)``.
         rival: Class ids ``(n,)``. The model's next best class counts where it is negative or the
             target itself, and for every sample if it is None.
@@ -58,10 +65,10 @@ def attribute(
         gradients = _differentiate(objective, taps)
         found = {}
         for name, calls in gradients.items():
-            module, kept = layers[name], [activation.detach() for activation in taps.kept[name]]
+            place, kept = layers[name], [activation.detach() for activation in taps.kept[name]]
             if method == "path":
-                calls = _path_gradients(objective, {name: module}, kept, path_steps)
-            pairs = [_sums(module, a, g, len(target)) for a, g in zip(kept, calls, strict=True)]
+                calls = _path_gradients(objective, {name: place}, kept, path_steps)
+            pairs = [_sums(place, a, g, len(target)) for a, g in zip(kept, calls, strict=True)]
             parts = [pair for pair in pairs if pair is not None]
             if len(parts) == len(pairs):
                 found[name] = (sum(u for u, _ in parts), sum(v for _, v in parts))
@@ -112,7 +119,7 @@ class _Taps:
     in-place activation would overwrite what was kept.
     """
 
-    def __init__(self, layers: Mapping[str, nn.Module], values: list[Tensor] | None = None) -> None:
+    def __init__(self, layers: Mapping[str, Place], values: list[Tensor] | None = None) -> None:
         self.layers = layers
         self.values = values  # given to the model in place of the output, call by call
         self.kept: dict[str, list[Tensor]] = {}
@@ -123,9 +130,9 @@ class _Taps:
     def __enter__(self) -> Self:
         self.kept, self.recording = {}, True
         try:
-            for name, module in self.layers.items():
-                if not isinstance(module, torch.jit.ScriptModule):
-                    self._handles.append(module.register_forward_hook(self._hook(name)))
+            for name, place in self.layers.items():
+                if not isinstance(carrier(place), torch.jit.ScriptModule):
+                    self._handles.append(listen(place, self._hook(name)))
         except BaseException:
             self.__exit__()
             raise
@@ -135,8 +142,8 @@ class _Taps:
         while self._handles:
             self._handles.pop().remove()
 
-    def _hook(self, name: str) -> Callable[[nn.Module, Any, Any], Any]:
-        def tap(_module: nn.Module, _inputs: Any, output: Any) -> Any:
+    def _hook(self, name: str) -> Callable[[Place, Any], Any]:
+        def tap(_: Place, output: Any) -> Any:
             if torch.is_inference_mode_enabled() or _is_packed(output):
                 return None
             activation = first_tensor(output)
@@ -203,7 +210,7 @@ def _differentiate_once(objective: _Margin, taps: _Taps) -> dict[str, list[Tenso
 
 
 def _path_gradients(
-    objective: _Margin, layer: Mapping[str, nn.Module], ends: list[Tensor], steps: int
+    objective: _Margin, layer: Mapping[str, Place], ends: list[Tensor], steps: int
 ) -> list[Tensor]:
     """The mean gradient at the midpoints of the line from zero to the activations of a layer."""
     total = [torch.zeros_like(_wide(end)) for end in ends]
@@ -219,12 +226,12 @@ def _wide(values: Tensor) -> Tensor:
 
 
 def _sums(
-    module: nn.Module, activation: Tensor, gradient: Tensor, samples: int
+    place: Place, activation: Tensor, gradient: Tensor, samples: int
 ) -> tuple[Tensor, Tensor] | None:
     """The u and v of one call of a layer; None where its rows are not the samples."""
     if activation.ndim < 2:
         activation, gradient = activation.reshape(-1, 1), gradient.reshape(-1, 1)
-    rows, units = batch_axis(module, activation), unit_axis(module, activation)
+    rows, units = batch_axis(place, activation), unit_axis(place, activation)
     if activation.shape[rows] != samples:
         return None
     others = [axis for axis in range(activation.ndim) if axis != units]

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lightning_neurocorr.activations import Place
 from lightning_neurocorr.attribution.columns import AttributionColumns, columns
 from lightning_neurocorr.attribution.gradients import attribute
 from lightning_neurocorr.attribution.settings import Attribution
@@ -57,7 +58,7 @@ class AttributionSums:
     def update(
         self,
         forward: Callable[[], Tensor],
-        layers: Mapping[str, nn.Module],
+        layers: Mapping[str, Place],
         target: Tensor,
         rival: Tensor | None,
         group: Tensor,

@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lightning_neurocorr import functional as F
+from lightning_neurocorr.activations import Place
 from lightning_neurocorr.attribution import (
     Attribution,
     AttributionColumns,
@@ -58,7 +59,7 @@ class Attributing:
         batch: Batch,
         groups: Tensor,
         run: Callable[[Tensor], Callable[[], Tensor]],
-        layers: Mapping[str, nn.Module],
+        layers: Mapping[str, Place],
         sizes: Mapping[str, int],
     ) -> None:
         """Add a batch; see :meth:`ValidationPass.attribute`. ``sizes`` are neurons by layer."""

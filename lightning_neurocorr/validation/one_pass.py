@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torchmetrics.utilities.distributed import gather_all_tensors
 
 from lightning_neurocorr import functional as F
+from lightning_neurocorr.activations import Place
 from lightning_neurocorr.attribution import Attribution, AttributionColumns
 from lightning_neurocorr.columns import (
     GROUPS,
@@ -207,7 +208,7 @@ class ValidationPass:
         batch: Batch,
         groups: Tensor,
         run: Callable[[Tensor], Callable[[], Tensor]],
-        layers: Mapping[str, nn.Module],
+        layers: Mapping[str, Place],
     ) -> None:
         """Attribute the samples of a batch that tell model and baseline apart, up to the cap.
 

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from lightning_neurocorr.activations import Place
 from lightning_neurocorr.evidence import Picture
 from lightning_neurocorr.visualization import parametrization
 from lightning_neurocorr.visualization.augmentation import draw_warps, warp
@@ -36,7 +37,7 @@ class Drawing:
         self,
         settings: FeatureVisualizer,
         model: IsolatedModel,
-        layers: Mapping[str, nn.Module],
+        layers: Mapping[str, Place],
         targets: Sequence[Target],
         prior: ImagePrior,
     ) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_neurocorr.activations import eager
+from lightning_neurocorr.activations import Place, carrier, eager, listen
 from lightning_neurocorr.randomness import preserved_randomness
 from lightning_neurocorr.swapping import call_with, evaluation_mode, own_tensors
 from lightning_neurocorr.visualization.checkpointing import without_checkpointing
@@ -20,7 +20,7 @@ from lightning_neurocorr.visualization.shortcuts import (
     still_tensors,
 )
 
-Read = Callable[[Any, nn.Module], Tensor]
+Read = Callable[[Any, Place], Tensor]
 
 
 class _Reached(BaseException):
@@ -61,13 +61,14 @@ class IsolatedModel:
     """
 
     def __init__(
-        self, forward: nn.Module | Callable[[Tensor], Any], layers: Mapping[str, nn.Module]
+        self, forward: nn.Module | Callable[[Tensor], Any], layers: Mapping[str, Place]
     ) -> None:
         owner = forward if isinstance(forward, nn.Module) else getattr(forward, "__self__", None)
         self._forward = forward
         self._layers = layers
         self._root = owner if isinstance(owner, nn.Module) else None
-        self._known = self._root if self._root is not None else nn.ModuleList(layers.values())
+        carriers = nn.ModuleList(map(carrier, layers.values()))
+        self._known = carriers if self._root is None else self._root
         self._shell = None if self._root is None else _Shell(self._root, forward)
         self._state: dict[str, Tensor] = {}
         self._shortcuts: Shortcuts | None = None
@@ -151,7 +152,7 @@ class IsolatedModel:
 
         Args:
             images: What the model gets.
-            readers: ``(output, module) -> tensor`` by layer name; applied at once, before later
+            readers: ``(output, place) -> tensor`` by layer name; applied at once, before later
                 layers can write into the output.
             calls: How often each layer is called in one forward; with it, the forward stops after
                 the last call.
@@ -168,9 +169,9 @@ class IsolatedModel:
                 self._shortcuts = None
         seen: dict[str, list[Tensor]] = {name: [] for name in readers}
 
-        def hook(name: str) -> Callable[[nn.Module, Any, Any], None]:
-            def keep(module: nn.Module, _: Any, output: Any) -> None:
-                seen[name].append(readers[name](output, module))
+        def hook(name: str) -> Callable[[Place, Any], None]:
+            def keep(place: Place, output: Any) -> None:
+                seen[name].append(readers[name](output, place))
                 if calls is not None and all(len(seen[n]) >= calls[n] for n in readers):
                     raise _Reached
 
@@ -179,7 +180,7 @@ class IsolatedModel:
         handles = []
         try:
             for name in readers:
-                handle = self._layers[name].register_forward_hook(hook(name))
+                handle = listen(self._layers[name], hook(name))
                 handles.append(handle)
             self(images)
         except _Reached:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from lightning_neurocorr.activations import first_tensor, layer_names, unit_axis
+from lightning_neurocorr.activations import Place, first_tensor, layer_names, listen, unit_axis
 from lightning_neurocorr.evidence import Picture
 from lightning_neurocorr.visualization.drawing import Drawing
 from lightning_neurocorr.visualization.isolation import IsolatedModel
@@ -83,7 +83,7 @@ class LucentVisualizer:
     def render(
         self,
         forward: nn.Module | Callable[[Tensor], Any],
-        layers: Mapping[str, nn.Module] | None,
+        layers: Mapping[str, Place] | None,
         targets: Sequence[Target],
         prior: ImagePrior,
         *,
@@ -139,7 +139,7 @@ class _LucentDrawing(Drawing):
     """Draws one target at a time with Lucent's loop."""
 
     visualizer: LucentVisualizer
-    taps: Mapping[str, nn.Module]
+    taps: Mapping[str, Place]
 
     def optimise(self, chunk: Sequence[int], start: str) -> tuple[Tensor, list[bool], int]:  # noqa: ARG002
         """See :meth:`Drawing.optimise`."""
@@ -195,14 +195,14 @@ class _LucentDrawing(Drawing):
                 self.visualizer.objective(layer, target.index, 0)
             )
             return objective if target.sign == 1 else -1 * objective
-        module, readout = self.layers[target.layer], Readout([target])
+        place, readout = self.layers[target.layer], Readout([target])
 
         def drive(activation_of: Callable[[str], Any]) -> Tensor:
             output = activation_of(layer)
-            channels = isinstance(output, Tensor) and unit_axis(module, first_tensor(output)) == 1
+            channels = isinstance(output, Tensor) and unit_axis(place, first_tensor(output)) == 1
             if channels and target.position is None and target.index >= 0:
                 return target.sign * lucent.objectives.channel(layer, target.index)(activation_of)
-            return -readout.own(output, module).sum()
+            return -readout.own(output, place).sum()
 
         return lucent.objectives.Objective(drive)
 
@@ -211,13 +211,13 @@ class _LucentModel:
     """What Lucent takes for the model: layers to hook, and a forward whose errors get through."""
 
     def __init__(
-        self, model: IsolatedModel, taps: Mapping[str, nn.Module], spent: Callable[[], bool]
+        self, model: IsolatedModel, taps: Mapping[str, Place], spent: Callable[[], bool]
     ) -> None:
         self._model, self._spent = model, spent
         self._handles: list[RemovableHandle] = []
         self._modules = {
-            _lucent_name(name): SimpleNamespace(register_forward_hook=self._hook(module))
-            for name, module in taps.items()
+            _lucent_name(name): SimpleNamespace(register_forward_hook=self._hook(place))
+            for name, place in taps.items()
         }
         self.calls = 0
         self.stopped = self.unreachable = False
@@ -259,9 +259,9 @@ class _LucentModel:
             self.error = error
             raise _Stop from error
 
-    def _hook(self, module: nn.Module) -> Callable[[Callable], RemovableHandle]:
+    def _hook(self, place: Place) -> Callable[[Callable], RemovableHandle]:
         def register(hook: Callable) -> RemovableHandle:
-            handle = module.register_forward_hook(hook)
+            handle = listen(place, lambda _, value: hook(None, None, value))
             self._handles.append(handle)
             return handle
 
@@ -324,7 +324,7 @@ def _lucent_name(name: str) -> str:
     return name.replace(".", "_")
 
 
-def _check_names(names: Mapping[str, nn.Module]) -> None:
+def _check_names(names: Mapping[str, Place]) -> None:
     seen: dict[str, str] = {}
     for name in names:
         other = seen.setdefault(_lucent_name(name), name)

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
+from lightning_neurocorr.activations import Place
 from lightning_neurocorr.evidence import Picture
 from lightning_neurocorr.visualization.drawing import Drawing
 from lightning_neurocorr.visualization.isolation import IsolatedModel
@@ -90,7 +91,7 @@ class FeatureVisualizer:
     def render(
         self,
         forward: nn.Module | Callable[[Tensor], Any],
-        layers: Mapping[str, nn.Module] | None,
+        layers: Mapping[str, Place] | None,
         targets: Sequence[Target],
         prior: ImagePrior,
         *,

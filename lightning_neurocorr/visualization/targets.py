@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_neurocorr.activations import (
+    Place,
     batch_axis,
     choose_layers,
     first_tensor,
@@ -70,7 +71,7 @@ class Visualizer(Protocol):
     def render(
         self,
         forward: nn.Module | Callable[[Tensor], Any],
-        layers: Mapping[str, nn.Module] | None,
+        layers: Mapping[str, Place] | None,
         targets: Sequence[Target],
         prior: ImagePrior,
         *,
@@ -92,14 +93,14 @@ class Readout:
         self._targets = targets
         self._index: tuple[Tensor, Tensor, Tensor] | None = None
 
-    def all(self, output: Any, module: nn.Module) -> Tensor:
+    def all(self, output: Any, place: Place) -> Tensor:
         """Every target on every image, ``(N, T)``."""
-        activation = _units_second(output, module)
+        activation = _units_second(output, place)
         return torch.stack([self._one(target, activation) for target in self._targets], 1)
 
-    def own(self, output: Any, module: nn.Module) -> Tensor:
+    def own(self, output: Any, place: Place) -> Tensor:
         """Target ``i`` on image ``i``, ``(T,)``, for ``T`` images."""
-        activation = _units_second(output, module)
+        activation = _units_second(output, place)
         if len(activation) != len(self._targets):
             raise ValueError(
                 f"Expected the layer {self._targets[0].layer!r} to give one row per image, but got "
@@ -137,12 +138,12 @@ class Readout:
         return target.sign * _over_positions(values)
 
 
-def _units_second(output: Any, module: nn.Module) -> Tensor:
+def _units_second(output: Any, place: Place) -> Tensor:
     """The layer's activation as ``(N, D, ...)``."""
     activation = first_tensor(output)
     if activation.ndim < 2:
         return activation.reshape(-1, 1)
-    units, batch = unit_axis(module, activation), batch_axis(module, activation)
+    units, batch = unit_axis(place, activation), batch_axis(place, activation)
     return activation.movedim((batch, units), (0, 1))
 
 
@@ -166,8 +167,8 @@ def _over_positions(values: Tensor) -> Tensor:
 
 
 def resolve_layers(
-    forward: object, layers: Mapping[str, nn.Module] | None, targets: Sequence[Target]
-) -> dict[str, nn.Module]:
+    forward: object, layers: Mapping[str, Place] | None, targets: Sequence[Target]
+) -> Mapping[str, Place]:
     """The targets' layers by name.
 
     Raises:

@@ -1,0 +1,76 @@
+"""Along which axes of a layer's activation its units and the samples lie."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.conv import _ConvNd
+
+from lightning_neurocorr.activations.sequences import is_sequence_first
+from lightning_neurocorr.activations.sites import Place, Site, layer_of
+
+_CHANNEL_SECOND = (_ConvNd, _NormBase, nn.GroupNorm)
+_FEATURE_LAST = (
+    nn.Linear,
+    nn.Bilinear,
+    nn.Embedding,
+    nn.EmbeddingBag,
+    nn.RNNBase,
+    nn.RNNCellBase,
+    nn.MultiheadAttention,
+    nn.TransformerEncoderLayer,
+    nn.TransformerDecoderLayer,
+    nn.TransformerEncoder,
+    nn.TransformerDecoder,
+    nn.Transformer,
+)
+
+
+def is_token_convolution(module: nn.Module) -> bool:
+    """Whether it is the linear layer that Hugging Face's GPT-2 calls ``Conv1D``."""
+    return type(module).__name__ == "Conv1D" and isinstance(getattr(module, "nf", None), int)
+
+
+def known_unit_axis(module: nn.Module, ndim: int) -> int | None:
+    """The axis that the kind of a module says; None where modules of its kind differ."""
+    if ndim < 2:
+        return max(ndim - 1, 0)
+    if isinstance(module, _FEATURE_LAST) or is_token_convolution(module):
+        return ndim - 1
+    if isinstance(module, _CHANNEL_SECOND):
+        return 1
+    shape = getattr(module, "normalized_shape", ())  # of LayerNorm and RMSNorm
+    return ndim - 1 if len(shape) == 1 and isinstance(module, (nn.LayerNorm, nn.RMSNorm)) else None
+
+
+def unit_axis(place: Place, activation: Tensor) -> int:
+    """The axis of ``activation`` along which the units of a layer lie (non-negative).
+
+    A site says it. Of a plain module its kind does; of other kinds, with four axes and more,
+    channels are taken to come second, else last: :func:`find_sites` knows.
+
+    Raises:
+        ValueError: If a site was found on activations with another number of axes.
+    """
+    ndim = activation.ndim
+    if isinstance(place, Site) and place.units is not None:
+        if place.ndim is not None and ndim != place.ndim:
+            raise ValueError(f"it has {ndim} axes, and had {place.ndim} when its units were found")
+        if not -ndim <= place.units < ndim:
+            raise ValueError(f"it has {ndim} axes, and `unit_axis` says {place.units}")
+        return place.units % ndim
+    known = known_unit_axis(layer_of(place), ndim)
+    if known is not None:
+        return known
+    return 1 if ndim >= 4 else ndim - 1
+
+
+def batch_axis(place: Place, activation: Tensor) -> int:
+    """The axis of ``activation`` with the samples.
+
+    A site may say it. Else it is 1 for modules that say ``batch_first=False``, and so it is for all
+    parts of PyTorch's own transformers that were found by ``choose_layers``; and 0 for others.
+    """
+    if isinstance(place, Site) and place.samples is not None:
+        return place.samples
+    return int(activation.ndim == 3 and is_sequence_first(layer_of(place)))
