@@ -164,8 +164,10 @@ class EstimatorBaseline:
     def gives_labels(self) -> bool:
         """Whether the estimator gives each sample a set of labels, not one class."""
         known = getattr(self.estimator, "classes_", None)
-        several = isinstance(known, list) and all(set(np.ravel(one)) <= {0, 1} for one in known)
-        return bool(getattr(self.estimator, "multilabel_", several and np.ndim(known[0]) == 1))
+        sets = isinstance(known, list) and all(
+            np.ndim(one) == 1 and set(one) <= {0, 1} for one in known
+        )
+        return bool(getattr(self.estimator, "multilabel_", sets))
 
     def _predict_labels(self, features: Any) -> Tensor:
         """``(N, L)``: the probability of each label, else 1 where it is given."""
