@@ -240,7 +240,10 @@ def test_a_layer_that_drops_out_takes_nothing_from_the_others(labels: Any) -> No
     assert reports[0].layers == ("a", "c")
     assert "b was left out: it fired on 4 of 5 batches" in reports[0].notes[0]
     for name, values in reports[1].columns.items():
-        np.testing.assert_array_equal(reports[0].columns[name], values, err_msg=name)
+        # Matrix products of another width may round otherwise.
+        np.testing.assert_allclose(
+            reports[0].columns[name], values, rtol=1e-5, atol=1e-7, err_msg=name
+        )
     for layer, ranking in without.rankings().items():
         assert whole.rankings()[layer].entries.equal(ranking.entries)
     q = reports[0].column("q_value")
@@ -260,7 +263,7 @@ def test_layers_of_two_devices_come_together_in_the_order_of_the_report() -> Non
     whole = Watched(sizes, cpu, 1, 4)
     for part in (there, here):
         whole.take(part)
-    assert whole.metric.state.equal(everywhere.metric.state)
+    torch.testing.assert_close(whole.metric.state, everywhere.metric.state, rtol=1e-6, atol=1e-5)
     for name, ranking in everywhere.rankings().items():
         assert whole.rankings()[name].entries.equal(ranking.entries)
 
