@@ -11,7 +11,13 @@ from scipy import special
 from torch import Tensor
 
 from lightning_neurocorr import functional as F
-from lightning_neurocorr.scores import ScoreReader, check_scores, said_of, two_classes
+from lightning_neurocorr.scores import (
+    ScoreReader,
+    check_kinds,
+    check_scores,
+    said_of,
+    two_classes,
+)
 
 
 def logits(n: int = 400, c: int = 5, seed: int = 0) -> Tensor:
@@ -144,3 +150,23 @@ def test_said_for_both_or_for_each() -> None:
     check_scores({"baseline": "probabilities"})
     assert said_of("logits", "baseline") == "logits"
     assert said_of({"baseline": "probabilities"}, "model") is None
+
+
+def test_processes_take_the_scores_of_a_source_for_the_same() -> None:
+    check_kinds([(None, "logits"), ("probabilities", "logits"), (None, None)])
+    with pytest.raises(ValueError, match=r"scores of the baseline to be the same in every process"):
+        check_kinds([("logits", "logits"), ("logits", "probabilities")])
+
+
+def test_nothing_is_waited_for_on_an_accelerator() -> None:
+    """Later batches are judged when all have passed: `meta` tensors hold no values to look at."""
+    x = logits()
+    reader = ScoreReader("model")
+    reader.of_classes(x.softmax(1))
+    assert reader.of_classes(x.to("meta")) == "probabilities"
+    with pytest.raises((RuntimeError, NotImplementedError)):
+        reader.finish()  # only now is a value asked for
+    reader = ScoreReader("model", "logits")
+    reader.of_labels(x)
+    assert reader.of_labels(x.to("meta")) == "logits"
+    reader.finish()
