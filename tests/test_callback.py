@@ -14,9 +14,11 @@ from torch.utils.data import DataLoader
 
 from lightning_neurocorr import (
     BatchBaseline,
+    MajorityBaseline,
     NeuronAdvantage,
     TableBaseline,
 )
+from tests.helpers import pearson
 from tests.paper_model import (
     PaperModule,
     fit,
@@ -141,10 +143,35 @@ def test_a_missing_target_is_an_error_that_says_what_to_do() -> None:
         trainer.fit(NoTarget(), paper_loader(), loader)
 
 
-@pytest.mark.filterwarnings("ignore:.*no `val_dataloader`.*")
-def test_no_validation_loader_is_an_error() -> None:
-    with pytest.raises(ValueError, match="Expected a validation loader"):
-        paper_trainer(watch()).fit(PaperModule(), paper_loader())
+@pytest.mark.filterwarnings("ignore:.*`val_dataloader`.*")
+def test_a_fit_without_validation_is_a_warning_and_validate_may_follow() -> None:
+    callback = watch(baseline=MajorityBaseline())
+    trainer, module = paper_trainer(callback), PaperModule()
+    with pytest.warns(UserWarning, match=r"no validation loader.*call trainer\.validate"):
+        trainer.fit(module, paper_loader())
+    assert callback.report is None
+    trainer.validate(module, paper_loader(), verbose=False)
+    assert callback.report.rows[0].r == pytest.approx(pearson(*without_lightning()), abs=1e-6)  # type: ignore[union-attr]
+
+
+def without_lightning() -> tuple[np.ndarray, np.ndarray]:
+    """Activation of the first neuron and advantage over the more frequent class."""
+    x, target, _ = paper_data()
+    model_right, majority = (x[:, 2] > 0).numpy(), int(target.bincount().argmax())
+    return x[:, 0].numpy(), model_right.astype(float) - (target == majority).numpy()
+
+
+@pytest.mark.filterwarnings("ignore:.*`validation_step`.*")
+def test_a_model_that_can_never_be_validated_is_an_error() -> None:
+    class Trains(pl.LightningModule):
+        def training_step(self, batch: Any, batch_idx: int) -> None:
+            raise AssertionError("an error comes before training")
+
+        def configure_optimizers(self) -> None: ...
+
+    for loaders in ((paper_loader(),), (paper_loader(), paper_loader())):
+        with pytest.raises(ValueError, match="Expected a validation_step, but Trains has none"):
+            paper_trainer(watch(layers=None)).fit(Trains(), *loaders)
 
 
 # --- hooks, random numbers, weights --------------------------------------------------------------

@@ -15,6 +15,13 @@ from lightning_neurocorr.metric import NeuronAdvantageCorrelation
 from tests.neurons import D, filled, related
 
 
+@pytest.mark.filterwarnings("ignore:.*updated_called.*:DeprecationWarning")  # torchmetrics' own
+@pytest.mark.parametrize("updated", [False, True])
+def test_torchscript_takes_it_as_torchmetrics_own_tester_asks(updated: bool) -> None:
+    metric = filled(*related(50)) if updated else NeuronAdvantageCorrelation(D)
+    assert isinstance(torch.jit.script(metric), torch.jit.ScriptModule)
+
+
 def test_states_of_ranks_merge_to_that_of_one_process() -> None:
     x, a = related(1580)
     x = x + 100

@@ -27,6 +27,21 @@ def check_names(pl_module: LightningModule, layers: Layers, output: str) -> None
             raise
 
 
+def _check_validation_can_come(pl_module: LightningModule) -> None:
+    """A fit without validation leaves nothing to report; ``trainer.validate`` may follow it."""
+    if getattr(pl_module.validation_step, "__module__", "").endswith(".core.module"):  # Lightning's
+        raise ValueError(
+            f"Expected a validation_step, but {type(pl_module).__name__} has none, and "
+            "NeuronAdvantage reports on validations. Write one, and pass `val_dataloaders` to "
+            "trainer.fit or give the data module a val_dataloader."
+        )
+    warnings.warn(
+        "This fit has no validation loader, so NeuronAdvantage has nothing to report on yet. Pass "
+        "`val_dataloaders` to trainer.fit, or call trainer.validate afterwards.",
+        stacklevel=3,
+    )
+
+
 def check_loaders(trainer: Trainer, stage: str) -> None:
     """Raise where batches of several loaders come side by side, so that a sample has no position.
 
@@ -55,22 +70,19 @@ def check_name(trainer: Trainer, key: str, name: str) -> None:
         )
 
 
-def check_trainer(trainer: Trainer, stage: str, *, alone: bool) -> None:
-    """Raise if this trainer will never validate, or spreads the model over processes.
+def check_trainer(trainer: Trainer, pl_module: LightningModule, stage: str, *, alone: bool) -> None:
+    """Raise if the model can never be validated, or is spread over processes.
 
     Args:
         trainer: The trainer.
+        pl_module: What it runs.
         stage: ``"fit"`` or ``"validate"``.
         alone: Whether evidence is asked for that runs the model on one process alone.
     """
     if stage == "fit" and trainer.limit_val_batches == 0:
         warnings.warn("limit_val_batches=0: NeuronAdvantage has nothing to do.", stacklevel=3)
     elif stage == "fit" and not trainer.enable_validation:
-        raise ValueError(
-            "Expected a validation loader and a validation_step, but the trainer has none, and "
-            "NeuronAdvantage reports on validations. Pass `val_dataloaders` to trainer.fit or give "
-            "the data module a val_dataloader."
-        )
+        _check_validation_can_come(pl_module)
     check_loaders(trainer, stage)
     strategy = trainer.strategy
     name = type(strategy).__name__

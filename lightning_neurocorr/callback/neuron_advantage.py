@@ -148,7 +148,7 @@ class NeuronAdvantage(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: D102
         if stage in ("fit", "validate"):
             options = self.options
-            checks.check_trainer(trainer, stage, alone=options.runs_again)
+            checks.check_trainer(trainer, pl_module, stage, alone=options.runs_again)
             checks.check_name(trainer, self.state_key, options.name)
             checks.check_names(pl_module, options.layers, options.output)
 

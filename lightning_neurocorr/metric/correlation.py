@@ -1,7 +1,5 @@
 """The metric itself: checks, state, and how it is merged, moved, computed and plotted."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable, Sequence
 from functools import wraps
@@ -54,7 +52,7 @@ class NeuronAdvantageCorrelation(Metric):
     plot_lower_bound = -1.0
     plot_upper_bound = 1.0
 
-    state: Tensor
+    state: Tensor  # TorchScript reads this: no annotation of this file may be a string
 
     def __init__(
         self,

@@ -37,6 +37,8 @@ SMALL_IS_STRONG = {
 class Outcomes:
     """How many samples fall in each outcome group, and whether the model beats the baseline.
 
+    Where right and wrong mean nothing (regression, say) all of it is NaN: ``Outcomes()``.
+
     Attributes:
         both: Samples that model and baseline both get right.
         only_model: Samples that only the model gets right.
@@ -45,16 +47,17 @@ class Outcomes:
         p_value: McNemar's exact two-sided p; NaN where no sample tells the two apart.
     """
 
-    both: int = 0
-    only_model: int = 0
-    only_baseline: int = 0
-    neither: int = 0
+    both: float = math.nan
+    only_model: float = math.nan
+    only_baseline: float = math.nan
+    neither: float = math.nan
     p_value: float = math.nan
 
     @property
     def n(self) -> int:
-        """Number of samples; 0 where right and wrong mean nothing (regression, say)."""
-        return self.both + self.only_model + self.only_baseline + self.neither
+        """Number of samples that are in a group; 0 where there are no groups."""
+        total = sum(self.counts.values())
+        return 0 if math.isnan(total) else int(total)
 
     @property
     def model_accuracy(self) -> float:
@@ -67,7 +70,7 @@ class Outcomes:
         return (self.both + self.only_baseline) / self.n if self.n else math.nan
 
     @property
-    def counts(self) -> dict[str, int]:
+    def counts(self) -> dict[str, float]:
         """The four counts by the name of their group."""
         return {
             name: getattr(self, name) for name in ("both", "only_model", "only_baseline", "neither")

@@ -86,8 +86,10 @@ def _fields(archive: Mapping[str, np.ndarray]) -> dict[str, Any]:
         _checked(f"stability of {layer}", share, float)
     outcomes = Outcomes(**meta.pop("outcomes"))
     for name, count in outcomes.counts.items():
-        _checked(name, count, int)
+        _checked(name, count if count == count else 0, int)  # NaN where there are no groups
     _checked("p_value", outcomes.p_value, float)
+    if meta["n"] and not outcomes.n:  # older files have 0 there
+        outcomes = Outcomes()
     return {**meta, "outcomes": outcomes, "columns": columns, "panels": panels}
 
 
