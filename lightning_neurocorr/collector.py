@@ -6,7 +6,6 @@ import re
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
-from hashlib import blake2b
 from typing import Any
 
 import torch
@@ -30,7 +29,7 @@ from lightning_neurocorr.reading import (
     logits_of,
     read_prediction,
 )
-from lightning_neurocorr.samples import LoaderPositions
+from lightning_neurocorr.samples import LoaderPositions, number_ids, read_ids
 from lightning_neurocorr.swapping import preserved_buffers
 from lightning_neurocorr.validation import Batch, ValidationPass
 
@@ -144,12 +143,13 @@ class Collector:
             if self.arguments is None and self.output.called:
                 self.arguments = argument_reader(batch, self.output.arguments)
             n = len(prediction)
+            names = None if ids is None else read_ids(ids, n)
+            numbers, keep = loader.advance_over(batch, n, identified=names is not None)
             activations, problems = self.recorder.take(n)
-            places, keep = loader.advance(n)
-            baseline = self._ask_baseline(batch, prediction, loader, places)
-            positions = places if ids is None else number_ids(ids, n)
+            baseline = self._ask_baseline(batch, prediction, loader, numbers)
+            keys = numbers if names is None else number_ids(names)
             kinds = self.answers.kinds()
-            read = Batch(prediction, baseline, target, positions, keep, kinds)
+            read = Batch(prediction, baseline, target, keys, keep, kinds)
             groups = self.result.add(read, activations, problems, self.recorder.over_positions)
             if groups is not None and options.attribution is not None:
                 self._attribute(read, groups)
@@ -171,7 +171,7 @@ class Collector:
         return self.arguments(batch)
 
     def _ask_baseline(
-        self, batch: Any, prediction: Tensor, loader: LoaderPositions, places: Tensor
+        self, batch: Any, prediction: Tensor, loader: LoaderPositions, numbers: Tensor
     ) -> Tensor:
         """The baseline's predictions; its forwards do not count as the model's."""
         settings, options = self.settings, self.settings.options
@@ -182,7 +182,8 @@ class Collector:
             if isinstance(options.baseline, B.Watching):
                 options.baseline.watch(getattr(loader.loader, "dataset", loader.loader))
             if isinstance(baseline, B.Positional):
-                answer = baseline.predict_at(batch, places if loader.known else None)
+                check_positions(baseline, loader)
+                answer = baseline.predict_at(batch, numbers if loader.known else None)
             else:
                 answer = baseline(batch)
         answer = self.answers.answered(answer, prediction, baseline)
@@ -240,23 +241,18 @@ def take_rows(value: Any, rows: Tensor, n: int) -> Any:
     return value
 
 
-def number_ids(ids: Any, n: int) -> Tensor:
-    """An integer per id, the same in every process: integers as they are, others hashed.
+def check_positions(baseline: B.Positional, loader: LoaderPositions) -> None:
+    """Raise if a baseline cannot answer without positions and they are not known.
 
     Raises:
-        ValueError: If there is not one id per sample.
+        ValueError: Saying why they are not, and what to do.
     """
-    values = ids.tolist() if isinstance(ids, Tensor) else list(ids)
-    if len(values) != n:
-        raise ValueError(f"Expected `sample_id` to give {n} ids, but got {len(values)}.")
-    return torch.tensor(
-        [value if isinstance(value, int) else _digest(str(value)) for value in values]
-    )
-
-
-def _digest(text: str) -> int:
-    """63 bits that do not change between processes, as Python's own hash does."""
-    return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
+    if baseline.needs_positions and not loader.known:
+        raise ValueError(
+            f"Expected to know the position of every sample, because {describe(baseline)} is "
+            f"looked up by position, but {loader.unknown}. Look it up by an id in the batch: give "
+            "the table `id=`, and let the data set return that id with every sample."
+        )
 
 
 def is_ready(baseline: Any) -> bool:

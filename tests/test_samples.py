@@ -1,10 +1,18 @@
 """Positions of samples, against what the samplers really draw."""
 
 import itertools
+from collections import UserDict
+from dataclasses import dataclass
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from lightning_fabric.utilities.distributed import DistributedSamplerWrapper
+from pytorch_lightning.overrides.distributed import (
+    UnrepeatedDistributedSampler,
+    UnrepeatedDistributedSamplerWrapper,
+)
 from torch.utils.data import (
     BatchSampler,
     DataLoader,
@@ -16,7 +24,16 @@ from torch.utils.data import (
     TensorDataset,
 )
 
-from lightning_neurocorr.samples import LoaderPositions, fetch, folds, hashed
+from lightning_neurocorr.samples import (
+    LoaderPositions,
+    check_rows,
+    fetch,
+    folds,
+    hashed,
+    number_ids,
+    read_ids,
+    row_counts,
+)
 
 
 class Numbers(Dataset):
@@ -129,6 +146,169 @@ def test_a_sampler_wrapped_for_several_processes_is_unknown() -> None:
     positions = LoaderPositions(DataLoader(data, sampler=wrapped), rank=1, world_size=2)
     assert not positions.known
     assert positions.advance(3)[0].tolist() == [1, 3, 5]
+
+
+class Backwards(SequentialSampler):
+    def __iter__(self):
+        return reversed(range(len(self.data_source)))
+
+
+class BackwardsForMany(DistributedSampler):
+    def __iter__(self):
+        return reversed(list(super().__iter__()))
+
+
+def test_a_sampler_that_only_looks_as_if_its_order_were_known() -> None:
+    data = Numbers(7)
+    positions = LoaderPositions(DataLoader(data, sampler=Backwards(data)))
+    assert positions.unknown == (
+        "the validation loader draws its samples by a Backwards, whose order is not known"
+    )
+    for rank in (0, 1):
+        sampler = BackwardsForMany(data, 2, rank, shuffle=False)
+        loader = DataLoader(data, batch_size=3, sampler=sampler)
+        positions = LoaderPositions(loader, rank=rank, world_size=2)
+        assert not positions.known
+        assert positions.uncertain_padding
+        seen = walk(loader, positions)
+        assert len(seen) == 4
+        assert all(kept for *_, kept in seen)  # which one is padding cannot be told
+        assert [said for _, said, _ in seen] == [rank, rank + 2, rank + 4, rank + 6]
+
+
+LIGHTNINGS = {
+    "Unrepeated": (UnrepeatedDistributedSampler, Numbers),
+    "wrapper": (DistributedSamplerWrapper, lambda n: Backwards(Numbers(n))),
+    "UnrepeatedWrapper": (UnrepeatedDistributedSamplerWrapper, lambda n: Backwards(Numbers(n))),
+}
+
+
+@pytest.mark.parametrize("name", LIGHTNINGS)
+def test_lightnings_own_samplers(name: str) -> None:
+    kind, wrapped = LIGHTNINGS[name]
+    data, inner, kept = Numbers(7), wrapped(7), []
+    data = inner if isinstance(inner, Numbers) else data
+    for rank in range(3):
+        sampler = kind(inner, num_replicas=3, rank=rank, shuffle=False)
+        loader = DataLoader(data, batch_size=2, sampler=sampler)
+        positions = LoaderPositions(loader, rank=rank, world_size=3)
+        assert positions.known == (name == "Unrepeated")
+        assert not positions.uncertain_padding
+        seen = walk(loader, positions)
+        if positions.known:
+            assert all(drawn == said for drawn, said, _ in seen)
+        kept += [drawn for drawn, _, keep in seen if keep]
+    assert sorted(kept) == list(range(7))
+
+
+def test_a_batch_with_other_rows_than_drawn_ends_what_is_known() -> None:
+    data = Numbers(10)
+    positions = LoaderPositions(DataLoader(data, batch_size=4))
+    found = [positions.advance(n)[0].tolist() for n in (4, 3, 2)]
+    assert found == [[0, 1, 2, 3], [4, 5, 6], [7, 8]]  # numbers of their own, nothing more
+    assert "batch 1 has 3 rows, where 4 samples were drawn for it" in positions.unknown
+    positions.restart()
+    assert positions.known
+
+
+def test_a_data_set_that_has_more_samples_than_it_said() -> None:
+    data = Numbers(6)
+    loader = DataLoader(data, batch_size=4)
+    positions = LoaderPositions(loader)
+    data.n = 10
+    walk(loader, positions)
+    assert not positions.known
+    positions.restart()  # the next validation asks again
+    assert all(drawn == said for drawn, said, _ in walk(loader, positions))
+    assert positions.known
+
+
+def test_padding_is_dropped_where_samples_are_lost_before_it() -> None:
+    data = Numbers(7)
+    sampler = DistributedSampler(data, 2, 1, shuffle=False)
+    positions = LoaderPositions(DataLoader(data, batch_size=2, sampler=sampler), rank=1)
+    assert positions.advance(1)[1] is None  # 1, while 3 was left out
+    numbers, keep = positions.advance(2)  # 5 and padding
+    assert keep is not None
+    assert keep.tolist() == [True, False]
+    assert not positions.known
+    assert len({1, *numbers.tolist()}) == 3
+
+
+@dataclass
+class Parts:
+    x: torch.Tensor
+    names: list[str]
+
+
+def test_what_may_hold_a_row_per_sample() -> None:
+    x, y = torch.zeros(4, 3), torch.zeros(4)
+    assert row_counts([x, y]) == {4}
+    assert row_counts((x, {"y": y, "more": (torch.zeros(7, 2), torch.tensor(1))})) == {4, 7, 2}
+    assert row_counts({"x": x, "names": ["a", "b", "c", "d"]}) == {4}
+    assert row_counts(Parts(torch.zeros(5), list("abcde"))) == {5}
+    assert row_counts(SimpleNamespace(x=x, nested=UserDict(y=np.zeros((6, 2))))) == {4, 6}
+    assert row_counts([[{"box": torch.zeros(9, 4)}] * 3, x]) == {3, 9, 4}
+    assert row_counts(x) == {4}
+    assert row_counts(["a", "b"]) == {2}
+    assert row_counts(object()) == set()
+    circle: dict = {"x": x}
+    circle["again"] = circle
+    assert row_counts(circle) == {4}
+
+
+@pytest.mark.parametrize(
+    ("n", "counts", "drawn", "fine"),
+    [
+        (4, {4}, 4, True),
+        (4, {4, 7}, 4, True),
+        (4, {4}, None, True),
+        (4, {4, 7}, None, True),  # nobody says which of the two counts samples
+        (3, {3}, 4, True),  # left out by collate_fn
+        (3, set(), 4, True),
+        (3, set(), None, True),
+        (3, {4}, 4, False),  # by validation_step
+        (3, {4}, None, False),
+        (3, {4, 3}, 4, False),  # it may be either
+        (2, {3}, 4, False),  # by both
+        (8, {4}, 4, False),
+        (8, {8}, 4, False),  # collate_fn makes two rows of a sample
+        (8, {4}, None, False),
+        (8, set(), 4, False),
+    ],
+)
+def test_rows_are_samples_or_refused(n: int, counts: set, drawn: int | None, fine: bool) -> None:
+    if fine:
+        check_rows(n, counts, drawn)
+    else:
+        with pytest.raises(ValueError, match=r"one row for each sample.*give `sample_id`"):
+            check_rows(n, counts, drawn)
+    check_rows(n, counts, drawn, identified=True)
+
+
+def test_ids_are_whole_numbers_and_text() -> None:
+    ids = [torch.tensor(7), np.int64(7), 7.0, b"a", "a", np.str_("a"), [5], 2**80, 0.5, True]
+    expected = [7, 7, 7, "a", "a", "a", 5, 2**80, "0.5", "True"]
+    assert read_ids(ids, 10) == expected
+    assert [type(value) for value in read_ids(ids, 10)] == [type(value) for value in expected]
+    assert read_ids(torch.tensor([[5], [7]]), 2) == [5, 7]
+    assert read_ids(np.array(["a", "b"]), 2) == ["a", "b"]
+    assert read_ids(torch.tensor(3), 1) == [3]
+    assert read_ids("3", 1) == ["3"]
+    for wrong in (None, float("nan")):
+        with pytest.raises(ValueError, match=r"an id for every sample, but got .* for sample 1"):
+            read_ids([1, wrong], 2)
+    with pytest.raises(ValueError, match="each of the 2 samples that were predicted, but got 3"):
+        read_ids([1, 2, 3], 2)
+
+
+def test_ids_become_numbers_that_do_not_change() -> None:
+    assert number_ids([5, -7, 2**63 - 1]).tolist() == [5, -7, 2**63 - 1]
+    words = number_ids(["scan-1", "scan-2", "scan-1", 2**63])
+    assert (words >= 0).all()
+    assert words[0] == words[2]
+    assert len(set(words.tolist())) == 3
+    assert words[0] == 3446703378339880155
 
 
 def test_iterables_are_repeated_by_every_process() -> None:

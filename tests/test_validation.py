@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_neurocorr import BatchBaseline, choose_layers
 from lightning_neurocorr.attribution import Attribution
-from lightning_neurocorr.collector import Collector, Settings, describe, number_ids, take_rows
+from lightning_neurocorr.collector import Collector, Settings, describe, take_rows
 from lightning_neurocorr.options import Options
 from lightning_neurocorr.report import NeuronReport
 from lightning_neurocorr.samples import LoaderPositions, folds
@@ -207,15 +207,6 @@ def test_rows_of_nested_arguments_are_taken() -> None:
     assert torch.equal(taken[0][1][0], x[[2, 0]])
     assert torch.equal(taken[1]["mask"], x[[2, 0], 0])
     assert taken[1]["scale"] == 2
-
-
-def test_ids_become_numbers_that_do_not_change() -> None:
-    assert number_ids(torch.tensor([5, 7]), 2).tolist() == [5, 7]
-    words = number_ids(["scan-1", "scan-2"], 2)
-    assert words.tolist() == number_ids(("scan-1", "scan-2"), 2).tolist()
-    assert (words >= 0).all()
-    with pytest.raises(ValueError, match="2 ids, but got 3"):
-        number_ids([1, 2, 3], 2)
 
 
 def test_a_baseline_is_described_without_addresses() -> None:

@@ -243,6 +243,8 @@ class NeuronAdvantage(Callback):
         loaders = list(self._loaders.values())
         if any(loader.repeated for loader in loaders):
             self._faults.say(wiring.REPEATED)
+        if any(loader.uncertain_padding for loader in loaders):
+            self._faults.say(wiring.PADDED)
         module = output_module(pl_module, options.output)
         wiring.prepare_baseline(self.baseline, trainer, pl_module, module, loaders)
         if not trainer.sanity_checking and not is_ready(self.baseline):

@@ -27,6 +27,11 @@ REPEATED = (
     "Shard it yourself."
 )
 
+PADDED = (
+    "A distributed sampler of its own kind gives samples to processes: NeuronAdvantage cannot tell "
+    "duplicates that it pads with, and they count. Use torch.utils.data.DistributedSampler itself."
+)
+
 
 def validation_loaders(
     trainer: Trainer, chosen: Sequence[int] | None

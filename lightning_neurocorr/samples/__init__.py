@@ -1,0 +1,21 @@
+"""Which samples a batch holds: their positions in the data set, and how many there are.
+
+A position is known, not counted: the sampler is one whose order is known, and each batch has the
+rows that were drawn for it. Everywhere else a sample has a number of its own, in the order seen.
+"""
+
+from lightning_neurocorr.samples.fetching import fetch
+from lightning_neurocorr.samples.hashing import folds, hashed, number_ids, read_ids
+from lightning_neurocorr.samples.loaders import LoaderPositions
+from lightning_neurocorr.samples.rows import check_rows, row_counts
+
+__all__ = [
+    "LoaderPositions",
+    "check_rows",
+    "fetch",
+    "folds",
+    "hashed",
+    "number_ids",
+    "read_ids",
+    "row_counts",
+]
