@@ -30,10 +30,12 @@ if TYPE_CHECKING:
     from lightning_neurocorr.exemplars import Exemplars as Exemplars
     from lightning_neurocorr.history import HistoryEntry as HistoryEntry
     from lightning_neurocorr.metric import NeuronAdvantageCorrelation as NeuronAdvantageCorrelation
+    from lightning_neurocorr.placebo import Placebo as Placebo
     from lightning_neurocorr.ranks import SecondPass as SecondPass
     from lightning_neurocorr.report import NeuronReport as NeuronReport
     from lightning_neurocorr.report import NeuronRow as NeuronRow
     from lightning_neurocorr.report import Outcomes as Outcomes
+    from lightning_neurocorr.report import PlaceboCounts as PlaceboCounts
     from lightning_neurocorr.visualization import FeatureVisualizer as FeatureVisualizer
     from lightning_neurocorr.visualization import ImagePrior as ImagePrior
     from lightning_neurocorr.visualization import LucentVisualizer as LucentVisualizer
@@ -58,6 +60,8 @@ else:
         "NeuronReport": "report",
         "NeuronRow": "report",
         "Outcomes": "report",
+        "PlaceboCounts": "report",
+        "Placebo": "placebo",
         "SecondPass": "ranks",
         "SnapshotBaseline": "baselines",
         "TableBaseline": "baselines",

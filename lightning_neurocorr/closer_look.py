@@ -7,9 +7,11 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
 
+import torch
 from tqdm.auto import tqdm
 
 from lightning_neurocorr.ablation import Ablation
+from lightning_neurocorr.against_placebo import AgainstPlacebo
 from lightning_neurocorr.exemplars import Ranking
 from lightning_neurocorr.inspection import NotImagesError, Subject, inspect
 from lightning_neurocorr.needed import ablate
@@ -34,7 +36,11 @@ def check_groups(options: Options, result: ValidationPass) -> None:
     Raises:
         ValueError: If ablation or the second pass is asked for without outcome groups.
     """
-    for option, wanted in (("ablation", options.ablation), ("second_pass", options.second_pass)):
+    for option, wanted in (
+        ("ablation", options.ablation),
+        ("placebo", options.placebo),
+        ("second_pass", options.second_pass),
+    ):
         if wanted is not None and result.classifies is False:
             raise ValueError(
                 f"Expected `{option}` to be None where nothing is right or wrong, but got "
@@ -80,6 +86,37 @@ class CloserLook:
         if options.visualizer is not None and report.shown(1):
             with self.guard("make pictures"):
                 report = self._pictured(report, options.visualizer, progress)
+        return report
+
+    def against_placebo(
+        self,
+        report: NeuronReport,
+        device: torch.device,
+        agreed: Callable[[bool], bool] = bool,
+        process: int = 0,
+        processes: int = 1,
+    ) -> NeuronReport:
+        """The report with what placebos earn; every process must come here.
+
+        Args:
+            report: The report.
+            device: Where processes can exchange tensors.
+            agreed: From whether this process is fine to whether all are.
+            process: Which this is.
+            processes: How many there are.
+        """
+        options, fine = self.options, False
+        if options.placebo is None or report.message:
+            return report
+        test = AgainstPlacebo(
+            self.subject, self.samples, options, options.placebo, process, processes
+        )
+        with self.guard("try a placebo"):
+            test.collect()
+            fine = True
+        if agreed(fine):
+            with self.guard("count what a placebo earns"):
+                report = replace(report, placebo=test.counts(device))
         return report
 
     def _ablated(self, report: NeuronReport, settings: Ablation, progress: bool) -> NeuronReport:

@@ -14,12 +14,14 @@ from lightning_neurocorr import baselines as B
 from lightning_neurocorr import functional as F
 from lightning_neurocorr.ablation import Ablation
 from lightning_neurocorr.activations import Layers, Pooling, choose_layers, output_module
+from lightning_neurocorr.against_placebo import check_fetchable
 from lightning_neurocorr.attribution import Attribution
 from lightning_neurocorr.baselines.batch import read_inputs
 from lightning_neurocorr.closer_look import EXEMPLARS, SEEN_IMAGES, CloserLook, check_groups
 from lightning_neurocorr.collector import Collector, Settings, describe, is_ready
 from lightning_neurocorr.inspection import Subject
 from lightning_neurocorr.options import Options, ToImage
+from lightning_neurocorr.placebo import Placebo
 from lightning_neurocorr.randomness import PrivateRandomness
 from lightning_neurocorr.ranks import SecondPass
 from lightning_neurocorr.reading import Arguments, Predictions
@@ -45,6 +47,7 @@ def compare(
     top_k: int = 16,
     attribution: bool | Attribution = True,
     ablation: Ablation | None = None,
+    placebo: bool | Placebo | None = None,
     second_pass: SecondPass | None = None,
     visualizer: Visualizer | None = None,
     sample_id: B.Field | None = None,
@@ -76,6 +79,8 @@ def compare(
         top_k: How many neurons get pictures.
         attribution: The *used* column: True, False or its settings.
         ablation: The *needed* column: its settings, or None.
+        placebo: Also count what is called against the baseline's answers shuffled among samples of
+            the same true class: True, its settings, or None. The model runs over the data again.
         second_pass: Rank statistics of a few top neurons: its settings, or None.
         visualizer: Makes pictures of what top neurons see: ``report.panels``; None for none.
         sample_id: Key or callable that reads an id per sample from a batch, for data whose
@@ -124,6 +129,8 @@ def compare(
         return collector.arguments_of(batch) if output else _arguments(batch, inputs)
 
     subject = Subject(settings.module, settings.layers, [positions], arguments, move)
+    if options.placebo is not None:
+        check_fetchable(subject)
     with PrivateRandomness()(device), evaluation_mode(model), torch.no_grad():
         result = _one_pass(model, subject, collector)
         check_groups(options, result)
@@ -135,6 +142,7 @@ def compare(
             raise ValueError(report.message)
         ranked = result.rankings()
         look = CloserLook(options, lambda _: nullcontext(), subject, samples, ranked, result)
+        report = look.against_placebo(report, device)
         return look(report, progress=progress)
 
 

@@ -14,6 +14,7 @@ from lightning_neurocorr import functional as F
 from lightning_neurocorr.ablation import Ablation
 from lightning_neurocorr.activations import Layers, Pooling, check_pooling
 from lightning_neurocorr.attribution import Attribution
+from lightning_neurocorr.placebo import Placebo
 from lightning_neurocorr.ranks import SecondPass
 from lightning_neurocorr.reading import Predictions
 from lightning_neurocorr.scores import Scores, check_scores
@@ -45,6 +46,7 @@ class Options:
     every_n_validations: int = 1
     attribution: Attribution | None = None  # True and False are taken too
     ablation: Ablation | None = None
+    placebo: Placebo | None = None  # True and False are taken too
     second_pass: SecondPass | None = None
     visualizer: Visualizer | None = None
     sample_id: B.Field | None = None
@@ -67,7 +69,13 @@ class Options:
     @property
     def runs_again(self) -> bool:
         """Whether evidence is asked for that runs the model by itself."""
-        evidence = (self.attribution, self.ablation, self.second_pass, self.visualizer)
+        evidence = (
+            self.attribution,
+            self.ablation,
+            self.placebo,
+            self.second_pass,
+            self.visualizer,
+        )
         return any(part is not None for part in evidence)
 
     def __post_init__(self) -> None:
@@ -82,6 +90,8 @@ class Options:
         self._check_evidence()
         chosen = Attribution() if self.attribution is True else self.attribution or None
         object.__setattr__(self, "attribution", chosen)
+        tried = Placebo() if self.placebo is True else self.placebo or None
+        object.__setattr__(self, "placebo", tried)
         if self.dataloaders is not None:
             object.__setattr__(self, "dataloaders", tuple(self.dataloaders))
 
@@ -132,6 +142,16 @@ class Options:
             raise TypeError(
                 "Expected `attribution` to be a bool or Attribution(...), but got "
                 f"{self.attribution!r}."
+            )
+        if not isinstance(self.placebo, (bool, Placebo, type(None))):
+            raise TypeError(
+                f"Expected `placebo` to be a bool or Placebo(...), but got {self.placebo!r}."
+            )
+        if self.placebo and self.advantage != "correctness":
+            raise ValueError(
+                "Expected `placebo` to be False where `advantage` is not 'correctness', but got "
+                f"{self.placebo!r}: a placebo shuffles the classes that the baseline answered, and "
+                "no other score of it is kept."
             )
         for option, value, kind in (
             ("ablation", self.ablation, Ablation),

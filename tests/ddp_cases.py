@@ -20,6 +20,8 @@ from lightning_neurocorr import (
     Ablation,
     Attribution,
     FeatureVisualizer,
+    NeuronAdvantage,
+    Placebo,
     SecondPass,
     SnapshotBaseline,
     TableBaseline,
@@ -60,6 +62,27 @@ def two_hundred() -> dict[str, Any]:
         ablation=Ablation(random_sets=3, sizes=(1,), singles=2),
         top_k=3,
     )
+
+
+@case
+def against_placebos() -> dict[str, Any]:
+    """Every process runs its part of the samples again."""
+    return run(203, placebo=Placebo(draws=2))
+
+
+@case
+def placebo_fails_in_one_process() -> dict[str, Any]:
+    """The data set breaks in the last process once the validation is over: none has a placebo."""
+    loader = DataLoader(Pictures(40), 4)
+    rank, world = PLACE["rank"], PLACE["world"]
+
+    class Breaking(NeuronAdvantage):
+        def _show(self, trainer: Any) -> None:
+            if rank == world - 1:
+                loader.dataset.x = None  # type: ignore[attr-defined]
+            super()._show(trainer)
+
+    return run(loaders=lambda: loader, callback=Breaking, placebo=Placebo(draws=1))
 
 
 @case

@@ -119,13 +119,12 @@ def run(
     trainer: dict[str, Any] | None = None,
     baseline: Any = None,
     layers: Any = None,
+    callback: type[NeuronAdvantage] = NeuronAdvantage,
     **options: Any,
 ) -> dict[str, Any]:
     """Validate, or fit with a learning rate of 0, and say what was found."""
-    callback = NeuronAdvantage(
-        baseline or BatchBaseline(2), layers, **{"visualizer": None, **options}
-    )
-    made = trainer_of(callback, **(trainer or {}))
+    ours = callback(baseline or BatchBaseline(2), layers, **{"visualizer": None, **options})
+    made = trainer_of(ours, **(trainer or {}))
     valid = loaders() if loaders else DataLoader(Pictures(n), 4)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -140,7 +139,7 @@ def run(
         tag: float(value) for tag, value in made.callback_metrics.items() if "neurocorr/" in tag
     }
     more = {"said": said, "advised": advised, "monitored": monitored, "epochs": made.current_epoch}
-    return described(callback) | more
+    return described(ours) | more
 
 
 def described(callback: NeuronAdvantage) -> dict[str, Any]:
@@ -173,6 +172,7 @@ def described(callback: NeuronAdvantage) -> dict[str, Any]:
         },
         "panels": panels,
         "message": report.message,
+        "placebo": report.placebo.to_dict(),
         "notes": list(report.notes),
     }
 

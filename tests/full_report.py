@@ -12,6 +12,7 @@ from lightning_neurocorr.report import (
     Outcomes,
     Panel,
     Picture,
+    PlaceboCounts,
     Sample,
 )
 
@@ -38,6 +39,7 @@ def full_report() -> NeuronReport:
         baseline="rule", advantage="log_prob", validation=3, step=40, epoch=2, message="",
         notes=("one", "two"),
         panels=panels, study={"sets": [1, 2.5, None, "x"], "curve": {"k": [NAN]}},
+        placebo=PlaceboCounts(5, {"encodes": (0, 1), "used": (2, 0)}, (7, 8)),
         stability={"head": 0.5, "features.0": NAN},
     )  # fmt: skip
 

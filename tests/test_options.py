@@ -55,6 +55,8 @@ WRONG: list[dict[str, Any]] = [
     {"attribution": 1},
     {"ablation": True},
     {"ablation": Ablation(by="attribution"), "attribution": False},
+    {"placebo": 3},
+    {"placebo": True, "advantage": "log_prob"},
     {"second_pass": {"neurons": 3}},
     {"visualizer": "lucent"},
     {"visualizer": FeatureVisualizer},

@@ -27,7 +27,8 @@ UNORDERED = ("shuffled", "random_subset")
 OF_THEIR_OWN = (
     "fitted", "late_snapshot", "breaks_in_one_process", "unsharded_stream", "labels_out_of_range",
     "layer_missing_in_one_batch", "layer_missing_in_other_ranks", "widths_that_differ",
-    "unattributed_in_one_process", "sharded_evidence", "sharded_and_fitted",
+    "unattributed_in_one_process", "placebo_fails_in_one_process", "sharded_evidence",
+    "sharded_and_fitted",
 )  # fmt: skip
 SAME = [name for name in ddp_cases.CASES if name not in OF_THEIR_OWN]
 HALVES = ("r_replicated",)
@@ -61,7 +62,7 @@ def ranks(request: pytest.FixtureRequest, tmp_path_factory: Any) -> list[Results
 @pytest.mark.parametrize("name", SAME)
 def test_counts_are_those_of_one_process(name: str, ranks: list[Results], alone: Results) -> None:
     for results in ranks:
-        for key in ("n", "outcomes", "layers", "sizes", "history", "message", "notes"):
+        for key in ("n", "outcomes", "layers", "sizes", "history", "message", "notes", "placebo"):
             assert results[name][key] == alone[name][key], key
 
 
@@ -151,6 +152,14 @@ def test_attribution_of_some_processes_only_is_none(ranks: list[Results]) -> Non
         assert found["columns"]["attribution"].isnan().all()
         assert found["columns"]["r"].isfinite().any()
         assert "No attribution: the forward" in found["notes"][-1]
+
+
+def test_a_placebo_of_some_processes_only_is_none(ranks: list[Results]) -> None:
+    for rank, results in enumerate(ranks):
+        found = results["placebo_fails_in_one_process"]
+        assert found["placebo"]["seeds"] == ()
+        assert found["columns"]["r"].isfinite().any()
+        assert any("try a placebo" in text for text in found["said"]) == (rank == len(ranks) - 1)
 
 
 def test_a_baseline_that_fails_in_one_process_is_a_warning_in_all(ranks: list[Results]) -> None:

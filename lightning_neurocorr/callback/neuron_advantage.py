@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import wraps
+from functools import partial, wraps
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,6 +13,7 @@ from lightning_neurocorr import baselines as B
 from lightning_neurocorr import functional as F
 from lightning_neurocorr.ablation import Ablation
 from lightning_neurocorr.activations import Layers, Pooling, aside, choose_layers, output_module
+from lightning_neurocorr.against_placebo import check_fetchable
 from lightning_neurocorr.attribution import Attribution
 from lightning_neurocorr.callback import checks, wiring
 from lightning_neurocorr.callback.base import Callback
@@ -31,6 +32,7 @@ from lightning_neurocorr.history import HistoryEntry, with_history
 from lightning_neurocorr.inspection import Subject
 from lightning_neurocorr.loggers import log_history, log_report, log_sheets, log_table
 from lightning_neurocorr.options import Options, ToImage
+from lightning_neurocorr.placebo import Placebo
 from lightning_neurocorr.randomness import PrivateRandomness
 from lightning_neurocorr.ranks import SecondPass
 from lightning_neurocorr.reading import Predictions
@@ -69,6 +71,9 @@ class NeuronAdvantage(Callback):
         attribution: The *used* column: True, False or its settings.
         ablation: The *needed* column: its settings, or None. Runs at the end of a fit and on
             ``trainer.validate``, or as often as the settings say.
+        placebo: Also count what is called against the baseline's answers shuffled among samples of
+            the same true class: True, its settings, or None. Runs when ablation does, or as often
+            as the settings say, and takes about as long as a validation.
         second_pass: AUROC, Spearman and a permutation test for a few top neurons, from their raw
             activations; runs when ablation does. None is none.
         visualizer: Makes pictures of what top neurons see; None for none.
@@ -99,6 +104,7 @@ class NeuronAdvantage(Callback):
         every_n_validations: int = 1,
         attribution: bool | Attribution = True,
         ablation: Ablation | None = None,
+        placebo: bool | Placebo | None = None,
         second_pass: SecondPass | None = None,
         visualizer: Visualizer | None = FeatureVisualizer(),
         sample_id: B.Field | None = None,
@@ -266,6 +272,8 @@ class NeuronAdvantage(Callback):
         )
         self._collector = Collector(pl_module, settings).__enter__()
         self._subject = wiring.look_at(self._collector, self._loaders, trainer, self.inputs)
+        if options.placebo is not None:
+            check_fetchable(self._subject)
 
     def _update(
         self, collector: Collector, outputs: Any, batch: Any, loader: LoaderPositions
@@ -348,16 +356,26 @@ class NeuronAdvantage(Callback):
         if trainer.is_global_zero:
             with self._faults.forgiven("write to the logger"):
                 log_report(self.report, self.history, trainer.loggers, self.top_k)
-        plans = [getattr(p, "every_n_validations", None) for p in (self.visualizer, self.ablation)]
+        rooms = (self.visualizer, self.ablation, self.placebo)
+        plans = [getattr(room, "every_n_validations", None) for room in rooms]
         due = any(every is not None and self.report.validation % every == 0 for every in plans)
         if due or not wiring.is_fitting(trainer):
             self._look_closer(trainer)
 
     def _look_closer(self, trainer: Trainer) -> None:
-        """Gather what costs more for the last report: on one process, once."""
+        """Gather what costs more for the last report, once: most of it on one process."""
         look, self._closer_look = self._closer_look, None
-        skipped = getattr(trainer, "fast_dev_run", False) or not trainer.is_global_zero
-        if look is None or self.report is None or skipped:
+        if look is None or self.report is None or getattr(trainer, "fast_dev_run", False):
+            return
+        with self._randomness(trainer.strategy.root_device), aside():
+            self.report = look.against_placebo(
+                self.report,
+                trainer.strategy.root_device,
+                partial(trainer.strategy.reduce_boolean_decision, all=True),
+                trainer.global_rank,
+                trainer.world_size,
+            )
+        if not trainer.is_global_zero:
             return
         before = len(self.report.notes)
         with self._randomness(trainer.strategy.root_device), aside():
@@ -366,7 +384,7 @@ class NeuronAdvantage(Callback):
             if not note.startswith(REMARKS):
                 self._faults.say(note)
         with self._faults.forgiven("write to the logger"):
-            if self.report.columns.keys() & {"ablation", "auroc"}:
+            if self.report.columns.keys() & {"ablation", "auroc"} or self.report.placebo.draws:
                 self._last_step += 1  # a second text at the same step would not be shown
                 newer = replace(self.report, step=self._last_step)
                 log_table(newer, self.history, trainer.loggers, self.top_k)

@@ -6,6 +6,7 @@ Columns are NumPy arrays over all neurons, layer after layer; rows are made when
 
 from lightning_neurocorr.evidence import Panel, Picture, Sample
 from lightning_neurocorr.report.listing import Rows, TopList
+from lightning_neurocorr.report.placebo import PlaceboCounts
 from lightning_neurocorr.report.rows import (
     COLUMNS,
     SMALL_IS_STRONG,
@@ -27,6 +28,7 @@ __all__ = [
     "Outcomes",
     "Panel",
     "Picture",
+    "PlaceboCounts",
     "Rows",
     "Sample",
     "TopList",

@@ -89,6 +89,7 @@ class TopList(list[NeuronRow]):
         layer: The layer they were chosen from; None for all.
         chosen_from: Number of neurons they were chosen from, D.
         n: Number of samples.
+        placebo: What a placebo was called, a sentence.
     """
 
     def __init__(
@@ -100,10 +101,12 @@ class TopList(list[NeuronRow]):
         layer: str | None = None,
         chosen_from: int = 0,
         n: int = 0,
+        placebo: str = "",
     ) -> None:
         super().__init__(rows)
         self.order, self.by, self.layer = order, by, layer
         self.chosen_from, self.n = chosen_from, n
+        self.placebo = placebo
 
     @property
     def noise_ceiling(self) -> float:
@@ -161,13 +164,14 @@ class TopList(list[NeuronRow]):
 
     @property
     def chance(self) -> str:
-        """The noise ceiling as a sentence; empty where there is none."""
+        """The noise ceiling and the placebo in sentences; empty where there is neither."""
         if math.isnan(self.noise_ceiling):
-            return ""
-        return (
+            return self.placebo
+        ceiling = (
             f"By chance, the largest |r| of {self.chosen_from:,} unrelated neurons over {self.n:,} "
             f"samples is about {self.noise_ceiling:.3f}."
         )
+        return f"{ceiling} {self.placebo}".rstrip()
 
     @property
     def _columns(self) -> dict[str, Callable[[NeuronRow], str]]:

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from lightning_neurocorr.evidence import pack_panels, unpack_panels
+from lightning_neurocorr.report.placebo import PlaceboCounts
 from lightning_neurocorr.report.rows import Outcomes
 
 # 2: columns of the history and ``stability``; 1 is read as well, without them.
@@ -35,6 +36,7 @@ def write(path: str | Path, report: Mapping[str, Any]) -> Path:
     arrays, panels = pack_panels(report["panels"])
     meta = {name: value for name, value in report.items() if name not in ("columns", "panels")}
     meta |= {"schema": SCHEMA, "outcomes": vars(report["outcomes"]), "panels": panels}
+    meta["placebo"] = report["placebo"].to_dict()
     encoded = json.dumps(meta, default=_plain).encode()
     named: dict[str, Any] = {"meta": np.frombuffer(encoded, dtype=np.uint8), **arrays}
     named |= {f"{_COLUMN}{name}": np.asarray(c) for name, c in report["columns"].items()}
@@ -84,6 +86,8 @@ def _fields(archive: Mapping[str, np.ndarray]) -> dict[str, Any]:
         _checked(name, meta[name], kind)
     for layer, share in _checked("stability", meta.setdefault("stability", {}), dict).items():
         _checked(f"stability of {layer}", share, float)
+    if "placebo" in meta:  # files of before do not say
+        meta["placebo"] = PlaceboCounts.from_dict(meta["placebo"])
     outcomes = Outcomes(**meta.pop("outcomes"))
     for name, count in outcomes.counts.items():
         _checked(name, count if count == count else 0, int)  # NaN where there are no groups

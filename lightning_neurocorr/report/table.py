@@ -17,6 +17,7 @@ from lightning_neurocorr import verdict
 from lightning_neurocorr.evidence import Panel
 from lightning_neurocorr.report import storage
 from lightning_neurocorr.report.listing import Rows, TopList, is_dead
+from lightning_neurocorr.report.placebo import PlaceboCounts
 from lightning_neurocorr.report.rows import (
     COLUMNS,
     SMALL_IS_STRONG,
@@ -47,6 +48,8 @@ class NeuronReport:
         notes: Further remarks: layers left out, columns without values, and why.
         panels: What single neurons see: exemplars and pictures.
         study: The ablation study, plain data; empty where none was made.
+        placebo: How many neurons a baseline with nothing left to know would have got called; empty
+            where none was tried.
         stability: How far the top list of each layer is that of the validation before, by layer.
     """
 
@@ -66,6 +69,7 @@ class NeuronReport:
     panels: tuple[Panel, ...] = ()
     study: Mapping[str, Any] = field(default_factory=dict)
     stability: Mapping[str, float] = field(default_factory=dict)
+    placebo: PlaceboCounts = field(default_factory=PlaceboCounts)
 
     def __post_init__(self) -> None:
         if len(self.layers) != len(self.sizes) or len(set(self.layers)) != len(self.layers):
@@ -170,7 +174,15 @@ class NeuronReport:
         rows = self.rows
         chosen = [rows[int(i) + offset] for i in known[np.argsort(keys, kind="stable")[:k]]]
         order = f"the {'largest' if largest else 'smallest'} {by} first"
-        return TopList(chosen, order=order, by=by, layer=layer, chosen_from=len(values), n=self.n)
+        return TopList(
+            chosen,
+            order=order,
+            by=by,
+            layer=layer,
+            chosen_from=len(values),
+            n=self.n,
+            placebo=self.placebo.sentence,
+        )
 
     def shown(self, k: int = 16) -> TopList:
         """``k`` neurons to look at: in turn the strongest by r and the strongest by attribution.
@@ -184,7 +196,8 @@ class NeuronReport:
         turns = (row for pair in zip_longest(*rankings) for row in pair if row is not None)
         rows = list({(row.layer, row.unit): row for row in turns}.values())[:k]
         order = "in turn the largest r and the largest attribution"
-        return TopList(rows, order=order, chosen_from=sum(self.sizes), n=self.n)
+        chosen_from, placebo = sum(self.sizes), self.placebo.sentence
+        return TopList(rows, order=order, chosen_from=chosen_from, n=self.n, placebo=placebo)
 
     def row(self, layer: str, unit: int) -> NeuronRow:
         """The row of one neuron."""

@@ -99,6 +99,8 @@ def _title(report: NeuronReport, layer: str, palette: Palette) -> Canvas:
     chance = f"; by chance the largest |r| is about {summary.noise_ceiling:.2f}"
     about = summary.verdict + (chance if summary.noise_ceiling > 0 else "")
     lines = wrapped(about, room, font(_TEXT))
+    if report.placebo.sentence:
+        lines += wrapped(report.placebo.sentence, room, font(_TEXT))
     height = MARGIN + line_height(_TITLE) + len(lines) * line_height(_TEXT) + 12
     canvas = Canvas(WIDTH, height, palette)
     name = shortened(layer, spare, font(_TITLE, True))
