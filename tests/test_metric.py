@@ -200,8 +200,8 @@ def test_no_temporary_is_nearly_as_large_as_the_batch(scale: float) -> None:
 
 
 def test_first_batches_are_exact_for_each_of_many_neurons() -> None:
-    """Of many neurons some have unlikely first samples."""
+    """Of many neurons some have unlikely first samples; the bound is that of the docs."""
     x, a = related(500, 60_000)
     wide, r = x.double(), streamed(x, a, (500,))
     wide, b = wide - wide.mean(0), a.double() - a.double().mean()
-    assert_same_r(r, (b @ wide) / (b.norm() * wide.norm(dim=0)), 5e-7)
+    assert_same_r(r, (b @ wide) / (b.norm() * wide.norm(dim=0)), 1e-6)

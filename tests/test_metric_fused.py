@@ -63,7 +63,8 @@ def test_fused_moments_are_those_of_blocks(fused: list[int]) -> None:
     blocks.update(x, a, columns)
     chunks = math.ceil(40_000 / reduction._CHUNK)
     assert fused == [640] * chunks + [48] * chunks
-    torch.testing.assert_close(whole.state, blocks.state, rtol=1e-5, atol=1e-3)
+    # Some processors sum float32 products one after the other: 4e-5 of a second moment.
+    torch.testing.assert_close(whole.state, blocks.state, rtol=1e-4, atol=1e-3)
 
 
 def test_many_columns_and_few_samples_are_not_fused(fused: list[int]) -> None:
