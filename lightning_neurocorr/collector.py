@@ -43,7 +43,6 @@ class Settings:
         layers: Watched layers by name.
         module: The module whose output is the prediction.
         exemplars: How many samples to keep per neuron; 0 is none.
-        class_advantage: Mean advantage per class of the last validation.
         class_outcomes: Samples per class and outcome group of the last validation, ``(C, 4)``.
         total: Samples that all processes will see, where that is known.
         processes: How many there are.
@@ -56,7 +55,6 @@ class Settings:
     layers: Mapping[str, Place]
     module: nn.Module
     exemplars: int = 0
-    class_advantage: Tensor | None = None
     class_outcomes: Tensor | None = None
     total: int | None = None
     processes: int = 1
@@ -83,7 +81,6 @@ class Collector:
         self.result = ValidationPass(
             options.advantage,
             num_classes=options.num_classes,
-            class_advantage=settings.class_advantage,
             attribution=options.attribution,
             exemplars=settings.exemplars,
             class_outcomes=settings.class_outcomes,

@@ -68,7 +68,7 @@ def draw_history(
     report: NeuronReport, history: Sequence[HistoryEntry], writer: Writer, top_k: int = 16
 ) -> None:
     """Write the figure of r over validations alone."""
-    neurons = [(row.layer, row.unit) for row in _by_r(report, top_k)]
+    neurons = [(row.layer, row.unit) for row in report.shown(top_k)]
     if neurons and not report.message:
         figure = history_figure(history, neurons)
         writer.add_image(
@@ -142,11 +142,6 @@ def escape(text: str) -> str:
     return re.sub(r"[&<>|`*_\[\]{}#!~\\]|^[^A-Za-z]", lambda c: f"&#{ord(c[0])};", text)
 
 
-def _by_r(report: NeuronReport, k: int) -> list[NeuronRow]:
-    """The neurons to look at, the largest r first."""
-    return sorted(report.shown(k), key=lambda row: math.inf if math.isnan(row.r) else -row.r)
-
-
 def _outcome_table(report: NeuronReport) -> str:
     outcomes = report.outcomes
     if not outcomes.n:
@@ -163,7 +158,7 @@ def _outcome_table(report: NeuronReport) -> str:
 
 def _neuron_table(report: NeuronReport, history: Sequence[HistoryEntry], top_k: int) -> str:
     """Few columns: TensorBoard's page takes about six before it breaks words apart."""
-    rows = _by_r(report, top_k)
+    rows = report.shown(top_k)
     if not rows:
         return ""
     epochs = {float(entry.step): entry.epoch for entry in history}
@@ -178,10 +173,10 @@ def _neuron_table(report: NeuronReport, history: Sequence[HistoryEntry], top_k: 
         columns["ablation<br>random"] = _ablation
     if report.outcomes.n:
         columns["mean in both / only_model /<br>only_baseline / neither<br>contrast t"] = _profile
-    lines = ["The strongest neurons by r and by attribution, the largest r first:", ""]
+    lines = ["Neurons to look at, those that passed their controls first:", ""]
     lines += [f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
     lines += [f"| {' | '.join(cell(row) for cell in columns.values())} |" for row in rows]
-    lines += ["", escape(report.shown(top_k).chance)]
+    lines += ["", escape(rows.foot)]
     return "\n".join(lines)
 
 

@@ -1,9 +1,10 @@
 """What the columns of a neuron add up to, in plain words.
 
-Three claims are kept apart. *Encodes*: the activation goes with the advantage, also within classes
-and in both halves of the samples. *Used*: attribution from the model's answer reaches the neuron
-where the model wins. *Needed*: silencing it costs more there than silencing random neurons does.
-A claim is only made where its own control was passed.
+Three claims are kept apart. *Encodes*: the activation goes with the advantage, within classes, in
+both of its parts (the model being right, the baseline being wrong) and in both halves of the
+samples. *Used*: attribution from the model's answer reaches the neuron where the model wins.
+*Needed*: silencing it costs more there than silencing random neurons does. A claim is only made
+where its own control was passed.
 """
 
 from __future__ import annotations
@@ -19,10 +20,6 @@ if TYPE_CHECKING:
 
 ALPHA = 0.05
 
-# "Encodes" is read as a fact, so its within-class control is held to a stricter level: at 5 % of
-# false discoveries a list where classes confound would be just as clean as promised, or just not.
-STRICT = 0.02
-
 Columns = Mapping[str, Any]
 
 
@@ -35,7 +32,7 @@ def class_explains(columns: Columns) -> np.ndarray:
     """Whether within-class r does not support r; false where classes were not controlled for."""
     q, within = _array(columns, "q_within_class"), _array(columns, "r_within_class")
     supported = (q <= ALPHA) & (np.sign(within) == np.sign(_array(columns, "r")))
-    return ~(np.isnan(within) & np.isnan(q)) & ~supported
+    return controlled(columns) & ~supported
 
 
 def replicates(columns: Columns) -> np.ndarray:
@@ -44,11 +41,28 @@ def replicates(columns: Columns) -> np.ndarray:
     return np.isnan(held_out) | (np.sign(held_out) == np.sign(_array(columns, "r")))
 
 
+def controlled(columns: Columns) -> np.ndarray:
+    """Whether classes were controlled for."""
+    within, q = _array(columns, "r_within_class"), _array(columns, "q_within_class")
+    return ~(np.isnan(within) & np.isnan(q))
+
+
+def parts_hold(columns: Columns) -> np.ndarray:
+    """Whether both parts of the advantage hold within classes: the baseline's where r is below 0.
+
+    For the model: among samples that it gets right, activations are higher where the baseline is
+    wrong; among those that the baseline gets wrong, higher where the model is right. In both halves
+    of the samples the signs are the same.
+    """
+    claim = np.where(_array(columns, "r") < 0, *(_array(columns, name) for name in _CLAIMS))
+    return (claim <= ALPHA) & ~(_array(columns, "parts_replicated") <= 0)
+
+
 def encodes(columns: Columns) -> np.ndarray:
-    """Whether the activation goes with the advantage and passed every control."""
+    """Whether the activation goes with the model's advantage and passed every control."""
     up = _array(columns, "r") > 0
-    clear = ~(_array(columns, "q_within_class") > STRICT)
-    return associated(columns) & ~class_explains(columns) & clear & replicates(columns) & up
+    clear = controlled(columns) & ~class_explains(columns)
+    return associated(columns) & clear & replicates(columns) & parts_hold(columns) & up
 
 
 def used(columns: Columns) -> np.ndarray:
@@ -99,22 +113,56 @@ def neuron(columns: Columns, *, dead: bool = False) -> str:
     return str(neurons(one, np.array([dead]))[0])
 
 
+KINDS = (
+    "that encode the advantage and are used",
+    "that encode the advantage",
+    "that are used",
+    "others",
+)
+
+
+def standing(columns: Columns) -> tuple[np.ndarray, np.ndarray]:
+    """What is worth showing first: the index in ``KINDS`` of each neuron, and its evidence.
+
+    Neurons of a kind are compared by r within class where the class explains r or they encode the
+    advantage, those that are only used by attribution.
+    """
+    encoding, using = encodes(columns), used(columns)
+    kind = np.select([encoding & using, encoding, using], range(3), 3)
+    r, within = _array(columns, "r"), _array(columns, "r_within_class")
+    r = np.where((encoding & ~np.isnan(within)) | class_explains(columns), within, r)
+    return kind, np.where(kind == KINDS.index("that are used"), _array(columns, "attribution"), r)
+
+
+# q of both parts of the baseline's advantage and of the model's.
+_CLAIMS = ("q_only_baseline", "q_only_model")
+
 _SPARSE, _ENCODES, _USED, _NEEDED = (
     "too sparse to test",
     "encodes the advantage",
     "is used",
     "needed: silencing it costs ",
 )
+_UNTOLD = "its two parts were not tested"
+_UNCONTROLLED = "classes were not controlled for"
+_NOTHING = "not shown to encode the advantage"
 _ENCODING = (
     "dead: the same on every sample",
     "undefined: no correlation can be computed",
     _SPARSE,
-    "not shown to encode the advantage",
+    _NOTHING,
     "goes with the class, not with the advantage within it",
     "goes with the advantage in one half of the samples only",
-    "goes with the baseline's advantage",
+    f"goes with the baseline's advantage; {_UNCONTROLLED}",
+    f"goes with the advantage; {_UNCONTROLLED}",
     _ENCODES,
-    "goes with the advantage, weakly",
+    "goes with the baseline's advantage",
+    f"goes with the baseline's advantage; {_UNTOLD}",
+    f"goes with the advantage; {_UNTOLD}",
+    "goes with the model being wrong",
+    "goes with the baseline being right",
+    "goes with the model being right",
+    "goes with the baseline being wrong",
 )
 _USE = ("", _USED, "speaks for the baseline's answer", "not shown to be used")
 _NEED = ("", "not shown to be needed", _NEEDED)
@@ -123,18 +171,33 @@ _LOST = ("advantage", "shared")
 
 def _encoding(columns: Columns, dead: np.ndarray) -> np.ndarray:
     """Which of ``_ENCODING`` holds, ``(D,)``: the first whose condition is true."""
-    r = _array(columns, "r")
+    r, unknown = _array(columns, "r"), ~controlled(columns)
+    claims = np.where(r < 0, *(_array(columns, name) for name in _CLAIMS))
+    low, high = r < 0, r > 0
     conditions = (
         dead,
         np.isnan(r),
         np.isnan(_array(columns, "q_value")),
         ~associated(columns),
         class_explains(columns),
-        ~replicates(columns),
-        r < 0,
+        ~replicates(columns) | ((claims <= ALPHA) & ~parts_hold(columns)),
+        unknown & low,
+        unknown,
         encodes(columns),
+        parts_hold(columns),
+        np.isnan(claims) & low,
+        np.isnan(claims),
+        low & _only(columns, "model_wrong", "baseline_right"),
+        low & _only(columns, "baseline_right", "model_wrong"),
+        high & _only(columns, "model_right", "baseline_wrong"),
+        high & _only(columns, "baseline_wrong", "model_right"),
     )
-    return np.select(conditions, range(len(conditions)), len(conditions))
+    return np.select(conditions, range(len(conditions)), _ENCODING.index(_NOTHING))
+
+
+def _only(columns: Columns, part: str, other: str) -> np.ndarray:
+    """Whether one part holds and the other is not shown to."""
+    return (_array(columns, f"q_{part}") <= ALPHA) & ~(_array(columns, f"q_{other}") <= ALPHA)
 
 
 def _use(columns: Columns) -> np.ndarray:
@@ -179,19 +242,22 @@ def layer(columns: Columns) -> str:
     by_class = int((associated(columns) & class_explains(columns)).sum())
     if by_class:
         parts.append(f"{by_class} only go with the class")
+    if not controlled(columns).any() and associated(columns).any():
+        parts.append(_UNCONTROLLED)
     return ", ".join(parts)
 
 
 def headline(report: NeuronReport) -> str:
     """The whole report in two sentences."""
     outcomes = report.outcomes
-    names = ("r", "q_value", "q_within_class", "r_within_class", "r_replicated", "attribution",
-             "attribution_q", "attribution_low", "attribution_contrast")  # fmt: skip
-    columns = {name: report.column(name) for name in names}
+    columns = {"r": report.column("r"), "attribution": report.column("attribution")}
+    columns |= report.columns
     found = f"{int(encodes(columns).sum())} of {len(columns['r'])} neurons encode the advantage"
     if not np.isnan(columns["attribution"]).all():
         found += f", {int(used(columns).sum())} are used where the model wins"
     found += "."
+    if not controlled(columns).any() and associated(columns).any():
+        found += f" {_UNCONTROLLED.capitalize()}."
     if not outcomes.n:
         return found
     wins, losses = outcomes.only_model, outcomes.only_baseline

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from lightning_neurocorr.evidence import Panel
-from lightning_neurocorr.metric import NeuronAdvantageCorrelation
+from lightning_neurocorr.metric import Cells, NeuronAdvantageCorrelation
 from lightning_neurocorr.report import NeuronReport, Outcomes
+from lightning_neurocorr.stratified import CellMoments
 
 GROUP_NAMES = ("both", "only_model", "only_baseline", "neither")
 
@@ -38,6 +39,18 @@ def partial_r(x: np.ndarray, a: np.ndarray, controls: np.ndarray) -> float:
     design = np.column_stack([np.ones(len(x)), controls])
     residuals = [y - design @ np.linalg.lstsq(design, y, rcond=None)[0] for y in (x, a)]
     return pearson(*residuals)
+
+
+def cells_of(
+    x: Any, a: Any, target: Any, group: Any, fold: Any, *, rows: int = 0, by_class: bool = True
+) -> list[CellMoments]:
+    """Sums by class, outcome group and half, streamed in batches of 100."""
+    x, a, target, group, fold = map(torch.as_tensor, (x, a, target, group, fold))
+    rows = max(rows, int(target.max()) + 1)
+    cells = Cells(x.shape[1], rows)
+    for part in torch.arange(len(a)).split(100):
+        cells.add([x[part]], a[part], target[part], group[part], fold[part])
+    return cells.moments(range(rows) if by_class else None, by_class)
 
 
 def one_hot(labels: np.ndarray, classes: int) -> np.ndarray:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from helpers import cells_of
 
 from lightning_neurocorr import functional as F
 from lightning_neurocorr import verdict
@@ -14,22 +15,24 @@ from lightning_neurocorr.samples import folds
 
 
 def columns_of(
-    activations: torch.Tensor, advantage: torch.Tensor, target: torch.Tensor | None = None
+    activations: torch.Tensor,
+    advantage: torch.Tensor,
+    target: torch.Tensor | None = None,
+    groups: torch.Tensor | None = None,
 ) -> dict[str, np.ndarray]:
     """The columns of one layer, as a validation computes them."""
-    groups = torch.stack([advantage == 0, advantage > 0, advantage < 0], 1).double()
-    if target is not None:
-        groups = torch.cat([groups, torch.nn.functional.one_hot(target).double()], 1)
-    metric = NeuronAdvantageCorrelation(
-        activations.shape[1], num_covariates=groups.shape[1], folds=2, count_active=True
-    )
+    metric = NeuronAdvantageCorrelation(activations.shape[1], folds=2, count_active=True)
     halves_of = folds(torch.arange(len(advantage)))
     for part in torch.arange(len(advantage)).split(500):
-        metric.update(activations[part], advantage[part], groups[part], halves_of[part])
+        metric.update(activations[part], advantage[part], fold=halves_of[part])
     total, halves = metric.moments()
-    controls = 0 if target is None else groups.shape[1] - 3
+    if groups is None:
+        groups = torch.where(advantage == 0, 0, torch.where(advantage > 0, 1, 2))
+    known = target is not None
+    classes = target if known else torch.zeros(len(advantage), dtype=torch.long)
+    cells = cells_of(activations, advantage, classes, groups, halves_of, by_class=known)
     active = float((advantage != 0).double().mean())
-    return correlation_columns(total, halves, active, grouped=True, controls=controls)
+    return correlation_columns(total, halves, active, cells=cells)
 
 
 def draw(kind: str, n: int, d: int) -> torch.Tensor:
@@ -93,18 +96,19 @@ def test_planted_neurons_are_what_is_called_encoding_where_classes_confound() ->
         target = torch.randint(0, 10, (n,))
         weakness = (0.25 + 0.15 * torch.randn(10)).clamp(0.02, 0.9)
         baseline_right = torch.rand(n) > weakness[target]
-        model_right = torch.rand(n) < 0.95
+        model_right = torch.rand(n) < 0.8  # or `neither` is too few to tell
         advantage = model_right.double() - baseline_right.double()
         preferred = torch.randint(0, 10, (detectors,))
         activations = torch.cat(
             [
-                0.12 * advantage[:, None].float() + torch.randn(n, planted),
+                0.25 * advantage[:, None].float() + torch.randn(n, planted),
                 2.0 * (target[:, None] == preferred) + torch.randn(n, detectors),
                 torch.randn(n, empty),
             ],
             1,
         )
-        found = columns_of(activations, advantage, target)
+        groups = F.outcome_groups(model_right, baseline_right)
+        found = columns_of(activations, advantage, target, groups)
         encoding = np.flatnonzero(verdict.encodes(found))
         right += int((encoding < planted).sum())
         total += len(encoding)

@@ -5,12 +5,12 @@ import math
 import numpy as np
 import pytest
 import torch
-from helpers import GROUP_NAMES, one_hot, partial_r, pearson, slow_fdr
+from helpers import GROUP_NAMES, cells_of, one_hot, partial_r, pearson, slow_fdr
 from scipy import stats
 
 from lightning_neurocorr import functional as F
 from lightning_neurocorr.attribution import AttributionColumns
-from lightning_neurocorr.columns import GROUPS, attribution_columns, correlation_columns
+from lightning_neurocorr.columns import attribution_columns, correlation_columns
 from lightning_neurocorr.metric import NeuronAdvantageCorrelation
 from lightning_neurocorr.report import COLUMNS
 
@@ -20,9 +20,7 @@ N, D, CLASSES = 900, 8, 3
 class Case:
     """A validation set with everything that the columns say about it."""
 
-    def __init__(
-        self, controls: int = CLASSES, grouped: bool = True, empty_group: int = -1
-    ) -> None:
+    def __init__(self, rows: int = CLASSES, grouped: bool = True, empty_group: int = -1) -> None:
         rng = np.random.default_rng(0)
         self.target = rng.integers(0, CLASSES, N)
         self.group = rng.choice([g for g in range(4) if g != empty_group], N)
@@ -32,17 +30,12 @@ class Case:
         self.x[:, 4] *= rng.random(N) < 0.02  # too sparse to test
         self.x[:, 5] = 1.5
         self.fold = rng.integers(0, 2, N)
-        self.z = np.array([self.a[self.target == c].mean() for c in range(CLASSES)])[self.target]
-        covariates = [one_hot(self.group, 3)] if grouped else []
-        if controls:
-            covariates.append(self.z[:, None] if controls == 1 else one_hot(self.target, controls))
-        columns = np.column_stack([np.empty((N, 0)), *covariates])
-        metric = NeuronAdvantageCorrelation(
-            D, num_covariates=columns.shape[1], folds=2, count_active=True
-        )
-        metric.update(*map(torch.as_tensor, (self.x, self.a, columns, self.fold)))
+        metric = NeuronAdvantageCorrelation(D, folds=2, count_active=True)
+        x, a, fold = map(torch.as_tensor, (self.x, self.a, self.fold))
+        metric.update(x, a, fold=fold)
+        cells = cells_of(x, a, self.target, self.group, fold, rows=rows, by_class=rows > 0)
         self.found = correlation_columns(
-            *metric.moments(), (self.a != 0).mean(), grouped=grouped, controls=controls
+            *metric.moments(), (self.a != 0).mean(), cells=cells if grouped else ()
         )
 
     def check(self, name: str, expected: list[float] | np.ndarray) -> None:
@@ -54,7 +47,6 @@ def test_columns_are_those_of_a_report() -> None:
     assert case.found.keys() <= set(COLUMNS)
     assert all(column.shape == (D,) for column in case.found.values())
     assert all(column.dtype == np.float64 for column in case.found.values())
-    assert tuple(GROUPS) == GROUP_NAMES[:3]
 
 
 def test_r_its_interval_and_its_p() -> None:
@@ -70,11 +62,10 @@ def test_r_its_interval_and_its_p() -> None:
     case.check("q_value", slow_fdr(p))
 
 
-@pytest.mark.parametrize("controls", [CLASSES, CLASSES + 2, 1])
-def test_r_within_class(controls: int) -> None:
-    case = Case(controls)
-    given = case.z if controls == 1 else one_hot(case.target, CLASSES)
-    lost = 1 if controls == 1 else CLASSES - 1
+@pytest.mark.parametrize("rows", [CLASSES, CLASSES + 2])
+def test_r_within_class(rows: int) -> None:
+    case = Case(rows)
+    given, lost = one_hot(case.target, CLASSES), CLASSES - 1
     r = np.array([partial_r(case.x[:, j], case.a, given) for j in range(D)])
     r[5] = math.nan  # residuals of a constant are rounding
     case.check("r_within_class", r)
@@ -91,9 +82,10 @@ def test_where_the_class_says_all_nothing_within_it_is_shown() -> None:
     pure, mixed = np.eye(3)[target][:, :1], np.random.default_rng(0).normal(size=(300, 1))
     for advantage in (np.random.default_rng(1).choice([-1.0, 1], 300), (target == 0).astype(float)):
         x = np.hstack([pure, mixed + pure])
-        metric = NeuronAdvantageCorrelation(2, num_covariates=3, folds=2, count_active=True)
-        metric.update(*map(torch.as_tensor, (x, advantage, one_hot(target, 3), target % 2)))
-        found = correlation_columns(*metric.moments(), 1.0, grouped=False, controls=3)
+        metric = NeuronAdvantageCorrelation(2, folds=2, count_active=True)
+        metric.update(*map(torch.as_tensor, (x, advantage)), fold=torch.as_tensor(target % 2))
+        cells = cells_of(x, advantage, target, np.where(advantage > 0, 1, 0), target % 2)
+        found = correlation_columns(*metric.moments(), 1.0, cells=cells)
         explained = np.isnan(found["r_within_class"])
         assert explained.tolist() == [True, advantage.min() == 0]
         assert np.isnan(found["p_within_class"][explained]).all()
@@ -102,7 +94,9 @@ def test_where_the_class_says_all_nothing_within_it_is_shown() -> None:
 
 
 def test_without_classes_there_is_no_r_within_them() -> None:
-    assert "r_within_class" not in Case(controls=0).found
+    found = Case(rows=0).found
+    assert not found.keys() & {"r_within_class", "q_only_model", "r_model_right"}
+    assert "mean_only_model" in found
 
 
 def test_r_in_both_halves() -> None:
@@ -143,7 +137,7 @@ def test_profile_over_outcome_groups(empty: int) -> None:
 
 
 def test_without_outcomes_there_is_no_profile() -> None:
-    found = Case(controls=0, grouped=False).found
+    found = Case(grouped=False).found
     assert not [name for name in found if name.startswith(("mean_", "contrast"))]
 
 
@@ -162,7 +156,7 @@ def test_neurons_that_were_not_finite() -> None:
     metric.update(x, torch.randn(50), fold=torch.arange(50) % 2)
     with pytest.warns(UserWarning, match="1 of 2 neurons"):
         total, folds = metric.moments()
-    found = correlation_columns(total, folds, 1.0, grouped=False, controls=0)
+    found = correlation_columns(total, folds, 1.0)
     for name in ("r", "p_value", "mean", "std", "r_replicated"):
         assert np.isnan(found[name]).tolist() == [True, False], name
 

@@ -35,6 +35,8 @@ def test_a_top_list_prints_a_table_above_what_chance_reaches() -> None:
     columns = {
         "r": [0.31234, -0.2, 0.1], "r_low": [0.25, -0.3, NAN], "r_high": [0.375, -0.1, NAN],
         "q_value": [3.14e-9, 0.02, NAN], "attribution": [0.5, NAN, 1e-5],
+        "r_within_class": [0.3, NAN, NAN], "q_within_class": [1e-8, NAN, NAN],
+        "q_only_model": [1e-4, NAN, NAN],
     }  # fmt: skip
     report = make_report({"a": 2, "bb": 1}, columns, n=1000)
     assert str(report.top(2)).splitlines() == [
@@ -63,6 +65,55 @@ def test_a_top_list_knows_how_many_neurons_it_was_chosen_from() -> None:
     assert "the smallest q_value first" in str(report.top(1, "q_value"))
 
 
+def passing(r: float, attribution: float = NAN, within: float | None = None, **more: float) -> dict:
+    """The columns of a neuron that encodes the advantage, and is used if it has attribution."""
+    known = {
+        "r": r, "q_value": 0.01, "r_within_class": r if within is None else within,
+        "q_within_class": 0.01, "q_only_model": 0.01, "attribution": attribution,
+        "attribution_q": 0.01, "attribution_low": attribution - 0.1,
+        "attribution_contrast": attribution,
+    }  # fmt: skip
+    return known | more
+
+
+def test_what_passed_its_controls_is_shown_first() -> None:
+    neurons = {
+        "class detector": passing(0.9, within=0.01, q_within_class=0.6),
+        "larger detector": passing(0.95, within=0.02, q_within_class=0.6),
+        "used": passing(0.1, 2.0, q_only_model=0.9),
+        "used more": passing(0.05, 3.0, q_only_model=0.9),
+        "encodes": passing(0.3, within=0.1),
+        "encodes more": passing(0.2, within=0.15),
+        "both": passing(0.11, 0.5),
+        "both more": passing(0.12, 0.4),
+        "the baseline's": passing(-0.5),
+        "dead": dict.fromkeys(passing(0.1), NAN),
+        "not shown": passing(0.04, q_value=0.3),
+    }
+    names = list(neurons)
+    columns = {name: [row[name] for row in neurons.values()] for name in passing(0.0)}
+    report = make_report({"a": 4, "b": 7}, columns)
+    order = [
+        "both more", "both", "encodes more", "encodes", "used more", "used", "not shown",
+        "larger detector", "class detector",
+    ]  # fmt: skip
+    offset = {"a": 0, "b": 4}
+
+    def found(k: int, layer: str | None = None) -> list[str]:
+        rows = report.shown(k, layer=layer)
+        return [names[offset[row.layer] + row.unit] for row in rows]
+
+    for k in (0, 1, 3, 5, 7, 9, 20):
+        assert found(k) == order[:k]
+    assert found(20, "b") == [name for name in order if names.index(name) >= 4]
+    assert [row.unit for row in report.top(2)] == [1, 0]  # which sorts by r, whatever it is worth
+    text = str(report.shown(2))
+    assert text.splitlines()[0] == "2 of 11 neurons, those that passed their controls first"
+    assert "Not in this list: 2 that encode the advantage, 2 that are used, 5 others." in text
+    assert "list: 1 that encode the advantage and are used, 2 that" in str(report.shown(5)[1:2])
+    assert "Not in this list" not in str(report.top(2))
+
+
 def test_top_lists_of_nothing_and_without_samples() -> None:
     assert str(make_report({"a": 3}, {"r": [NAN] * 3}).top()).startswith("0 of 3 neurons")
     assert "chance" not in str(make_report({"a": 3}, n=0).top())
@@ -74,8 +125,8 @@ def test_a_report_shows_its_headline_and_its_top_neurons() -> None:
     text, page = repr(report), report._repr_html_()
     assert text.startswith("NeuronReport 'näme': 5 neurons in 2 layers, 100 samples.\n")
     assert report.headline in text
-    assert text.endswith(str(report.top(5)))
-    assert report.top(5)._repr_html_() in page
+    assert text.endswith(str(report.shown(5)))
+    assert report.shown(5)._repr_html_() in page
     silent = make_report(SIZES, message="There is <nothing> to explain.")
     assert repr(silent).endswith("There is <nothing> to explain.")
     assert silent._repr_html_() == "<p>There is &lt;nothing&gt; to explain.</p>"

@@ -18,6 +18,7 @@ from lightning_neurocorr.options import Options
 from lightning_neurocorr.report import NeuronReport
 from lightning_neurocorr.samples import LoaderPositions, folds
 from lightning_neurocorr.validation import Batch, ValidationPass
+from lightning_neurocorr.validation.classes import pools
 from lightning_neurocorr.validation.watched import Watched
 
 
@@ -67,20 +68,64 @@ def test_within_class_r_is_that_of_residuals_on_class_dummies(labels: Any) -> No
         assert report.rows[unit].r_within_class == pytest.approx(expected, abs=1e-6)
 
 
-def test_beyond_the_budget_one_covariate_stands_in_for_classes(labels: Any) -> None:
-    x = torch.randn(400, 2) + labels[2][:, None]
-    first, result = one_pass(x, *labels, num_classes=4, class_budget=0)
+def test_classes_are_counted_as_they_come(labels: Any) -> None:
+    """Ids, and nobody says how many: the same as with their number, whatever the labels are."""
+    x = torch.randn(400, 3) + labels[2][:, None] * torch.tensor([0.0, 1.0, 2.0])
+    known, _ = one_pass(x, *labels, num_classes=4)
+    counted, _ = one_pass(x, *labels)
+    far = torch.tensor([60_000, 7, 2, 3_000])
+    renamed, _ = one_pass(x, *(far[part] for part in labels))
+    for name, values in known.columns.items():
+        for found in (counted, renamed):
+            np.testing.assert_allclose(found.column(name), values, rtol=1e-9, err_msg=name)
+    assert np.isfinite(known.column("q_only_model")).all()
+
+
+def test_a_detector_of_one_class_does_not_encode_where_nobody_says_how_many_there_are() -> None:
+    target = torch.arange(4000) % 10
+    baseline = torch.where((target == 7) & (torch.rand(4000) < 0.8), 0, target)
+    x = (target[:, None] == torch.tensor([7, 3])) + 0.3 * torch.randn(4000, 2)
+    report, _ = one_pass(x, target, baseline, target)
+    assert report.rows[0].r > 0.5
+    assert report.rows[0].verdict.startswith("goes with the class, not with the advantage")
+
+
+@pytest.mark.parametrize("strange", [-3, 1 << 20])
+def test_labels_that_are_ids_are_not_controlled_for(labels: Any, strange: int) -> None:
+    prediction, baseline, target = (part.clone() for part in labels)
+    target[5] = strange
+    x = torch.randn(400, 2) + ((prediction == target) & (baseline != target))[:, None]
+    report, _ = one_pass(x, prediction, baseline, target)
+    assert report.rows[0].verdict == "goes with the advantage; classes were not controlled for"
+    assert "encode the advantage. Classes were not controlled for." in report.headline
+
+
+def test_beyond_the_budget_classes_are_pooled_by_what_was_seen_before() -> None:
+    """2,000 samples of 100 classes, of which 16 fit: none at first, then 16 pools of like ones."""
+    target = torch.randint(0, 100, (2000,))
+    weak = torch.linspace(0.05, 0.6, 100)[target]
+    prediction = torch.where(torch.rand(2000) < 0.9, target, (target + 1) % 100)
+    baseline = torch.where(torch.rand(2000) > weak, target, (target + 2) % 100)
+    x = torch.randn(2000, 2) + weak[:, None] * torch.tensor([0.0, 20.0])
+    labels, room = (prediction, baseline, target), {"class_budget": 128 * 2 * 16}
+    first, result = one_pass(x, *labels, **room)
     assert np.isnan(first.column("r_within_class")).all()
-    means = result.mean_by_class(result.samples(torch.device("cpu")))
-    a, target = advantage_of(labels), labels[2].numpy()
-    by_hand = [a[target == c].mean() for c in range(4)]
-    np.testing.assert_allclose(means, by_hand, atol=1e-12)
-    second, _ = one_pass(x, *labels, num_classes=4, class_budget=0, class_advantage=means)
-    design = np.stack([np.ones(400), np.array(by_hand)[target]], 1)
+    assert first.rows[1].verdict == "goes with the advantage; classes were not controlled for"
+    assert "Classes were not controlled for: sums for so many classes" in first.notes[0]
+    np.testing.assert_allclose(first.column("mean"), x.double().mean(0), rtol=1e-6)
+    seen = result.samples(torch.device("cpu")).by_class()
+    pooled, _ = one_pass(x, *labels, **room, class_outcomes=seen)
+    pool = pools(seen, 16)[target].numpy()
+    assert len(set(pool)) == 16
+    a = residual(advantage_of(labels), np.eye(16)[pool])
     for unit in range(2):
-        column = residual(x[:, unit].double().numpy(), design)
-        expected = np.corrcoef(column, residual(a, design))[0, 1]
-        assert second.rows[unit].r_within_class == pytest.approx(expected, abs=1e-6)
+        column = residual(x[:, unit].double().numpy(), np.eye(16)[pool])
+        expected = np.corrcoef(column, a)[0, 1]
+        assert pooled.rows[unit].r_within_class == pytest.approx(expected, abs=1e-6)
+    assert pooled.rows[1].r > 0.2
+    assert "encodes" not in pooled.rows[1].verdict
+    few, _ = one_pass(x, *(part % 16 for part in labels), **room, class_outcomes=seen[:16])
+    assert np.isfinite(few.column("r_within_class")).all()
 
 
 def test_profile_is_the_mean_of_each_group(labels: Any) -> None:
@@ -245,16 +290,20 @@ def test_a_layer_that_drops_out_takes_nothing_from_the_others(labels: Any) -> No
 def test_layers_of_two_devices_come_together_in_the_order_of_the_report() -> None:
     cpu, sizes = torch.device("cpu"), {"a": 2, "b": 3, "c": 1}
     xs = {name: torch.randn(60, size) for name, size in sizes.items()}
-    rest = (torch.randn(60), torch.rand(60, 1), torch.arange(60), torch.arange(60) % 4, None)
+    rest = (torch.randn(60), torch.arange(60), torch.arange(60) % 4, None, torch.arange(60) % 3)
     there, here, everywhere = (
-        Watched({name: sizes[name] for name in names}, cpu, 1, 4) for names in ("b", "ca", "abc")
+        Watched({name: sizes[name] for name in names}, cpu, 3, 4) for names in ("b", "ca", "abc")
     )
     for watched in (there, here, everywhere):
         watched.add(xs, *rest)
-    whole = Watched(sizes, cpu, 1, 4)
+    whole = Watched(sizes, cpu, 3, 4)
     for part in (there, here):
         whole.take(part)
     torch.testing.assert_close(whole.metric.state, everywhere.metric.state, rtol=1e-6, atol=1e-5)
+    for part, expected in zip(whole.cells.moments([2, 0, 1], True),
+                              everywhere.cells.moments([2, 0, 1], True), strict=True):  # fmt: skip
+        for field in ("counts", "advantage", "shift", "sums", "squares"):
+            np.testing.assert_array_equal(getattr(part, field), getattr(expected, field))
     for name, ranking in everywhere.rankings().items():
         assert whole.rankings()[name].entries.equal(ranking.entries)
 
@@ -265,7 +314,7 @@ def test_a_layer_that_is_left_out_costs_nothing_more() -> None:
     assert watched.only({"c"}) is None
     rest = watched.only({"b"})
     assert rest is not None
-    assert rest.metric.num_neurons == rest.exemplars.num_neurons == 3
+    assert rest.metric.num_neurons == rest.exemplars.num_neurons == rest.cells.neurons == 3
 
 
 def test_a_layer_that_another_process_lacks_is_left_out(

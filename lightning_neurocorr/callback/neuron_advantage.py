@@ -124,7 +124,6 @@ class NeuronAdvantage(Callback):
         self._loaders: dict[int, LoaderPositions] = {}
         self._subject: Subject | None = None
         self._closer_look: CloserLook | None = None
-        self._class_advantage: torch.Tensor | None = None
         self._class_outcomes: torch.Tensor | None = None
         self._scalars: dict[str, float] = {}
         self._validations = 0
@@ -217,7 +216,6 @@ class NeuronAdvantage(Callback):
             "history": pack_history(self.history),
             "validations": self._validations,
             "last_step": self._last_step,
-            "class_advantage": self._class_advantage,
             "class_outcomes": self._class_outcomes,
             "baseline": self.baseline.state_dict() if stateful else None,
         }
@@ -227,7 +225,6 @@ class NeuronAdvantage(Callback):
         self.history = unpack_history(state_dict["history"])
         self._validations = state_dict["validations"]
         self._last_step = state_dict["last_step"]
-        self._class_advantage = state_dict["class_advantage"]
         self._class_outcomes = state_dict["class_outcomes"]
         if state_dict["baseline"] is not None and isinstance(self.baseline, B.Stateful):
             self.baseline.load_state_dict(state_dict["baseline"])
@@ -261,7 +258,6 @@ class NeuronAdvantage(Callback):
             choose_layers(pl_module, options.layers),
             module,
             exemplars=EXEMPLARS if options.visualizer is not None else 0,
-            class_advantage=self._class_advantage,
             class_outcomes=self._class_outcomes,
             total=wiring.total_length(loaders),
             processes=trainer.world_size,
@@ -333,7 +329,6 @@ class NeuronAdvantage(Callback):
         self.history.append(entry)
         self.report = with_history(report, self.history)
         self._scalars = summary_scalars(report, entry)
-        self._class_advantage = result.mean_by_class(samples)
         self._class_outcomes = samples.by_class()
         self._validations += 1
         self._last_step = report.step

@@ -6,6 +6,7 @@ five times in 20,000 samples, and in half precision (Chan, Golub & LeVeque 1983,
 computing the sample variance").
 """
 
+from lightning_neurocorr.metric.cells import BYTES_PER_CLASS, Cells
 from lightning_neurocorr.metric.correlation import NeuronAdvantageCorrelation
 
-__all__ = ["NeuronAdvantageCorrelation"]
+__all__ = ["BYTES_PER_CLASS", "Cells", "NeuronAdvantageCorrelation"]

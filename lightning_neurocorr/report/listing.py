@@ -90,6 +90,7 @@ class TopList(list[NeuronRow]):
         chosen_from: Number of neurons they were chosen from, D.
         n: Number of samples.
         placebo: What a placebo was called, a sentence.
+        kinds: How many of those were of each of ``verdict.KINDS``; None where that played no part.
     """
 
     def __init__(
@@ -102,10 +103,11 @@ class TopList(list[NeuronRow]):
         chosen_from: int = 0,
         n: int = 0,
         placebo: str = "",
+        kinds: Mapping[str, int] | None = None,
     ) -> None:
         super().__init__(rows)
         self.order, self.by, self.layer = order, by, layer
-        self.chosen_from, self.n = chosen_from, n
+        self.chosen_from, self.n, self.kinds = chosen_from, n, kinds
         self.placebo = placebo
 
     @property
@@ -124,7 +126,7 @@ class TopList(list[NeuronRow]):
 
     def __str__(self) -> str:
         if not self:
-            return f"{self._title}\n\n{self.chance}".rstrip()
+            return f"{self._title}\n\n{self.foot}".rstrip()
         titles = ["neuron", *self._columns, "verdict"]
         table = [[title] for title in titles]
         for row in self:
@@ -141,7 +143,7 @@ class TopList(list[NeuronRow]):
         for i, column in enumerate(table):
             table[i] = [c.rjust(widths[i]) if i in middle else c.ljust(widths[i]) for c in column]
         lines = [f"  {'   '.join(cells)}".rstrip() for cells in zip(*table, strict=True)]
-        return "\n".join([self._title, "", *lines, "", self.chance]).rstrip()
+        return "\n".join([self._title, "", *lines, "", self.foot]).rstrip()
 
     __repr__ = __str__
 
@@ -154,7 +156,7 @@ class TopList(list[NeuronRow]):
             rows.append("".join(f"<td>{escape(cell)}</td>" for cell in cells))
         body = "".join(f"<tr>{row}</tr>" for row in rows)
         table = f"<table><thead><tr>{titles}</tr></thead><tbody>{body}</tbody></table>"
-        return f"<p>{escape(self._title)}</p>{table}<p>{escape(self.chance)}</p>"
+        return f"<p>{escape(self._title)}</p>{table}<p>{escape(self.foot)}</p>"
 
     @property
     def _title(self) -> str:
@@ -174,6 +176,21 @@ class TopList(list[NeuronRow]):
         return f"{ceiling} {self.placebo}".rstrip()
 
     @property
+    def rest(self) -> str:
+        """How many of each kind are not in the list, as a sentence; empty where none is."""
+        if not self.kinds:
+            return ""
+        shown = [int(verdict.standing(_one(row))[0][0]) for row in self]
+        left = {kind: n - shown.count(i) for i, (kind, n) in enumerate(self.kinds.items())}
+        told = [f"{count:,} {kind}" for kind, count in left.items() if count > 0]
+        return f"Not in this list: {', '.join(told)}." if told else ""
+
+    @property
+    def foot(self) -> str:
+        """What stands under the table."""
+        return "\n".join(text for text in (self.rest, self.chance) if text)
+
+    @property
     def _columns(self) -> dict[str, Callable[[NeuronRow], str]]:
         """Cells by title: columns that are known, and the one ranked by."""
         columns: dict[str, Callable[[NeuronRow], str]] = {
@@ -186,6 +203,11 @@ class TopList(list[NeuronRow]):
         if self.by not in ("r", "q_value", "attribution", "ablation"):
             columns[self.by] = lambda row: f"{getattr(row, self.by):.3g}"
         return columns
+
+
+def _one(row: NeuronRow) -> dict[str, np.ndarray]:
+    """The columns of one neuron."""
+    return {name: np.array([getattr(row, name)]) for name in COLUMNS}
 
 
 def _printable(text: str) -> str:

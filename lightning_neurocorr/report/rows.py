@@ -10,6 +10,9 @@ COLUMNS = (
     "r", "r_low", "r_high", "p_value", "q_value",
     "r_within_class", "p_within_class", "q_within_class", "r_replicated",
     "r_fold_0", "r_fold_1",
+    "r_baseline_wrong", "q_baseline_wrong", "r_model_right", "q_model_right", "q_only_model",
+    "r_baseline_right", "q_baseline_right", "r_model_wrong", "q_model_wrong", "q_only_baseline",
+    "parts_replicated",
     "contrast_t", "mean_both", "mean_only_model", "mean_only_baseline", "mean_neither",
     "mean", "std", "active", "mean_over_positions",
     "attribution", "attribution_low", "attribution_high", "attribution_q", "attribution_contrast",
@@ -24,6 +27,12 @@ SMALL_IS_STRONG = {
     "q_value",
     "p_within_class",
     "q_within_class",
+    "q_baseline_wrong",
+    "q_model_right",
+    "q_only_model",
+    "q_baseline_right",
+    "q_model_wrong",
+    "q_only_baseline",
     "attribution_q",
     "ablation_p",
     "ablation_q",
@@ -96,6 +105,22 @@ class NeuronRow:
             selection of the neuron by its r cannot have inflated.
         r_fold_0: r on one half of the samples.
         r_fold_1: r on the other half.
+        r_baseline_wrong: Among samples that the model gets right: correlation of activation and
+            the baseline being wrong, within class.
+        q_baseline_wrong: Benjamini-Hochberg q of its being positive, within the layer.
+        r_model_right: Among samples that the baseline gets wrong: correlation of activation and
+            the model being right, within class.
+        q_model_right: Its q.
+        q_only_model: q of both being positive, from the larger p of the two.
+        r_baseline_right: Among samples that the model gets wrong: correlation of activation and
+            the baseline being right, within class.
+        q_baseline_right: Its q.
+        r_model_wrong: Among samples that the baseline gets right: correlation of activation and
+            the model being wrong, within class.
+        q_model_wrong: Its q.
+        q_only_baseline: q of the last two being positive, from the larger p.
+        parts_replicated: The smallest r of a part in either half of the samples: the parts of the
+            model's advantage, or of the baseline's where r is negative.
         contrast_t: Smallest t of only_model against each other outcome group.
         mean_both: Mean activation over the samples that both get right.
         mean_only_model: Mean activation where only the model is right.
@@ -144,6 +169,17 @@ class NeuronRow:
     r_replicated: float
     r_fold_0: float
     r_fold_1: float
+    r_baseline_wrong: float
+    q_baseline_wrong: float
+    r_model_right: float
+    q_model_right: float
+    q_only_model: float
+    r_baseline_right: float
+    q_baseline_right: float
+    r_model_wrong: float
+    q_model_wrong: float
+    q_only_baseline: float
+    parts_replicated: float
     contrast_t: float
     mean_both: float
     mean_only_model: float

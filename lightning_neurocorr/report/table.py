@@ -88,12 +88,12 @@ class NeuronReport:
 
     def __repr__(self) -> str:
         about = f"{len(self.rows):,} neurons in {len(self.layers)} layers, {self.n:,} samples"
-        top = "" if self.message else f"\n\n{self.top(5)}"
+        top = "" if self.message else f"\n\n{self.shown(5)}"
         return f"NeuronReport {self.name!r}: {about}.\n{self.headline}{top}"
 
     def _repr_html_(self) -> str:
         """The headline and the top neurons, for a notebook."""
-        top = "" if self.message else self.top(5)._repr_html_()
+        top = "" if self.message else self.shown(5)._repr_html_()
         return f"<p>{escape(self.headline)}</p>{top}"
 
     @property
@@ -166,13 +166,8 @@ class NeuronReport:
         if largest is None:
             largest = by not in SMALL_IS_STRONG
         known = np.flatnonzero(~np.isnan(values))
-        keys = -values[known] if largest else values[known]
-        k = max(0, min(int(k), len(keys)))
-        if 0 < k < len(keys):  # sorting a million neurons for ten rows is the slow way
-            near = np.flatnonzero(keys <= np.partition(keys, k - 1)[k - 1])
-            known, keys = known[near], keys[near]
-        rows = self.rows
-        chosen = [rows[int(i) + offset] for i in known[np.argsort(keys, kind="stable")[:k]]]
+        rows, strength = self.rows, values if largest else -values
+        chosen = [rows[int(i) + offset] for i in _largest(strength, known, max(0, int(k)))]
         order = f"the {'largest' if largest else 'smallest'} {by} first"
         return TopList(
             chosen,
@@ -184,20 +179,42 @@ class NeuronReport:
             placebo=self.placebo.sentence,
         )
 
-    def shown(self, k: int = 16) -> TopList:
-        """``k`` neurons to look at: in turn the strongest by r and the strongest by attribution.
+    def shown(self, k: int = 16, *, layer: str | None = None) -> TopList:
+        """``k`` neurons to look at: first those that passed their controls.
 
-        Neither score may replace the other: r misses knowledge that is spread over many neurons,
-        attribution misses detectors.
+        Those that encode the advantage and are used, those that encode it, those that are used; of
+        a kind, the one with more evidence first. Then of the others in turn the one with the
+        largest r (within class where the class explains it) and that with the largest attribution.
+
+        Args:
+            k: How many, at most.
+            layer: Only this layer.
         """
-        rankings = [
-            [row for row in self.top(k, by) if getattr(row, by) > 0] for by in ("r", "attribution")
-        ]
-        turns = (row for pair in zip_longest(*rankings) for row in pair if row is not None)
-        rows = list({(row.layer, row.unit): row for row in turns}.values())[:k]
-        order = "in turn the largest r and the largest attribution"
-        chosen_from, placebo = sum(self.sizes), self.placebo.sentence
-        return TopList(rows, order=order, chosen_from=chosen_from, n=self.n, placebo=placebo)
+        offset, size = (0, sum(self.sizes)) if layer is None else self._span(layer)
+        part = slice(offset, offset + size)
+        columns = {name: self.column(name)[part] for name in ("r", "attribution")}
+        columns |= {name: column[part] for name, column in self.columns.items()}
+        kind, evidence = verdict.standing(columns)
+        rows, names, k = self.rows, verdict.KINDS, max(0, k)
+        *passed, other = (np.flatnonzero(kind == which) for which in range(len(names)))
+        chosen = [int(i) for members in passed for i in _largest(evidence, members, k)]
+        # Neither score may hide the other: r misses knowledge that is spread over many neurons,
+        # attribution misses detectors.
+        scores = (evidence, columns["attribution"])
+        turns = (_largest(score, other[score[other] > 0], k).tolist() for score in scores)
+        pairs = zip_longest(*turns)
+        chosen = list(
+            dict.fromkeys([*chosen, *(i for pair in pairs for i in pair if i is not None)])
+        )
+        return TopList(
+            [rows[offset + i] for i in chosen[:k]],
+            order="those that passed their controls first",
+            layer=layer,
+            chosen_from=size,
+            n=self.n,
+            placebo=self.placebo.sentence,
+            kinds=dict(zip(names, np.bincount(kind, minlength=len(names)).tolist(), strict=True)),
+        )
 
     def row(self, layer: str, unit: int) -> NeuronRow:
         """The row of one neuron."""
@@ -274,3 +291,13 @@ class NeuronReport:
             stability=self.stability.get(self.layers[i], math.nan),
             verdict=verdict.layer(columns),
         )
+
+
+def _largest(values: np.ndarray, members: np.ndarray, k: int) -> np.ndarray:
+    """Which ``k`` of the members have the largest values, in order; of equals the first."""
+    keys = -values[members]
+    keys[np.isnan(keys)] = np.inf
+    if 0 < k < len(keys):  # sorting a million neurons for ten rows is the slow way
+        near = np.flatnonzero(keys <= np.partition(keys, k - 1)[k - 1])
+        members, keys = members[near], keys[near]
+    return members[np.argsort(keys, kind="stable")[:k]]

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from lightning_neurocorr import verdict
 from lightning_neurocorr.evidence import Panel
-from lightning_neurocorr.report import NeuronReport, NeuronRow
+from lightning_neurocorr.report import COLUMNS, NeuronReport, NeuronRow
 from lightning_neurocorr.sheets import words
 from lightning_neurocorr.sheets.canvas import (
     DARK,
@@ -31,7 +32,7 @@ _TITLE, _NAME, _TEXT, _SMALL = 24, 19, 18, 15
 def contact_sheet(
     report: NeuronReport, layer: str, *, samples: int = 4, dark: bool = False
 ) -> np.ndarray:
-    """What the shown neurons of a layer see, a row per neuron, the largest r first.
+    """What the shown neurons of a layer see, a row per neuron: first what passed its controls.
 
     Args:
         report: A report with panels for the layer.
@@ -73,11 +74,16 @@ def contact_sheets(report: NeuronReport) -> dict[str, np.ndarray]:
 
 
 def ranked_panels(report: NeuronReport, layer: str) -> list[tuple[Panel, NeuronRow]]:
-    """The layer's panels with their rows, the largest r first; undefined r comes last."""
-    found = [(p, report.row(layer, p.unit)) for p in report.panels if p.layer == layer]
-    return sorted(
-        found, key=lambda pair: (-pair[1].r if pair[1].r == pair[1].r else 2.0, pair[0].unit)
+    """The layer's panels with their rows, those that passed their controls first."""
+    rows = {p.unit: report.row(layer, p.unit) for p in report.panels if p.layer == layer}
+    kind, evidence = verdict.standing(
+        {name: np.array([getattr(row, name) for row in rows.values()]) for name in COLUMNS}
     )
+    order = dict(
+        zip(rows, zip(kind, np.nan_to_num(-evidence, nan=np.inf), rows, strict=True), strict=True)
+    )
+    units = sorted(rows, key=lambda unit: order[unit])
+    return [(panel, rows[unit]) for unit in units if (panel := report.panel(layer, unit))]
 
 
 def _shape(panels: Sequence[Panel]) -> tuple[int, int, int]:

@@ -14,25 +14,28 @@ from torchmetrics.utilities.distributed import gather_all_tensors
 
 from lightning_neurocorr import functional as F
 from lightning_neurocorr.activations import Place
-from lightning_neurocorr.attribution import Attribution, AttributionColumns
+from lightning_neurocorr.attribution import Attribution, AttributionColumns, union
 from lightning_neurocorr.columns import (
-    GROUPS,
     attribution_columns,
     by_layer,
     correlation_columns,
 )
 from lightning_neurocorr.exemplars import Ranking
 from lightning_neurocorr.functional import Moments
+from lightning_neurocorr.metric import BYTES_PER_CLASS
 from lightning_neurocorr.report import NeuronReport, Outcomes
 from lightning_neurocorr.scores import ScoreKind, check_kinds
+from lightning_neurocorr.stratified import CellMoments
 from lightning_neurocorr.validation.attributing import Attributing
 from lightning_neurocorr.validation.batches import Batch, SampleTable
+from lightning_neurocorr.validation.classes import ClassRows, pools
 from lightning_neurocorr.validation.position_means import PositionMeans
-from lightning_neurocorr.validation.remarks import alarms, check_labels, message
+from lightning_neurocorr.validation.remarks import alarms, check_labels, control_notes, message
 from lightning_neurocorr.validation.watched import Watched
 
-# Class indicators cost 8 bytes per class, neuron and fold; beyond this one covariate stands in.
-CLASS_BUDGET_BYTES = 1 << 25
+# Sums by class cost 128 bytes per class and neuron; where they would take more, classes are pooled.
+CLASS_BUDGET_BYTES = 1 << 26
+_FEWEST_POOLS = 2
 
 
 class ValidationPass:
@@ -40,10 +43,9 @@ class ValidationPass:
 
     Args:
         advantage: See :func:`~lightning_neurocorr.functional.compute_advantage`.
-        num_classes: Number of classes, where predictions are class ids; else read from scores.
-        class_advantage: Mean advantage per class of an earlier validation, ``(C,)``: the covariate
-            that stands in for class indicators where those would not fit.
-        class_budget: Bytes that class indicators may take over all layers.
+        num_classes: Number of classes, where it is known; else read from scores, or classes are
+            counted as they come.
+        class_budget: Bytes that sums by class may take over all layers.
         attribution: Settings of the *used* column; None is none.
         exemplars: How many of the strongest samples to keep per neuron; 0 is none.
         class_outcomes: Samples per class and outcome group of an earlier validation, ``(C, 4)``.
@@ -55,7 +57,6 @@ class ValidationPass:
         self,
         advantage: F.Advantage = "correctness",
         num_classes: int | None = None,
-        class_advantage: Tensor | None = None,
         class_budget: int = CLASS_BUDGET_BYTES,
         *,
         attribution: Attribution | None = None,
@@ -66,19 +67,21 @@ class ValidationPass:
     ) -> None:
         self.advantage = advantage
         self.num_classes = num_classes
-        self.class_advantage = class_advantage
         self.class_budget = class_budget
+        self.class_outcomes = class_outcomes
         self.sizes: dict[str, int] = {}
         self.problems: dict[str, str] = {}
         self.classifies: bool | None = None
-        self.controls = 0
         self.keep_exemplars = exemplars
         self._watched: dict[torch.device, Watched] = {}
         self._all: Watched | None = None
         self._attributing = Attributing(attribution, class_outcomes, total, processes)
         self._position_means = PositionMeans()
         self.alarms: tuple[str, ...] = ()
+        self._rows: ClassRows | None = None
+        self._classes: list[int] | None = []
         self._halves: list[Moments] = []
+        self._cells: list[CellMoments] = []
         self._attributed: dict[str, AttributionColumns] = {}
         self._batches = 0
         self._scores: tuple[ScoreKind | None, ScoreKind | None] = (None, None)
@@ -117,7 +120,6 @@ class ValidationPass:
         )
         self._scores = batch.scores
         groups = self._groups(batch)
-        covariates = self._covariates(groups, batch)
         # Once, and without waiting for the device, as every layer would.
         positions = batch.positions.to(advantage.device, non_blocking=True)
         kept = {
@@ -129,10 +131,11 @@ class ValidationPass:
             over = (activations[name], 1) if over_positions is None else over_positions.get(name)
             self._position_means.add(name, activations[name], over, rows)
         target = F.class_ids(batch.target) if groups is not None else None
+        row = None if target is None or self._rows is None else self._rows(target)
         rest = {device: part.only(kept) for device, part in self._watched.items()}
         self._watched = {device: part for device, part in rest.items() if part is not None}
         for watched in self._watched.values():
-            watched.add(kept, advantage, covariates, positions, groups, target)
+            watched.add(kept, advantage, positions, groups, target, row)
         self._remember(batch, positions, groups, advantage)
         return groups
 
@@ -140,7 +143,7 @@ class ValidationPass:
         """Decide once for all batches: layers, groups, and how classes are controlled for."""
         self.classifies = not callable(self.advantage) or batch.has_classes()
         if self.classifies:
-            self._choose_controls(batch, activations)
+            self._rows = self._class_rows(batch, activations)
         by_device: dict[torch.device, dict[str, int]] = {}
         for name, activation in activations.items():
             if not activation.shape[1]:
@@ -151,42 +154,29 @@ class ValidationPass:
         self._watched = {device: self._watch(sizes, device) for device, sizes in by_device.items()}
 
     def _watch(self, sizes: Mapping[str, int], device: torch.device) -> Watched:
-        covariates = len(GROUPS) + self.controls if self.classifies else 0
-        return Watched(sizes, device, covariates, self.keep_exemplars)
+        rows = 0 if not self.classifies else 1 if self._rows is None else self._rows.room + 1
+        return Watched(sizes, device, rows, self.keep_exemplars)
 
-    def _choose_controls(self, batch: Batch, activations: Mapping[str, Tensor]) -> None:
+    def _class_rows(self, batch: Batch, activations: Mapping[str, Tensor]) -> ClassRows:
+        """A row for each class, or for pools of classes where they are known not to fit."""
         if F.is_label_sets(batch.target):  # no one class to control for
             self.num_classes = None
-            return
+            return ClassRows(0)
         for scores in (batch.prediction, batch.baseline):
             if scores.ndim == 2 and self.num_classes is None:
                 self.num_classes = scores.shape[1]
-        if self.num_classes is None:
-            return
         neurons = sum(activation.shape[1] for activation in activations.values())
-        if 2 * 8 * self.num_classes * neurons <= self.class_budget:
-            self.controls = max(2, self.num_classes)
-        elif self.class_advantage is not None:
-            self.controls = 1
+        room = self.class_budget // (BYTES_PER_CLASS * max(neurons, 1))
+        seen = self.class_outcomes
+        if seen is not None and int((seen.sum(1) > 0).sum()) > room >= _FEWEST_POOLS:
+            return ClassRows(room, pools=pools(seen, room))
+        return ClassRows(min(room, self.num_classes or room), self.num_classes)
 
     def _groups(self, batch: Batch) -> Tensor | None:
         if not self.classifies:
             return None
         model = F.correctness(batch.prediction, batch.target)
         return F.outcome_groups(model, F.correctness(batch.baseline, batch.target))
-
-    def _covariates(self, groups: Tensor | None, batch: Batch) -> Tensor | None:
-        """Columns next to the advantage: outcome groups, then classes, ``(N, 3 + controls)``."""
-        if groups is None:
-            return None
-        columns = [groups[:, None] == torch.arange(len(GROUPS), device=groups.device)]
-        target = F.class_ids(batch.target)
-        if self.controls == 1 and self.class_advantage is not None:
-            mean = self.class_advantage.to(target.device)
-            columns.append(mean[target.clamp(0, len(mean) - 1)][:, None])
-        elif self.controls:
-            columns.append(target[:, None] == torch.arange(self.controls, device=target.device))
-        return torch.cat([column.double() for column in columns], 1)
 
     def _fits(self, name: str, activation: Tensor) -> bool:
         """Whether these activations are of a layer that was there from the first batch on."""
@@ -258,7 +248,8 @@ class ValidationPass:
             "sizes": self.sizes,
             "problems": self.problems,
             "classifies": self.classifies,
-            "controls": self.controls,
+            "classes": [] if self._rows is None else self._rows.labels(),
+            "room": 0 if self._rows is None else self._rows.room,
             "num_classes": self.num_classes,
             "position_means": self._position_means.state(),
             "scores": self._scores,
@@ -267,8 +258,10 @@ class ValidationPass:
         everyone: list[Any] = _gather(mine)
         check_kinds([other["scores"] for other in everyone])
         told = next((m for m in everyone if m["classifies"] is not None), mine)
-        self.classifies, self.controls = told["classifies"], told["controls"]
-        self.num_classes = told["num_classes"]
+        self.classifies, self.num_classes = told["classifies"], told["num_classes"]
+        self._classes = union(other["classes"] for other in everyone)
+        if self._classes is not None and len(self._classes) > told["room"]:
+            self._classes = None
         for other in everyone:
             self._heed(other, told["sizes"])
         seen = [other["sizes"] for other in everyone if other["classifies"] is not None]
@@ -333,7 +326,11 @@ class ValidationPass:
             outcomes=outcomes if self.classifies else Outcomes(),
             n=len(samples.position),
             message=why_empty,
-            notes=(*self.alarms, *self._attributing.notes(self.sizes)),
+            notes=(
+                *self.alarms,
+                *control_notes(self._cells),
+                *self._attributing.notes(self.sizes),
+            ),
             **fields,
         )
 
@@ -342,7 +339,8 @@ class ValidationPass:
         if self._all is None:
             return {}
         total, self._halves = self._all.moments()
-        columns = self._correlated(samples)(total, self._halves)
+        self._cells = self._moments_by_class()
+        columns = self._correlated(samples)(total, self._halves, cells=self._cells)
         means, device = self._split(columns["mean"]), self._all.metric.device
         means = self._position_means.compute(means, self._all.sums(), device)
         columns["mean_over_positions"] = np.concatenate([means[name] for name in self.sizes])
@@ -351,6 +349,17 @@ class ValidationPass:
             found = {name: attribution_columns(part) for name, part in self._attributed.items()}
             columns |= _joined(found, self.sizes)
         return columns
+
+    def _moments_by_class(self) -> list[CellMoments]:
+        """Sums by class, outcome group and half over all processes; none without such groups."""
+        cells = None if self._all is None else self._all.cells
+        if cells is None:
+            return []
+        if self._classes is None:
+            return cells.moments(None, by_class=False)
+        mine = [] if self._rows is None else self._rows.labels() or []
+        place = {label: row for row, label in enumerate(mine)}
+        return cells.moments([place.get(label, -1) for label in self._classes], by_class=True)
 
     def halves(self, samples: SampleTable) -> list[dict[str, dict[str, np.ndarray]]]:
         """Columns by layer of each half of the samples, once there is a report.
@@ -363,7 +372,8 @@ class ValidationPass:
         found: list[dict[str, dict[str, np.ndarray]]] = []
         for fold, moments in enumerate(self._halves):
             half: dict[str, dict[str, np.ndarray]] = {name: {} for name in self.sizes}
-            for column, values in columns(moments, self._halves).items():
+            cells = self._cells[fold : fold + 1]
+            for column, values in columns(moments, self._halves, cells=cells).items():
                 for name, part in self._split(values).items():
                     half[name][column] = part
             for name, attributed in self._attributed.items():
@@ -381,25 +391,12 @@ class ValidationPass:
         return partial(
             correlation_columns,
             advantage_active=active,
-            grouped=bool(self.classifies),
-            controls=self.controls,
             sizes=list(self.sizes.values()),
         )
 
     def rankings(self) -> dict[str, Ranking]:
         """The strongest samples of every neuron over all processes, by layer."""
         return {} if self._all is None else self._all.rankings()
-
-    def mean_by_class(self, samples: SampleTable) -> Tensor | None:
-        """Mean advantage in correctness per class, ``(C,)``: the next validation's covariate."""
-        if not self.classifies or self.num_classes is None:
-            return None
-        gain = (samples.outcome == F.ONLY_MODEL).double() - (
-            samples.outcome == F.ONLY_BASELINE
-        ).double()
-        target = samples.target.clamp(0, self.num_classes - 1)
-        total = torch.zeros(self.num_classes, dtype=torch.float64).index_add_(0, target, gain)
-        return total / torch.bincount(target, minlength=self.num_classes).clamp_min(1)
 
 
 def _joined(

@@ -2,15 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import operator
+from collections.abc import Mapping, Sequence
+from functools import reduce
 
 import numpy as np
 
+from lightning_neurocorr import stratified
+from lightning_neurocorr.columns import CLAIMS, MIN_PAIRS, PARTS
 from lightning_neurocorr.report import Outcomes
+from lightning_neurocorr.stratified import CellMoments
 from lightning_neurocorr.validation.batches import SampleTable
 
 # With fewer samples that tell model and baseline apart, a list of neurons is reading tea leaves.
 MIN_ADVANTAGE_SAMPLES = 10
+
+_UNCONTROLLED = (
+    "Classes were not controlled for: sums for so many classes do not fit. From the next "
+    "validation on classes are pooled."
+)
+_TOO_FEW = (
+    "No neuron is said to encode the advantage: within classes, too few samples of `only_model` "
+    "stand against samples of `both`."
+)
+_ONE_PART = (
+    "To encode the advantage here is to be higher in `only_model` than in `both`: within classes, "
+    "too few samples of `neither` can be compared with."
+)
 
 
 def message(
@@ -91,3 +109,16 @@ def check_labels(samples: SampleTable, num_classes: int) -> None:
         f"Expected targets to be class ids in [0, {num_classes}), but got "
         f"{int(samples.target[wrong][0])} for {int(wrong.sum())} samples. {cure}"
     )
+
+
+def control_notes(cells: Sequence[CellMoments]) -> tuple[str, ...]:
+    """What *encodes* rests on, where it is not all that it asks for."""
+    if not cells:
+        return ()
+    total = reduce(operator.add, cells)
+    if not total.by_class:
+        return (_UNCONTROLLED,)
+    first, second = (stratified.pairs(total, *PARTS[name]) for name in CLAIMS["only_model"])
+    if first < MIN_PAIRS:
+        return (_TOO_FEW,)
+    return (_ONE_PART,) if second < MIN_PAIRS else ()

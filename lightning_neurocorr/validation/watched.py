@@ -10,54 +10,55 @@ from torch import Tensor
 
 from lightning_neurocorr.exemplars import Exemplars, Ranking
 from lightning_neurocorr.functional import Moments
-from lightning_neurocorr.metric import NeuronAdvantageCorrelation
+from lightning_neurocorr.metric import Cells, NeuronAdvantageCorrelation
 from lightning_neurocorr.samples import folds
 
 
 class Watched:
-    """Correlation and exemplars of several layers, whose neurons follow each other in one state.
+    """Moments and exemplars of several layers, whose neurons follow each other in one state.
 
     So a hundred small layers cost little more than one, in every batch and where processes meet.
 
     Args:
         sizes: Neurons by layer.
         device: Where the states lie.
-        covariates: Columns next to the advantage.
+        rows: Rows of the table of classes; 0 where there are no outcome groups.
         exemplars: How many of the strongest samples to keep per neuron; 0 is none.
     """
 
     def __init__(
-        self, sizes: Mapping[str, int], device: torch.device, covariates: int, exemplars: int
+        self, sizes: Mapping[str, int], device: torch.device, rows: int, exemplars: int
     ) -> None:
         self.sizes = dict(sizes)
         neurons = sum(self.sizes.values())
-        metric = NeuronAdvantageCorrelation(
-            neurons, num_covariates=covariates, folds=2, count_active=True
-        )
-        self.metric = metric.to(device)
+        self.metric = NeuronAdvantageCorrelation(neurons, folds=2, count_active=True).to(device)
+        self.cells = Cells(neurons, rows, self.metric.state.device) if rows else None
         self.exemplars = Exemplars(neurons, k=exemplars).to(device) if exemplars else None
 
     def add(
         self,
         activations: Mapping[str, Tensor],
         advantage: Tensor,
-        covariates: Tensor | None,
         positions: Tensor,
         groups: Tensor | None,
         target: Tensor | None,
+        row: Tensor | None = None,
     ) -> None:
         """Add a batch.
 
         Args:
             activations: ``(N, D)`` of each layer.
             advantage: ``(N,)``.
-            covariates: ``(N, covariates)``.
             positions: Where the samples lie in the data set, ``(N,)``.
             groups: Their outcome groups, ``(N,)``.
             target: Their classes, ``(N,)``.
+            row: The row of each class in the table, ``(N,)``.
         """
         parts = [activations[name].to(self.metric.device) for name in self.sizes]
-        self.metric.update(parts, advantage, covariates, folds(positions))
+        half = folds(positions)
+        self.metric.update(parts, advantage, fold=half)
+        if self.cells is not None and groups is not None and row is not None:
+            self.cells.add(parts, advantage, row, groups, half)
         if self.exemplars is not None:
             self.exemplars.update(parts, positions, groups, target)
 
@@ -69,7 +70,8 @@ class Watched:
         if not sizes:
             return None
         kept = 0 if self.exemplars is None else self.exemplars.k
-        rest = Watched(sizes, self.metric.device, self.metric.num_covariates, kept)
+        rows = 0 if self.cells is None else self.cells.rows
+        rest = Watched(sizes, self.metric.device, rows, kept)
         rest.take(self)
         return rest
 
@@ -94,6 +96,9 @@ class Watched:
             if self.exemplars is not None and other.exemplars is not None:
                 entries = other.exemplars.state[:, :, theirs[name]]
                 self.exemplars.state[:, :, mine[name]] = entries.to(self.exemplars.state.device)
+        if self.cells is not None and other.cells is not None:
+            shared = [(mine[name], theirs[name]) for name in mine.keys() & theirs.keys()]
+            self.cells.take(other.cells, shared)
 
     def sums(self) -> dict[str, tuple[Tensor, Tensor]]:
         """Samples ``()`` and the sum of each neuron ``(D,)`` by layer, of this process alone."""
