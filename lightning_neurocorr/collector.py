@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,11 +14,15 @@ from typing_extensions import Self
 
 from lightning_neurocorr import baselines as B
 from lightning_neurocorr.activations import (
+    TOKEN_MASK,
     ActivationRecorder,
     OutputRecorder,
+    PaddedEnds,
     Place,
+    TokenMasks,
     aside,
     eager,
+    read_token_mask,
 )
 from lightning_neurocorr.answers import Answers
 from lightning_neurocorr.options import Options
@@ -77,6 +81,8 @@ class Collector:
         self.model = model
         options = settings.options
         self.recorder = ActivationRecorder(settings.layers, options.pooling, strict=settings.strict)
+        self.tokens, self.tokens_again = TokenMasks(model), TokenMasks(settings.module)
+        self.padded = PaddedEnds()
         self.output = OutputRecorder(settings.module)
         self.result = ValidationPass(
             options.advantage,
@@ -94,6 +100,7 @@ class Collector:
     def __enter__(self) -> Self:
         with ExitStack() as stack:
             stack.enter_context(eager(self.model))
+            stack.enter_context(self.tokens)
             stack.enter_context(self.recorder)
             stack.enter_context(self.output)
             self._stack = stack.pop_all()
@@ -111,11 +118,43 @@ class Collector:
     def finish(self) -> None:
         """Raise for what was not waited for batch by batch, once all have passed."""
         self.answers.finish()
+        for name, reason in self.recorder.doubts().items():
+            self.result.problems.setdefault(name, reason)
+        self.result.remarks += self._about_tokens()
+
+    def _about_tokens(self) -> list[str]:
+        """What to know of the padding of sequences."""
+        found = []
+        lengths, padded = self.recorder.lengths, self.padded.found()
+        if names := [name for name in lengths if padded or len(lengths[name]) > 1]:
+            found.append(
+                f"Padding may count as tokens in {_few(names)}: sequences seem to be of several "
+                "lengths, and no mask says which tokens are real. Say it with `token_mask`."
+            )
+        if names := sorted(self.recorder.unheeded):
+            found.append(
+                f"Your `pooling` sees padding in {_few(names)}. Give it a parameter `mask`: True "
+                "for real tokens (N, T), or None."
+            )
+        return found
+
+    def begin(self, batch: Any) -> None:
+        """Get ready for the forward of a batch.
+
+        Raises:
+            TypeError: If ``token_mask`` gives no tensors.
+            ValueError: If they are no masks.
+        """
+        self.clear()
+        field = self.settings.options.token_mask
+        if field is not None:
+            self.tokens.clear(read_token_mask(B.read_field(batch, field, "token_mask")))
 
     def clear(self) -> None:
         """Forget forwards that were not followed by :meth:`update`."""
         self.recorder.clear()
         self.output.clear()
+        self.tokens.clear()
 
     def update(self, outputs: Any, batch: Any, loader: LoaderPositions, ids: Any = None) -> None:
         """Add a batch that has just been through the model.
@@ -142,6 +181,7 @@ class Collector:
             n = len(prediction)
             names = None if ids is None else read_ids(ids, n)
             numbers, keep = loader.advance_over(batch, n, identified=names is not None)
+            self._check_masks(n)
             activations, problems = self.recorder.take(n)
             baseline = self._ask_baseline(batch, prediction, loader, numbers)
             keys = numbers if names is None else number_ids(names)
@@ -151,6 +191,15 @@ class Collector:
             if groups is not None and options.attribution is not None:
                 self._attribute(read, groups)
         self.clear()
+
+    def _check_masks(self, n: int) -> None:
+        wrong = next((mask for mask in self.tokens.given if len(mask) != n), None)
+        if wrong is not None:
+            raise ValueError(
+                f"Expected `token_mask` to give one row for each of {n} samples, but got "
+                f"{tuple(wrong.shape)}."
+            )
+        self.padded.add(self.output.arguments, n)
 
     def arguments_of(self, batch: Any) -> Arguments:
         """What the module was called with, read from another batch.
@@ -207,6 +256,8 @@ class Collector:
             )
             return
         args, kwargs = self.output.arguments
+        if self.tokens.given:
+            kwargs = {**kwargs, TOKEN_MASK: self.tokens.given}
         n = len(batch.prediction)
         kept = None if batch.keep is None else batch.keep.nonzero().squeeze(1)
 
@@ -220,8 +271,21 @@ class Collector:
 
             return forward
 
-        with aside(), preserved_buffers(self.settings.module):
+        with aside(), preserved_buffers(self.settings.module), self.tokens_again:
             self.result.attribute(batch.kept(), groups, run, self.settings.layers)
+
+
+def with_token_mask(arguments: Arguments, batch: Any, field: B.Field | None) -> Arguments:
+    """Arguments that hand ``token_mask`` of a batch on where token masks are looked for."""
+    if field is None:
+        return arguments
+    mask = B.read_field(batch, field, "token_mask")
+    return arguments[0], {**arguments[1], TOKEN_MASK: mask}
+
+
+def _few(names: Sequence[str], most: int = 5) -> str:
+    more = f" and {len(names) - most} more layers" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def take_rows(value: Any, rows: Tensor, n: int) -> Any:

@@ -18,7 +18,7 @@ from lightning_neurocorr.against_placebo import check_fetchable
 from lightning_neurocorr.attribution import Attribution
 from lightning_neurocorr.baselines.batch import read_inputs
 from lightning_neurocorr.closer_look import EXEMPLARS, SEEN_IMAGES, CloserLook, check_groups
-from lightning_neurocorr.collector import Collector, Settings, describe, is_ready
+from lightning_neurocorr.collector import Collector, Settings, describe, is_ready, with_token_mask
 from lightning_neurocorr.inspection import Subject
 from lightning_neurocorr.options import Options, ToImage
 from lightning_neurocorr.placebo import Placebo
@@ -54,6 +54,7 @@ def compare(
     to_image: ToImage | None = None,
     inputs: B.Field | None = None,
     num_classes: int | None = None,
+    token_mask: B.Field | None = None,
     name: str = "neurocorr",
     progress: bool = False,
 ) -> NeuronReport:
@@ -75,7 +76,8 @@ def compare(
         output: Dotted name of the module whose output is the prediction; ``""`` is the model.
         scores: What predictions and the baseline's answers are, where their values do not tell:
             ``"logits"`` or ``"probabilities"``, or one for each of ``"model"`` and ``"baseline"``.
-        pooling: ``"mean"``, ``"max"`` or a callable from a layer's output to ``(N, D)``.
+        pooling: ``"mean"`` or ``"max"`` over positions, ``"cls"`` or ``"last"`` for the first or
+            last token, or a callable from a layer's output to ``(N, D)``. Padding does not count.
         top_k: How many neurons get pictures.
         attribution: The *used* column: True, False or its settings.
         ablation: The *needed* column: its settings, or None.
@@ -88,6 +90,9 @@ def compare(
         to_image: From an input ``(C, H, W)`` to an image in [0, 1].
         inputs: Key, position or callable that reads the model's input from a batch.
         num_classes: Number of classes, where predictions are ids and cannot tell.
+        token_mask: Key or callable that reads from a batch which tokens are real: bools
+            ``(N, T)``, or several for layers of several lengths. By default the masks that the
+            model, or a transformer in it, is called with.
         name: Name of the report.
         progress: Show progress bars.
 
@@ -126,7 +131,8 @@ def compare(
     collector = Collector(model, settings)
 
     def arguments(batch: Any) -> Arguments:
-        return collector.arguments_of(batch) if output else _arguments(batch, inputs)
+        found = collector.arguments_of(batch) if output else _arguments(batch, inputs)
+        return with_token_mask(found, batch, token_mask)
 
     subject = Subject(settings.module, settings.layers, [positions], arguments, move)
     if options.placebo is not None:
@@ -169,6 +175,7 @@ def _one_pass(model: nn.Module, subject: Subject, collector: Collector) -> Valid
             if options.sample_id is not None:
                 ids = B.read_field(moved, options.sample_id, "sample_id")
             args, kwargs = _arguments(moved, options.inputs)
+            collector.begin(moved)
             collector.update(model(*args, **kwargs), moved, positions, ids)
             if options.visualizer is not None:
                 subject.remember(moved, SEEN_IMAGES)

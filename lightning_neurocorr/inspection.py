@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_neurocorr import functional as F
-from lightning_neurocorr.activations import Place, aside, eager
+from lightning_neurocorr.activations import TOKEN_MASK, Place, TokenMasks, aside, eager
 from lightning_neurocorr.evidence import Panel, Picture, Sample
 from lightning_neurocorr.exemplars import Exemplar, MatchedSamples, Ranking, Reservoir
 from lightning_neurocorr.options import ToImage
@@ -68,6 +68,7 @@ class Subject:
             torch.no_grad(),
             eager(self.module),
             aside(),
+            TokenMasks(self.module),
             evaluation_mode(self.module),
             preserved_buffers(self.module),
         ):
@@ -76,6 +77,7 @@ class Subject:
     def inputs(self, batch: Any) -> Any:
         """The one tensor that the module gets; None where it gets more or none."""
         args, kwargs = self.arguments(batch)
+        kwargs.pop(TOKEN_MASK, None)
         tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
         return tensors[0] if len(tensors) == 1 else None
 

@@ -54,6 +54,7 @@ class Options:
     inputs: B.Field | None = None
     num_classes: int | None = None
     dataloaders: Sequence[int] | None = None
+    token_mask: B.Field | None = None
     name: str = "neurocorr"
 
     @classmethod
@@ -125,7 +126,11 @@ class Options:
 
     def _check_parts(self) -> None:
         """Parts of a batch, and loaders by their index."""
-        for option, value in (("sample_id", self.sample_id), ("inputs", self.inputs)):
+        for option, value in (
+            ("sample_id", self.sample_id),
+            ("inputs", self.inputs),
+            ("token_mask", self.token_mask),
+        ):
             if value is not None:
                 B.check_field(value, option)
         chosen: Any = self.dataloaders

@@ -14,15 +14,21 @@ from torch.utils import _pytree as pytree
 
 from lightning_neurocorr.activations import (
     Place,
+    TokenMasks,
     batch_axis,
     choose_layers,
     eager,
     first_tensor,
     layer_names,
     listen,
+    mask_of,
+    packed_in,
     unit_axis,
     unit_lists,
 )
+from lightning_neurocorr.activations.token_calls import AskedMask
+
+_NO_OTHERS = "Expected fill='mean' or 'zero' for {}."
 
 Fill = Literal["mean", "zero", "resample"]
 Units = int | Iterable[int] | Tensor
@@ -43,7 +49,8 @@ def silence(
         units: The units of each layer, by the layer's dotted name. A layer counts by its output,
             or by the first tensor in it (an LSTM's final state keeps what its output has lost).
         fill: What a silenced neuron says instead: ``"mean"``, its mean over the batch and all
-            positions; ``"zero"``; or ``"resample"``, its activations on another sample.
+            positions but padding; ``"zero"``; or ``"resample"``, its activations on another sample.
+            It says so in padding too.
         values: For ``"mean"``: means to use instead of the batch's, ``(D,)`` by layer name.
         seed: Of the pairing of samples for ``"resample"``; no global random state is used.
 
@@ -70,14 +77,21 @@ def silence(
     constants = {} if values is None else _constants(values, named)
     generator = torch.Generator().manual_seed(seed)
     called: set[str] = set()
+    early: list[AskedMask] = []
     with ExitStack() as stack:
         if isinstance(model, nn.Module):
             stack.enter_context(eager(model))
+            stack.enter_context(TokenMasks(model))
         for name, place in places.items():
             given = constants.get(name)
-            hook = _silencer(name, chosen[name], fill, given, generator, called)
+            hook = _silencer(name, chosen[name], fill, given, generator, called, early)
             stack.callback(listen(place, hook).remove)
         yield
+    if any(asked.answer() is not None for asked in early):
+        raise ValueError(
+            f"Expected `values` for layers in front of the token mask, but got fill={fill!r}: the "
+            "padding in what they say is not known yet."
+        )
     if missed := sorted(places.keys() - called):
         warnings.warn(f"Nothing was silenced in {', '.join(missed)}: never called.", stacklevel=3)
 
@@ -118,6 +132,7 @@ def _silencer(
     given: Tensor | None,
     generator: torch.Generator,
     called: set[str],
+    early: list[AskedMask],
 ) -> Callable[[Place, Any], Any]:
     """A hook that returns what a layer says with its silenced units replaced."""
 
@@ -125,7 +140,7 @@ def _silencer(
         called.add(name)
         activation = first_tensor(output)
         axis = unit_axis(place, activation)
-        size = activation.shape[axis]
+        size = activation.size(axis)  # nested tensors have no shape
         if units and units[-1] >= size:
             raise ValueError(f"Expected units of layer {name!r} below {size}, but got {units[-1]}.")
         if given is not None and given.shape != (size,):
@@ -133,34 +148,95 @@ def _silencer(
                 f"Expected `values` of layer {name!r} to be of shape ({size},), but got "
                 f"{tuple(given.shape)}."
             )
+        if activation.is_nested:
+            return _nested(output, activation, units, fill, given)
         index = torch.tensor(units, dtype=torch.long, device=activation.device)
         heard = activation.index_select(axis, index)
         if fill == "resample":
-            if any(isinstance(part, PackedSequence) for part in (output, *_parts(output))):
-                raise ValueError("Expected fill='mean' or 'zero' for packed sequences.")
-            said = heard.index_select(*_others(place, activation, generator))
+            if packed_in(output) is not None:
+                raise ValueError(_NO_OTHERS.format("packed sequences"))
+            mask = _mask(place, activation, early)
+            said = _resampled(heard, place, activation, generator, mask)
+        elif fill == "zero" or given is not None:
+            said = _constant(heard, axis, None if given is None else given[units])
         else:
-            said = _constant(heard, axis, fill, None if given is None else given[units])
+            mask = None if packed_in(output) else _mask(place, activation, early)
+            real = None if mask is None else mask[:, :, None]
+            axes = (0, 1, 2) if mask is None else _axes(place, activation)
+            said = _mean(heard, axis, None if real is None else real.movedim((0, 1, 2), axes))
         changed = activation.index_copy(axis, index, said.to(activation.dtype))
         return _with_first(output, activation, changed)
 
     return hook
 
 
-def _parts(output: Any) -> tuple:
-    return output if type(output) is tuple else ()
+def _mask(place: Place, activation: Tensor, early: list[AskedMask]) -> Tensor | None:
+    """Real tokens ``(N, T)``; None where every position counts, or as long as no mask is known."""
+    asked = mask_of(place, activation)
+    if asked is not None and asked.early:
+        early.append(asked)
+        return None
+    mask = None if asked is None else asked.answer()
+    return None if mask is None else mask.real.to(activation.device)
 
 
-def _constant(heard: Tensor, axis: int, fill: Fill, given: Tensor | None) -> Tensor:
-    """One number per unit, wherever it is heard."""
-    if fill == "zero":
+def _axes(place: Place, activation: Tensor) -> tuple[int, int, int]:
+    """The axes of samples, tokens and units of a layer that has one axis of positions."""
+    rows, units = batch_axis(place, activation), unit_axis(place, activation)
+    return rows, 3 - rows - units, units
+
+
+def _constant(heard: Tensor, axis: int, given: Tensor | None) -> Tensor:
+    """One number per unit, or 0, wherever it is heard: in padding too, which no model minds."""
+    if given is None:
         return torch.zeros_like(heard)
+    shape = [-1 if a == axis else 1 for a in range(heard.ndim)]
+    return given.to(heard).reshape(shape).expand_as(heard)
+
+
+def _mean(heard: Tensor, axis: int, real: Tensor | None) -> Tensor:
+    """The mean of each unit over the batch and all positions, or those that are ``real``."""
     others = [a for a in range(heard.ndim) if a != axis]
-    if given is not None:
-        shape = [-1 if a == axis else 1 for a in range(heard.ndim)]
-        return given.to(heard).reshape(shape).expand_as(heard)
     wide = heard.float() if heard.dtype in (torch.float16, torch.bfloat16) else heard
-    return (wide.mean(others, keepdim=True) if others else wide).expand_as(heard)
+    if real is None:
+        return (wide.mean(others, keepdim=True) if others else wide).expand_as(heard)
+    total = wide.masked_fill(~real, 0).sum(others, keepdim=True)
+    return (total / real.sum()).expand_as(heard)
+
+
+def _resampled(
+    heard: Tensor,
+    place: Place,
+    activation: Tensor,
+    generator: torch.Generator,
+    mask: Tensor | None,
+) -> Tensor:
+    """What the units say on another sample, whose real tokens are repeated where it is shorter."""
+    axis, other = _others(place, activation, generator)
+    if mask is None:
+        return heard.index_select(axis, other)
+    axes = _axes(place, activation)
+    order = (~mask).long().argsort(dim=1, stable=True)  # real tokens first
+    rank = (mask.long().cumsum(1) - 1).clamp_min(0) % mask.sum(1).clamp_min(1)[other][:, None]
+    said = heard.movedim(axes, (0, 1, 2))[other[:, None], order[other].gather(1, rank)]
+    return said.movedim((0, 1, 2), axes)
+
+
+def _nested(
+    output: Any, activation: Tensor, units: list[int], fill: Fill, given: Tensor | None
+) -> Any:
+    """The same for sequences of several lengths, as PyTorch's encoder makes of padded batches."""
+    if fill == "resample":
+        raise ValueError(_NO_OTHERS.format("nested tensors"))
+    parts = activation.unbind()
+    index = torch.tensor(units, dtype=torch.long, device=activation.device)
+    said = torch.cat([part.reshape(-1, part.shape[-1]) for part in parts]).float().mean(0)
+    said = torch.zeros_like(said) if fill == "zero" else said if given is None else given.to(said)
+    silent = [part.clone() for part in parts]
+    for part in silent:
+        part[..., index] = said[index].to(part.dtype)
+    new = torch.nested.as_nested_tensor(silent, layout=activation.layout)
+    return _with_first(output, activation, new)
 
 
 def _others(place: Place, activation: Tensor, generator: torch.Generator) -> tuple[int, Tensor]:

@@ -9,23 +9,31 @@ from lightning_neurocorr.activations.axes import batch_axis, unit_axis
 from lightning_neurocorr.activations.choosing import Layers, choose_layers, layer_names
 from lightning_neurocorr.activations.compilation import eager
 from lightning_neurocorr.activations.outputs import OutputRecorder, output_module
+from lightning_neurocorr.activations.padding import PaddedEnds
 from lightning_neurocorr.activations.pooling import (
     Pooling,
     check_pooling,
     first_tensor,
+    owners,
+    packed_in,
     pool,
 )
 from lightning_neurocorr.activations.recording import ActivationRecorder, record
 from lightning_neurocorr.activations.sites import Place, Site, carrier, listen
+from lightning_neurocorr.activations.token_calls import TOKEN_MASK, TokenMasks, mask_of
+from lightning_neurocorr.activations.tokens import read_token_mask
 from lightning_neurocorr.activations.units import unit_lists
 
 __all__ = [
+    "TOKEN_MASK",
     "ActivationRecorder",
     "Layers",
     "OutputRecorder",
+    "PaddedEnds",
     "Place",
     "Pooling",
     "Site",
+    "TokenMasks",
     "aside",
     "batch_axis",
     "carrier",
@@ -35,8 +43,12 @@ __all__ = [
     "first_tensor",
     "layer_names",
     "listen",
+    "mask_of",
     "output_module",
+    "owners",
+    "packed_in",
     "pool",
+    "read_token_mask",
     "record",
     "unit_axis",
     "unit_lists",

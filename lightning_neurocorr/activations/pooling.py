@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
@@ -13,8 +14,9 @@ from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence, pad_sequence
 
 from lightning_neurocorr.activations.axes import batch_axis, unit_axis
 from lightning_neurocorr.activations.sites import Place
+from lightning_neurocorr.activations.tokens import UnreadableError
 
-Pooling = str | Callable[[Tensor], Tensor]
+Pooling = str | Callable[..., Tensor]
 
 _HALF = (torch.float16, torch.bfloat16)
 _TOKEN = ("cls", "last")
@@ -40,6 +42,19 @@ def first_tensor(output: Any) -> Tensor:
     raise TypeError(f"Expected a layer's output to hold a tensor, but got {type(output).__name__}.")
 
 
+def packed_in(output: Any) -> PackedSequence | None:
+    """The packed sequence in what a recurrent layer returns, if there is one."""
+    parts = output if type(output) is tuple else (output,)
+    return next((part for part in parts if isinstance(part, PackedSequence)), None)
+
+
+def owners(packed: PackedSequence) -> Tensor:
+    """The sample of each row of the data of a packed sequence."""
+    ranks = torch.cat([torch.arange(int(size)) for size in packed.batch_sizes])
+    order = packed.sorted_indices
+    return ranks if order is None else order.cpu()[ranks]
+
+
 def pool(
     output: Any, place: Place, pooling: Pooling = "mean", mask: Tensor | None = None
 ) -> Tensor:
@@ -53,7 +68,8 @@ def pool(
             real token of a token layer ``(N, T, D)``; or a callable from the layer's output tensor
             to ``(N, D)``. A layer with one position per sample is taken as it is.
         mask: ``(N, T)``, True for the real tokens of a layer with ``T`` positions. Packed and
-            nested sequences know theirs; a callable sees every token, padding too.
+            nested sequences know theirs. A callable sees every token, padding too; it is given the
+            mask, or None, where it has a parameter of that name.
 
     Returns:
         A tensor that shares no memory with ``output``; ``"mean"`` reduces half precision in
@@ -66,7 +82,7 @@ def pool(
             ``"cls"`` or ``"last"`` meets a layer without tokens.
     """
     if callable(pooling):
-        return _called(pooling, first_tensor(output).detach())
+        return _called(pooling, first_tensor(output).detach(), mask)
     if (tokens := _tokens(output, place, mask)) is not None:
         return _pool_tokens(*tokens, pooling)
     activation = _as_real(first_tensor(output).detach())
@@ -77,7 +93,7 @@ def pool(
         return activation.clone()  # an in-place activation after the layer would overwrite it
     if pooling in _TOKEN:
         if len(reduce) > 1 or unit_axis(place, activation) != 2:
-            raise ValueError(
+            raise UnreadableError(
                 f"pooling={pooling!r} takes one token of a layer (N, T, D), but this layer gives "
                 f"{tuple(activation.shape)}"
             )
@@ -116,8 +132,18 @@ def check_pooling(pooling: Pooling) -> None:
         )
 
 
-def _called(pooling: Callable[[Tensor], Tensor], activation: Tensor) -> Tensor:
-    pooled = pooling(activation)
+def heeds_masks(pooling: Pooling) -> bool:
+    """Whether padding can be told to a pooling: one with a name, or a callable that asks."""
+    if not callable(pooling):
+        return True
+    try:
+        return "mask" in inspect.signature(pooling).parameters
+    except (TypeError, ValueError):  # of functions in C
+        return False
+
+
+def _called(pooling: Callable[..., Tensor], activation: Tensor, mask: Tensor | None) -> Tensor:
+    pooled = pooling(activation, mask=mask) if heeds_masks(pooling) else pooling(activation)
     if not isinstance(pooled, Tensor) or pooled.ndim != 2:
         got = tuple(pooled.shape) if isinstance(pooled, Tensor) else type(pooled).__name__
         raise ValueError(f"Expected `pooling` to return a tensor of shape (N, D), but got {got}.")
@@ -151,9 +177,7 @@ def _tokens(output: Any, place: Place, mask: Tensor | None) -> tuple[Tensor, Ten
     Packed sequences and nested tensors, as `nn.TransformerEncoder` makes of padded batches, hold
     real tokens only.
     """
-    parts = output if type(output) is tuple else (output,)
-    packed = next((part for part in parts if isinstance(part, PackedSequence)), None)
-    if packed is not None:
+    if (packed := packed_in(output)) is not None:
         padded, lengths = pad_packed_sequence(packed, batch_first=True)
         return widened(_as_real(padded.detach())), _up_to(lengths, padded)
     activation = first_tensor(output).detach()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -15,13 +16,19 @@ from lightning_neurocorr.activations.choosing import Layers, choose_layers
 from lightning_neurocorr.activations.pooling import (
     Pooling,
     check_pooling,
+    first_tensor,
+    heeds_masks,
+    packed_in,
     pool,
     position_mean,
     widened,
 )
 from lightning_neurocorr.activations.sites import Place, Site, carrier, listen
+from lightning_neurocorr.activations.token_calls import AskedMask, TokenMasks, mask_of
+from lightning_neurocorr.activations.tokens import UnreadableError
 
 _NOT_CALLED = "its forward was not called"
+_EMPTY = "a sample has no real token, so that there is nothing to pool: leave such samples out"
 
 # Means over positions (N, D) of a batch, and how many positions each sample has.
 OverPositions = tuple[Tensor, int | Tensor]
@@ -38,22 +45,33 @@ class ActivationRecorder:
         layers: Layers by name, as :func:`choose_layers` gives them, or where to read them.
         pooling: See :func:`pool`.
         strict: Whether a callable ``pooling`` that fails for a layer is an error of :meth:`take`.
+        masks: Opened too: padding of the model's sequences then does not count.
 
     Attributes:
         over_positions: Of the batch last taken, by layer: each neuron's mean over positions and
             calls ``(N, D)``, which is the very tensor of :meth:`take` where that has the same
             numbers, and how many positions each sample has. Layers whose neurons a callable
             ``pooling`` makes up itself are missing.
+        lengths: Of token layers without a mask, how many positions they had in any batch.
+        unheeded: Layers with a mask that a callable ``pooling`` does not ask for.
         refused: Names of layers that cannot carry a hook (TorchScript), with the reason.
     """
 
     def __init__(
-        self, layers: Mapping[str, Place], pooling: Pooling = "mean", *, strict: bool = False
+        self,
+        layers: Mapping[str, Place],
+        pooling: Pooling = "mean",
+        *,
+        strict: bool = False,
+        masks: TokenMasks | None = None,
     ) -> None:
         check_pooling(pooling)
+        self._masks = masks
         self._strict = strict and callable(pooling)
         self.layers = dict(layers)
         self.pooling = pooling
+        self.lengths: dict[str, set[int]] = {}
+        self.unheeded: set[str] = set()
         self.refused: dict[str, str] = {}
         self._handles: list[RemovableHandle] = []
         self.over_positions: dict[str, OverPositions] = {}
@@ -61,12 +79,17 @@ class ActivationRecorder:
         self._over: dict[str, OverPositions | None] = {}
         self._calls: dict[str, int] = {}
         self._failed: dict[str, str] = {}
+        self._early: list[tuple[str, Tensor, AskedMask]] = []
+        self._unmasked: list[tuple[str, AskedMask]] = []
+        self._doubts: dict[str, dict[str, Tensor]] = {}
         self._spoken: dict[str, int] = {}  # calls of layers that are heard elsewhere
         self._aside = 0
 
     def __enter__(self) -> Self:
         self._aside = depth()
         try:
+            if self._masks is not None:
+                self._masks.__enter__()
             for name, place in self.layers.items():
                 self._register(name, place)
         except BaseException:
@@ -81,12 +104,14 @@ class ActivationRecorder:
         """Remove every hook and forget what was recorded; closing twice is harmless."""
         while self._handles:
             self._handles.pop().remove()
+        if self._masks is not None:
+            self._masks.close()
         self.clear()
 
     def clear(self) -> None:
         """Forget what has been recorded since the last :meth:`take`, after a failed forward say."""
         self._pooled, self._calls, self._failed, self._over = {}, {}, {}, {}
-        self._spoken = {}
+        self._spoken, self._early, self._unmasked = {}, [], []
 
     def take(self, num_samples: int | None = None) -> tuple[dict[str, Tensor], dict[str, str]]:
         """What the forwards since the last call recorded, and what went wrong.
@@ -102,6 +127,7 @@ class ActivationRecorder:
         Raises:
             ValueError: If a callable ``pooling`` failed for a layer, where that is wanted.
         """
+        self._settle()
         taken, problems = {}, dict(self._failed)
         for name in self.layers:
             if name in problems or name in self.refused:
@@ -168,15 +194,64 @@ class ActivationRecorder:
         def hook(place: Place, output: Any) -> None:
             if depth() != self._aside or name in self._failed:
                 return
-            try:
-                pooled, over = self._read(output, place)
-                self._add(name, pooled)
-                self._add_over(name, over)
-            except Exception as error:  # noqa: BLE001 -- never end the user's forward
-                said = str(error).strip().split("\n")[0]  # PyTorch goes on for pages
-                self._failed[name] = f"{type(error).__name__}: {said[:300]}"
+            with self._forgiven(name):
+                asked = None if packed_in(output) else mask_of(place, first_tensor(output))
+                if asked is not None and asked.early:  # what follows may change it in place
+                    self._early.append((name, first_tensor(output).detach().clone(), asked))
+                else:
+                    self._hear(name, place, output, asked)
 
         return hook
+
+    @contextmanager
+    def _forgiven(self, name: str) -> Iterator[None]:
+        """A fault costs the layer, never the user's forward."""
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001
+            said = str(error).strip().split("\n")[0]  # PyTorch goes on for pages
+            kind = "" if isinstance(error, UnreadableError) else f"{type(error).__name__}: "
+            self._failed[name] = kind + said[:300]
+
+    def _hear(self, name: str, place: Place, output: Any, asked: AskedMask | None) -> None:
+        mask = None if asked is None else asked.answer()
+        if asked is not None and mask is None:
+            self._unmasked.append((name, asked))
+        if mask is not None:
+            for applies, reason in mask.doubts:
+                self._doubt(name, applies, reason)
+            if not heeds_masks(self.pooling):
+                self.unheeded.add(name)
+        pooled, over = self._read(output, place, None if mask is None else mask.real)
+        self._add(name, pooled)
+        self._add_over(name, over)
+        if over is not None and isinstance(over[1], Tensor):
+            self._doubt(name, (over[1] == 0).any(), _EMPTY)
+
+    def _settle(self) -> None:
+        """After the forward, when all of its masks are known."""
+        early, self._early = self._early, []
+        for name, activation, asked in early:
+            if name not in self._failed:
+                with self._forgiven(name):
+                    self._hear(name, self.layers[name], activation, asked)
+        for name, asked in self._unmasked:
+            with self._forgiven(name):
+                asked.confirm()
+            self.lengths.setdefault(name, set()).add(asked.shape[1])
+
+    def _doubt(self, name: str, applies: Tensor, reason: str) -> None:
+        known = self._doubts.setdefault(name, {})
+        known[reason] = applies if reason not in known else known[reason] | applies
+
+    def doubts(self) -> dict[str, str]:
+        """Why what was recorded of a layer does not hold; this waits for the device."""
+        found = {}
+        for name, doubts in self._doubts.items():
+            reasons = [reason for reason, applies in doubts.items() if bool(applies)]
+            if reasons:
+                found[name] = reasons[0]
+        return found
 
     def _add(self, name: str, pooled: Tensor) -> None:
         self._calls[name] = self._calls.get(name, 0) + 1
@@ -192,14 +267,16 @@ class ActivationRecorder:
         else:
             self._pooled[name] = widened(seen) + widened(pooled)
 
-    def _read(self, output: Any, place: Place) -> tuple[Tensor, OverPositions | None]:
+    def _read(
+        self, output: Any, place: Place, mask: Tensor | None
+    ) -> tuple[Tensor, OverPositions | None]:
         """Pooled, and the mean over positions: None where a callable alone can read the output."""
         if self.pooling == "mean":
-            over = position_mean(output, place)
+            over = position_mean(output, place, mask)
             return over[0], over
-        pooled = pool(output, place, self.pooling)
+        pooled = pool(output, place, self.pooling, mask)
         try:
-            return pooled, position_mean(output, place)
+            return pooled, position_mean(output, place, mask)
         except Exception:
             if callable(self.pooling):
                 return pooled, None
@@ -236,4 +313,4 @@ def record(
         >>> activations["0"].shape
         torch.Size([5, 2])
     """
-    return ActivationRecorder(choose_layers(model, layers), pooling)
+    return ActivationRecorder(choose_layers(model, layers), pooling, masks=TokenMasks(model))

@@ -22,8 +22,12 @@ from lightning_neurocorr.activations import (
     carrier,
     first_tensor,
     listen,
+    mask_of,
+    owners,
+    packed_in,
     unit_axis,
 )
+from lightning_neurocorr.activations.token_calls import AskedMask
 
 
 def attribute(
@@ -68,7 +72,10 @@ def attribute(
             place, kept = layers[name], [activation.detach() for activation in taps.kept[name]]
             if method == "path":
                 calls = _path_gradients(objective, {name: place}, kept, path_steps)
-            pairs = [_sums(place, a, g, len(target)) for a, g in zip(kept, calls, strict=True)]
+            pairs = [
+                _sums(place, a, g, len(target), *known)
+                for a, g, known in zip(kept, calls, taps.known[name], strict=True)
+            ]
             parts = [pair for pair in pairs if pair is not None]
             if len(parts) == len(pairs):
                 found[name] = (sum(u for u, _ in parts), sum(v for _, v in parts))
@@ -123,12 +130,14 @@ class _Taps:
         self.layers = layers
         self.values = values  # given to the model in place of the output, call by call
         self.kept: dict[str, list[Tensor]] = {}
+        # Of each call: the packed sequence that it is the data of, the question for a token mask.
+        self.known: dict[str, list[tuple[PackedSequence | None, AskedMask | None]]] = {}
         # Activation checkpointing calls layers again during the backward: those are no new calls.
         self.recording = True
         self._handles: list[RemovableHandle] = []
 
     def __enter__(self) -> Self:
-        self.kept, self.recording = {}, True
+        self.kept, self.known, self.recording = {}, {}, True
         try:
             for name, place in self.layers.items():
                 if not isinstance(carrier(place), torch.jit.ScriptModule):
@@ -143,8 +152,8 @@ class _Taps:
             self._handles.pop().remove()
 
     def _hook(self, name: str) -> Callable[[Place, Any], Any]:
-        def tap(_: Place, output: Any) -> Any:
-            if torch.is_inference_mode_enabled() or _is_packed(output):
+        def tap(place: Place, output: Any) -> Any:
+            if torch.is_inference_mode_enabled():
                 return None
             activation = first_tensor(output)
             if not activation.is_floating_point():
@@ -159,15 +168,12 @@ class _Taps:
             changed = _with_first(output, kept.clone())
             if changed is not None and self.recording:
                 self.kept.setdefault(name, []).append(kept)
+                packed = packed_in(output)
+                asked = None if packed else mask_of(place, activation)
+                self.known.setdefault(name, []).append((packed, asked))
             return changed
 
         return tap
-
-
-def _is_packed(output: Any) -> bool:
-    """Packed sequences have no axis of samples."""
-    parts = output if type(output) is tuple else (output,)
-    return any(isinstance(part, PackedSequence) for part in parts)
 
 
 def _with_first(output: Any, new: Tensor) -> Any:
@@ -175,7 +181,13 @@ def _with_first(output: Any, new: Tensor) -> Any:
     if isinstance(output, Tensor):
         return new
     old = first_tensor(output)
-    changed = pytree.tree_map(lambda part: new if part is old else part, output)
+
+    def swapped(part: Any) -> Any:
+        if isinstance(part, PackedSequence):  # a leaf before torch 2.7
+            return part._replace(data=new) if part.data is old else part
+        return new if part is old else part
+
+    changed = pytree.tree_map(swapped, output)
     return changed if first_tensor(changed) is new else None
 
 
@@ -226,14 +238,36 @@ def _wide(values: Tensor) -> Tensor:
 
 
 def _sums(
-    place: Place, activation: Tensor, gradient: Tensor, samples: int
+    place: Place,
+    activation: Tensor,
+    gradient: Tensor,
+    samples: int,
+    packed: PackedSequence | None,
+    asked: AskedMask | None,
 ) -> tuple[Tensor, Tensor] | None:
     """The u and v of one call of a layer; None where its rows are not the samples."""
+    if packed is not None or activation.is_nested:
+        tokens = _wide(activation if packed is not None else _stacked(activation))
+        gradient = _wide(gradient if packed is not None else _stacked(gradient))
+        owner = (owners(packed) if packed is not None else _rows(activation)).to(tokens.device)
+        if len(owner) != len(tokens) or int(owner.max()) + 1 != samples:
+            return None
+        near = tokens.mean(0)
+        u, v = (
+            values.new_zeros(samples, values.shape[1]).index_add_(0, owner, values)
+            for values in ((tokens - near) * gradient, gradient)
+        )
+        return u.double() + near.double() * v.double(), v.double()
     if activation.ndim < 2:
         activation, gradient = activation.reshape(-1, 1), gradient.reshape(-1, 1)
     rows, units = batch_axis(place, activation), unit_axis(place, activation)
     if activation.shape[rows] != samples:
         return None
+    mask = None if asked is None else asked.answer()
+    if mask is not None:  # what padding says does not count, even NaN
+        spread = mask.real[:, :, None].movedim((0, 1, 2), (rows, 3 - rows - units, units))
+        padding = ~spread.to(activation.device)
+        activation, gradient = (part.masked_fill(padding, 0) for part in (activation, gradient))
     others = [axis for axis in range(activation.ndim) if axis != units]
     positions = [axis for axis in others if axis != rows]
     activation = _wide(activation)
@@ -246,3 +280,14 @@ def _sums(
         product, total, near = product.cpu(), total.cpu(), near.cpu()
     total = total.double()
     return product.double() + near.double().flatten() * total, total
+
+
+def _stacked(nested: Tensor) -> Tensor:
+    """The tokens of all samples, ``(R, D)``."""
+    return torch.cat([part.reshape(-1, part.shape[-1]) for part in nested.unbind()])
+
+
+def _rows(nested: Tensor) -> Tensor:
+    """The sample of each of these tokens, ``(R,)``."""
+    lengths = [part.numel() // part.shape[-1] for part in nested.unbind()]
+    return torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths))

@@ -65,7 +65,8 @@ class NeuronAdvantage(Callback):
             LightningModule's own forward.
         scores: What predictions and the baseline's answers are, where their values do not tell:
             ``"logits"`` or ``"probabilities"``, or one for each of ``"model"`` and ``"baseline"``.
-        pooling: ``"mean"``, ``"max"`` or a callable from a layer's output to ``(N, D)``.
+        pooling: ``"mean"`` or ``"max"`` over positions, ``"cls"`` or ``"last"`` for the first or
+            last token, or a callable from a layer's output to ``(N, D)``. Padding does not count.
         top_k: How many neurons are shown.
         every_n_validations: Report every n-th validation.
         attribution: The *used* column: True, False or its settings.
@@ -82,6 +83,9 @@ class NeuronAdvantage(Callback):
         to_image: From an input ``(C, H, W)`` to an image in [0, 1]: undoes a normalisation.
         inputs: Key or callable that reads the model's input images from a batch.
         num_classes: Number of classes, where predictions are ids and cannot tell.
+        token_mask: Key or callable that reads from a batch which tokens are real: bools
+            ``(N, T)``, or several for layers of several lengths. By default the masks that the
+            model, or a transformer in it, is called with.
         dataloaders: Indices of the validation loaders to use; None for all.
         name: Prefix of everything that is logged, and what tells two callbacks apart.
 
@@ -112,6 +116,7 @@ class NeuronAdvantage(Callback):
         inputs: B.Field | None = None,
         num_classes: int | None = None,
         dataloaders: Sequence[int] | None = None,
+        token_mask: B.Field | None = None,
         name: str = "neurocorr",
     ) -> None:
         self.options = Options.of(locals())
@@ -166,9 +171,12 @@ class NeuronAdvantage(Callback):
             with self._faults.guarded("start a validation"):
                 self._start(trainer, pl_module)
 
-    def on_validation_batch_start(self, *_: Any) -> None:  # noqa: D102
-        if self._collector is not None:
-            self._collector.clear()
+    def on_validation_batch_start(  # noqa: D102
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, *_: Any
+    ) -> None:
+        if self._collector is not None and not self._faults.broken:
+            with self._faults.guarded("read the token mask"):
+                self._collector.begin(batch)
 
     def on_validation_batch_end(  # noqa: D102
         self,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from lightning_neurocorr import baselines as B
-from lightning_neurocorr.collector import Collector, describe
+from lightning_neurocorr.collector import Collector, describe, with_token_mask
 from lightning_neurocorr.inspection import Subject
 from lightning_neurocorr.randomness import PrivateRandomness
 from lightning_neurocorr.reading import Arguments
@@ -88,8 +88,10 @@ def look_at(
 
     def arguments(batch: Any) -> Arguments:
         if inputs is not None:
-            return (B.read_field(batch, inputs, "inputs"),), {}
-        return collector.arguments_of(batch)
+            found: Arguments = (B.read_field(batch, inputs, "inputs"),), {}
+        else:
+            found = collector.arguments_of(batch)
+        return with_token_mask(found, batch, collector.settings.options.token_mask)
 
     def move(batch: Any, loader: int) -> Any:
         return strategy.batch_to_device(batch, strategy.root_device, indices[loader])

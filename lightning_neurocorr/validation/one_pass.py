@@ -76,6 +76,7 @@ class ValidationPass:
         self._watched: dict[torch.device, Watched] = {}
         self._all: Watched | None = None
         self._attributing = Attributing(attribution, class_outcomes, total, processes)
+        self.remarks: list[str] = []
         self._position_means = PositionMeans()
         self.alarms: tuple[str, ...] = ()
         self._rows: ClassRows | None = None
@@ -251,6 +252,7 @@ class ValidationPass:
             "classes": [] if self._rows is None else self._rows.labels(),
             "room": 0 if self._rows is None else self._rows.room,
             "num_classes": self.num_classes,
+            "remarks": self.remarks,
             "position_means": self._position_means.state(),
             "scores": self._scores,
             **self._attributing.state(),
@@ -262,6 +264,7 @@ class ValidationPass:
         self._classes = union(other["classes"] for other in everyone)
         if self._classes is not None and len(self._classes) > told["room"]:
             self._classes = None
+        self.remarks = list(dict.fromkeys(said for other in everyone for said in other["remarks"]))
         for other in everyone:
             self._heed(other, told["sizes"])
         seen = [other["sizes"] for other in everyone if other["classifies"] is not None]
@@ -328,6 +331,7 @@ class ValidationPass:
             message=why_empty,
             notes=(
                 *self.alarms,
+                *self.remarks,
                 *control_notes(self._cells),
                 *self._attributing.notes(self.sizes),
             ),
