@@ -16,6 +16,7 @@ from lightning_neurocorr import baselines as B
 from lightning_neurocorr.activations import (
     TOKEN_MASK,
     ActivationRecorder,
+    Call,
     OutputRecorder,
     PaddedEnds,
     Place,
@@ -25,14 +26,11 @@ from lightning_neurocorr.activations import (
     read_token_mask,
 )
 from lightning_neurocorr.answers import Answers
+from lightning_neurocorr.baselines.labels import OneHotCheck
 from lightning_neurocorr.options import Options
+from lightning_neurocorr.predictions import Reader, said_field, shape_words
 from lightning_neurocorr.randomness import PrivateRandomness
-from lightning_neurocorr.reading import (
-    Arguments,
-    argument_reader,
-    logits_of,
-    read_prediction,
-)
+from lightning_neurocorr.reading import Arguments, argument_reader
 from lightning_neurocorr.samples import LoaderPositions, number_ids, read_ids
 from lightning_neurocorr.swapping import preserved_buffers
 from lightning_neurocorr.validation import Batch, ValidationPass
@@ -46,6 +44,7 @@ class Settings:
         options: What the user asked for.
         layers: Watched layers by name.
         module: The module whose output is the prediction.
+        reader: Has read batches of the same run before.
         exemplars: How many samples to keep per neuron; 0 is none.
         class_outcomes: Samples per class and outcome group of the last validation, ``(C, 4)``.
         total: Samples that all processes will see, where that is known.
@@ -58,6 +57,7 @@ class Settings:
     options: Options
     layers: Mapping[str, Place]
     module: nn.Module
+    reader: Reader | None = None
     exemplars: int = 0
     class_outcomes: Tensor | None = None
     total: int | None = None
@@ -80,10 +80,14 @@ class Collector:
         self.settings = settings
         self.model = model
         options = settings.options
-        self.recorder = ActivationRecorder(settings.layers, options.pooling, strict=settings.strict)
         self.tokens, self.tokens_again = TokenMasks(model), TokenMasks(settings.module)
         self.padded = PaddedEnds()
         self.output = OutputRecorder(settings.module)
+        self.recorder = ActivationRecorder(
+            settings.layers, options.pooling, strict=settings.strict, within=self.output
+        )
+        self.reader = settings.reader or make_reader(options)
+        self.one_hot = OneHotCheck()
         self.result = ValidationPass(
             options.advantage,
             num_classes=options.num_classes,
@@ -94,6 +98,7 @@ class Collector:
             processes=settings.processes,
         )
         self.answers = Answers(options.advantage, options.scores, rehearsal=settings.rehearsal)
+        self.result.checks.append(self.one_hot.fault)
         self.arguments: Callable[[Any], Arguments] | None = None
         self._stack = ExitStack()
 
@@ -168,38 +173,34 @@ class Collector:
         settings, options = self.settings, self.settings.options
         device = _device(self.model)
         with torch.inference_mode(False), torch.no_grad(), settings.randomness(device):
-            prediction, target = read_prediction(
-                outputs,
-                batch,
-                self.output,
-                options.predictions,
-                scores=options.advantage == "log_prob",
-            )
-            prediction, target = self.answers.judged(prediction, target)
-            if self.arguments is None and self.output.called:
-                self.arguments = argument_reader(batch, self.output.arguments)
+            read = self.reader.read(outputs, batch, self.output.calls, lambda: self._answer(batch))
+            prediction, target = self.answers.judged(read.prediction, read.target)
+            call = read.call
+            if self.arguments is None and call is not None:
+                self.arguments = argument_reader(batch, call.arguments)
             n = len(prediction)
             names = None if ids is None else read_ids(ids, n)
             numbers, keep = loader.advance_over(batch, n, identified=names is not None)
-            self._check_masks(n)
-            activations, problems = self.recorder.take(n)
+            self._check_masks(n, call)
+            activations, problems = self.recorder.take(n, call)
             baseline = self._ask_baseline(batch, prediction, loader, numbers)
+            self._check_classes(target, prediction, baseline)
             keys = numbers if names is None else number_ids(names)
-            kinds = self.answers.kinds()
-            read = Batch(prediction, baseline, target, keys, keep, kinds)
-            groups = self.result.add(read, activations, problems, self.recorder.over_positions)
+            self._say_provenance(baseline, loader, ids)
+            found = Batch(prediction, baseline, target, keys, keep, self.answers.kinds())
+            groups = self.result.add(found, activations, problems, self.recorder.over_positions)
             if groups is not None and options.attribution is not None:
-                self._attribute(read, groups)
+                self._attribute(found, groups, call)
         self.clear()
 
-    def _check_masks(self, n: int) -> None:
+    def _check_masks(self, n: int, call: Call | None) -> None:
         wrong = next((mask for mask in self.tokens.given if len(mask) != n), None)
         if wrong is not None:
             raise ValueError(
                 f"Expected `token_mask` to give one row for each of {n} samples, but got "
                 f"{tuple(wrong.shape)}."
             )
-        self.padded.add(self.output.arguments, n)
+        self.padded.add(((), {}) if call is None else call.arguments, n)
 
     def arguments_of(self, batch: Any) -> Arguments:
         """What the module was called with, read from another batch.
@@ -244,18 +245,44 @@ class Collector:
             values=prediction.device.type == "cpu",
         )
 
-    def _attribute(self, batch: Batch, groups: Tensor) -> None:
+    def _answer(self, batch: Any) -> Any:
+        """The baseline's answer for the number of classes, where it takes no positions."""
+        baseline = self.settings.options.baseline
+        if isinstance(baseline, B.Positional) or not is_ready(baseline):
+            return None
+        with aside():
+            return baseline(batch)
+
+    def _check_classes(self, target: Tensor, prediction: Tensor, baseline: Tensor) -> None:
+        """A target of classes is ids or one-hot, as wide as scores are."""
+        options = self.settings.options
+        if callable(options.advantage) or self.answers.of_labels:
+            return
+        widths = [part.shape[1] for part in (prediction, baseline) if part.ndim == 2]
+        self.one_hot(target, widths[0] if widths else options.num_classes)
+
+    def _say_provenance(self, baseline: Tensor, loader: LoaderPositions, ids: Any) -> None:
+        """Which tensors are compared, in words."""
+        order = "sequential loader" if loader.known else f"numbered as seen, as {loader.unknown}"
+        told = self.settings.options.sample_id or ""
+        self.result.provenance |= {
+            **self.reader.provenance,
+            "baseline": f"{describe(self.settings.options.baseline)}{shape_words(baseline)}",
+            "positions": order if ids is None else f"`sample_id` ({said_field(told)})",
+        }
+
+    def _attribute(self, batch: Batch, groups: Tensor, call: Call | None) -> None:
         """Attribution needs to run the module again on some rows of what it was called with."""
         if self.answers.of_labels:
             self.result.no_attribution("samples have sets of labels, and no class beside a rival")
             return
-        if not self.output.called:
+        if call is None:
             self.result.no_attribution(
                 "the forward of the module named by `output` was not called, so there is nothing "
                 "to differentiate; name with `output` the module that returns the logits"
             )
             return
-        args, kwargs = self.output.arguments
+        args, kwargs = call.arguments
         if self.tokens.given:
             kwargs = {**kwargs, TOKEN_MASK: self.tokens.given}
         n = len(batch.prediction)
@@ -267,7 +294,7 @@ class Collector:
 
             def forward() -> Tensor:
                 with self.settings.autocast():
-                    return logits_of(self.settings.module(*sliced[0], **sliced[1]))
+                    return self.reader.scores(self.settings.module(*sliced[0], **sliced[1]))
 
             return forward
 
@@ -286,6 +313,24 @@ def with_token_mask(arguments: Arguments, batch: Any, field: B.Field | None) -> 
 def _few(names: Sequence[str], most: int = 5) -> str:
     more = f" and {len(names) - most} more layers" if len(names) > most else ""
     return ", ".join(names[:most]) + more
+
+
+def make_reader(options: Options, *, step: bool = True) -> Reader:
+    """What reads prediction and target as the options say.
+
+    Args:
+        options: What the user asked for.
+        step: Whether batches come with what a validation step returned.
+    """
+    return Reader(
+        options.predictions,
+        options.target,
+        output=options.output,
+        step=step,
+        scores=options.advantage == "log_prob",
+        classifies=not callable(options.advantage),
+        num_classes=options.num_classes,
+    )
 
 
 def take_rows(value: Any, rows: Tensor, n: int) -> Any:

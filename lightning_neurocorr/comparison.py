@@ -18,13 +18,21 @@ from lightning_neurocorr.against_placebo import check_fetchable
 from lightning_neurocorr.attribution import Attribution
 from lightning_neurocorr.baselines.batch import read_inputs
 from lightning_neurocorr.closer_look import EXEMPLARS, SEEN_IMAGES, CloserLook, check_groups
-from lightning_neurocorr.collector import Collector, Settings, describe, is_ready, with_token_mask
+from lightning_neurocorr.collector import (
+    Collector,
+    Settings,
+    describe,
+    is_ready,
+    make_reader,
+    with_token_mask,
+)
 from lightning_neurocorr.inspection import Subject
 from lightning_neurocorr.options import Options, ToImage
 from lightning_neurocorr.placebo import Placebo
+from lightning_neurocorr.predictions import Predictions
 from lightning_neurocorr.randomness import PrivateRandomness
 from lightning_neurocorr.ranks import SecondPass
-from lightning_neurocorr.reading import Arguments, Predictions
+from lightning_neurocorr.reading import Arguments
 from lightning_neurocorr.report import NeuronReport
 from lightning_neurocorr.samples import LoaderPositions
 from lightning_neurocorr.scores import Scores
@@ -41,6 +49,7 @@ def compare(
     *,
     advantage: F.Advantage = "correctness",
     predictions: Predictions | None = None,
+    target: B.Field | None = None,
     output: str = "",
     scores: Scores = None,
     pooling: Pooling = "mean",
@@ -73,6 +82,9 @@ def compare(
             ``"jaccard"``, or a callable ``(prediction, baseline_prediction, target) -> (N,)``.
         predictions: ``(outputs, batch) -> (prediction, target)``, where ``outputs`` is what the
             model returned.
+        target: Where the label is in a batch: a key, an index or a callable. By default the second
+            part of ``(x, y)``, or the part called ``target``, ``targets``, ``label``, ``labels`` or
+            ``y``.
         output: Dotted name of the module whose output is the prediction; ``""`` is the model.
         scores: What predictions and the baseline's answers are, where their values do not tell:
             ``"logits"`` or ``"probabilities"``, or one for each of ``"model"`` and ``"baseline"``.
@@ -121,6 +133,7 @@ def compare(
         options,
         choose_layers(model, layers),
         output_module(model, output),
+        reader=make_reader(options, step=False),
         exemplars=EXEMPLARS if visualizer is not None else 0,
         total=positions.length,
     )
@@ -134,7 +147,9 @@ def compare(
         found = collector.arguments_of(batch) if output else _arguments(batch, inputs)
         return with_token_mask(found, batch, token_mask)
 
-    subject = Subject(settings.module, settings.layers, [positions], arguments, move)
+    subject = Subject(
+        settings.module, settings.layers, [positions], arguments, move, collector.reader.scores
+    )
     if options.placebo is not None:
         check_fetchable(subject)
     with PrivateRandomness()(device), evaluation_mode(model), torch.no_grad():

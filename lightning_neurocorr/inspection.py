@@ -20,7 +20,7 @@ from lightning_neurocorr.activations import TOKEN_MASK, Place, TokenMasks, aside
 from lightning_neurocorr.evidence import Panel, Picture, Sample
 from lightning_neurocorr.exemplars import Exemplar, MatchedSamples, Ranking, Reservoir
 from lightning_neurocorr.options import ToImage
-from lightning_neurocorr.reading import Arguments, logits_of
+from lightning_neurocorr.reading import Arguments
 from lightning_neurocorr.report import NeuronReport, NeuronRow
 from lightning_neurocorr.samples import LoaderPositions, fetch, hashed
 from lightning_neurocorr.sheets import to_display
@@ -43,6 +43,7 @@ class Subject:
         layers: Where the watched layers are read, by name.
         loaders: The validation loaders that samples can be fetched from.
         arguments: How the module is called on a batch, ``(args, kwargs)``.
+        scores: The prediction in what the module returned.
         autocast: Opens the precision that the user's forward runs in.
         move: Takes a fetched batch of loader ``i`` to where validation batches are.
         seen: A few images of the validation, for data whose positions are not known.
@@ -53,13 +54,14 @@ class Subject:
     loaders: Sequence[LoaderPositions]
     arguments: Callable[[Any], Arguments]
     move: Callable[[Any, int], Any]
+    scores: Callable[[Any], Tensor]
     autocast: Callable[[], AbstractContextManager[Any]] = nullcontext
     seen: list[Tensor] = field(default_factory=list)
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         """The module's logits, in the user's precision."""
         with self.autocast():
-            return logits_of(self.module(*args, **kwargs))
+            return self.scores(self.module(*args, **kwargs))
 
     @contextmanager
     def quiet(self) -> Iterator[None]:

@@ -15,8 +15,8 @@ from lightning_neurocorr.ablation import Ablation
 from lightning_neurocorr.activations import Layers, Pooling, check_pooling
 from lightning_neurocorr.attribution import Attribution
 from lightning_neurocorr.placebo import Placebo
+from lightning_neurocorr.predictions import Predictions
 from lightning_neurocorr.ranks import SecondPass
-from lightning_neurocorr.reading import Predictions
 from lightning_neurocorr.scores import Scores, check_scores
 from lightning_neurocorr.visualization import Visualizer
 
@@ -39,6 +39,7 @@ class Options:
     layers: Layers = None
     advantage: F.Advantage = "correctness"
     predictions: Predictions | None = None
+    target: B.Field | None = None
     output: str = ""
     scores: Scores = None
     pooling: Pooling = "mean"
@@ -127,12 +128,18 @@ class Options:
     def _check_parts(self) -> None:
         """Parts of a batch, and loaders by their index."""
         for option, value in (
+            ("target", self.target),
             ("sample_id", self.sample_id),
             ("inputs", self.inputs),
             ("token_mask", self.token_mask),
         ):
             if value is not None:
                 B.check_field(value, option)
+        if self.target is not None and self.predictions is not None:
+            raise ValueError(
+                "Expected `target` or `predictions`, but got both: `predictions` returns the "
+                "target beside the prediction. Leave one out."
+            )
         chosen: Any = self.dataloaders
         if chosen is not None and (
             not isinstance(chosen, (list, tuple)) or not all(type(i) is int for i in chosen)

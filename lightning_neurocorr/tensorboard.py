@@ -128,6 +128,8 @@ def markdown(report: NeuronReport, history: Sequence[HistoryEntry] = (), top_k: 
     if not report.message:
         parts += [_neuron_table(report, history, top_k), _layer_table(report)]
     parts.append(f"Baseline: {escape(report.baseline)}. Advantage: {escape(report.advantage)}.")
+    if report.provenance:
+        parts.append(f"Compared: {escape(report.compared)}.")
     parts.append("\n".join(f"- {escape(note)}" for note in report.notes))
     return "\n\n".join(part for part in parts if part)
 

@@ -123,7 +123,8 @@ def run(
     **options: Any,
 ) -> dict[str, Any]:
     """Validate, or fit with a learning rate of 0, and say what was found."""
-    ours = callback(baseline or BatchBaseline(2), layers, **{"visualizer": None, **options})
+    said = {} if "predictions" in options else {"target": 1}
+    ours = callback(baseline or BatchBaseline(2), layers, **{"visualizer": None, **said, **options})
     made = trainer_of(ours, **(trainer or {}))
     valid = loaders() if loaders else DataLoader(Pictures(n), 4)
     with warnings.catch_warnings(record=True) as caught:

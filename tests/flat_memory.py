@@ -62,6 +62,7 @@ def main() -> None:
     callback = NeuronAdvantage(
         answer,
         "net.4",
+        target=1,
         top_k=1,
         visualizer=FeatureVisualizer(steps=1, every_n_validations=EVERY),
         ablation=Ablation(random_sets=1, sizes=(1,), singles=1, every_n_validations=EVERY),

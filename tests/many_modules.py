@@ -240,7 +240,7 @@ def _as_dicts(data: TensorDataset) -> list[dict[str, Tensor]]:
 def dict_outputs() -> Kind:
     return Kind(
         Structured(as_dict=True), *loaders(_as_dicts(pictures())),  # type: ignore[arg-type]
-        {"baseline": lambda batch: batch["answer"], "inputs": "image"},
+        {"baseline": lambda batch: batch["answer"], "inputs": "image", "target": "label"},
     )  # fmt: skip
 
 
@@ -248,5 +248,5 @@ def dict_outputs() -> Kind:
 def dataclass_outputs() -> Kind:
     return Kind(
         Structured(as_dict=False), *loaders(_as_dicts(pictures())),  # type: ignore[arg-type]
-        {"baseline": lambda batch: batch["answer"], "inputs": "image"},
+        {"baseline": lambda batch: batch["answer"], "inputs": "image", "target": "label"},
     )  # fmt: skip

@@ -117,10 +117,16 @@ def paper_trainer(*callbacks: Any, **options: Any) -> pl.Trainer:
     return pl.Trainer(callbacks=list(callbacks), **{**defaults, **options})
 
 
+def label(batch: Any) -> torch.Tensor:
+    """Where the target is in either form."""
+    return batch["y"] if isinstance(batch, dict) else batch[1]
+
+
 def watch(layers: Any = "model.detector", **options: Any) -> NeuronAdvantage:
     """A callback without pictures, whose baseline is in the batch."""
     baseline = options.pop("baseline", BatchBaseline(2))
-    return NeuronAdvantage(baseline, layers, **{"visualizer": None, **options})
+    said = {} if "predictions" in options else {"target": label}
+    return NeuronAdvantage(baseline, layers, **{"visualizer": None, **said, **options})
 
 
 def fit(callback: Any, module: Any = None, loader: Any = None, **options: Any) -> pl.Trainer:

@@ -252,13 +252,14 @@ def test_the_batch_after_a_failed_one_is_recorded_alone() -> None:
     with record(model) as recorder, OutputRecorder(model) as output:
         with pytest.raises(RuntimeError, match="a bad batch"):
             model(x * torch.nan)
-        assert not output.called
+        assert not output.calls
         recorder.clear()
         output.clear()
         expected = model(x)
         taken, _ = recorder.take(5)
-        assert output.output.equal(expected)
-        assert output.arguments == ((x,), {})
+        (call,) = output.calls
+        assert call.output.equal(expected)
+        assert call.arguments == ((x,), {})
     assert taken["first"].equal(model.first(x))
 
 
@@ -270,12 +271,12 @@ def test_forwards_aside_are_not_recorded() -> None:
             with aside():
                 model(x)
             model(x)
-        assert not output.called
+        assert not output.calls
         assert not recorder.take()[0]
         with pytest.raises(RuntimeError), aside():
             model(torch.zeros(1))
         expected = model(x)
-        assert output.output.equal(expected)
+        assert [call.output.equal(expected) for call in output.calls] == [True]
         assert recorder.take(5)[0]["head"].equal(expected)
 
 
@@ -301,16 +302,17 @@ def test_the_innermost_of_nested_calls_is_the_prediction() -> None:
         for _ in range(2):
             model.outer = True
             assert model(x) == "a loss"
-            assert recorder.output.equal(2 * model.layer(x))
-            assert recorder.arguments == ((x,), {"scale": 2.0})
+            (call,) = recorder.calls
+            assert call.output.equal(2 * model.layer(x))
+            assert call.arguments == ((x,), {"scale": 2.0})
             recorder.clear()
-            assert not recorder.called
-        model(x)
-        last = model(x + 1)  # of calls side by side the last
-        assert recorder.output is last
+            assert not recorder.calls
+        side_by_side = [model(x), model(x + 1)]
+        for i, (call, output) in enumerate(zip(recorder.calls, side_by_side, strict=True)):
+            assert call.output is output
+            assert call.index == i
     model(x)
-    assert not recorder.called
-    assert recorder.output is None
+    assert not recorder.calls
 
 
 class Decorated(nn.Module):

@@ -147,7 +147,7 @@ def report_of(size: int, validations: int) -> dict[str, Tensor]:
     torch.manual_seed(1)
     model = Told()
     callback = NeuronAdvantage(
-        BatchBaseline(2), "*", visualizer=None, attribution=Attribution(max_samples=20)
+        BatchBaseline(2), "*", target=1, visualizer=None, attribution=Attribution(max_samples=20)
     )
     loader = DataLoader(TensorDataset(x, target, answer), batch_size=size)
     for _ in range(validations):

@@ -32,6 +32,7 @@ from lightning_neurocorr.baselines import (
     default_inputs,
     default_target,
     read_field,
+    read_target,
 )
 
 X, Y = torch.arange(6.0).reshape(3, 2), torch.tensor([0, 2, 1])
@@ -65,7 +66,6 @@ class KeyedLikeADict:
 XY_BATCHES = {
     "tuple": (X, Y),
     "list": [X, Y],
-    "three": (X, Y, ["a", "b", "c"]),
     "dict": {"image": X, "label": Y},
     "dict-ids": {"id": torch.arange(3), "x": X, "y": Y},
     "dict-only-tensor": {"pixels": X, "target": Y, "id": ["a", "b", "c"]},
@@ -104,8 +104,28 @@ def test_an_input_that_is_not_plain_is_an_error_that_names_the_parts(batch, matc
         default_inputs(batch)
 
 
-def test_target_by_the_order_of_names_and_as_tensor():
-    assert torch.equal(default_target({"y": X, "labels": Y, "x": X}), Y)
+@pytest.mark.parametrize("batch", [(X, Y, Y), [X, X, Y], (X, Y, ["a", "b", "c"]), (X, X, X, Y)])
+def test_of_three_and_more_parts_any_may_be_the_target(batch):
+    with pytest.raises(ValueError, match=rf"of {len(batch)}: \(3, 2\), .*target=2"):
+        default_target(batch)
+    assert read_target(batch, 1).equal(batch[1])
+    assert default_inputs(batch) is X
+
+
+@pytest.mark.parametrize("second", [(Y, Y), [Y, X], {"label": Y}, ["cat", "dog", "cow"]])
+def test_a_second_part_that_is_no_target_is_refused(second):
+    with pytest.raises(TypeError, match=r"second element of the batch.*`target=`"):
+        default_target((X, second))
+
+
+def test_several_names_of_a_target_are_one_where_they_are_one_tensor():
+    assert default_target({"y": Y, "labels": Y, "x": X}).equal(Y)
+    assert default_target({"y": Y, "labels": None, "x": X}).equal(Y)
+    with pytest.raises(ValueError, match=r"'labels' and 'y' may be.*`target=`"):
+        default_target({"y": X, "labels": Y, "x": X})
+
+
+def test_a_target_becomes_a_tensor():
     assert torch.equal(default_target({"y": np.array([0, 2, 1]), "x": X}), Y)
     assert torch.equal(default_target((X, [0, 2, 1])), Y)
     with pytest.raises(TypeError, match=r"'y'.*numbers.*list that starts with 'cat'"):

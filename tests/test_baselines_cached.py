@@ -39,7 +39,7 @@ class Asked:
 
 def validations(baseline: Any, loader: DataLoader, epochs: int = 3, **more: Any) -> NeuronAdvantage:
     """A fit with a validation per epoch, after a sanity check of two batches."""
-    callback = NeuronAdvantage(baseline, visualizer=None, **more)
+    callback = NeuronAdvantage(baseline, target=1, visualizer=None, **more)
     paper_trainer(callback, max_epochs=epochs).fit(PaperModule(), paper_loader(), loader)
     return callback
 
@@ -90,7 +90,7 @@ def test_a_second_run_on_the_same_data_asks_nothing_and_on_other_data_everything
     inner, loader = Asked(), paper_loader()
     baseline = CachedBaseline(inner)
     for data, calls in ((loader, 5), (loader, 5), (paper_loader(), 10), (paper_loader(30), 13)):
-        paper_trainer(NeuronAdvantage(baseline, visualizer=None)).validate(
+        paper_trainer(NeuronAdvantage(baseline, target=1, visualizer=None)).validate(
             PaperModule(), data, verbose=False
         )
         assert inner.calls == calls

@@ -27,11 +27,11 @@ from tests.paper_model import PaperModule, paper_loader, paper_trainer
 
 def test_it_is_the_report_of_the_callback() -> None:
     module = PaperModule()
-    callback = NeuronAdvantage(BatchBaseline(2), visualizer=None)
+    callback = NeuronAdvantage(BatchBaseline(2), target=1, visualizer=None)
     paper_trainer(callback).validate(module, paper_loader(), verbose=False)
     theirs = callback.report
     assert theirs is not None
-    ours = compare(module, paper_loader(), BatchBaseline(2))
+    ours = compare(module, paper_loader(), BatchBaseline(2), target=1)
     assert (ours.layers, ours.sizes, ours.outcomes) == (
         theirs.layers,
         theirs.sizes,

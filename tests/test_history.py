@@ -200,7 +200,7 @@ def test_history_of_a_large_model_reaches_back_where_a_neuron_was_surely_weak(sm
 
 def test_the_callback_adds_history_to_its_report(tmp_path: Path) -> None:
     """Nothing changes between these two validations: neurons rose at the first, ranks stay."""
-    callback = NeuronAdvantage(BatchBaseline(2), visualizer=None)
+    callback = NeuronAdvantage(BatchBaseline(2), target=1, visualizer=None)
     trainer = paper_trainer(callback, num_sanity_val_steps=0)
     trainer.fit(PaperModule(), paper_loader(), paper_loader())
     first, last = callback.history

@@ -122,7 +122,7 @@ def test_compare_reads_ids_and_an_inner_output() -> None:
     found = compare(
         Wrapped(), shuffled, answers, "inner.*", output="inner", sample_id="id", attribution=True
     )
-    plain = compare(PaperNet(), paper_loader(), BatchBaseline(2))
+    plain = compare(PaperNet(), paper_loader(), BatchBaseline(2), target=1)
     assert found.outcomes == plain.outcomes
     for name in ("r", "attribution", "r_within_class"):
         np.testing.assert_allclose(found.column(name), plain.column(name), atol=1e-6, err_msg=name)

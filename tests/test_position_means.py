@@ -45,7 +45,7 @@ def spots() -> tuple[Spot, Tensor, Tensor, Tensor]:
 def report(parts: tuple[Any, ...], pooling: Any, batch: int = 50, **more: Any) -> NeuronReport:
     model, *data = parts
     loader = DataLoader(TensorDataset(*data), batch_size=batch)
-    return compare(model, loader, lambda b: b[2], LAYER, pooling=pooling, **more)
+    return compare(model, loader, lambda b: b[2], LAYER, target=1, pooling=pooling, **more)
 
 
 def slow_attribution(model: Spot, x: Tensor, y: Tensor, answers: Tensor) -> np.ndarray:
@@ -146,7 +146,7 @@ def test_images_of_several_sizes_count_by_their_positions() -> None:
     with torch.no_grad():
         every = torch.cat([model.conv(b[0]).double().movedim(1, 3).flatten(0, 2) for b in batches])
     for pooling in ("mean", "max"):
-        found = compare(model, batches, lambda b: b[2], LAYER, pooling=pooling)
+        found = compare(model, batches, lambda b: b[2], LAYER, target=1, pooling=pooling)
         np.testing.assert_allclose(found.column("mean_over_positions"), every.mean(0), atol=1e-6)
 
 

@@ -55,7 +55,7 @@ class Net(pl.LightningModule):
 
 
 def validated(module: Net, *data: Data, **options: Any) -> NeuronAdvantage:
-    callback = NeuronAdvantage(BatchBaseline(2), visualizer=None, **options)
+    callback = NeuronAdvantage(BatchBaseline(2), target=1, visualizer=None, **options)
     loaders = [DataLoader(part, 50) for part in data]
     paper_trainer(callback).validate(module, loaders, verbose=False)
     return callback
@@ -126,7 +126,7 @@ def test_a_monitor_outlives_a_validation_that_failed(tmp_path: Any) -> None:
             raise RuntimeError("the reading service is down")
         return batch[2]
 
-    callback = NeuronAdvantage(breaks, "model.detector", visualizer=None)
+    callback = NeuronAdvantage(breaks, "model.detector", target=1, visualizer=None)
     keep = ModelCheckpoint(
         tmp_path / "kept", monitor="neurocorr/strongest_r/model.detector", mode="max"
     )
@@ -188,13 +188,13 @@ def test_in_a_notebook_it_is_an_error_too() -> None:
 
 
 def test_validate_returns_the_numbers_without_a_logger() -> None:
-    callback = NeuronAdvantage(BatchBaseline(2), visualizer=None)
+    callback = NeuronAdvantage(BatchBaseline(2), target=1, visualizer=None)
     (found,) = paper_trainer(callback).validate(Net(), DataLoader(Data(), 50), verbose=False)
     assert found["neurocorr/outcomes/neither"] == 0
 
 
 def test_inputs_that_are_no_images_are_a_remark_and_no_warning() -> None:
-    callback = NeuronAdvantage(BatchBaseline(2))
+    callback = NeuronAdvantage(BatchBaseline(2), target=1)
     paper_trainer(callback).validate(Net(), DataLoader(Data(), 50), verbose=False)
     assert "No pictures" in callback.report.notes[-1]  # type: ignore[union-attr]
 
@@ -213,7 +213,7 @@ def test_inputs_that_are_no_images_are_a_remark_and_no_warning() -> None:
 )
 def test_wrong_settings_fail_in_the_constructor(options: dict[str, Any], match: str) -> None:
     with pytest.raises((TypeError, ValueError), match=match):
-        NeuronAdvantage(BatchBaseline(2), **options)
+        NeuronAdvantage(BatchBaseline(2), target=1, **options)
 
 
 def test_one_neuron_is_a_layer_of_one() -> None:

@@ -328,7 +328,7 @@ def test_r_attribution_and_ablation_are_those_of_a_loop(name: str) -> None:
             list(zip(xs, ys, answers, strict=True)), batch_size=size, collate_fn=collated
         )
         found = compare(
-            net, loader, lambda batch: batch[2], list(kind.layers), pooling=pooling,
+            net, loader, lambda batch: batch[2], list(kind.layers), target=1, pooling=pooling,
             ablation=settings if pooling == "mean" else None,
         )  # fmt: skip
         assert set(found.layers) == set(kind.layers), found.notes

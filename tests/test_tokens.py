@@ -160,7 +160,7 @@ def trimmed(parts: list[tuple[Tensor, int, int]]) -> tuple[Tensor, Tensor, Tenso
 
 def against(model: nn.Module, data: Any, size: int = 16, **more: Any) -> NeuronReport:
     loader = DataLoader(data, size, collate_fn=more.pop("collate_fn", trimmed))
-    return compare(model, loader, lambda batch: batch[2], **more)
+    return compare(model, loader, lambda batch: batch[2], target=1, **more)
 
 
 SAME = ("r", "mean", "mean_over_positions", "attribution")
@@ -486,7 +486,7 @@ def test_the_callback_reads_masks_too() -> None:
         columns = []
         for size in (1, 64):
             callback = NeuronAdvantage(
-                lambda batch: batch[2], visualizer=None, ablation=settings, **options
+                lambda batch: batch[2], target=1, visualizer=None, ablation=settings, **options
             )
             collate = trimmed if module is known else None
             loader = DataLoader(data, size, collate_fn=collate)

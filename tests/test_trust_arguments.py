@@ -27,7 +27,7 @@ from tests.paper_model import PaperModule, PaperSet, paper_loader, paper_trainer
 )
 @pytest.mark.parametrize("rehearsed", [True, False])
 def test_pooling_that_fails_is_an_early_error(pooling: Any, reason: str, rehearsed: bool) -> None:
-    callback = NeuronAdvantage(BatchBaseline(2), pooling=pooling, visualizer=None)
+    callback = NeuronAdvantage(BatchBaseline(2), target=1, pooling=pooling, visualizer=None)
     trainer = paper_trainer(callback, num_sanity_val_steps=2 if rehearsed else 0, max_epochs=3)
     with pytest.raises(ValueError, match="Expected `pooling` to bring .*" + reason):
         trainer.fit(PaperModule(), paper_loader(), paper_loader())
@@ -37,7 +37,9 @@ def test_pooling_that_fails_is_an_early_error(pooling: Any, reason: str, rehears
 
 def test_two_callbacks_of_one_name_are_refused_and_told_what_to_do() -> None:
     def callback(**options: Any) -> NeuronAdvantage:
-        return NeuronAdvantage(BatchBaseline(2), "model.detector", visualizer=None, **options)
+        return NeuronAdvantage(
+            BatchBaseline(2), "model.detector", target=1, visualizer=None, **options
+        )
 
     trainer = paper_trainer(callback(), callback())
     with pytest.raises(ValueError, match=r"`name` of its own, but got several named 'neurocorr'.*"):
@@ -73,7 +75,7 @@ class SideBySide(PaperModule):
 @pytest.mark.parametrize("place", ["fit", "data module", "no rehearsal", "validate"])
 def test_loaders_side_by_side_are_refused_and_told_what_to_do(mode: Any, place: str) -> None:
     loaders = CombinedLoader([paper_loader(), paper_loader(24)], mode)
-    callback = NeuronAdvantage(BatchBaseline(2), "model.detector", visualizer=None)
+    callback = NeuronAdvantage(BatchBaseline(2), "model.detector", target=1, visualizer=None)
     trainer = paper_trainer(callback, num_sanity_val_steps=0 if place == "no rehearsal" else 2)
     if place == "fit":
         run = partial(trainer.fit, SideBySide(), paper_loader(), loaders)
@@ -101,6 +103,6 @@ def test_loaders_side_by_side_as_one_data_set() -> None:
 
 def test_loaders_one_after_the_other_are_taken() -> None:
     loaders = CombinedLoader([paper_loader(), paper_loader(24)], "sequential")
-    callback = NeuronAdvantage(BatchBaseline(2), "model.detector", visualizer=None)
+    callback = NeuronAdvantage(BatchBaseline(2), "model.detector", target=1, visualizer=None)
     paper_trainer(callback).fit(PaperModule(), paper_loader(), loaders)
     assert callback.report.n == 72

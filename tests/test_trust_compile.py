@@ -64,7 +64,7 @@ def test_hooks_fire_on_every_batch(form: Any, every: int) -> None:
     """Also where an unwatched validation compiled the graph without our hooks."""
     torch.manual_seed(2)
     module, seen = form(), []
-    callback = NeuronAdvantage(answer, visualizer=None, every_n_validations=every)
+    callback = NeuronAdvantage(answer, target=1, visualizer=None, every_n_validations=every)
     data = pictures()
     watched = NeuronAdvantage.on_validation_batch_end
 
@@ -90,7 +90,7 @@ def test_r_of_a_compiled_model_is_that_of_the_plain_one() -> None:
         torch.manual_seed(2)
         net = cnn()
         module = Trained(torch.compile(net, backend="eager") if compiled else net)  # type: ignore[arg-type]
-        callback = NeuronAdvantage(answer, visualizer=None)
+        callback = NeuronAdvantage(answer, target=1, visualizer=None)
         paper_trainer(callback).validate(module, loaders(pictures())[1], verbose=False)
         found.append(callback.report.column("r"))
     np.testing.assert_allclose(*found, atol=1e-6)
@@ -111,7 +111,9 @@ class Interrupted(Trained):
 def test_the_stance_is_handed_back_after_an_exception(error: BaseException) -> None:
     module = Interrupted(error)
     with pytest.raises((RuntimeError, KeyboardInterrupt, SystemExit)):
-        paper_trainer(NeuronAdvantage(answer, visualizer=None)).fit(module, *loaders(pictures()))
+        paper_trainer(NeuronAdvantage(answer, target=1, visualizer=None)).fit(
+            module, *loaders(pictures())
+        )
     assert stance() == "default"
     assert not any(part._forward_hooks for part in module.modules() if isinstance(part, nn.Conv2d))
 
@@ -119,7 +121,7 @@ def test_the_stance_is_handed_back_after_an_exception(error: BaseException) -> N
 def test_a_stance_of_the_users_own_comes_back() -> None:
     torch.compiler.set_stance("eager_on_recompile")
     try:
-        callback = NeuronAdvantage(answer, visualizer=None)
+        callback = NeuronAdvantage(answer, target=1, visualizer=None)
         paper_trainer(callback).validate(inner(), loaders(pictures())[1], verbose=False)
         assert stance() == "eager_on_recompile"
     finally:
@@ -160,7 +162,7 @@ def test_inductor_trains_the_same_and_calls_our_hooks(form: str) -> None:
     for watched in (False, True):
         torch.compiler.reset()
         module = inductor(form)
-        callback = NeuronAdvantage(answer, visualizer=None, every_n_validations=2)
+        callback = NeuronAdvantage(answer, target=1, visualizer=None, every_n_validations=2)
         trainer = paper_trainer(*([callback] if watched else []), max_epochs=3)
         trainer.fit(module, DataLoader(data, 20, shuffle=True), DataLoader(data, 20))
         results.append([p.detach().clone() for p in trainer.lightning_module.parameters()])
@@ -204,7 +206,7 @@ class Sometimes(Trained):
 @pytest.mark.parametrize("rehearsed", [True, False])
 def test_a_layer_that_misses_a_batch_is_never_reported(rehearsed: bool) -> None:
     data = TensorDataset(torch.randn(60, 6), torch.randint(0, 3, (60,)), torch.arange(60) % 3)
-    callback = NeuronAdvantage(answer, visualizer=None)
+    callback = NeuronAdvantage(answer, target=1, visualizer=None)
     loaders = DataLoader(data, 20), DataLoader(data, 20)
     trainer = paper_trainer(callback, num_sanity_val_steps=2 if rehearsed else 0)
     with pytest.warns(UserWarning, match="Layer net.1 was left out: its forward was not called"):

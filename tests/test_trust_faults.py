@@ -70,7 +70,8 @@ def options_of(place: str, error: BaseException, layers: int = 1) -> dict[str, A
             "predictions": Failing(error, SECOND, lambda out, batch: (out["logits"], batch[1]))
         },
     }
-    return {"baseline": BatchBaseline(2), "visualizer": None, **failing[place]}
+    said = {} if place == "predictions" else {"target": 1}
+    return {"baseline": BatchBaseline(2), "visualizer": None, **said, **failing[place]}
 
 
 PLACES = ["baseline", "pooling", "advantage", "predictions"]
@@ -92,7 +93,7 @@ def test_a_later_fault_of_ours_is_a_warning(place: str) -> None:
 
 def test_a_warning_points_at_the_line_that_started_the_run() -> None:
     failing = Failing(ValueError("mine"), SECOND, lambda batch: batch[2])
-    callback = NeuronAdvantage(failing, "model.detector", visualizer=None)
+    callback = NeuronAdvantage(failing, "model.detector", target=1, visualizer=None)
     trainer = paper_trainer(callback)
     with pytest.warns(UserWarning, match="could not read batch") as caught:
         trainer.fit(PaperModule(), paper_loader(), paper_loader())
@@ -134,7 +135,7 @@ def test_the_users_own_error_comes_out_unchanged(error: BaseException) -> None:
     for watched in (False, True):
         torch.manual_seed(1)
         module = Raising(error)
-        callback = NeuronAdvantage(answer, visualizer=None)
+        callback = NeuronAdvantage(answer, target=1, visualizer=None)
         trainer = paper_trainer(*([callback] if watched else []), max_epochs=3)
         with pytest.raises(BaseException) as info:  # noqa: PT011 -- compared below
             trainer.fit(module, *loaders(pictures()))
@@ -152,7 +153,7 @@ class Visualizer(FeatureVisualizer):
 
 
 def test_a_visualizer_that_fails_is_a_warning() -> None:
-    callback = NeuronAdvantage(answer, visualizer=Visualizer(steps=1))
+    callback = NeuronAdvantage(answer, target=1, visualizer=Visualizer(steps=1))
     module = Trained(cnn())
     with pytest.warns(UserWarning, match="could not make pictures.*no paint"):
         paper_trainer(callback).fit(module, *loaders(pictures()))
@@ -168,7 +169,7 @@ def test_a_logger_that_fails_is_a_warning(tmp_path: Any, monkeypatch: pytest.Mon
 
     for name in ("log_report", "log_sheets"):
         monkeypatch.setattr(f"lightning_neurocorr.callback.neuron_advantage.{name}", full)
-    callback = NeuronAdvantage(answer, visualizer=None)
+    callback = NeuronAdvantage(answer, target=1, visualizer=None)
     logger = TensorBoardLogger(tmp_path)
     trainer = paper_trainer(callback, logger=logger, log_every_n_steps=1)
     with pytest.warns(UserWarning, match="could not write to the logger.*No space left"):
@@ -184,7 +185,7 @@ def test_a_folder_that_cannot_be_written_is_a_warning(tmp_path: Any) -> None:
     logger = CSVLogger(tmp_path)
     Path(logger.log_dir).mkdir(parents=True)
     (Path(logger.log_dir) / "neurocorr").write_text("a file where our folder would be")
-    callback = NeuronAdvantage(answer, visualizer=FeatureVisualizer(steps=1), top_k=1)
+    callback = NeuronAdvantage(answer, target=1, visualizer=FeatureVisualizer(steps=1), top_k=1)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")  # Lightning has one about the folder being there
         trainer = paper_trainer(callback, logger=logger, max_epochs=1, log_every_n_steps=1)
@@ -203,13 +204,13 @@ def test_killed_and_resumed_goes_on(tmp_path: Any) -> None:
             if self.trainer.current_epoch == 2:
                 raise KeyboardInterrupt
 
-    first = NeuronAdvantage(BatchBaseline(2), "model.detector", visualizer=None)
+    first = NeuronAdvantage(BatchBaseline(2), "model.detector", target=1, visualizer=None)
     keep = ModelCheckpoint(tmp_path, filename="{epoch}", save_top_k=-1)
     with pytest.raises((KeyboardInterrupt, SystemExit)):
         paper_trainer(first, keep, max_epochs=4, enable_checkpointing=True).fit(
             Dies(), paper_loader(), paper_loader()
         )
-    second = NeuronAdvantage(BatchBaseline(2), "model.detector", visualizer=None)
+    second = NeuronAdvantage(BatchBaseline(2), "model.detector", target=1, visualizer=None)
     keep = ModelCheckpoint(tmp_path, filename="{epoch}", save_top_k=-1)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Checkpoint directory")

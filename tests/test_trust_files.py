@@ -159,6 +159,7 @@ def test_layers_of_hostile_names_are_reported_and_stay_in_the_log_folder(
     callback = NeuronAdvantage(
         answer,
         lambda found, module: found == layer,
+        target=1,
         visualizer=FeatureVisualizer(steps=1) if drawn else None,
         top_k=2,
     )

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 
 from lightning_neurocorr import BatchBaseline, NeuronAdvantage, NeuronReport
-from tests.paper_model import PaperModule, PaperSet, paper_loader, paper_trainer
+from tests.paper_model import PaperModule, PaperSet, label, paper_loader, paper_trainer
 
 
 class Extra(PaperModule):
@@ -41,6 +41,8 @@ class Through(nn.Module):
 def validated(module: Any, loader: Any = None, **options: Any) -> tuple[NeuronReport, list[str]]:
     """The report, and what was said."""
     options = {"baseline": BatchBaseline(2), "layers": ["extra", "model.detector"], **options}
+    if "predictions" not in options:
+        options.setdefault("target", label)
     callback = NeuronAdvantage(
         options.pop("baseline"), options.pop("layers"), visualizer=None, **options
     )
@@ -149,7 +151,7 @@ def test_one_sample_has_no_r() -> None:
 
 
 def test_an_empty_validation_set_is_nothing_to_report() -> None:
-    callback = NeuronAdvantage(BatchBaseline(2), "model.detector", visualizer=None)
+    callback = NeuronAdvantage(BatchBaseline(2), "model.detector", target=1, visualizer=None)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Lightning's own about a loader without batches
         trainer = paper_trainer(callback, max_epochs=1)
@@ -192,7 +194,7 @@ def test_a_baseline_that_answers_nonsense_is_an_early_error(baseline: Any, match
     steps: list[int] = []
     module = PaperModule()
     module.on_train_batch_start = lambda *_: steps.append(1)  # type: ignore[assignment,method-assign]
-    callback = NeuronAdvantage(baseline, "model.detector", visualizer=None)
+    callback = NeuronAdvantage(baseline, "model.detector", target=1, visualizer=None)
     with pytest.raises((ValueError, TypeError, RuntimeError, NotImplementedError), match=match):
         paper_trainer(callback).fit(module, paper_loader(), paper_loader(n=10))
     assert not steps
@@ -207,7 +209,7 @@ def test_a_baseline_that_raises_at_batch_37() -> None:
             raise ConnectionError("gone")
         return batch[2]
 
-    callback = NeuronAdvantage(baseline, "model.detector", visualizer=None)
+    callback = NeuronAdvantage(baseline, "model.detector", target=1, visualizer=None)
     with pytest.warns(UserWarning, match="could not read batch 36 .*ConnectionError: gone"):
         paper_trainer(callback, max_epochs=3).fit(
             PaperModule(), paper_loader(), paper_loader(batch_size=1)
@@ -233,7 +235,7 @@ def test_odd_layer_names(name: str, tmp_path: Any) -> None:
             self.get_submodule(name)(batch[0])
             super().validation_step(batch, batch_idx)
 
-    callback = NeuronAdvantage(BatchBaseline(2), [name], visualizer=None)
+    callback = NeuronAdvantage(BatchBaseline(2), [name], target=1, visualizer=None)
     logger = TensorBoardLogger(tmp_path)
     paper_trainer(callback, logger=logger, max_epochs=1, log_every_n_steps=1).fit(
         Odd(), paper_loader(), paper_loader()

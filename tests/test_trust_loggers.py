@@ -44,7 +44,7 @@ pytestmark = [
 
 def fit(*loggers: Any, **options: Any) -> NeuronAdvantage:
     options = {"visualizer": FeatureVisualizer(steps=1), "top_k": 2, **options}
-    callback = NeuronAdvantage(answer, "net.0", **options)
+    callback = NeuronAdvantage(answer, "net.0", target=1, **options)
     trainer = paper_trainer(
         callback, logger=list(loggers) or False, max_epochs=1, log_every_n_steps=1
     )

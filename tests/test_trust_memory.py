@@ -38,7 +38,7 @@ def test_memory_is_flat_over_two_hundred_validations(tmp_path: Path) -> None:
 
 
 def test_loaders_and_model_are_let_go_after_a_run() -> None:
-    callback = NeuronAdvantage(BatchBaseline(2), "model.detector", visualizer=None)
+    callback = NeuronAdvantage(BatchBaseline(2), "model.detector", target=1, visualizer=None)
 
     def run() -> tuple[Any, Any]:
         module, data = PaperModule(), PaperSet()

@@ -31,6 +31,8 @@ _DEFAULTS: dict[str, Any] = {
 def watching(kind: Kind, **more: Any) -> NeuronAdvantage:
     """A callback with everything on, at every validation."""
     options = {**_DEFAULTS, **kind.options, **more}
+    if "predictions" not in options:
+        options.setdefault("target", -2)  # a batch is (inputs, ..., target, the baseline's answer)
     return NeuronAdvantage(options.pop("baseline"), options.pop("layers"), **options)
 
 

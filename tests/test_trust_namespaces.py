@@ -40,7 +40,7 @@ def module_of(space: Any) -> Any:
 @pytest.mark.parametrize("space", SPACES, ids=lambda space: space.__name__)
 @pytest.mark.parametrize("alone", [False, True], ids=["in a list", "as a single argument"])
 def test_every_trainer_takes_it(space: Any, alone: bool) -> None:
-    callback = NeuronAdvantage(BatchBaseline(2), "model.detector", visualizer=None)
+    callback = NeuronAdvantage(BatchBaseline(2), "model.detector", target=1, visualizer=None)
     assert isinstance(callback, space.Callback)
     trainer = space.Trainer(callbacks=callback if alone else [callback], **QUIET)
     module = module_of(space)
@@ -52,7 +52,7 @@ def test_every_trainer_takes_it(space: Any, alone: bool) -> None:
 
 @pytest.mark.parametrize("space", SPACES, ids=lambda space: space.__name__)
 def test_test_and_predict_are_left_alone(space: Any) -> None:
-    callback = NeuronAdvantage(BatchBaseline(2), "model.detector", visualizer=None)
+    callback = NeuronAdvantage(BatchBaseline(2), "model.detector", target=1, visualizer=None)
     module = module_of(space)
     type(module).test_step = lambda self, batch, batch_idx: None  # type: ignore[attr-defined]
     type(module).predict_step = lambda self, batch, batch_idx: self(batch[0])  # type: ignore[attr-defined]
@@ -76,7 +76,7 @@ class Net(LightningModule):
         return self.net(x)
     def validation_step(self, batch, batch_idx):
         self(batch[0])
-callback = NeuronAdvantage(BatchBaseline(2), visualizer=None)
+callback = NeuronAdvantage(BatchBaseline(2), target=1, visualizer=None)
 assert isinstance(callback, Callback)
 data = torch.utils.data.TensorDataset(
     torch.randn(40, 3), torch.arange(40) % 2, torch.arange(40) // 2 % 2

@@ -195,16 +195,16 @@ def test_a_table_by_position_is_right_or_refused(name: str) -> None:
     make, indices = (KNOWN | UNKNOWN)[name]
     if name in UNKNOWN:
         with pytest.raises(ValueError, match=r"looked up by position, but .* give the table `id=`"):
-            compare(network(), make(), TableBaseline(BY_POSITION), attribution=False)
+            compare(network(), make(), TableBaseline(BY_POSITION), target=1, attribution=False)
     else:
-        report = compare(network(), make(), TableBaseline(BY_POSITION), attribution=False)
+        report = compare(network(), make(), TableBaseline(BY_POSITION), target=1, attribution=False)
         assert_is_the_loop(report, indices)
 
 
 @pytest.mark.parametrize("name", [*KNOWN, *UNKNOWN])
 def test_a_table_by_id_is_right_everywhere(name: str) -> None:
     make, indices = (KNOWN | UNKNOWN)[name]
-    report = compare(network(), make(), TableBaseline(BY_ID, id=2), attribution=False)
+    report = compare(network(), make(), TableBaseline(BY_ID, id=2), target=1, attribution=False)
     assert_is_the_loop(report, indices)
 
 
@@ -217,11 +217,11 @@ def test_samples_drawn_with_replacement_are_right_by_id() -> None:
         return default_collate(samples)
 
     loader.collate_fn = remembers
-    report = compare(network(), loader, TableBaseline(BY_ID, id=2), attribution=False)
+    report = compare(network(), loader, TableBaseline(BY_ID, id=2), target=1, attribution=False)
     assert len(set(seen)) < len(seen) == 70
     assert_is_the_loop(report, seen)
     with pytest.raises(ValueError, match="draws its samples by a WeightedRandomSampler, whose ord"):
-        compare(network(), loader, TableBaseline(BY_POSITION), attribution=False)
+        compare(network(), loader, TableBaseline(BY_POSITION), target=1, attribution=False)
 
 
 # --- in a training run ----------------------------------------------------------------------------
@@ -251,7 +251,8 @@ def validated(
     loader: Any, baseline: Any, module: pl.LightningModule | None = None, **more: Any
 ) -> NeuronReport:
     trainer = {name: more.pop(name) for name in ("limit_val_batches",) if name in more}
-    callback = NeuronAdvantage(baseline, visualizer=None, attribution=False, **more)
+    said = {} if module is not None or "predictions" in more else {"target": 1}
+    callback = NeuronAdvantage(baseline, visualizer=None, attribution=False, **said, **more)
     paper_trainer(callback, **trainer).validate(module or Module(), loader, verbose=False)
     assert callback.report is not None
     return callback.report
@@ -304,7 +305,9 @@ def test_positions_that_are_lost_later_are_a_warning() -> None:
         def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
             data.broken = not trainer.sanity_checking
 
-    callback = NeuronAdvantage(TableBaseline(BY_POSITION), visualizer=None, attribution=False)
+    callback = NeuronAdvantage(
+        TableBaseline(BY_POSITION), visualizer=None, target=1, attribution=False
+    )
     trainer = paper_trainer(callback, Breaks(), max_epochs=2)
     with pytest.warns(UserWarning, match="batch 0 has 15 rows, where 16 samples were drawn"):
         trainer.fit(Module(), DataLoader(SCANS, batch_size=50), loader)
@@ -396,7 +399,9 @@ def test_rows_that_are_lost_later_are_a_warning() -> None:
     def later(module: Any, batch: Any) -> Any:
         whole = module.trainer.current_epoch == 0
         epochs.append(module.trainer.current_epoch)
-        return module(batch[0]) if whole else labelled_only(module, batch)
+        if whole:
+            return {"preds": module(batch[0]), "target": batch[1]}
+        return labelled_only(module, batch)
 
     callback = NeuronAdvantage(lambda batch: batch[1], visualizer=None, attribution=False)
     trainer = paper_trainer(callback, max_epochs=2)

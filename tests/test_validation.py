@@ -222,7 +222,7 @@ def test_a_notebook_needs_no_lightning() -> None:
     model = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Dropout(), nn.Linear(8, 3)).eval()
     x, y, answers = torch.randn(90, 5), torch.randint(0, 3, (90,)), torch.randint(0, 3, (90,))
     loader = DataLoader(TensorDataset(x, y, answers), batch_size=20)
-    options = Options(BatchBaseline(2), attribution=Attribution())
+    options = Options(BatchBaseline(2), target=1, attribution=Attribution())
     settings = Settings(options, choose_layers(model), model, exemplars=3)
     positions = LoaderPositions(loader)
     cpu = torch.device("cpu")

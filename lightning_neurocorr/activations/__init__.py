@@ -8,7 +8,7 @@ from lightning_neurocorr.activations.asides import aside
 from lightning_neurocorr.activations.axes import batch_axis, unit_axis
 from lightning_neurocorr.activations.choosing import Layers, choose_layers, layer_names
 from lightning_neurocorr.activations.compilation import eager
-from lightning_neurocorr.activations.outputs import OutputRecorder, output_module
+from lightning_neurocorr.activations.outputs import Call, OutputRecorder, output_module
 from lightning_neurocorr.activations.padding import PaddedEnds
 from lightning_neurocorr.activations.pooling import (
     Pooling,
@@ -27,6 +27,7 @@ from lightning_neurocorr.activations.units import unit_lists
 __all__ = [
     "TOKEN_MASK",
     "ActivationRecorder",
+    "Call",
     "Layers",
     "OutputRecorder",
     "PaddedEnds",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from typing_extensions import Self
 
 from lightning_neurocorr.activations.asides import depth
 from lightning_neurocorr.activations.choosing import Layers, choose_layers
+from lightning_neurocorr.activations.outputs import Call, Moment, OutputRecorder
 from lightning_neurocorr.activations.pooling import (
     Pooling,
     check_pooling,
@@ -29,9 +31,29 @@ from lightning_neurocorr.activations.tokens import UnreadableError
 
 _NOT_CALLED = "its forward was not called"
 _EMPTY = "a sample has no real token, so that there is nothing to pool: leave such samples out"
+_ELSEWHERE = "its forward was not called for the prediction, but for another call of `output`"
+_SEVERAL = (
+    "its forward was called {} times outside of the module whose output is the prediction, and "
+    "which of them it was made from is not known; name with `output` the module that calls it"
+)
+_POOLING = (
+    "Expected `pooling` to bring the output of every layer to (N, D), but for layer {!r} got {}. "
+    "Name in `layers` those it is made for, or let it look at the number of axes."
+)
+_ALWAYS: Moment = (None, 0)
+
 
 # Means over positions (N, D) of a batch, and how many positions each sample has.
 OverPositions = tuple[Tensor, int | Tensor]
+
+
+@dataclass(frozen=True)
+class _Heard:
+    """The calls of a layer at one moment: their sum or maximum, mean over positions, how many."""
+
+    values: Tensor
+    over: OverPositions | None
+    calls: int = 1
 
 
 class ActivationRecorder:
@@ -39,13 +61,15 @@ class ActivationRecorder:
 
     A module that is called several times in one forward (shared layers, several views) counts as
     one layer whose calls are pooled like further positions: averaged for ``"mean"`` and callables,
-    the maximum for ``"max"``.
+    the maximum for ``"max"``. With ``within`` that holds inside one call of the module whose output
+    is the prediction: :meth:`take` gives what belongs to that call.
 
     Args:
         layers: Layers by name, as :func:`choose_layers` gives them, or where to read them.
         pooling: See :func:`pool`.
         strict: Whether a callable ``pooling`` that fails for a layer is an error of :meth:`take`.
         masks: Opened too: padding of the model's sequences then does not count.
+        within: Sees the calls of the module whose output is the prediction; entered after this.
 
     Attributes:
         over_positions: Of the batch last taken, by layer: each neuron's mean over positions and
@@ -64,10 +88,12 @@ class ActivationRecorder:
         *,
         strict: bool = False,
         masks: TokenMasks | None = None,
+        within: OutputRecorder | None = None,
     ) -> None:
         check_pooling(pooling)
         self._masks = masks
         self._strict = strict and callable(pooling)
+        self._within = within
         self.layers = dict(layers)
         self.pooling = pooling
         self.lengths: dict[str, set[int]] = {}
@@ -75,11 +101,9 @@ class ActivationRecorder:
         self.refused: dict[str, str] = {}
         self._handles: list[RemovableHandle] = []
         self.over_positions: dict[str, OverPositions] = {}
-        self._pooled: dict[str, Tensor] = {}
-        self._over: dict[str, OverPositions | None] = {}
-        self._calls: dict[str, int] = {}
+        self._heard: dict[str, dict[Moment, _Heard]] = {}
         self._failed: dict[str, str] = {}
-        self._early: list[tuple[str, Tensor, AskedMask]] = []
+        self._early: list[tuple[str, Tensor, AskedMask, Moment]] = []
         self._unmasked: list[tuple[str, AskedMask]] = []
         self._doubts: dict[str, dict[str, Tensor]] = {}
         self._spoken: dict[str, int] = {}  # calls of layers that are heard elsewhere
@@ -110,15 +134,18 @@ class ActivationRecorder:
 
     def clear(self) -> None:
         """Forget what has been recorded since the last :meth:`take`, after a failed forward say."""
-        self._pooled, self._calls, self._failed, self._over = {}, {}, {}, {}
-        self._spoken, self._early, self._unmasked = {}, [], []
+        self._heard, self._failed, self._spoken = {}, {}, {}
+        self._early, self._unmasked = [], []
 
-    def take(self, num_samples: int | None = None) -> tuple[dict[str, Tensor], dict[str, str]]:
+    def take(
+        self, num_samples: int | None = None, call: Call | None = None
+    ) -> tuple[dict[str, Tensor], dict[str, str]]:
         """What the forwards since the last call recorded, and what went wrong.
 
         Args:
             num_samples: Size of the batch; a layer with another number of rows is a problem, not a
                 result.
+            call: The call of ``within`` that gave the prediction, if there was one.
 
         Returns:
             Activations ``(N, D)`` by layer name, and one-line reasons by layer name for the layers
@@ -128,36 +155,38 @@ class ActivationRecorder:
             ValueError: If a callable ``pooling`` failed for a layer, where that is wanted.
         """
         self._settle()
-        taken, problems = {}, dict(self._failed)
+        taken, over, problems = {}, {}, dict(self._failed)
         for name in self.layers:
             if name in problems or name in self.refused:
                 continue
-            if name not in self._pooled:
-                problems[name] = _NOT_CALLED
+            heard = self._of(call, self._heard.get(name, {}))
+            if isinstance(heard, str):
+                problems[name] = heard
             elif astray := self._astray(name):
                 problems[name] = astray
-            elif num_samples is not None and len(self._pooled[name]) != num_samples:
-                problems[name] = (
-                    f"it gave {len(self._pooled[name])} rows for {num_samples} samples; "
+            elif num_samples is not None and len(heard.values) != num_samples:
+                self._failed[name] = problems[name] = (
+                    f"it gave {len(heard.values)} rows for {num_samples} samples; "
                     "pass `pooling` to bring it to (N, D)"
                 )
-            elif self.pooling != "max" and self._calls[name] > 1:
-                taken[name] = self._pooled[name] / self._calls[name]
+            elif self.pooling != "max" and heard.calls > 1:
+                taken[name] = heard.values / heard.calls
             else:
-                taken[name] = self._pooled[name]
+                taken[name] = heard.values
+            if not isinstance(heard, str) and name in taken and heard.over is not None:
+                over[name] = heard.over
         self.over_positions = {
-            name: over
-            for name, over in self._over.items()
-            if over is not None and name in taken and over[0].shape == taken[name].shape
+            name: mean for name, mean in over.items() if mean[0].shape == taken[name].shape
         }
+        failed = self._failed
         self.clear()
-        if self._strict:
-            self._check_pooled(problems)
+        if self._strict and failed:
+            raise ValueError(_POOLING.format(*next(iter(failed.items()))))
         return taken, problems
 
     def _astray(self, name: str) -> str:
         """Why what was heard elsewhere is not what the layer said; empty where it is."""
-        place, heard = self.layers[name], self._calls[name]
+        place, heard = self.layers[name], sum(part.calls for part in self._heard[name].values())
         spoken = self._spoken.get(name, 0)
         if not isinstance(place, Site) or not place.elsewhere or spoken == heard:
             return ""
@@ -166,14 +195,18 @@ class ActivationRecorder:
             'went another way than in the first batch. Read it with at="raw"'
         )
 
-    def _check_pooled(self, problems: Mapping[str, str]) -> None:
-        for name, reason in problems.items():
-            if reason != _NOT_CALLED:
-                raise ValueError(
-                    "Expected `pooling` to bring the output of every layer to (N, D), but for "
-                    f"layer {name!r} got {reason}. Name in `layers` those it is made for, or let "
-                    "it look at the number of axes."
-                )
+    def _of(self, call: Call | None, heard: Mapping[Moment, _Heard]) -> _Heard | str:
+        """What a layer gave inside of a call, else on the way to it, or why it is not known."""
+        if self._within is None:
+            return heard.get(_ALWAYS, _NOT_CALLED)
+        if call is not None and call.inside in heard:
+            return heard[call.inside]
+        found = [heard[moment] for moment in self._within.leading_to(call, heard)]
+        if not found:
+            return _NOT_CALLED if not heard else _ELSEWHERE
+        if len(found) > 1 or found[0].calls > 1:
+            return _SEVERAL.format(sum(part.calls for part in found))
+        return found[0]
 
     def _register(self, name: str, place: Place) -> None:
         if isinstance(carrier(place), torch.jit.ScriptModule):
@@ -197,9 +230,10 @@ class ActivationRecorder:
             with self._forgiven(name):
                 asked = None if packed_in(output) else mask_of(place, first_tensor(output))
                 if asked is not None and asked.early:  # what follows may change it in place
-                    self._early.append((name, first_tensor(output).detach().clone(), asked))
+                    kept = first_tensor(output).detach().clone()
+                    self._early.append((name, kept, asked, self._now))
                 else:
-                    self._hear(name, place, output, asked)
+                    self._hear(name, place, output, asked, self._now)
 
         return hook
 
@@ -213,7 +247,13 @@ class ActivationRecorder:
             kind = "" if isinstance(error, UnreadableError) else f"{type(error).__name__}: "
             self._failed[name] = kind + said[:300]
 
-    def _hear(self, name: str, place: Place, output: Any, asked: AskedMask | None) -> None:
+    @property
+    def _now(self) -> Moment:
+        return _ALWAYS if self._within is None else self._within.now
+
+    def _hear(
+        self, name: str, place: Place, output: Any, asked: AskedMask | None, moment: Moment
+    ) -> None:
         mask = None if asked is None else asked.answer()
         if asked is not None and mask is None:
             self._unmasked.append((name, asked))
@@ -223,18 +263,17 @@ class ActivationRecorder:
             if not heeds_masks(self.pooling):
                 self.unheeded.add(name)
         pooled, over = self._read(output, place, None if mask is None else mask.real)
-        self._add(name, pooled)
-        self._add_over(name, over)
+        self._add(name, moment, pooled, over)
         if over is not None and isinstance(over[1], Tensor):
             self._doubt(name, (over[1] == 0).any(), _EMPTY)
 
     def _settle(self) -> None:
         """After the forward, when all of its masks are known."""
         early, self._early = self._early, []
-        for name, activation, asked in early:
+        for name, activation, asked, moment in early:
             if name not in self._failed:
                 with self._forgiven(name):
-                    self._hear(name, self.layers[name], activation, asked)
+                    self._hear(name, self.layers[name], activation, asked, moment)
         for name, asked in self._unmasked:
             with self._forgiven(name):
                 asked.confirm()
@@ -253,19 +292,23 @@ class ActivationRecorder:
                 found[name] = reasons[0]
         return found
 
-    def _add(self, name: str, pooled: Tensor) -> None:
-        self._calls[name] = self._calls.get(name, 0) + 1
-        seen = self._pooled.get(name)
+    def _add(self, name: str, moment: Moment, pooled: Tensor, over: OverPositions | None) -> None:
+        moments = self._heard.setdefault(name, {})
+        seen = moments.get(moment)
         if seen is None:
-            self._pooled[name] = pooled
-        elif seen.shape != pooled.shape:
+            moments[moment] = _Heard(pooled, over)
+            return
+        if seen.values.shape != pooled.shape:
             self._failed[name] = (
-                f"its calls in one forward gave {tuple(seen.shape)} and {tuple(pooled.shape)}"
+                f"its calls in one forward gave {tuple(seen.values.shape)} and "
+                f"{tuple(pooled.shape)}"
             )
-        elif self.pooling == "max":
-            self._pooled[name] = torch.maximum(seen, pooled)
+            return
+        if self.pooling == "max":
+            values = torch.maximum(seen.values, pooled)
         else:
-            self._pooled[name] = widened(seen) + widened(pooled)
+            values = widened(seen.values) + widened(pooled)
+        moments[moment] = _Heard(values, _together(seen.over, over), seen.calls + 1)
 
     def _read(
         self, output: Any, place: Place, mask: Tensor | None
@@ -282,17 +325,14 @@ class ActivationRecorder:
                 return pooled, None
             raise
 
-    def _add_over(self, name: str, over: OverPositions | None) -> None:
-        """Calls count as further positions."""
-        seen = self._over.get(name, over)
-        if seen is not None and over is not None and seen is not over:
-            if seen[0].shape == over[0].shape:
-                positions = seen[1] + over[1]
-                total = _times(*seen) + _times(*over)
-                over = _times(total, 1 / positions), positions
-            else:
-                over = None
-        self._over[name] = over if seen is not None else None
+
+def _together(first: OverPositions | None, second: OverPositions | None) -> OverPositions | None:
+    """Calls count as further positions."""
+    if first is None or second is None or first[0].shape != second[0].shape:
+        return None
+    positions = first[1] + second[1]
+    total = _times(*first) + _times(*second)
+    return _times(total, 1 / positions), positions
 
 
 def _times(values: Tensor, weight: float | Tensor) -> Tensor:

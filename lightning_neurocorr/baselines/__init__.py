@@ -4,12 +4,15 @@ A function of the batch is a baseline. The classes here cover what people compar
 """
 
 from lightning_neurocorr.baselines.batch import (
+    TARGET_NAMES,
     BatchBaseline,
     Field,
     check_field,
     default_inputs,
     default_target,
     read_field,
+    read_target,
+    target_field,
 )
 from lightning_neurocorr.baselines.cached import CachedBaseline
 from lightning_neurocorr.baselines.estimators import Estimator, EstimatorBaseline, MajorityBaseline
@@ -18,7 +21,7 @@ from lightning_neurocorr.baselines.models import (
     ModuleBaseline,
     SnapshotBaseline,
 )
-from lightning_neurocorr.baselines.prediction import check_prediction
+from lightning_neurocorr.baselines.prediction import as_tensor, check_prediction
 from lightning_neurocorr.baselines.protocols import (
     Baseline,
     Checkable,
@@ -33,6 +36,7 @@ from lightning_neurocorr.baselines.protocols import (
 from lightning_neurocorr.baselines.table import TableBaseline
 
 __all__ = [
+    "TARGET_NAMES",
     "Baseline",
     "BatchBaseline",
     "CachedBaseline",
@@ -51,10 +55,13 @@ __all__ = [
     "Stateful",
     "TableBaseline",
     "Watching",
+    "as_tensor",
     "check_baseline",
     "check_field",
     "check_prediction",
     "default_inputs",
     "default_target",
     "read_field",
+    "read_target",
+    "target_field",
 ]

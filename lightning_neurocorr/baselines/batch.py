@@ -20,6 +20,11 @@ attribute."""
 INPUT_NAMES = ("x", "input", "inputs", "image", "images", "img", "pixel_values", "features", "data")
 TARGET_NAMES = ("target", "targets", "label", "labels", "y")
 
+_SAY_TARGET = (
+    "Say which with `target=`: a key, an index or a function of the batch, such as target=2 or "
+    "target=lambda batch: batch[2]."
+)
+
 
 def default_inputs(batch: Any) -> Any:
     """The model's input in a batch, where that is plain.
@@ -52,25 +57,41 @@ def default_inputs(batch: Any) -> Any:
 
 
 def default_target(batch: Any) -> Tensor:
-    """The target in a batch, where that is plain.
-
-    A tuple or list is ``(x, y, ...)``: its second element. Named parts: the one called like one of
-    `TARGET_NAMES`, in that order.
+    """The target in a batch, where that is plain; see `target_field`.
 
     Raises:
-        ValueError: If there is none; the message names the parts that were found.
+        ValueError: If it is not plain; the message names the parts that were found.
         TypeError: If it is not made of numbers.
     """
-    named = named_parts(batch)
-    for name in TARGET_NAMES:
-        if named and name in named:
-            return as_tensor(named[name], f"the batch's {name!r}")
-    if isinstance(batch, (tuple, list)) and len(batch) > 1:
-        return as_tensor(batch[1], "the target, the second element of the batch,")
+    field = target_field(batch)
+    if isinstance(field, str):
+        return _numbers((named_parts(batch) or {})[field], f"the batch's {field!r}")
+    return _numbers(batch[field], "the target, the second element of the batch,")
+
+
+def target_field(batch: Any) -> int | str:
+    """Where the target is in a batch, where that is plain.
+
+    Named parts: the one called like one of `TARGET_NAMES`. A tuple or list is ``(x, y)``: its
+    second element. Of three and more elements any may be the target.
+
+    Raises:
+        ValueError: If there is none or it could be several; the message names the parts.
+    """
+    named = named_parts(batch) or {}
+    found = [name for name in TARGET_NAMES if named.get(name) is not None]
+    if found and all(named[name] is named[found[0]] for name in found):
+        return found[0]
+    if found:
+        raise ValueError(
+            f"Expected one part of the batch to be the target, but got {described(batch)}, of "
+            f"which {' and '.join(map(repr, found))} may be. {_SAY_TARGET}"
+        )
+    if isinstance(batch, (tuple, list)) and len(batch) == 2:
+        return 1
     raise ValueError(
         f"Expected the batch to be (x, y) or to have one of {', '.join(TARGET_NAMES)}, but got "
-        f"{described(batch)}. Say where the target is: `target=` in a baseline, `predictions=` in "
-        "the callback."
+        f"{described(batch)}. {_SAY_TARGET}"
     )
 
 
@@ -83,7 +104,22 @@ def read_target(batch: Any, target: Field | None) -> Tensor:
     """The target by `read_field`, or by `default_target` where ``target`` is ``None``."""
     if target is None:
         return default_target(batch)
-    return as_tensor(read_field(batch, target, "target"), f"`target` ({target!r}) of the batch")
+    return _numbers(read_field(batch, target, "target"), f"`target` ({target!r}) of the batch")
+
+
+def _numbers(values: Any, what: str) -> Tensor:
+    """As `as_tensor`; several tensors would be several targets."""
+    several = isinstance(values, (tuple, list)) and any(
+        isinstance(part, (Tensor, np.ndarray)) and part.ndim for part in values
+    )
+    if several:
+        raise TypeError(
+            f"Expected {what} to be one tensor or array, but got {described(values)}. {_SAY_TARGET}"
+        )
+    try:
+        return as_tensor(values, what)
+    except TypeError as error:
+        raise TypeError(f"{error} {_SAY_TARGET}") from None
 
 
 def read_field(batch: Any, field: Field, argument: str = "field") -> Any:
@@ -163,7 +199,13 @@ def described(batch: Any) -> str:
         names = ", ".join(repr(name) for name in list(named)[:12]) or "nothing"
         return f"a {type(batch).__name__} with {names}{', ...' if len(named) > 12 else ''}"
     if isinstance(batch, (tuple, list)):
-        return f"a {type(batch).__name__} of {len(batch)}"
+        shapes = ", ".join(
+            str(tuple(part.shape))
+            if isinstance(part, (Tensor, np.ndarray))
+            else type(part).__name__
+            for part in batch[:12]
+        )
+        return f"a {type(batch).__name__} of {len(batch)}{f': {shapes}' if shapes else ''}"
     if isinstance(batch, (Tensor, np.ndarray)):
         return f"a {type(batch).__name__} of shape {tuple(batch.shape)}"
     return f"a {type(batch).__name__}"

@@ -33,9 +33,9 @@ from lightning_neurocorr.inspection import Subject
 from lightning_neurocorr.loggers import log_history, log_report, log_sheets, log_table
 from lightning_neurocorr.options import Options, ToImage
 from lightning_neurocorr.placebo import Placebo
+from lightning_neurocorr.predictions import Predictions, Reader
 from lightning_neurocorr.randomness import PrivateRandomness
 from lightning_neurocorr.ranks import SecondPass
-from lightning_neurocorr.reading import Predictions
 from lightning_neurocorr.report import NeuronReport
 from lightning_neurocorr.samples import LoaderPositions
 from lightning_neurocorr.scalars import summary_scalars
@@ -61,6 +61,9 @@ class NeuronAdvantage(Callback):
         predictions: ``(outputs, batch) -> (prediction, target)``, where ``outputs`` is what
             ``validation_step`` returned. By default a dict that it returned, else the output of
             the module ``output`` with the target of an ``(x, y)`` or dict batch.
+        target: Where the label is in a batch: a key, an index or a callable. By default the second
+            part of ``(x, y)``, or the part called ``target``, ``targets``, ``label``, ``labels`` or
+            ``y``; batches of three and more parts have no default.
         output: Dotted name of the module whose output is the prediction; ``""`` is the
             LightningModule's own forward.
         scores: What predictions and the baseline's answers are, where their values do not tell:
@@ -101,6 +104,7 @@ class NeuronAdvantage(Callback):
         *,
         advantage: F.Advantage = "correctness",
         predictions: Predictions | None = None,
+        target: B.Field | None = None,
         output: str = "",
         scores: Scores = None,
         pooling: Pooling = "mean",
@@ -126,6 +130,7 @@ class NeuronAdvantage(Callback):
         self._randomness = PrivateRandomness()
         self._due = False
         self._collector: Collector | None = None
+        self._reader: Reader | None = None
         self._loaders: dict[int, LoaderPositions] = {}
         self._subject: Subject | None = None
         self._closer_look: CloserLook | None = None
@@ -156,6 +161,7 @@ class NeuronAdvantage(Callback):
         return self._generate_state_key(name=self.name)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: D102
+        self._reader = None
         if stage in ("fit", "validate"):
             options = self.options
             checks.check_trainer(trainer, pl_module, stage, alone=options.runs_again)
@@ -265,6 +271,7 @@ class NeuronAdvantage(Callback):
             options,
             choose_layers(pl_module, options.layers),
             module,
+            reader=self._reader,
             exemplars=EXEMPLARS if options.visualizer is not None else 0,
             class_outcomes=self._class_outcomes,
             total=wiring.total_length(loaders),
@@ -275,6 +282,7 @@ class NeuronAdvantage(Callback):
             randomness=self._randomness,
         )
         self._collector = Collector(pl_module, settings).__enter__()
+        self._reader = self._collector.reader
         self._subject = wiring.look_at(self._collector, self._loaders, trainer, self.inputs)
         if options.placebo is not None:
             check_fetchable(self._subject)

@@ -131,7 +131,7 @@ class TopList(list[NeuronRow]):
         table = [[title] for title in titles]
         for row in self:
             words = [line for claim in row.verdict.split("; ") for line in wrap(claim, _VERDICT)]
-            cells = [_printable(row.name), *(cell(row) for cell in self._columns.values())]
+            cells = [printable(row.name), *(cell(row) for cell in self._columns.values())]
             for column, cell in zip(table, [*cells, words[0]], strict=True):
                 column.append(cell)
             for line in words[1:]:
@@ -152,7 +152,7 @@ class TopList(list[NeuronRow]):
         titles = "".join(f"<th>{escape(t)}</th>" for t in ("neuron", *self._columns, "verdict"))
         rows = []
         for row in self:
-            cells = [_printable(row.name), *(c(row) for c in self._columns.values()), row.verdict]
+            cells = [printable(row.name), *(c(row) for c in self._columns.values()), row.verdict]
             rows.append("".join(f"<td>{escape(cell)}</td>" for cell in cells))
         body = "".join(f"<tr>{row}</tr>" for row in rows)
         table = f"<table><thead><tr>{titles}</tr></thead><tbody>{body}</tbody></table>"
@@ -160,7 +160,7 @@ class TopList(list[NeuronRow]):
 
     @property
     def _title(self) -> str:
-        where = "" if self.layer is None else f" of layer {_printable(self.layer)}"
+        where = "" if self.layer is None else f" of layer {printable(self.layer)}"
         order = f", {self.order}" if self.order else ""
         return f"{len(self)} of {self.chosen_from:,} neurons{where}{order}"
 
@@ -210,7 +210,7 @@ def _one(row: NeuronRow) -> dict[str, np.ndarray]:
     return {name: np.array([getattr(row, name)]) for name in COLUMNS}
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """Text that moves no cursor and breaks no line."""
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 

@@ -88,6 +88,8 @@ def _fields(archive: Mapping[str, np.ndarray]) -> dict[str, Any]:
         _checked(f"stability of {layer}", share, float)
     if "placebo" in meta:  # files of before do not say
         meta["placebo"] = PlaceboCounts.from_dict(meta["placebo"])
+    for what, words in _checked("provenance", meta.setdefault("provenance", {}), dict).items():
+        _checked(f"provenance of {what}", words, str)
     outcomes = Outcomes(**meta.pop("outcomes"))
     for name, count in outcomes.counts.items():
         _checked(name, count if count == count else 0, int)  # NaN where there are no groups

@@ -16,7 +16,7 @@ import numpy as np
 from lightning_neurocorr import verdict
 from lightning_neurocorr.evidence import Panel
 from lightning_neurocorr.report import storage
-from lightning_neurocorr.report.listing import Rows, TopList, is_dead
+from lightning_neurocorr.report.listing import Rows, TopList, is_dead, printable
 from lightning_neurocorr.report.placebo import PlaceboCounts
 from lightning_neurocorr.report.rows import (
     COLUMNS,
@@ -51,6 +51,8 @@ class NeuronReport:
         placebo: How many neurons a baseline with nothing left to know would have got called; empty
             where none was tried.
         stability: How far the top list of each layer is that of the validation before, by layer.
+        provenance: In words, which tensors were compared: ``"prediction"``, ``"target"``,
+            ``"baseline"``, ``"positions"`` and more.
     """
 
     layers: tuple[str, ...]
@@ -70,6 +72,7 @@ class NeuronReport:
     study: Mapping[str, Any] = field(default_factory=dict)
     stability: Mapping[str, float] = field(default_factory=dict)
     placebo: PlaceboCounts = field(default_factory=PlaceboCounts)
+    provenance: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if len(self.layers) != len(self.sizes) or len(set(self.layers)) != len(self.layers):
@@ -89,12 +92,14 @@ class NeuronReport:
     def __repr__(self) -> str:
         about = f"{len(self.rows):,} neurons in {len(self.layers)} layers, {self.n:,} samples"
         top = "" if self.message else f"\n\n{self.shown(5)}"
-        return f"NeuronReport {self.name!r}: {about}.\n{self.headline}{top}"
+        compared = f"\n{printable(self.compared)}" if self.provenance else ""
+        return f"NeuronReport {self.name!r}: {about}.\n{self.headline}{compared}{top}"
 
     def _repr_html_(self) -> str:
         """The headline and the top neurons, for a notebook."""
         top = "" if self.message else self.shown(5)._repr_html_()
-        return f"<p>{escape(self.headline)}</p>{top}"
+        compared = f"<p>{escape(printable(self.compared))}</p>" if self.provenance else ""
+        return f"<p>{escape(self.headline)}</p>{compared}{top}"
 
     @property
     def rows(self) -> Rows:
@@ -116,6 +121,11 @@ class NeuronReport:
     def headline(self) -> str:
         """The result in one or two sentences."""
         return self.message or verdict.headline(self)
+
+    @property
+    def compared(self) -> str:
+        """What was compared, on one line: ``prediction: output of `forward`, (N, 10); ...``."""
+        return "; ".join(f"{what}: {words}" for what, words in self.provenance.items())
 
     def column(self, name: str) -> np.ndarray:
         """A column over all neurons, ``(neurons,)``.

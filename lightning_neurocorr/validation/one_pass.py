@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -51,6 +51,10 @@ class ValidationPass:
         class_outcomes: Samples per class and outcome group of an earlier validation, ``(C, 4)``.
         total: Samples that all processes are going to see, where that is known.
         processes: How many there are.
+
+    Attributes:
+        provenance: In words, which tensors are compared; any room may add an entry.
+        checks: Asked at the end what was wrong with a batch that was not waited for.
     """
 
     def __init__(
@@ -81,6 +85,9 @@ class ValidationPass:
         self.alarms: tuple[str, ...] = ()
         self._rows: ClassRows | None = None
         self._classes: list[int] | None = []
+        self.provenance: dict[str, str] = {}
+        self.checks: list[Callable[[], str]] = []
+        self._faults: tuple[str, ...] = ()
         self._halves: list[Moments] = []
         self._cells: list[CellMoments] = []
         self._attributed: dict[str, AttributionColumns] = {}
@@ -255,6 +262,8 @@ class ValidationPass:
             "remarks": self.remarks,
             "position_means": self._position_means.state(),
             "scores": self._scores,
+            "provenance": self.provenance,
+            "faults": [fault for fault in (check() for check in self.checks) if fault],
             **self._attributing.state(),
         }
         everyone: list[Any] = _gather(mine)
@@ -265,6 +274,7 @@ class ValidationPass:
         if self._classes is not None and len(self._classes) > told["room"]:
             self._classes = None
         self.remarks = list(dict.fromkeys(said for other in everyone for said in other["remarks"]))
+        self.provenance, self._faults = _agreed(everyone)
         for other in everyone:
             self._heed(other, told["sizes"])
         seen = [other["sizes"] for other in everyone if other["classifies"] is not None]
@@ -306,8 +316,10 @@ class ValidationPass:
             fields: Further fields of the report: name, step, epoch, ...
 
         Raises:
-            ValueError: If a label is no class.
+            ValueError: If a label is no class, or a check found fault with a batch.
         """
+        if self._faults:
+            raise ValueError(self._faults[0])
         if self.classifies and self.num_classes is not None:
             check_labels(samples, self.num_classes)
         columns = self._columns(samples)
@@ -335,6 +347,7 @@ class ValidationPass:
                 *control_notes(self._cells),
                 *self._attributing.notes(self.sizes),
             ),
+            provenance=self.provenance,
             **fields,
         )
 
@@ -413,6 +426,21 @@ def _joined(
         name: np.concatenate([parts.get(layer, {}).get(name, missing[layer]) for layer in sizes])
         for name in names
     }
+
+
+def _agreed(everyone: Sequence[Mapping[str, Any]]) -> tuple[dict[str, str], tuple[str, ...]]:
+    """Provenance and faults of all processes: what they compare has to be the same everywhere."""
+    provenance: dict[str, str] = {}
+    faults = [fault for other in everyone for fault in other["faults"]]
+    for other in everyone:
+        for what, words in other["provenance"].items():
+            if provenance.setdefault(what, words) != words:
+                faults.append(
+                    f"Expected all processes to compare the same, but got for {what}: "
+                    f"{provenance[what]} in one and {words} in another. Say it with `predictions`, "
+                    "`output`, `target` or `num_classes`."
+                )
+    return provenance, tuple(faults)
 
 
 def _gather(mine: Any) -> list[Any]:

@@ -113,7 +113,7 @@ def epoch(sizes: Sizes, device: torch.device, small: bool) -> str:
 
     def ours(attribution: Attribution | bool) -> None:
         with torch.autocast(device.type, torch.bfloat16):
-            compare(model, loader, BatchBaseline(2), attribution=attribution)
+            compare(model, loader, BatchBaseline(2), target=1, attribution=attribution)
 
     variants = {
         "bare loop": bare,
@@ -200,7 +200,7 @@ def waits(sizes: Sizes, device: torch.device, small: bool) -> str:
     """Whether reading a batch waits for the device, after the first batch."""
     model = network(device, small)
     loader = batches(model, sizes, device)
-    settings = Settings(Options(BatchBaseline(2)), choose_layers(model, None), model)
+    settings = Settings(Options(BatchBaseline(2), target=1), choose_layers(model, None), model)
     positions, said = LoaderPositions(loader), "no batch waits for the device"
     with torch.no_grad(), Collector(model, settings) as collector:
         for i, batch in enumerate(loader):

@@ -95,7 +95,7 @@ def epoch_ratios(case: Case, repeats: int, top_k: int | None = None) -> dict[str
                 model(x)
 
     def ours(attribution: Attribution | bool) -> NeuronReport:
-        return compare(model, batches, BatchBaseline(2), layers, attribution=attribution)
+        return compare(model, batches, BatchBaseline(2), layers, target=1, attribution=attribution)
 
     def drawn(top_k: int) -> None:
         report, writer = ours(False), cast(Writer, Nowhere())

@@ -150,7 +150,7 @@ def measure(fast: bool, rounds: int) -> dict[str, str]:
     capped, taken = as_in_a_large_set(loader)
     # The same callback from epoch to epoch: it knows the classes from the first one on.
     alone, both = (
-        NeuronAdvantage(BatchBaseline(2), attribution=attribution, visualizer=None)
+        NeuronAdvantage(BatchBaseline(2), target=1, attribution=attribution, visualizer=None)
         for attribution in (False, capped)
     )
     found = turns(

@@ -1,0 +1,368 @@
+"""Read prediction and target of every batch, all in the way that the first batch showed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from lightning_neurocorr import baselines as B
+from lightning_neurocorr.activations import Call
+from lightning_neurocorr.baselines import returned as R
+
+Predictions = Callable[[Any, Any], tuple[Tensor, Tensor]]
+
+# The dict of a validation step is made for reading: there ids are meant where ids are given.
+_ANSWERS_FIRST = (*R.ANSWER_NAMES[:1], *R.SCORE_NAMES[:1], *R.ANSWER_NAMES[1:], *R.SCORE_NAMES[1:])
+_MOST_SEEN = 1 << 16  # larger labels are ids of something else
+
+
+class Read(NamedTuple):
+    """What was read from a batch.
+
+    Attributes:
+        prediction: The model's, ``N`` rows.
+        target: The truth, ``N`` rows.
+        call: The call of the module ``output`` that the prediction was made in, None if it was
+            not called.
+    """
+
+    prediction: Tensor
+    target: Tensor
+    call: Call | None
+
+
+class Reader:
+    """Finds prediction and target in the first batch, and takes them from there in every other.
+
+    In order: the callable ``predictions``; a known name in the dict that ``validation_step``
+    returned; the output of the module named by ``output``
+    (:func:`~lightning_neurocorr.baselines.returned.prediction_path`). The target is where
+    ``target`` says, else in the same dict, else where the batch shows it
+    (:func:`~lightning_neurocorr.baselines.batch.target_field`).
+
+    Args:
+        predictions: ``(outputs, batch) -> (prediction, target)``.
+        target: Where the target is in a batch.
+        output: Dotted name of the module whose output is the prediction, for words.
+        step: Whether batches come with what a validation step returned; else it is the module's.
+        scores: Prefer scores to class ids where a dict has both.
+        classifies: Whether predictions are of classes.
+        num_classes: Number of classes, where it is known.
+
+    Attributes:
+        provenance: In words, what ``"prediction"`` and ``"target"`` were read from.
+    """
+
+    def __init__(
+        self,
+        predictions: Predictions | None = None,
+        target: B.Field | None = None,
+        *,
+        output: str = "",
+        step: bool = True,
+        scores: bool = False,
+        classifies: bool = True,
+        num_classes: int | None = None,
+    ) -> None:
+        self._predictions, self._target = predictions, target
+        self._module = f"`{output}`" if output else "`forward`"
+        self._step = step
+        self._names = R.PREDICTION_NAMES if scores else _ANSWERS_FIRST
+        self._classifies, self._num_classes = classifies, num_classes
+        self._learnt: dict[str, Any] = {}
+        self.provenance: dict[str, str] = {}
+
+    def read(
+        self,
+        outputs: Any,
+        batch: Any,
+        calls: Sequence[Call] = (),
+        answer: Callable[[], Any] = lambda: None,
+    ) -> Read:
+        """Prediction and target of a batch.
+
+        Args:
+            outputs: What ``validation_step`` returned.
+            batch: The batch.
+            calls: Calls of the module named by ``output``.
+            answer: Asks the baseline, for the number of classes, where nothing else tells.
+
+        Raises:
+            ValueError: If it is not known which tensors these are; says what to do.
+        """
+        if self._predictions is not None:
+            prediction, target = self._said(self._predictions(outputs, batch))
+            call = self._call_of(prediction, calls)
+        else:
+            target = self._target_of(outputs, batch)
+            prediction, call = self._prediction_of(outputs, calls, target, answer)
+        for name, value in (("prediction", prediction), ("target", target)):
+            _check_rows(name, value)
+        if len(prediction) != len(target):
+            raise ValueError(
+                f"Expected prediction and target to have the same length, but got "
+                f"{len(prediction)} and {len(target)} ({self.provenance['prediction']}; "
+                f"{self.provenance['target']}). Say with `predictions` or `target` how to read "
+                "them."
+            )
+        if self._classifies:
+            shape = prediction.shape[1:]
+            self._same_way(
+                "shape", shape, f"predictions of shape (N, {', '.join(map(str, shape))})"
+            )
+        if call is not None:
+            self._learn_scores(call, prediction, target, answer)
+        return Read(prediction.detach(), target.detach(), call)
+
+    def scores(self, returned: Any) -> Tensor:
+        """The prediction in what the module returns again: the part that was judged.
+
+        Where class ids were judged, or something that was computed from the output, the scores in
+        the output.
+
+        Raises:
+            ValueError: If it is not known which part that is.
+        """
+        path = self._learnt.get("scores")
+        if path is None:
+            return R.follow(returned, self._path(returned, R.PREDICTION_NAMES, lambda: None))
+        if isinstance(path, str):
+            raise ValueError(path)
+        return self._followed(returned, path)
+
+    # --- the prediction --------------------------------------------------------------------------
+
+    def _said(self, found: Any) -> tuple[Any, Any]:
+        if not (isinstance(found, (tuple, list)) and len(found) == 2):
+            raise ValueError(
+                "Expected `predictions(outputs, batch)` to return (prediction, target), but got "
+                f"{type(found).__name__}."
+            )
+        self.provenance |= {"prediction": "by `predictions`", "target": "by `predictions`"}
+        return found[0], found[1]
+
+    def _prediction_of(
+        self, outputs: Any, calls: Sequence[Call], target: Tensor, answer: Callable[[], Any]
+    ) -> tuple[Any, Call | None]:
+        step = self._returned(outputs)
+        name = next((name for name in self._names if step.get(name) is not None), None)
+        where = f"output of {self._module}" if name is None else f"{name!r} of validation_step"
+        self._same_way("prediction", name, f"the prediction as {where}")
+        if name is not None:
+            prediction = step[name]
+            self._provide("prediction", f"{name!r} of what validation_step returned", prediction)
+            return prediction, self._call_of(prediction, calls)
+        if not calls:
+            raise ValueError(_nothing_found(outputs))
+        if len(calls) > 1:
+            raise ValueError(self._several(calls))
+        returned = calls[0].output
+        if "path" not in self._learnt:
+            names = R.PREDICTION_NAMES
+            classes = lambda: self._classes(target, answer)  # noqa: E731
+            self._learnt["path"] = self._path(returned, names, classes)
+        path = self._learnt["path"]
+        prediction = self._followed(returned, path)
+        part = f"{R.shown(path)} of the output of" if path else "output of"
+        self._provide("prediction", f"{part} {self._module}", prediction)
+        return prediction, calls[0]
+
+    def _path(
+        self, returned: Any, names: Sequence[str], classes: Callable[[], int | None]
+    ) -> R.Path:
+        """Where the prediction is in what the module returned."""
+        what = f"the module whose output is the prediction, {self._module},"
+        try:
+            return R.prediction_path(returned, names=names, what=what)
+        except ValueError:
+            instead = (
+                "Return the prediction as 'logits' from validation_step or the module, name with "
+                "`output` a submodule that returns it alone, or give `num_classes`."
+            )
+            return R.prediction_path(
+                returned, names=names, num_classes=classes(), what=what, instead=instead
+            )
+
+    def _followed(self, returned: Any, path: R.Path) -> Tensor:
+        """The part at a path that was learnt."""
+        try:
+            found = R.follow(returned, path)
+        except LookupError:
+            found = None
+        if not isinstance(found, Tensor):
+            raise ValueError(
+                f"Expected {self._module} to return the prediction as {R.shown(path)} in every "
+                f"batch, as in the first, but got {R.listed(R.tensors_in(returned)) or 'none'}. "
+                "Say with `predictions` how to read it."
+            )
+        return found
+
+    def _classes(self, target: Tensor, answer: Callable[[], Any]) -> int | None:
+        """The number of classes, where it is known: said, or seen in targets and baseline."""
+        if not self._classifies or self._num_classes is not None:
+            return self._num_classes
+        seen = [target]
+        given = answer()
+        if given is not None:
+            seen.append(B.as_tensor(given, "the answer of `baseline`"))
+        widths = {part.shape[1] for part in seen if part.ndim == 2 and part.shape[1] > 1}
+        if widths:
+            return widths.pop() if len(widths) == 1 else None
+        ids = {int(i) for part in seen if part.ndim == 1 for i in part.unique()[:_MOST_SEEN]}
+        return len(ids) if len(ids) > 1 and ids == set(range(len(ids))) else None
+
+    # --- the call it was made in ------------------------------------------------------------------
+
+    def _call_of(self, prediction: Any, calls: Sequence[Call]) -> Call | None:
+        """The call whose output a prediction is part of, or was made from."""
+        if len(calls) < 2 or not isinstance(prediction, Tensor):
+            return calls[0] if calls else None
+        held = [call for call in calls if _holds(call.output, prediction)]
+        if len(held) != 1:
+            held = [call for call in calls if _made_from(prediction, call.output)]
+        if len(held) != 1:
+            raise ValueError(self._several(calls))
+        index = held[0].index
+        self._same_way("call", (index, len(calls)), f"the prediction from call {index + 1}")
+        self.provenance["prediction"] += f", call {index + 1} of {len(calls)}"
+        return held[0]
+
+    def _several(self, calls: Sequence[Call]) -> str:
+        return (
+            f"Expected {self._module} to be called once in a validation step, but got "
+            f"{len(calls)} calls, and which of them is the prediction is not known. Return its "
+            "output as 'logits' from validation_step, or name with `output` a module that makes "
+            "one prediction in one call. (Callbacks that come before this one may call it too.)"
+        )
+
+    def _learn_scores(
+        self, call: Call, prediction: Tensor, target: Tensor, answer: Callable[[], Any]
+    ) -> None:
+        """Where the scores lie in what the module returns, for those who run it again."""
+        if "scores" in self._learnt:
+            return
+        held = [p for p, part in R.tensors_in(call.output) if _shares(part, prediction)]
+        if held and prediction.is_floating_point():
+            self._learnt["scores"] = held[0]
+            return
+        try:
+            path = self._path(
+                call.output, R.PREDICTION_NAMES, lambda: self._classes(target, answer)
+            )
+        except (ValueError, TypeError) as error:
+            path = str(error)
+        self._learnt["scores"] = path
+
+    # --- the target -------------------------------------------------------------------------------
+
+    def _target_of(self, outputs: Any, batch: Any) -> Any:
+        step = self._returned(outputs)
+        if self._target is not None:
+            self.provenance["target"] = f"`target` ({said_field(self._target)}) of the batch"
+            return B.read_target(batch, self._target)
+        named = [name for name in B.TARGET_NAMES if step.get(name) is not None]
+        if named:
+            if any(step[name] is not step[named[0]] for name in named):
+                raise ValueError(
+                    "Expected validation_step to return one target, but got "
+                    f"{' and '.join(map(repr, named))}. Return one of them, or say with `target` "
+                    "where it is in the batch."
+                )
+            self._same_way("target", named[0], f"the target as {named[0]!r} of validation_step")
+            self.provenance["target"] = f"{named[0]!r} of what validation_step returned"
+            return step[named[0]]
+        field = B.target_field(batch)
+        self._same_way("target", ("batch", field), f"the target as `batch[{field!r}]`")
+        self.provenance["target"] = f"`batch[{field!r}]`"
+        return B.default_target(batch)
+
+    def _returned(self, outputs: Any) -> Mapping[str, Any]:
+        """The dict that a validation step returned, empty where there is none."""
+        return outputs if self._step and isinstance(outputs, Mapping) else {}
+
+    # --- the same way in every batch --------------------------------------------------------------
+
+    def _same_way(self, what: str, way: Any, words: str) -> None:
+        first = self._learnt.setdefault(f"way of {what}", (way, words))
+        if first[0] != way:
+            raise ValueError(
+                f"Expected {first[1]} in every batch, as in the first, but got {words}. Say with "
+                "`predictions` or `target` how to read every batch, or with `dataloaders` which "
+                "loaders to use."
+            )
+
+    def _provide(self, what: str, where: str, value: Any) -> None:
+        self.provenance[what] = f"{where}{shape_words(value)}"
+
+
+def _check_rows(name: str, value: Any) -> None:
+    if not isinstance(value, Tensor) or value.ndim == 0:
+        raise ValueError(
+            f"Expected the {name} to be a tensor with one row per sample, but got "
+            f"{'a number' if isinstance(value, Tensor) else type(value).__name__}. "
+            "Say with `predictions=lambda outputs, batch: (prediction, target)` how to read it."
+        )
+
+
+def shape_words(value: Any) -> str:
+    """``, (N, 10)`` of a tensor."""
+    if not isinstance(value, Tensor) or not value.ndim:
+        return ""
+    axes = ", ".join(["N", *map(str, value.shape[1:])])
+    return f", ({axes}{',' if value.ndim == 1 else ''})"
+
+
+def said_field(field: B.Field) -> str:
+    """A field of the batch in words."""
+    return getattr(field, "__name__", type(field).__name__) if callable(field) else repr(field)
+
+
+def _holds(output: Any, value: Tensor) -> bool:
+    return any(_shares(part, value) for _, part in R.tensors_in(output))
+
+
+def _shares(part: Tensor, value: Tensor) -> bool:
+    """Whether two tensors are the same numbers in the same place; a detached one is."""
+    if part is value:
+        return True
+    same = part.shape == value.shape and part.dtype == value.dtype and part.device == value.device
+    if not same or part.device.type == "meta" or part.stride() != value.stride():
+        return False
+    return part.data_ptr() == value.data_ptr()
+
+
+def _made_from(value: Tensor, output: Any) -> bool:
+    """Whether a prediction equals a part of an output, its class ids or its probabilities."""
+    return any(_equals(value, made) for _, part in R.tensors_in(output) for made in _made(part))
+
+
+def _made(part: Tensor) -> Iterable[Tensor]:
+    yield part
+    if part.ndim == 2 and part.is_floating_point():
+        yield part.argmax(1)
+        yield part.softmax(1)
+        yield part.log_softmax(1)
+        yield part.sigmoid()
+
+
+def _equals(value: Tensor, made: Tensor) -> bool:
+    if value.shape != made.shape:
+        return False
+    if not value.is_floating_point():
+        return bool((value.to(made.device) == made).all())
+    slack = 1e-2 if torch.float16 in (value.dtype, made.dtype) else 1e-5
+    return bool(torch.allclose(value.float().to(made.device), made.float(), rtol=slack, atol=slack))
+
+
+def _nothing_found(outputs: Any) -> str:
+    keys = f" with the keys {list(outputs)}" if isinstance(outputs, Mapping) else ""
+    return (
+        "Expected to find the model's prediction, but the forward of the module named by `output` "
+        f"was not called and validation_step returned {type(outputs).__name__}{keys}. Either "
+        "return {'preds': ..., 'target': ...} from validation_step, or name with `output` the "
+        'submodule whose output is the prediction (`output="model"` for `self.model(x)`), or '
+        "pass `predictions=lambda outputs, batch: (prediction, target)`."
+    )
