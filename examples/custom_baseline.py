@@ -95,7 +95,7 @@ def main() -> None:
 
     report = callback.report
     assert report is not None  # one per validation
-    print(f"\n{report.headline}\n\n{report.top(5)}")
+    print(f"\n{report.headline}\n\n{report.shown(5)}")
     print("\nTheir activations over the epochs and their pictures:")
     print(f"    tensorboard --logdir {arguments.output}/custom_baseline")
 

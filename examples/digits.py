@@ -150,7 +150,7 @@ def print_report(report: nc.NeuronReport) -> None:
         "discovery rate in the layer). Others share the work: none of them goes with it, but\n"
         "the answer leans on them where only the model is right (attribution, in logits).\n"
     )
-    print(f"{report.top(5)}\n\n{report.top(5, by='attribution')}")
+    print(f"{report.shown(5)}\n\n{report.top(5, by='attribution')}")
 
 
 def main() -> None:

@@ -124,13 +124,13 @@ KINDS = (
 def standing(columns: Columns) -> tuple[np.ndarray, np.ndarray]:
     """What is worth showing first: the index in ``KINDS`` of each neuron, and its evidence.
 
-    Neurons of a kind are compared by r within class where the class explains r or they encode the
-    advantage, those that are only used by attribution.
+    Neurons of a kind are compared by r, or r within class where the class explains r; those that are
+    only used by attribution.
     """
     encoding, using = encodes(columns), used(columns)
     kind = np.select([encoding & using, encoding, using], range(3), 3)
     r, within = _array(columns, "r"), _array(columns, "r_within_class")
-    r = np.where((encoding & ~np.isnan(within)) | class_explains(columns), within, r)
+    r = np.where(class_explains(columns), within, r)
     return kind, np.where(kind == KINDS.index("that are used"), _array(columns, "attribution"), r)
 
 

@@ -138,6 +138,17 @@ def test_files_of_the_first_schema_are_read(tmp_path: Path) -> None:
     np.testing.assert_array_equal(loaded.column("r"), report.column("r"))
 
 
+def test_files_without_the_parts_of_the_advantage_do_not_say_encodes(tmp_path: Path) -> None:
+    passing = {"r": 0.5, "q_value": 0.01, "r_within_class": 0.4, "q_within_class": 0.01}
+    parts = {"q_only_model": 0.01, "parts_replicated": 0.1}
+    columns = {name: [value] for name, value in (passing | parts).items()}
+    path = make_report({"a": 1}, columns).save(tmp_path / "report.npz")
+    assert NeuronReport.load(path).rows[0].verdict == "encodes the advantage"
+    rewritten(path, meta=meta_of(path, schema=2), **{f"column/{name}": None for name in parts})
+    words = "goes with the advantage; its two parts were not tested"
+    assert NeuronReport.load(path).rows[0].verdict == words
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -90,6 +90,17 @@ def test_a_detector_of_one_class_does_not_encode_where_nobody_says_how_many_ther
     assert report.rows[0].verdict.startswith("goes with the class, not with the advantage")
 
 
+def test_sets_of_labels_have_no_class_to_control_for() -> None:
+    target = (torch.rand(400, 3) < 0.5).long()
+    prediction = torch.where(torch.rand(400, 3) < 0.9, target, 1 - target)
+    baseline = torch.where(torch.rand(400, 3) < 0.6, target, 1 - target)
+    both = [(part == target).all(1).float() for part in (prediction, baseline)]
+    x = torch.randn(400, 2) + (both[0] - both[1])[:, None]
+    report, _ = one_pass(x, prediction, baseline, target, advantage="exact_match")
+    assert report.rows[0].verdict == "goes with the advantage; classes were not controlled for"
+    assert report.notes == ("Classes were not controlled for: a sample has a set of labels.",)
+
+
 @pytest.mark.parametrize("strange", [-3, 1 << 20])
 def test_labels_that_are_ids_are_not_controlled_for(labels: Any, strange: int) -> None:
     prediction, baseline, target = (part.clone() for part in labels)
@@ -123,6 +134,7 @@ def test_beyond_the_budget_classes_are_pooled_by_what_was_seen_before() -> None:
         expected = np.corrcoef(column, a)[0, 1]
         assert pooled.rows[unit].r_within_class == pytest.approx(expected, abs=1e-6)
     assert pooled.rows[1].r > 0.2
+    assert "controlled for in 16 pools" in pooled.notes[0]
     assert "encodes" not in pooled.rows[1].verdict
     few, _ = one_pass(x, *(part % 16 for part in labels), **room, class_outcomes=seen[:16])
     assert np.isfinite(few.column("r_within_class")).all()

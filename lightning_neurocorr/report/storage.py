@@ -14,8 +14,9 @@ from lightning_neurocorr.evidence import pack_panels, unpack_panels
 from lightning_neurocorr.report.placebo import PlaceboCounts
 from lightning_neurocorr.report.rows import Outcomes
 
-# 2: columns of the history and ``stability``; 1 is read as well, without them.
-SCHEMA = 2
+# 2: columns of the history and ``stability``. 3: the parts of the advantage, without which nothing
+# is said to encode it. Files of 1 and 2 are read as well, without them.
+SCHEMA = 3
 
 _COLUMN = "column/"
 _KINDS = {

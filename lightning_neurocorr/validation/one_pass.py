@@ -30,7 +30,13 @@ from lightning_neurocorr.validation.attributing import Attributing
 from lightning_neurocorr.validation.batches import Batch, SampleTable
 from lightning_neurocorr.validation.classes import ClassRows, pools
 from lightning_neurocorr.validation.position_means import PositionMeans
-from lightning_neurocorr.validation.remarks import alarms, check_labels, control_notes, message
+from lightning_neurocorr.validation.remarks import (
+    Control,
+    alarms,
+    check_labels,
+    control_notes,
+    message,
+)
 from lightning_neurocorr.validation.watched import Watched
 
 # Sums by class cost 128 bytes per class and neuron; where they would take more, classes are pooled.
@@ -88,6 +94,7 @@ class ValidationPass:
         self.provenance: dict[str, str] = {}
         self.checks: list[Callable[[], str]] = []
         self._faults: tuple[str, ...] = ()
+        self._control: Control = "classes"
         self._halves: list[Moments] = []
         self._cells: list[CellMoments] = []
         self._attributed: dict[str, AttributionColumns] = {}
@@ -169,6 +176,7 @@ class ValidationPass:
         """A row for each class, or for pools of classes where they are known not to fit."""
         if F.is_label_sets(batch.target):  # no one class to control for
             self.num_classes = None
+            self._control = "sets"
             return ClassRows(0)
         for scores in (batch.prediction, batch.baseline):
             if scores.ndim == 2 and self.num_classes is None:
@@ -177,6 +185,7 @@ class ValidationPass:
         room = self.class_budget // (BYTES_PER_CLASS * max(neurons, 1))
         seen = self.class_outcomes
         if seen is not None and int((seen.sum(1) > 0).sum()) > room >= _FEWEST_POOLS:
+            self._control = "pools"
             return ClassRows(room, pools=pools(seen, room))
         return ClassRows(min(room, self.num_classes or room), self.num_classes)
 
@@ -257,6 +266,7 @@ class ValidationPass:
             "problems": self.problems,
             "classifies": self.classifies,
             "classes": [] if self._rows is None else self._rows.labels(),
+            "control": self._control,
             "room": 0 if self._rows is None else self._rows.room,
             "num_classes": self.num_classes,
             "remarks": self.remarks,
@@ -270,6 +280,7 @@ class ValidationPass:
         check_kinds([other["scores"] for other in everyone])
         told = next((m for m in everyone if m["classifies"] is not None), mine)
         self.classifies, self.num_classes = told["classifies"], told["num_classes"]
+        self._control = told["control"]
         self._classes = union(other["classes"] for other in everyone)
         if self._classes is not None and len(self._classes) > told["room"]:
             self._classes = None
@@ -345,6 +356,7 @@ class ValidationPass:
                 *self.alarms,
                 *self.remarks,
                 *control_notes(self._cells),
+                *control_notes(self._cells, self._control),
                 *self._attributing.notes(self.sizes),
             ),
             provenance=self.provenance,

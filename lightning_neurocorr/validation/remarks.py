@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Mapping, Sequence
 from functools import reduce
+from typing import Literal
 
 import numpy as np
 
@@ -17,9 +18,17 @@ from lightning_neurocorr.validation.batches import SampleTable
 # With fewer samples that tell model and baseline apart, a list of neurons is reading tea leaves.
 MIN_ADVANTAGE_SAMPLES = 10
 
+# How classes are controlled for; the samples of a class have one label each, not a set of them.
+Control = Literal["classes", "pools", "sets"]
+
+_SETS = "Classes were not controlled for: a sample has a set of labels."
 _UNCONTROLLED = (
-    "Classes were not controlled for: sums for so many classes do not fit. From the next "
-    "validation on classes are pooled."
+    "Classes were not controlled for: sums for so many classes do not fit, or labels are no class "
+    "ids. From the next validation on classes are pooled."
+)
+_POOLS = (
+    "Classes were controlled for in {} pools, each of classes on which model and baseline did "
+    "about as well in the validation before: sums for so many classes do not fit."
 )
 _TOO_FEW = (
     "No neuron is said to encode the advantage: within classes, too few samples of `only_model` "
@@ -111,14 +120,15 @@ def check_labels(samples: SampleTable, num_classes: int) -> None:
     )
 
 
-def control_notes(cells: Sequence[CellMoments]) -> tuple[str, ...]:
+def control_notes(cells: Sequence[CellMoments], control: Control) -> tuple[str, ...]:
     """What *encodes* rests on, where it is not all that it asks for."""
     if not cells:
         return ()
     total = reduce(operator.add, cells)
     if not total.by_class:
-        return (_UNCONTROLLED,)
+        return (_SETS if control == "sets" else _UNCONTROLLED,)
+    pooled = (_POOLS.format(len(total.counts)),) if control == "pools" else ()
     first, second = (stratified.pairs(total, *PARTS[name]) for name in CLAIMS["only_model"])
     if first < MIN_PAIRS:
-        return (_TOO_FEW,)
-    return (_ONE_PART,) if second < MIN_PAIRS else ()
+        return (*pooled, _TOO_FEW)
+    return (*pooled, _ONE_PART) if second < MIN_PAIRS else pooled
