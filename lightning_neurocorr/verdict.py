@@ -124,8 +124,8 @@ KINDS = (
 def standing(columns: Columns) -> tuple[np.ndarray, np.ndarray]:
     """What is worth showing first: the index in ``KINDS`` of each neuron, and its evidence.
 
-    Neurons of a kind are compared by r, or r within class where the class explains r; those that are
-    only used by attribution.
+    Neurons of a kind are compared by r, or r within class where the class explains r; those only
+    used by attribution.
     """
     encoding, using = encodes(columns), used(columns)
     kind = np.select([encoding & using, encoding, using], range(3), 3)

@@ -91,9 +91,9 @@ def test_a_detector_of_one_class_does_not_encode_where_nobody_says_how_many_ther
 
 
 def test_sets_of_labels_have_no_class_to_control_for() -> None:
-    target = (torch.rand(400, 3) < 0.5).long()
-    prediction = torch.where(torch.rand(400, 3) < 0.9, target, 1 - target)
-    baseline = torch.where(torch.rand(400, 3) < 0.6, target, 1 - target)
+    target = torch.rand(400, 3) < 0.5
+    prediction = torch.where(torch.rand(400, 3) < 0.9, target, ~target)
+    baseline = torch.where(torch.rand(400, 3) < 0.6, target, ~target)
     both = [(part == target).all(1).float() for part in (prediction, baseline)]
     x = torch.randn(400, 2) + (both[0] - both[1])[:, None]
     report, _ = one_pass(x, prediction, baseline, target, advantage="exact_match")
