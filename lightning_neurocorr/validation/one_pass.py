@@ -355,7 +355,6 @@ class ValidationPass:
             notes=(
                 *self.alarms,
                 *self.remarks,
-                *control_notes(self._cells),
                 *control_notes(self._cells, self._control),
                 *self._attributing.notes(self.sizes),
             ),
