@@ -58,7 +58,7 @@ class AgainstPlacebo:
                 than in the validation.
         """
         samples, subject = self.samples, self.subject
-        check_fetchable(subject)
+        subject.check_located(samples)
         if bool((samples.outcome < 0).any()) or bool((samples.target < 0).any()):
             raise ValueError(
                 "Expected class predictions and targets, because a placebo shuffles the baseline's "
@@ -124,7 +124,7 @@ class AgainstPlacebo:
         prediction, target = answers.judged(logits, samples.target[rows].to(device))
         activations, problems = recorder.take(len(rows))
         for dealt, result in self._passes:
-            read = Batch(prediction, dealt[rows].to(device), target, samples.position[rows])
+            read = Batch(prediction, dealt[rows].to(device), target, samples.key[rows])
             result.add(read, activations, problems, recorder.over_positions)
 
     @property

@@ -22,7 +22,6 @@ from lightning_neurocorr.validation import SampleTable, ValidationPass
 from lightning_neurocorr.visualization import Visualizer
 
 EXEMPLARS = 8  # strongest samples kept per neuron
-SEEN_IMAGES = 256  # kept where samples cannot be fetched again
 
 # Remarks that follow from the data; the report has them, a warning would be noise.
 REMARKS = ("No pictures:", "No ablation: the two halves")

@@ -161,14 +161,17 @@ class Collector:
         self.output.clear()
         self.tokens.clear()
 
-    def update(self, outputs: Any, batch: Any, loader: LoaderPositions, ids: Any = None) -> None:
+    def update(self, outputs: Any, batch: Any, loader: LoaderPositions, ids: Any = None) -> Batch:
         """Add a batch that has just been through the model.
 
         Args:
             outputs: What the validation step returned.
             batch: The batch.
             loader: Counts the samples of the loader that the batch came from.
-            ids: An id per sample, where the user has them: they stand in for positions.
+            ids: An id per sample, where the user has them.
+
+        Returns:
+            What was read.
         """
         settings, options = self.settings, self.settings.options
         device = _device(self.model)
@@ -186,12 +189,14 @@ class Collector:
             baseline = self._ask_baseline(batch, prediction, loader, numbers)
             self._check_classes(target, prediction, baseline)
             keys = numbers if names is None else number_ids(names)
+            kinds, located = self.answers.kinds(), loader.known
+            found = Batch(prediction, baseline, target, keys, keep, kinds, numbers, located, names)
             self._say_provenance(baseline, loader, ids)
-            found = Batch(prediction, baseline, target, keys, keep, self.answers.kinds())
             groups = self.result.add(found, activations, problems, self.recorder.over_positions)
             if groups is not None and options.attribution is not None:
                 self._attribute(found, groups, call)
         self.clear()
+        return found
 
     def _check_masks(self, n: int, call: Call | None) -> None:
         wrong = next((mask for mask in self.tokens.given if len(mask) != n), None)

@@ -17,7 +17,7 @@ from lightning_neurocorr.activations import Layers, Pooling, choose_layers, outp
 from lightning_neurocorr.against_placebo import check_fetchable
 from lightning_neurocorr.attribution import Attribution
 from lightning_neurocorr.baselines.batch import read_inputs
-from lightning_neurocorr.closer_look import EXEMPLARS, SEEN_IMAGES, CloserLook, check_groups
+from lightning_neurocorr.closer_look import EXEMPLARS, CloserLook, check_groups
 from lightning_neurocorr.collector import (
     Collector,
     Settings,
@@ -37,7 +37,7 @@ from lightning_neurocorr.report import NeuronReport
 from lightning_neurocorr.samples import LoaderPositions
 from lightning_neurocorr.scores import Scores
 from lightning_neurocorr.swapping import evaluation_mode
-from lightning_neurocorr.validation import ValidationPass
+from lightning_neurocorr.validation import PassingSamples, ValidationPass
 from lightning_neurocorr.visualization import Visualizer
 
 
@@ -152,6 +152,7 @@ def compare(
     )
     if options.placebo is not None:
         check_fetchable(subject)
+    subject.passing = PassingSamples(images=visualizer is not None)
     with PrivateRandomness()(device), evaluation_mode(model), torch.no_grad():
         result = _one_pass(model, subject, collector)
         check_groups(options, result)
@@ -191,9 +192,8 @@ def _one_pass(model: nn.Module, subject: Subject, collector: Collector) -> Valid
                 ids = B.read_field(moved, options.sample_id, "sample_id")
             args, kwargs = _arguments(moved, options.inputs)
             collector.begin(moved)
-            collector.update(model(*args, **kwargs), moved, positions, ids)
-            if options.visualizer is not None:
-                subject.remember(moved, SEEN_IMAGES)
+            read = collector.update(model(*args, **kwargs), moved, positions, ids)
+            subject.remember(moved, read, collector.result)
         collector.finish()
     return collector.result
 

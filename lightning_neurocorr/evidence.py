@@ -14,18 +14,20 @@ class Sample:
     """A real sample shown for a neuron.
 
     Attributes:
-        position: Its position in the validation set, or its id.
+        position: Its position in the validation set, -1 where that is not known.
         activation: The neuron's pooled activation on it; NaN if not known.
         outcome: Its outcome group.
         target: Its class, -1 where there is none.
         image: ``(C, H, W)`` float32 in [0, 1], ready to show; None where no image can be had.
+        id: Its id as `sample_id` gave it, None where there is none.
     """
 
-    position: int | str
+    position: int
     activation: float
     outcome: str
     target: int = -1
     image: np.ndarray | None = None
+    id: int | str | None = None
 
 
 @dataclass(frozen=True, eq=False)

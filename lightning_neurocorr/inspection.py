@@ -6,7 +6,7 @@ Works on any module; the samples come through :class:`Subject`, which knows wher
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from typing_extensions import Self
 
 from lightning_neurocorr import functional as F
 from lightning_neurocorr.activations import TOKEN_MASK, Place, TokenMasks, aside, eager
@@ -22,10 +23,10 @@ from lightning_neurocorr.exemplars import Exemplar, MatchedSamples, Ranking, Res
 from lightning_neurocorr.options import ToImage
 from lightning_neurocorr.reading import Arguments
 from lightning_neurocorr.report import NeuronReport, NeuronRow
-from lightning_neurocorr.samples import LoaderPositions, fetch, hashed
+from lightning_neurocorr.samples import Id, LoaderPositions, fetch, hashed
 from lightning_neurocorr.sheets import to_display
 from lightning_neurocorr.swapping import evaluation_mode, preserved_buffers
-from lightning_neurocorr.validation import SampleTable
+from lightning_neurocorr.validation import Batch, PassingSamples, SampleTable, ValidationPass
 from lightning_neurocorr.visualization import ImagePrior, Target, Visualizer
 
 GROUP_NAMES = ("both", "only_model", "only_baseline", "neither")
@@ -46,7 +47,7 @@ class Subject:
         scores: The prediction in what the module returned.
         autocast: Opens the precision that the user's forward runs in.
         move: Takes a fetched batch of loader ``i`` to where validation batches are.
-        seen: A few images of the validation, for data whose positions are not known.
+        passing: What is kept of samples that cannot be fetched again, and ids.
     """
 
     module: nn.Module
@@ -56,7 +57,7 @@ class Subject:
     move: Callable[[Any, int], Any]
     scores: Callable[[Any], Tensor]
     autocast: Callable[[], AbstractContextManager[Any]] = nullcontext
-    seen: list[Tensor] = field(default_factory=list)
+    passing: PassingSamples = field(default_factory=lambda: PassingSamples(images=False))
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         """The module's logits, in the user's precision."""
@@ -83,17 +84,9 @@ class Subject:
         tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
         return tensors[0] if len(tensors) == 1 else None
 
-    def remember(self, batch: Any, most: int) -> None:
-        """Keep a few images where samples cannot be fetched again."""
-        missing = most - sum(len(images) for images in self.seen)
-        if self.fetchable or missing <= 0:
-            return
-        try:
-            inputs = self.inputs(batch)
-        except (ValueError, KeyError, IndexError, TypeError):
-            return  # said where it is needed
-        if isinstance(inputs, Tensor) and inputs.ndim == 4 and inputs.is_floating_point():
-            self.seen.append(as_images(inputs[:missing]))
+    def remember(self, batch: Any, read: Batch, result: ValidationPass) -> None:
+        """Keep of a batch that a pass has just added what cannot be had again."""
+        self.passing.add(read, lambda: self.inputs(batch), result)
 
     def confirm(self, logits: Tensor, target: Tensor, correct: Tensor) -> None:
         """Raise unless samples that are run again are right and wrong as they were.
@@ -116,9 +109,23 @@ class Subject:
 
     @property
     def fetchable(self) -> bool:
-        """Whether a sample can be fetched by its position."""
-        return bool(self.loaders) and all(
-            loader.known and hasattr(loader.loader, "dataset") for loader in self.loaders
+        """Whether a sample can be fetched by its position, as far as batches have come."""
+        return bool(self.loaders) and all(loader.known for loader in self.loaders)
+
+    def check_located(self, samples: SampleTable) -> None:
+        """Raise unless every sample can be fetched by its position.
+
+        Raises:
+            ValueError: Saying why not.
+        """
+        if samples.located:
+            return
+        why = next((loader.unknown for loader in self.loaders if not loader.known), "")
+        raise ValueError(
+            "Expected to know the position of every sample, to fetch some again, but "
+            f"{why or 'in another process a batch has other rows than were drawn for it'}. Use a "
+            "DataLoader over a map-style dataset with shuffle=False, and a `collate_fn` that keeps "
+            "every sample."
         )
 
     def images(self, positions: Iterable[int]) -> dict[int, Tensor]:
@@ -186,17 +193,13 @@ def inspect(
     if not rows:
         return (), ()
     prior = ImagePrior.fit(_reference(subject, samples))
-    notes: list[str] = []
-    chosen = _choose(rows, rankings, samples, num_classes, shown)
-    images: dict[int, Tensor] = {}
-    if subject.fetchable:
-        wanted = (e.position for groups in chosen for group in groups for e in group)
-        images = subject.images(position for position in wanted if position >= 0)
-    else:
-        notes.append(
-            "No exemplars: the validation loader shuffles or has no positions, so their images "
-            "cannot be fetched. Use a sequential loader over a map-style dataset."
-        )
+    chosen = _choose(rows, rankings, subject, samples, num_classes, shown)
+    numbers = {
+        e.position for groups in chosen for group in groups for e in group if e.position >= 0
+    }
+    found = _Found.of(numbers, subject, samples)
+    images = found.images
+    notes = found.notes()
     starts = {
         i: images[groups[0][0].position]
         for i, groups in enumerate(chosen)
@@ -212,23 +215,63 @@ def inspect(
     )
     show = _Display(prior, to_image)
     panels = tuple(
-        _panel(row, groups, picture, images, show)
+        _panel(row, groups, picture, found, show)
         for row, groups, picture in zip(rows, chosen, pictures, strict=True)
     )
-    return panels, tuple(notes)
+    return panels, notes
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What is known of the samples that are shown, by their numbers.
+
+    Attributes:
+        numbers: The samples.
+        positions: Positions in the data set, of those that have one.
+        images: Images ``(C, H, W)``, fetched by position or kept as they passed by.
+        ids: Ids as the user gave them.
+    """
+
+    numbers: Collection[int]
+    positions: Mapping[int, int]
+    images: Mapping[int, Tensor]
+    ids: Mapping[int, Id]
+
+    @classmethod
+    def of(cls, numbers: Collection[int], subject: Subject, samples: SampleTable) -> Self:
+        """All there is about some samples."""
+        positions = samples.positions_of(numbers)
+        fetched = subject.images(positions.values())
+        kept = subject.passing.images()
+        images = {number: kept[number].float() for number in numbers if number in kept}
+        images |= {number: fetched[position] for number, position in positions.items()}
+        return cls(numbers, positions, images, subject.passing.ids(numbers))
+
+    def notes(self) -> tuple[str, ...]:
+        """That images are missing, where some are."""
+        missing = len(self.numbers) - len(self.images)
+        if not missing:
+            return ()
+        note = (
+            f"{missing} of {len(self.numbers)} exemplars have no image: where positions are not "
+            "known, images are kept as they pass by, those of the neurons that seemed likely to be "
+            "shown. A sequential loader over a map-style dataset has all of them."
+        )
+        return (note,)
 
 
 def _reference(subject: Subject, samples: SampleTable) -> list[Tensor]:
     """Images that stand for the data: a fixed pseudo-random choice, or those seen first."""
-    if not subject.fetchable:
-        return [as_images(images) for images in subject.seen]
-    chosen = samples.position[hashed(samples.position).argsort()[:PRIOR_IMAGES]]
-    return [torch.stack(list(subject.images(chosen.tolist()).values()))]
+    located = samples.position[samples.position >= 0]
+    chosen = located[hashed(located).argsort()[:PRIOR_IMAGES]].tolist()
+    seen = [as_images(images) for images in subject.passing.seen]
+    return [torch.stack(list(subject.images(chosen).values())), *seen] if chosen else seen
 
 
 def _choose(
     rows: Sequence[NeuronRow],
     rankings: Mapping[str, Ranking],
+    subject: Subject,
     samples: SampleTable,
     num_classes: int | None,
     shown: int,
@@ -237,7 +280,9 @@ def _choose(
     reservoir: Reservoir | None = None
     if num_classes is not None:
         matched = MatchedSamples(num_classes, k=max(8, shown))
-        matched.update(samples.position, samples.outcome, samples.target)
+        kept = torch.tensor(list(subject.passing.images()), dtype=torch.int64)
+        there = (samples.position >= 0) | torch.isin(samples.number, kept)
+        matched.update(samples.number[there], samples.outcome[there], samples.target[there])
         matched.sync_on_compute = False  # the table is already that of all processes
         reservoir = Reservoir(matched.state)
     chosen = []
@@ -276,14 +321,15 @@ def _panel(
     row: NeuronRow,
     groups: tuple[list[Exemplar], list[Exemplar], list[Exemplar]],
     picture: Picture,
-    images: Mapping[int, Tensor],
+    found: _Found,
     show: _Display,
 ) -> Panel:
     def sample(exemplar: Exemplar) -> Sample:
-        image = images.get(exemplar.position)
+        image = found.images.get(exemplar.position)
         known = 0 <= exemplar.outcome < len(GROUP_NAMES)
         return Sample(
-            position=exemplar.position,
+            position=found.positions.get(exemplar.position, -1),
+            id=found.ids.get(exemplar.position),
             activation=exemplar.activation,
             outcome=GROUP_NAMES[exemplar.outcome] if known else "",
             target=exemplar.target,

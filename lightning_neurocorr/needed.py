@@ -42,14 +42,10 @@ def ablate(
         progress: Wraps what is run, such as ``tqdm``.
 
     Raises:
-        ValueError: If samples cannot be fetched or the column to rank by is unknown.
+        ValueError: If the position of a sample is not known or the column to rank by is unknown.
     """
-    if not subject.fetchable:
-        raise ValueError(
-            "Expected a sequential loader over a map-style dataset, but samples cannot be fetched "
-            "by their position."
-        )
-    draw = hashed(samples.position, seed=2).double() / 2**63
+    subject.check_located(samples)
+    draw = hashed(samples.key, seed=2).double() / 2**63
     rows, _ = choose_samples(samples.target, samples.outcome, draw, room=settings.max_samples)
     rows = rows[samples.position[rows].argsort()]
     chunks, lengths = [], []
@@ -62,7 +58,7 @@ def ablate(
         lengths,
         target=samples.target[rows],
         outcome=samples.outcome[rows],
-        fold=folds(samples.position[rows]),
+        fold=folds(samples.key[rows]),
         rival=samples.answer[rows],
     )
     ranking = {

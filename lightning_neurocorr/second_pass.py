@@ -35,13 +35,14 @@ def look_again(
     Raises:
         ValueError: If samples cannot be fetched or have no outcome groups.
     """
-    if not subject.fetchable or bool((samples.outcome < 0).any()):
+    subject.check_located(samples)
+    if bool((samples.outcome < 0).any()):
         raise ValueError(
-            "Expected a sequential loader over a map-style dataset and class predictions: a second "
-            "pass fetches samples by their position and compares outcome groups."
+            "Expected class predictions: a second pass compares outcome groups, but some samples "
+            "have none."
         )
     rows = report.top(settings.neurons)
-    chosen = hashed(samples.position, seed=3).argsort()[: settings.max_samples].sort().values
+    chosen = hashed(samples.key, seed=3).argsort()[: settings.max_samples].sort().values
     activations = _activations(rows, subject, samples, chosen, pooling)
     outcome = samples.outcome[chosen].numpy()
     advantage = (outcome == ONLY_MODEL).astype(float) - (outcome == ONLY_BASELINE)

@@ -106,6 +106,20 @@ def random_subset() -> dict[str, Any]:
 
 
 @case
+def text_ids() -> dict[str, Any]:
+    """Each process has seen the images of some samples, and which they are is known by id alone."""
+
+    def loader() -> DataLoader[Any]:
+        sampler = torch.utils.data.SubsetRandomSampler(range(61))
+        return DataLoader(Pictures(61), 4, sampler=sampler)
+
+    return run(
+        loaders=loader, visualizer=FeatureVisualizer(steps=2), top_k=3,
+        sample_id=lambda batch: [f"sum {float(x.sum()):.5f}" for x in batch[0]],
+    )  # fmt: skip
+
+
+@case
 def several_loaders() -> dict[str, Any]:
     data = Pictures(28)
     return run(loaders=lambda: [DataLoader(Subset(data, range(17)), 4),

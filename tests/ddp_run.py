@@ -154,6 +154,12 @@ def described(callback: NeuronAdvantage) -> dict[str, Any]:
         "attribution", "attribution_contrast", "ablation", "ablation_control", "active",
         "mean_over_positions",
     )  # fmt: skip
+    images = {
+        s.id: float(s.image.sum())
+        for panel in report.panels
+        for s in (*panel.exemplars, *panel.only_model, *panel.matched)
+        if s.image is not None
+    }
     panels = [
         [(s.position, s.activation, s.outcome, s.target) for s in group]
         for panel in report.panels
@@ -163,7 +169,7 @@ def described(callback: NeuronAdvantage) -> dict[str, Any]:
         "report": True,
         "history": history,
         "n": report.n,
-        "outcomes": dict(report.outcomes.counts),
+        "outcomes": {k: str(v) for k, v in report.outcomes.counts.items()},
         "layers": list(report.layers),
         "sizes": list(report.sizes),
         "columns": {
@@ -172,6 +178,7 @@ def described(callback: NeuronAdvantage) -> dict[str, Any]:
             if name in report.columns
         },
         "panels": panels,
+        "images": images,
         "message": report.message,
         "placebo": report.placebo.to_dict(),
         "notes": list(report.notes),

@@ -108,6 +108,25 @@ def test_exemplars_are_the_same_samples(ranks: list[Results], alone: Results) ->
             assert a[1] == pytest.approx(b[1], abs=1e-5, nan_ok=True)
 
 
+def test_ids_say_which_samples_they_are(ranks: list[Results], alone: Results) -> None:
+    found, expected = ranks[0]["text_ids"], alone["text_ids"]
+    strongest = [group for i, group in enumerate(expected["panels"]) if i % 3 < 2]
+    assert len(strongest) == 2 * 3
+    assert sum(map(len, strongest)) >= 15
+    mine = [group for i, group in enumerate(found["panels"]) if i % 3 < 2]
+    for group, other in zip(strongest, mine, strict=True):
+        for a, b in zip(group, other, strict=True):
+            assert a[0] == b[0] == -1  # a sampler inside of Lightning's: no positions
+            assert a[1] == pytest.approx(b[1], abs=1e-5)
+            assert a[2:] == b[2:]
+    data = ddp_cases.Pictures(61)
+    sums = {f"sum {float(x.sum()):.5f}" for x in data.x}
+    for results in (found, expected):
+        assert len(results["images"]) > 8
+        assert set(results["images"]) <= sums
+        assert not any("exemplars" in note for note in results["notes"])
+
+
 def test_ablation_was_made(alone: Results) -> None:
     assert alone["two_hundred"]["columns"]["ablation"].isfinite().any()
 

@@ -22,7 +22,6 @@ from lightning_neurocorr.callback.state import pack_history, unpack_history
 from lightning_neurocorr.closer_look import (
     EXEMPLARS,
     REMARKS,
-    SEEN_IMAGES,
     CloserLook,
     check_groups,
 )
@@ -40,7 +39,7 @@ from lightning_neurocorr.report import NeuronReport
 from lightning_neurocorr.samples import LoaderPositions
 from lightning_neurocorr.scalars import summary_scalars
 from lightning_neurocorr.scores import Scores
-from lightning_neurocorr.validation import SampleTable, ValidationPass
+from lightning_neurocorr.validation import PassingSamples, SampleTable, ValidationPass
 from lightning_neurocorr.visualization import FeatureVisualizer, Visualizer
 
 if TYPE_CHECKING:
@@ -286,15 +285,20 @@ class NeuronAdvantage(Callback):
         self._subject = wiring.look_at(self._collector, self._loaders, trainer, self.inputs)
         if options.placebo is not None:
             check_fetchable(self._subject)
+        before = [] if self.report is None else self.report.shown(self.top_k)
+        self._subject.passing = PassingSamples(
+            images=options.visualizer is not None,
+            expected=[(row.layer, row.unit) for row in before],
+        )
 
     def _update(
         self, collector: Collector, outputs: Any, batch: Any, loader: LoaderPositions
     ) -> None:
         ids = None if self.sample_id is None else B.read_field(batch, self.sample_id, "sample_id")
-        collector.update(outputs, batch, loader, ids)
+        read = collector.update(outputs, batch, loader, ids)
         check_groups(self.options, collector.result)
-        if self.visualizer is not None and self._subject is not None:
-            self._subject.remember(batch, SEEN_IMAGES)
+        if self._subject is not None:
+            self._subject.remember(batch, read, collector.result)
 
     def _finish(self, trainer: Trainer) -> None:
         """Merge all processes; every one of them comes here, also where it has failed."""
@@ -350,6 +354,10 @@ class NeuronAdvantage(Callback):
         self._last_step = report.step
         self._faults.trusted = True
         if self._subject is not None:
+            if self.visualizer is not None and not (samples.located and self.sample_id is None):
+                # More than are shown: what ablation finds may change which neurons these are.
+                likely = report.shown(2 * self.top_k)
+                self._subject.passing.gather((rankings[row.layer], row.unit) for row in likely)
             self._closer_look = CloserLook(
                 self.options, self._faults.forgiven, self._subject, samples, rankings, result
             )

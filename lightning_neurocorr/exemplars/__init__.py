@@ -7,6 +7,7 @@ processes: equal activations are ordered by position.
 
 from lightning_neurocorr.exemplars.entries import UNKNOWN, Exemplar
 from lightning_neurocorr.exemplars.matched import MatchedSamples, Reservoir
+from lightning_neurocorr.exemplars.passing import PassingImages
 from lightning_neurocorr.exemplars.strongest import Exemplars, Ranking
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "Exemplar",
     "Exemplars",
     "MatchedSamples",
+    "PassingImages",
     "Ranking",
     "Reservoir",
 ]

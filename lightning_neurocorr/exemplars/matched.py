@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -33,6 +33,11 @@ class Reservoir(NamedTuple):
     """
 
     entries: Tensor
+
+    def numbers(self, targets: Sequence[int] | None = None) -> Tensor:
+        """Positions of what is kept of some classes, or of all; 0 stands in empty slots."""
+        positions = self.entries[POSITION]
+        return (positions if targets is None else positions[list(targets)]).flatten()
 
     def match(self, targets: Iterable[int], seed: int = 0) -> list[Exemplar | None]:
         """For each class id a sample of that class, distinct where there are enough.
@@ -115,6 +120,10 @@ class MatchedSamples(Metric):
         if isinstance(incoming_state, dict | MatchedSamples):
             check_mergeable(self.state, incoming_state)
         super().merge_state(incoming_state)
+
+    def compute_local(self) -> Reservoir:
+        """What this process keeps of every class."""
+        return Reservoir(self.state)
 
     def compute(self) -> Reservoir:
         """What is kept of every class."""

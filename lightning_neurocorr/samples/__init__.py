@@ -5,11 +5,12 @@ rows that were drawn for it. Everywhere else a sample has a number of its own, i
 """
 
 from lightning_neurocorr.samples.fetching import fetch
-from lightning_neurocorr.samples.hashing import folds, hashed, number_ids, read_ids
+from lightning_neurocorr.samples.hashing import Id, folds, hashed, number_ids, read_ids
 from lightning_neurocorr.samples.loaders import LoaderPositions
 from lightning_neurocorr.samples.rows import check_rows, row_counts
 
 __all__ = [
+    "Id",
     "LoaderPositions",
     "check_rows",
     "fetch",

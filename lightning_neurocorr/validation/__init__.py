@@ -6,5 +6,6 @@ The way of a batch: activations ``(N, D)`` per layer, prediction, baseline predi
 
 from lightning_neurocorr.validation.batches import Batch, SampleTable
 from lightning_neurocorr.validation.one_pass import ValidationPass
+from lightning_neurocorr.validation.passing import PassingSamples
 
-__all__ = ["Batch", "SampleTable", "ValidationPass"]
+__all__ = ["Batch", "PassingSamples", "SampleTable", "ValidationPass"]

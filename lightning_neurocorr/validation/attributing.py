@@ -66,10 +66,10 @@ class Attributing:
         if self.settings is None or self.refused:
             return
         sums = self._begun(sizes, groups.device)
-        draw = hashed(batch.positions, seed=1).double() / 2**63
+        draw = hashed(batch.keys, seed=1).double() / 2**63
         target = F.class_ids(batch.target)
         rows, group = self._choose(target, groups, draw)
-        rival, fold = F.class_ids(batch.baseline), folds(batch.positions)
+        rival, fold = F.class_ids(batch.baseline), folds(batch.keys)
         for part in range(0, len(rows), self.settings.samples_per_pass):
             chunk = slice(part, part + self.settings.samples_per_pass)
             at = rows[chunk]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import compress
 
 import torch
 from torch import Tensor
 
+from lightning_neurocorr.samples import Id
 from lightning_neurocorr.scores import ScoreKind
 
 _MOST_CLASSES = 1 << 20  # larger labels are ids of something else
@@ -20,17 +23,23 @@ class Batch:
         prediction: The model's class ids ``(N,)`` or scores ``(N, C)``, or anything per sample.
         baseline: The baseline's.
         target: The truth.
-        positions: Dataset positions ``(N,)``.
+        keys: What samples are hashed by ``(N,)``: numbers of their ids, else ``numbers``.
         keep: Which samples count; None for all (padding of distributed samplers does not).
         scores: Whether scores of model and baseline are logits or probabilities; None if unknown.
+        numbers: A number of its own for each sample ``(N,)``; None where that is ``keys``.
+        located: Whether the numbers are positions in the data set.
+        ids: Ids as the user gave them, where there are any.
     """
 
     prediction: Tensor
     baseline: Tensor
     target: Tensor
-    positions: Tensor
+    keys: Tensor
     keep: Tensor | None = None
     scores: tuple[ScoreKind | None, ScoreKind | None] = (None, None)
+    numbers: Tensor | None = None
+    located: bool = True
+    ids: Sequence[Id] | None = None
 
     def kept(self) -> Batch:
         """Without padding."""
@@ -41,8 +50,11 @@ class Batch:
             self.prediction[rows],
             self.baseline[rows],
             self.target[rows],
-            self.positions[self.keep],
+            self.keys[self.keep],
             scores=self.scores,
+            numbers=None if self.numbers is None else self.numbers[self.keep],
+            located=self.located,
+            ids=None if self.ids is None else list(compress(self.ids, self.keep.tolist())),
         )
 
     def has_classes(self) -> bool:
@@ -53,10 +65,12 @@ class Batch:
 
 @dataclass(frozen=True)
 class SampleTable:
-    """What is remembered of every sample of a validation: five integers, ``(N,)`` each.
+    """What is remembered of every sample of a validation: seven integers, ``(N,)`` each.
 
     Attributes:
-        position: Where the sample lies in the data set.
+        position: Where the sample lies in the data set, -1 where that is not known.
+        number: A number of its own: its position, else in the order seen.
+        key: What it is hashed by: a number of its id, else ``number``.
         outcome: Its outcome group, -1 where right and wrong mean nothing.
         target: Its class, -1 where there is none.
         answer: The baseline's class, -1 where there is none.
@@ -64,10 +78,27 @@ class SampleTable:
     """
 
     position: Tensor
+    number: Tensor
+    key: Tensor
     outcome: Tensor
     target: Tensor
     answer: Tensor
     nonzero: Tensor
+
+    @property
+    def located(self) -> bool:
+        """Whether the position of every sample is known."""
+        return not bool((self.position < 0).any())
+
+    def positions_of(self, numbers: Iterable[int]) -> dict[int, int]:
+        """Positions by number, of samples that have one."""
+        wanted = torch.tensor(sorted(set(numbers)), dtype=torch.int64)
+        rows = (torch.isin(self.number, wanted) & (self.position >= 0)).nonzero().squeeze(1)
+        return dict(zip(self.number[rows].tolist(), self.position[rows].tolist(), strict=True))
+
+    def repeated_ids(self) -> int:
+        """Samples whose id another sample had before them."""
+        return len(self.key) - len(self.key.unique())
 
     def counts(self) -> list[int]:
         """Samples per outcome group."""

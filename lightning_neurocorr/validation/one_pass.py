@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -36,6 +36,7 @@ from lightning_neurocorr.validation.remarks import (
     check_labels,
     control_notes,
     message,
+    repeated_ids,
 )
 from lightning_neurocorr.validation.watched import Watched
 
@@ -136,7 +137,10 @@ class ValidationPass:
         self._scores = batch.scores
         groups = self._groups(batch)
         # Once, and without waiting for the device, as every layer would.
-        positions = batch.positions.to(advantage.device, non_blocking=True)
+        keys = batch.keys.to(advantage.device, non_blocking=True)
+        numbers = keys
+        if batch.numbers is not None:
+            numbers = batch.numbers.to(advantage.device, non_blocking=True)
         kept = {
             name: activation if rows is None else activation[rows.to(activation.device)]
             for name, activation in activations.items()
@@ -150,8 +154,8 @@ class ValidationPass:
         rest = {device: part.only(kept) for device, part in self._watched.items()}
         self._watched = {device: part for device, part in rest.items() if part is not None}
         for watched in self._watched.values():
-            watched.add(kept, advantage, positions, groups, target, row)
-        self._remember(batch, positions, groups, advantage)
+            watched.add(kept, advantage, keys, groups, target, row, numbers)
+        self._remember(batch, torch.stack([numbers, keys]), groups, advantage)
         return groups
 
     def _begin(self, batch: Batch, activations: Mapping[str, Tensor]) -> None:
@@ -206,6 +210,15 @@ class ValidationPass:
             )
         return size is not None and name not in self.problems
 
+    def parts(self) -> Iterable[Watched]:
+        """What is accumulated, by device, while batches come."""
+        return self._watched.values()
+
+    def latest(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Numbers, outcome groups and targets of the batch that came last, ``(N,)`` each."""
+        table = SampleTable(*self._samples[-1])
+        return table.number, table.outcome, table.target
+
     def no_attribution(self, reason: str) -> None:
         """Say why there is no attribution in this validation."""
         self._attributing.refuse(reason)
@@ -229,7 +242,7 @@ class ValidationPass:
         self._attributing.add(batch, groups, run, watched, self.sizes)
 
     def _remember(
-        self, batch: Batch, positions: Tensor, groups: Tensor | None, advantage: Tensor
+        self, batch: Batch, which: Tensor, groups: Tensor | None, advantage: Tensor
     ) -> None:
         device = advantage.device
         none = torch.full((len(advantage),), -1, device=device)
@@ -237,7 +250,8 @@ class ValidationPass:
         self._samples.append(
             torch.stack(
                 [
-                    positions,
+                    which[0] if batch.located else none,
+                    *which,
                     groups.to(device) if groups is not None else none,
                     F.class_ids(batch.target).to(device) if known else none,
                     F.class_ids(batch.baseline).to(device) if known else none,
@@ -250,7 +264,7 @@ class ValidationPass:
 
     def samples(self, device: torch.device) -> SampleTable:
         """The samples of all processes, on the CPU."""
-        empty = torch.zeros(5, 0, dtype=torch.long, device=device)
+        empty = torch.zeros(7, 0, dtype=torch.long, device=device)
         table = torch.cat([empty, *(part.to(device) for part in self._samples)], 1)
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             table = torch.cat(gather_all_tensors(table), 1)
@@ -355,6 +369,7 @@ class ValidationPass:
             notes=(
                 *self.alarms,
                 *self.remarks,
+                *repeated_ids(samples),
                 *control_notes(self._cells, self._control),
                 *self._attributing.notes(self.sizes),
             ),

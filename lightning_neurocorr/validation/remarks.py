@@ -95,6 +95,18 @@ def alarms(problems: Mapping[str, str], means: Mapping[str, np.ndarray]) -> tupl
     return (*left_out, *not_finite)
 
 
+def repeated_ids(samples: SampleTable) -> tuple[str, ...]:
+    """That samples share an id, where some do."""
+    again = samples.repeated_ids()
+    if not again:
+        return ()
+    note = (
+        f"{again} of {len(samples.key)} samples have an id that a sample before them has: each "
+        "counts as a sample, and those of one id are in the same half."
+    )
+    return (note,)
+
+
 def check_labels(samples: SampleTable, num_classes: int) -> None:
     """Raise if a target is no class.
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterable, Mapping
 
 import torch
 from torch import Tensor
 
 from lightning_neurocorr.exemplars import Exemplars, Ranking
-from lightning_neurocorr.functional import Moments
+from lightning_neurocorr.exemplars.entries import POSITION
+from lightning_neurocorr.functional import Moments, correlation
 from lightning_neurocorr.metric import Cells, NeuronAdvantageCorrelation
+from lightning_neurocorr.metric.layout import Merge
 from lightning_neurocorr.samples import folds
 
 
@@ -43,16 +45,18 @@ class Watched:
         groups: Tensor | None,
         target: Tensor | None,
         row: Tensor | None = None,
+        numbers: Tensor | None = None,
     ) -> None:
         """Add a batch.
 
         Args:
             activations: ``(N, D)`` of each layer.
             advantage: ``(N,)``.
-            positions: Where the samples lie in the data set, ``(N,)``.
+            positions: What decides about a sample's half, ``(N,)``.
             groups: Their outcome groups, ``(N,)``.
             target: Their classes, ``(N,)``.
             row: The row of each class in the table, ``(N,)``.
+            numbers: What tells samples apart, ``(N,)``; by default ``positions``.
         """
         parts = [activations[name].to(self.metric.device) for name in self.sizes]
         half = folds(positions)
@@ -60,7 +64,7 @@ class Watched:
         if self.cells is not None and groups is not None and row is not None:
             self.cells.add(parts, advantage, row, groups, half)
         if self.exemplars is not None:
-            self.exemplars.update(parts, positions, groups, target)
+            self.exemplars.update(parts, positions if numbers is None else numbers, groups, target)
 
     def only(self, names: Container[str]) -> Watched | None:
         """The same without other layers, which would cost as much as before; None if none stay."""
@@ -74,6 +78,29 @@ class Watched:
         rest = Watched(sizes, self.metric.device, rows, kept)
         rest.take(self)
         return rest
+
+    def illustrating(self, neurons: Tensor, shown: int) -> Tensor:
+        """Numbers of the samples that drive some neurons most, overall and among ``only_model``."""
+        if self.exemplars is None:
+            return torch.zeros(0, dtype=torch.int64, device=self.metric.device)
+        return self.exemplars.state[POSITION][:, neurons, :shown].flatten()
+
+    def likely(self, most: int, expected: Iterable[tuple[str, int]]) -> Tensor:
+        """Neurons that a report is likely to show, ``(<= most,)``; nothing waits for the device.
+
+        Args:
+            most: How many.
+            expected: Layer and unit of those that come first, from an earlier validation.
+        """
+        slots = self.slots()
+        known = [slots[name].start + unit for name, unit in expected if name in slots][:most]
+        layout = self.metric.layout
+        local = layout.unpack(Merge(layout)(self.metric.state[:, None])[0])
+        r = correlation(local).nan_to_num(-2.0)
+        device = self.metric.device
+        first = torch.tensor(known, dtype=torch.int64).to(device, non_blocking=True)
+        best = r.topk(min(most - len(known), len(r))).indices
+        return torch.cat([first, best])
 
     # --- the end of a pass ----------------------------------------------------------------------
 
