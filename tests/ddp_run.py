@@ -146,7 +146,9 @@ def run(
 def described(callback: NeuronAdvantage) -> dict[str, Any]:
     """A report as plain data."""
     report = callback.report
-    history = [(e.validation, e.step, e.epoch, e.outcomes.only_model) for e in callback.history]
+    history = [
+        (e.validation, e.step, e.epoch, str(e.outcomes.only_model)) for e in callback.history
+    ]
     if report is None:
         return {"report": False, "history": history}
     wanted = (
