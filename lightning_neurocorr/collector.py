@@ -273,7 +273,8 @@ class Collector:
         self.result.provenance |= {
             **self.reader.provenance,
             "baseline": f"{describe(self.settings.options.baseline)}{shape_words(baseline)}",
-            "positions": order if ids is None else f"`sample_id` ({said_field(told)})",
+            "positions": order,
+            **({} if ids is None else {"id": f"`sample_id` ({said_field(told)})"}),
         }
 
     def _attribute(self, batch: Batch, groups: Tensor, call: Call | None) -> None:
