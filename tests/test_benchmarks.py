@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from tests.benchmarks import __main__ as runner
-from tests.benchmarks import gpu, replication, scaling
+from tests.benchmarks import gpu, pooling, replication, scaling
 from tests.benchmarks.scaling_plot import Panel, draw
 
 SCRIPTS = [*runner.SCRIPTS, *runner.DEVICE, *runner.LONG]
@@ -148,6 +148,13 @@ def test_replication_runs_small_and_keeps_what_it_trained(tmp_path, capsys):
     assert "made" not in second.err
     assert second.out.rpartition("|")[0] == first.out.rpartition("|")[0]
     assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == trained
+
+
+def test_poolings_are_compared_on_both_halves(tmp_path, capsys):
+    pooling.main(["--fast", "--cache", str(tmp_path)])
+    table = capsys.readouterr().out
+    for name in pooling.POOLINGS:
+        assert f"| {name} | " in table
 
 
 def test_replication_says_where_fashion_mnist_is_expected(tmp_path, capsys):
