@@ -69,16 +69,15 @@ class Options:
         return tuple(option.name for option in fields(cls))
 
     @property
-    def runs_again(self) -> bool:
-        """Whether evidence is asked for that runs the model by itself."""
-        evidence = (
-            self.attribution,
-            self.ablation,
-            self.placebo,
-            self.second_pass,
-            self.visualizer,
-        )
+    def looks_closer(self) -> bool:
+        """Whether evidence is asked for that runs the model by itself after a validation."""
+        evidence = (self.ablation, self.second_pass, self.visualizer, self.placebo)
         return any(part is not None for part in evidence)
+
+    @property
+    def runs_again(self) -> bool:
+        """Whether anything is asked for that runs the model by itself."""
+        return self.looks_closer or self.attribution is not None
 
     def __post_init__(self) -> None:
         B.check_baseline(self.baseline)

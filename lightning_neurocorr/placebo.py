@@ -21,7 +21,7 @@ class Placebo:
 
     Args:
         draws: How many shuffles are tried, all in one more pass over the validation samples.
-        every_n_validations: Also run after every n-th validation during ``fit``.
+        every_n_validations: Also run after validations n, 2n and so on of a fit.
         seed: Of the first shuffle; the next ones count on from it.
 
     Raises:

@@ -78,6 +78,66 @@ def preserved_buffers(module: nn.Module) -> Iterator[None]:
                         buffer.copy_(clone)
 
 
+class KeptWeights:
+    """A copy of a module's parameters and buffers, to run it with them again later.
+
+    Args:
+        module: Any module whose tensors are whole on this process.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self._module = module
+        self._kept = {name: _copied(tensor) for name, tensor in _distinct(module).items()}
+
+    def move_to_cpu(self) -> None:
+        """Leave the device to training."""
+        self._kept = {name: tensor.cpu() for name, tensor in self._kept.items()}
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """Inside, the module has the kept values; its own come back bit by bit.
+
+        Raises:
+            ValueError: If the module has other parameters or buffers by now.
+        """
+        live = _distinct(self._module)
+        shapes = {name: tensor.shape for name, tensor in live.items()}
+        if shapes != {name: tensor.shape for name, tensor in self._kept.items()}:
+            raise ValueError(
+                "Expected the model to have the parameters and buffers that were validated, but "
+                "some were added, removed or reshaped since."
+            )
+        # What a forward changes is set back too, so all that is other now goes in and out.
+        other = {n: t for n, t in live.items() if not torch.equal(t, self._kept[n].to(t.device))}
+        own = {name: _copied(tensor) for name, tensor in other.items()}
+        try:
+            _write(other, self._kept)
+            yield
+        finally:
+            _write(other, own)
+
+
+def _distinct(module: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers by name; tied ones count once."""
+    return {**dict(module.named_parameters()), **dict(module.named_buffers())}
+
+
+def _copied(tensor: Tensor) -> Tensor:
+    """On the same device, or where that is full, on the CPU."""
+    with torch.inference_mode(False), torch.no_grad():
+        try:
+            return tensor.detach().clone()
+        except torch.OutOfMemoryError:
+            return tensor.detach().cpu()
+
+
+def _write(places: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:
+    """Through ``data``: no step of a graph is to see it as a change."""
+    for name, place in places.items():
+        with torch.no_grad(), torch.inference_mode(place.is_inference()):
+            place.data.copy_(values[name])
+
+
 def own_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """Every place of a parameter or buffer once, tied ones too; TorchScript takes no others."""
     for prefix, part in module.named_modules():  # a module with two names counts once

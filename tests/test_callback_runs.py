@@ -68,7 +68,7 @@ def test_positions_run_on_over_several_loaders() -> None:
 def test_validate_on_a_finished_model() -> None:
     callback = watch(["model.detector", "model.head"])
     paper_trainer(callback).validate(PaperModule(), paper_loader(), verbose=False)
-    assert "No attribution for layer model.detector" in callback.report.notes[0]  # type: ignore[union-attr]
+    assert any("No attribution for layer model.detector" in note for note in callback.report.notes)  # type: ignore[union-attr]
     assert callback.report.rows[0].r == pytest.approx(1)  # type: ignore[union-attr]
     assert np.isfinite(callback.report.column("attribution")).any()  # type: ignore[union-attr]
 
@@ -91,12 +91,6 @@ def test_no_sanity_check_is_no_problem() -> None:
     callback = watch()
     fit(callback, num_sanity_val_steps=0)
     assert len(callback.history) == 2
-
-
-def test_every_n_validations() -> None:
-    callback = watch(every_n_validations=3)
-    fit(callback, max_epochs=7)
-    assert [entry.epoch for entry in callback.history] == [0, 3, 6]
 
 
 def test_two_callbacks_in_one_trainer(tmp_path: Any) -> None:

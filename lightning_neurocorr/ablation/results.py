@@ -31,7 +31,7 @@ class Ablation:
         fill: See :func:`silence`.
         max_samples: Samples per group (``only_model``, and class-matched ``both``).
         time_budget_s: Seconds for a study, shared fairly by the layers; None is no limit.
-        every_n_validations: Also run after every n-th validation during ``fit``.
+        every_n_validations: Also run after validations n, 2n and so on of a fit.
         singles: Neurons of each layer's list that are also silenced one by one.
         seed: Of the random sets.
     """

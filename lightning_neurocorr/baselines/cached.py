@@ -59,6 +59,10 @@ class CachedBaseline:
         """Ask for everything anew from now on."""
         self._kept = {}
 
+    def renew(self) -> None:
+        """A new run may have other samples at the same positions: ask anew."""
+        self.forget()
+
     def watch(self, dataset: Any) -> None:
         """Know the data set whose positions come next."""
         if self._dataset() is not dataset:

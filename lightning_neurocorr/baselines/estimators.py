@@ -78,6 +78,7 @@ class EstimatorBaseline:
         self.target = target
         self.num_classes = num_classes
         self.needs_fit = bool(fit)
+        self._as_given = estimator, self.needs_fit
         self._randomness = PrivateRandomness()
 
     def fit(self, batches: Iterable[Any]) -> None:
@@ -108,6 +109,10 @@ class EstimatorBaseline:
             fitted.fit(rows[0], labels)
         self.estimator = fitted
         self.needs_fit = False
+
+    def renew(self) -> None:
+        """Be as given again: what an earlier run's data taught is forgotten."""
+        self.estimator, self.needs_fit = self._as_given
 
     def __call__(self, batch: Any) -> Tensor:
         """``(N, C)`` probabilities or decision values, or ``(N,)`` class ids, on the CPU."""
@@ -277,6 +282,10 @@ class MajorityBaseline:
             )
         samples, tensor = count_samples(batch, self.target)
         return torch.full((samples,), class_id, dtype=torch.int64, device=tensor.device)
+
+    def renew(self) -> None:
+        """Forget the labels of an earlier run."""
+        self._counted = None
 
     def state_dict(self) -> dict[str, Any]:
         """The class that was counted."""

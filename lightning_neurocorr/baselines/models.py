@@ -142,7 +142,7 @@ class CheckpointBaseline:
 
 
 class SnapshotBaseline:
-    """The model itself, frozen at the start of the first validation at or after an epoch.
+    """The model itself, frozen as it is first validated at or after an epoch.
 
     The weights and buffers are kept beside the model (as much memory again) and travel in the
     checkpoint, so a resumed run compares with the same snapshot. The live model is run with them
@@ -196,6 +196,11 @@ class SnapshotBaseline:
                     k: v.to(buffers[k]) for k, v in self._buffers.items() if k in buffers
                 }
         self._module = module
+
+    def renew(self) -> None:
+        """Drop the snapshot of an earlier run."""
+        self.taken_at, self._module = None, None
+        self._parameters, self._buffers = {}, {}
 
     def __call__(self, batch: Any) -> Tensor:
         """What the frozen model says about the batch."""

@@ -50,7 +50,7 @@ class Fittable(Protocol):
     """A baseline that learns from the training batches before the first validation."""
 
     needs_fit: bool
-    """True until ``fit`` has been called; then ``fit`` is not called again."""
+    """True until ``fit`` has been called; then ``fit`` is not called again in the same run."""
 
     def fit(self, batches: Iterable[Any]) -> None:
         """Learn from the training batches, in an order that is the same in every process."""
@@ -59,13 +59,13 @@ class Fittable(Protocol):
 
 @runtime_checkable
 class Snapshotting(Protocol):
-    """A baseline that looks at the model itself before each validation."""
+    """A baseline that looks at the model itself before the first batch of each validation."""
 
     ready: bool
     """Whether it can answer; while False no report is made."""
 
     def observe(self, module: nn.Module, epoch: int) -> None:
-        """See the module whose output is the prediction, at the start of a validation."""
+        """See the module whose output is the prediction, with the weights that are validated."""
         ...
 
 
@@ -88,6 +88,15 @@ class Stateful(Protocol):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> Any:
         """Take the state back."""
+        ...
+
+
+@runtime_checkable
+class Renewable(Protocol):
+    """A baseline that a run teaches, and that can be for another run as it was made."""
+
+    def renew(self) -> None:
+        """Forget what was learned since it was made; called only where a run has taught it."""
         ...
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial, wraps
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,8 @@ from lightning_neurocorr.attribution import Attribution
 from lightning_neurocorr.callback import checks, wiring
 from lightning_neurocorr.callback.base import Callback
 from lightning_neurocorr.callback.faults import Faults
+from lightning_neurocorr.callback.runs import Run, begin, learners, teach
+from lightning_neurocorr.callback.schedule import Plan, When, is_nth, plan
 from lightning_neurocorr.callback.state import pack_history, unpack_history
 from lightning_neurocorr.closer_look import (
     EXEMPLARS,
@@ -39,6 +42,7 @@ from lightning_neurocorr.report import NeuronReport
 from lightning_neurocorr.samples import LoaderPositions
 from lightning_neurocorr.scalars import summary_scalars
 from lightning_neurocorr.scores import Scores
+from lightning_neurocorr.swapping import KeptWeights
 from lightning_neurocorr.validation import PassingSamples, SampleTable, ValidationPass
 from lightning_neurocorr.visualization import FeatureVisualizer, Visualizer
 
@@ -70,7 +74,8 @@ class NeuronAdvantage(Callback):
         pooling: ``"mean"`` or ``"max"`` over positions, ``"cls"`` or ``"last"`` for the first or
             last token, or a callable from a layer's output to ``(N, D)``. Padding does not count.
         top_k: How many neurons are shown.
-        every_n_validations: Report every n-th validation.
+        every_n_validations: Report validations n, 2n and so on, and the last of a fit; those of
+            ``trainer.validate`` always.
         attribution: The *used* column: True, False or its settings.
         ablation: The *needed* column: its settings, or None. Runs at the end of a fit and on
             ``trainer.validate``, or as often as the settings say.
@@ -123,19 +128,30 @@ class NeuronAdvantage(Callback):
         name: str = "neurocorr",
     ) -> None:
         self.options = Options.of(locals())
-        self.report: NeuronReport | None = None
-        self.history: list[HistoryEntry] = []
-        self._faults = Faults(name)
-        self._randomness = PrivateRandomness()
-        self._due = False
+        self._plan: Plan | None = None  # no validation yet
+        self._begun = False
+        self._when = When()
         self._collector: Collector | None = None
-        self._reader: Reader | None = None
         self._loaders: dict[int, LoaderPositions] = {}
         self._subject: Subject | None = None
+        self._weights: KeptWeights | None = None
         self._closer_look: CloserLook | None = None
+        self._look_weights: KeptWeights | None = None
+        self._run: Run | None = None
+        self._restored: list[Any] = []
+        self._forget()
+
+    def _forget(self) -> None:
+        """Be as new: nothing of an earlier run is left."""
+        self.report: NeuronReport | None = None
+        self.history: list[HistoryEntry] = []
+        self._faults = Faults(self.name)
+        self._randomness = PrivateRandomness()
+        self._reader: Reader | None = None
         self._class_outcomes: torch.Tensor | None = None
         self._scalars: dict[str, float] = {}
-        self._validations = 0
+        self._validations = 0  # all of them
+        self._in_fits = 0
         self._last_step = -1
 
     # --- Lightning's hooks, in the order they are called -----------------------------------------
@@ -166,19 +182,37 @@ class NeuronAdvantage(Callback):
             checks.check_trainer(trainer, pl_module, stage, alone=options.runs_again)
             checks.check_name(trainer, self.state_key, options.name)
             checks.check_names(pl_module, options.layers, options.output)
+        if stage == "fit":
+            run = Run(trainer, pl_module, fitting=True)
+            if self._run is not None and not run.goes_on_from(self._run):
+                self._forget()
+            begin(self.baseline, run)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102
-        wiring.fit_baseline(self.baseline, lambda: trainer.train_dataloader, trainer)
+        self._plan = None
+        run = self._know(Run(trainer, pl_module, fitting=True))
+        wiring.fit_baseline(self.baseline, lambda: trainer.train_dataloader, trainer, run)
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        """Training is about to change the weights that were validated: keep those still needed."""
+        if self._plan is not Plan.HOLD:
+            self._weights = None
+        for weights in (self._weights, self._look_weights):
+            if weights is not None:
+                weights.move_to_cpu()
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102
-        self._due = self._is_due(trainer)
-        if self._due:
-            with self._faults.guarded("start a validation"):
-                self._start(trainer, pl_module)
+        self._close()
+        self._faults.broken, self._begun, self._weights = False, False, None
+        self._plan = self._planned(trainer, pl_module)
+        self._when = When(
+            self._validations - 1, wiring.logging_step(trainer), trainer.current_epoch
+        )
 
     def on_validation_batch_start(  # noqa: D102
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, *_: Any
     ) -> None:
+        self._begin(trainer, pl_module)
         if self._collector is not None and not self._faults.broken:
             with self._faults.guarded("read the token mask"):
                 self._collector.begin(batch)
@@ -198,17 +232,23 @@ class NeuronAdvantage(Callback):
             self._update(self._collector, outputs, batch, self._loaders[dataloader_idx])
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102
-        if self._due:
+        self._begin(trainer, pl_module)  # a process without batches
+        if self._plan is Plan.REPORT:
             with self._faults.guarded("report"):
                 self._finish(trainer)
-            self._log_scalars(trainer, pl_module)
+            if not trainer.sanity_checking and not self._faults.broken:
+                wiring.log_scalars(pl_module, self.name, self._scalars)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102
+        if self._plan is Plan.HOLD and self._collector is not None:
+            self._collector.close()
+            return
         self._close()
-        if self._due and not trainer.sanity_checking and not self._faults.broken:
+        if self._plan is Plan.REPORT and not trainer.sanity_checking and not self._faults.broken:
             self._show(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102
+        self._report_the_last(trainer)
         self._look_closer(trainer)
         with self._faults.forgiven("write to the logger"):
             log_history(self.report, self.history, trainer.loggers, self.top_k)
@@ -218,8 +258,9 @@ class NeuronAdvantage(Callback):
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: D102
         self._close()
-        # They hold on to loaders and the model.
+        # They hold on to loaders, weights and the model.
         self._loaders, self._subject, self._closer_look = {}, None, None
+        self._weights, self._look_weights, self._restored = None, None, []
 
     @wraps(Callback.state_dict, assigned=())  # two of one name meet our error, not Lightning's
     def state_dict(self) -> dict[str, Any]:
@@ -228,6 +269,7 @@ class NeuronAdvantage(Callback):
         return {
             "history": pack_history(self.history),
             "validations": self._validations,
+            "validations_in_fits": self._in_fits,
             "last_step": self._last_step,
             "class_outcomes": self._class_outcomes,
             "baseline": self.baseline.state_dict() if stateful else None,
@@ -237,23 +279,51 @@ class NeuronAdvantage(Callback):
         """Go on where a checkpoint stopped."""
         self.history = unpack_history(state_dict["history"])
         self._validations = state_dict["validations"]
+        self._in_fits = state_dict.get("validations_in_fits", self._validations)
         self._last_step = state_dict["last_step"]
         self._class_outcomes = state_dict["class_outcomes"]
+        self._run = None  # what was loaded belongs to the run that comes
         if state_dict["baseline"] is not None and isinstance(self.baseline, B.Stateful):
+            self._restored = learners(self.baseline)
             self.baseline.load_state_dict(state_dict["baseline"])
 
     # --- what they call --------------------------------------------------------------------------
 
-    def _is_due(self, trainer: Trainer) -> bool:
-        """Whether this validation is reported; counts those that are not."""
-        self._faults.broken = False
-        due = trainer.sanity_checking or self._validations % self.every_n_validations == 0
-        self._validations += not due
-        return due
+    def _know(self, run: Run) -> Run:
+        """What goes on now; what a checkpoint has taught the baseline is of this run."""
+        for part in self._restored:
+            teach(part, run)
+        self._run, self._restored = run, []
+        return run
+
+    def _planned(self, trainer: Trainer, pl_module: LightningModule) -> Plan:
+        """What to do with the validation that starts; counts it."""
+        if trainer.sanity_checking:
+            return Plan.REPORT
+        fitting = wiring.is_fitting(trainer)
+        if self._run is None:
+            self._know(Run(trainer, pl_module, fitting=fitting))
+        self._validations += 1
+        self._in_fits += fitting
+        if not fitting:
+            return Plan.REPORT
+        return plan(trainer, pl_module, self._in_fits, self.every_n_validations)
+
+    def _begin(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """At the first batch, when callbacks that swap weights have done so."""
+        if self._begun:
+            return
+        self._begun = True
+        with self._faults.guarded("start a validation"):
+            self._start(trainer, pl_module)
 
     def _start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._close()
         options = self.options
+        module = output_module(pl_module, options.output)
+        run = self._run or Run(trainer, pl_module, fitting=wiring.is_fitting(trainer))
+        if self._plan is Plan.SKIP:
+            wiring.show_model(self.baseline, trainer, module, run)
+            return
         checks.check_loaders(trainer, "fit" if wiring.is_fitting(trainer) else "validate")
         self._loaders = wiring.validation_loaders(trainer, self.dataloaders)
         loaders = list(self._loaders.values())
@@ -261,11 +331,9 @@ class NeuronAdvantage(Callback):
             self._faults.say(wiring.REPEATED)
         if any(loader.uncertain_padding for loader in loaders):
             self._faults.say(wiring.PADDED)
-        module = output_module(pl_module, options.output)
-        wiring.prepare_baseline(self.baseline, trainer, pl_module, module, loaders)
+        wiring.prepare_baseline(self.baseline, trainer, pl_module, module, loaders, run)
         if not trainer.sanity_checking and not is_ready(self.baseline):
-            self._validations += 1  # a snapshot that is still to come
-            return
+            return  # a snapshot that is still to come
         settings = Settings(
             options,
             choose_layers(pl_module, options.layers),
@@ -295,6 +363,8 @@ class NeuronAdvantage(Callback):
         self, collector: Collector, outputs: Any, batch: Any, loader: LoaderPositions
     ) -> None:
         ids = None if self.sample_id is None else B.read_field(batch, self.sample_id, "sample_id")
+        if self._weights is None and self.options.runs_again:
+            self._weights = KeptWeights(collector.model)
         read = collector.update(outputs, batch, loader, ids)
         check_groups(self.options, collector.result)
         if self._subject is not None:
@@ -310,28 +380,35 @@ class NeuronAdvantage(Callback):
             if fine:
                 self._faults.say(
                     f"NeuronAdvantage {self.name!r} has no report of validation "
-                    f"{self._validations}: another process could not finish its part, and says why."
+                    f"{self._when.validation}: another process could not finish its part, and "
+                    "says why."
                 )
             self._faults.broken = True
             return
-        result, rehearsal = self._collector.result, trainer.sanity_checking
-        result.agree(trainer.strategy.root_device)
-        samples = result.samples(trainer.strategy.root_device)
-        advantage = self.advantage if isinstance(self.advantage, str) else describe(self.advantage)
-        report = result.report(
-            samples,
-            name=self.name,
-            baseline=describe(self.baseline),
-            advantage=advantage,
-            validation=self._validations,
-            step=max(wiring.logging_step(trainer), self._last_step + 1),
-            epoch=trainer.current_epoch,
-        )
+        result, device = self._collector.result, trainer.strategy.root_device
+        with self._validated(self._weights):
+            result.agree(device)
+            samples = result.samples(device)
+            advantage = self.advantage
+            report = result.report(
+                samples,
+                name=self.name,
+                baseline=describe(self.baseline),
+                advantage=advantage if isinstance(advantage, str) else describe(advantage),
+                validation=self._when.validation,
+                step=max(self._when.step, self._last_step + 1),
+                epoch=self._when.epoch,
+            )
         rankings = result.rankings()
         if not report.layers and not self._faults.trusted:
             raise ValueError(report.message)
-        if not rehearsal:
-            self._keep(report, samples, rankings, result, trainer)
+        if not trainer.sanity_checking:
+            self._keep(report, samples, rankings, result)
+
+    @staticmethod
+    def _validated(weights: KeptWeights | None) -> AbstractContextManager[None]:
+        """Inside, the model has the weights that were validated, whatever changed them since."""
+        return nullcontext() if weights is None else weights.in_place()
 
     def _keep(
         self,
@@ -339,7 +416,6 @@ class NeuronAdvantage(Callback):
         samples: SampleTable,
         rankings: Mapping[str, Ranking],
         result: ValidationPass,
-        trainer: Trainer,
     ) -> None:
         """The report becomes the callback's last one, and part of its history."""
         for alarm in result.alarms:
@@ -350,7 +426,6 @@ class NeuronAdvantage(Callback):
         self.report = with_history(report, self.history)
         self._scalars = summary_scalars(report, entry)
         self._class_outcomes = samples.by_class()
-        self._validations += 1
         self._last_step = report.step
         self._faults.trusted = True
         if self._subject is not None:
@@ -361,12 +436,27 @@ class NeuronAdvantage(Callback):
             self._closer_look = CloserLook(
                 self.options, self._faults.forgiven, self._subject, samples, rankings, result
             )
+            self._look_weights = self._weights if self.options.looks_closer else None
 
-    def _log_scalars(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """After a validation that failed nothing: monitors find the last numbers in the trainer."""
-        if trainer.sanity_checking or not self._due or self._faults.broken:
+    def _report_the_last(self, trainer: Trainer) -> None:
+        """The fit has ended with a validation that nothing said would be its last."""
+        if self._plan is Plan.SKIP:
+            self._faults.say(
+                f"NeuronAdvantage {self.name!r} has no report of the last validation of this fit: "
+                f"every_n_validations={self.every_n_validations} left it out, and nothing said "
+                "beforehand that it would be the last. Call trainer.validate for a report of it."
+            )
+        if self._plan is not Plan.HOLD:
             return
-        wiring.log_scalars(pl_module, self.name, self._scalars)
+        self._plan = Plan.REPORT
+        with self._faults.forgiven("report the last validation"):
+            self._finish(trainer)
+        self._close()
+        if self._faults.broken or not trainer.is_global_zero or self.report is None:
+            return
+        with self._faults.forgiven("write to the logger"):
+            wiring.log_afterwards(trainer, self.name, self._scalars, self.report.step)
+            log_report(self.report, self.history, trainer.loggers, self.top_k)
 
     def _show(self, trainer: Trainer) -> None:
         """Draw the report of the validation that has just ended; look closer where that is due."""
@@ -377,7 +467,7 @@ class NeuronAdvantage(Callback):
                 log_report(self.report, self.history, trainer.loggers, self.top_k)
         rooms = (self.visualizer, self.ablation, self.placebo)
         plans = [getattr(room, "every_n_validations", None) for room in rooms]
-        due = any(every is not None and self.report.validation % every == 0 for every in plans)
+        due = any(is_nth(self._in_fits, every) for every in plans)
         if due or not wiring.is_fitting(trainer):
             self._look_closer(trainer)
 
@@ -386,7 +476,14 @@ class NeuronAdvantage(Callback):
         look, self._closer_look = self._closer_look, None
         if look is None or self.report is None or getattr(trainer, "fast_dev_run", False):
             return
-        with self._randomness(trainer.strategy.root_device), aside():
+        weights, self._look_weights = self._look_weights, None
+        before = len(self.report.notes)
+        with (
+            self._faults.forgiven("run the validated weights again"),
+            self._randomness(trainer.strategy.root_device),
+            aside(),
+            self._validated(weights),
+        ):
             self.report = look.against_placebo(
                 self.report,
                 trainer.strategy.root_device,
@@ -394,11 +491,11 @@ class NeuronAdvantage(Callback):
                 trainer.global_rank,
                 trainer.world_size,
             )
+            before = len(self.report.notes)
+            if trainer.is_global_zero:
+                self.report = look(self.report, progress=trainer.progress_bar_callback is not None)
         if not trainer.is_global_zero:
             return
-        before = len(self.report.notes)
-        with self._randomness(trainer.strategy.root_device), aside():
-            self.report = look(self.report, progress=trainer.progress_bar_callback is not None)
         for note in self.report.notes[before:]:
             if not note.startswith(REMARKS):
                 self._faults.say(note)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from lightning_neurocorr import baselines as B
+from lightning_neurocorr.callback.runs import Run, learners, must_learn, parts_of, teach
 from lightning_neurocorr.collector import Collector, describe, with_token_mask
 from lightning_neurocorr.inspection import Subject
 from lightning_neurocorr.randomness import PrivateRandomness
@@ -114,29 +115,43 @@ def prepare_baseline(
     pl_module: LightningModule,
     module: nn.Module,
     loaders: Sequence[LoaderPositions],
+    run: Run,
 ) -> None:
-    """Bring a baseline to where it can be asked, before a validation."""
+    """Bring a baseline to where it can be asked, when the weights that are validated are there."""
     if not trainer.sanity_checking:
         source = getattr(trainer, "datamodule", None) or pl_module
-        fit_baseline(baseline, lambda: _training_loader(source), trainer)
+        fit_baseline(baseline, lambda: _training_loader(source), trainer, run)
     if isinstance(baseline, B.Checkable):
         baseline.check(total_length(loaders))
     if isinstance(baseline, B.Movable):
         baseline.to(trainer.strategy.root_device)
-    if isinstance(baseline, B.Snapshotting) and not trainer.sanity_checking:
+    if not trainer.sanity_checking:
+        show_model(baseline, trainer, module, run)
+
+
+def show_model(baseline: Any, trainer: Trainer, module: nn.Module, run: Run) -> None:
+    """Let a baseline see the model with the weights that are validated, reported or not."""
+    taught = learners(baseline)
+    if isinstance(baseline, B.Snapshotting):
         baseline.observe(module, trainer.current_epoch)
+    for part in taught:
+        teach(part, run)
 
 
-def fit_baseline(baseline: Any, loader: Any, trainer: Trainer) -> None:
+def fit_baseline(baseline: Any, loader: Any, trainer: Trainer, run: Run) -> None:
     """Let a baseline that needs it learn from the training data, the same in every process.
+
+    A baseline that an earlier run has taught learns again.
 
     Args:
         baseline: Any baseline.
         loader: Gives the training loader, or None.
         trainer: The trainer.
+        run: What the baseline is fitted in.
     """
-    if not isinstance(baseline, B.Fittable) or not baseline.needs_fit:
+    if not must_learn(baseline, run):
         return
+    taught = [part for part in parts_of(baseline) if isinstance(part, B.Fittable)]
     found = loader()
     if found is None:
         raise ValueError(
@@ -148,6 +163,8 @@ def fit_baseline(baseline: Any, loader: Any, trainer: Trainer) -> None:
         baseline.fit(
             training_batches(found, lambda b: trainer.strategy.batch_to_device(b, device, 0))
         )
+    for part in taught:
+        teach(part, run)
 
 
 def _training_loader(source: Any) -> Any:
@@ -166,6 +183,12 @@ def log_scalars(pl_module: LightningModule, name: str, numbers: Mapping[str, flo
         # Every process has these numbers: nothing to reduce, and no advice to do so.
         named = {f"{name}/{tag}": value for tag, value in numbers.items()}
         pl_module.log_dict(named, on_epoch=True, batch_size=1, sync_dist=True, rank_zero_only=True)
+
+
+def log_afterwards(trainer: Trainer, name: str, numbers: Mapping[str, float], step: int) -> None:
+    """To the loggers alone: once training has ended no module logs."""
+    for logger in trainer.loggers:
+        logger.log_metrics({f"{name}/{tag}": value for tag, value in numbers.items()}, step)
 
 
 def is_fitting(trainer: Trainer) -> bool:

@@ -53,8 +53,8 @@ class LucentVisualizer:
         seed: Seed of the start and of the transforms.
         time_budget_s: Wall-clock seconds for one call of :meth:`render`; what is left then is
             skipped.
-        every_n_validations: For the callback: how often to make pictures; ``None`` is at the last
-            validation only.
+        every_n_validations: For the callback: also make pictures at validations n, 2n and so on;
+            ``None`` is at the last validation only.
         reference_images: The most real images that a picture's activation is compared with.
 
     Raises:

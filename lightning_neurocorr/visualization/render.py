@@ -47,8 +47,8 @@ class FeatureVisualizer:
             asked for.
         time_budget_s: Wall-clock seconds for one call of :meth:`render`; what is left then is
             skipped.
-        every_n_validations: For the callback: how often to make pictures; ``None`` is at the last
-            validation only.
+        every_n_validations: For the callback: also make pictures at validations n, 2n and so on;
+            ``None`` is at the last validation only.
         shift: Augmentation: the farthest shift, as a share of the side.
         scale: Augmentation: the strongest zoom, as a share.
         degrees: Augmentation: the widest rotation.
