@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 from lightning_neurocorr import Ablation, NeuronAdvantage, NeuronReport, compare, record
 from lightning_neurocorr.ablation import silence
 from lightning_neurocorr.activations import PaddedEnds, TokenMasks
+from lightning_neurocorr.attribution import attribute
 from tests.paper_model import paper_trainer
 
 N, T = 48, 6
@@ -396,6 +397,22 @@ def test_a_callable_may_ask_for_the_mask() -> None:
     assert not any("sees padding" in note for note in asks.notes)
     found = against(model, data, 7, layers=layer, pooling=lambda a: a.amax(1))
     assert any("`pooling` sees padding in before" in note for note in found.notes)
+
+
+@pytest.mark.parametrize("method", ["gradient", "path"])
+def test_attribution_sums_over_real_tokens(method: str) -> None:
+    model, x, real = Tagger(), torch.randn(N, T, 3), real_tokens(lengths())
+    target = torch.arange(N) % 2
+    with TokenMasks(model):  # its head hears padding too
+        found = attribute(
+            lambda: model(x, real), {"layer": model.layer}, target, 1 - target, method=method
+        )
+    u, v = found["layer"]
+    weight = model.head.weight.detach().double()
+    gradient = weight[target] - weight[1 - target]
+    spoken = model.layer(x).detach().double().masked_fill(~real[..., None], 0)
+    torch.testing.assert_close(v, gradient * real.sum(1)[:, None], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(u, gradient * spoken.sum(1), atol=1e-5, rtol=1e-5)
 
 
 # --- silencing ------------------------------------------------------------------------------------

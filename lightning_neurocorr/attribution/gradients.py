@@ -249,9 +249,10 @@ def _sums(
     if packed is not None or activation.is_nested:
         tokens = _wide(activation if packed is not None else _stacked(activation))
         gradient = _wide(gradient if packed is not None else _stacked(gradient))
-        owner = (owners(packed) if packed is not None else _rows(activation)).to(tokens.device)
+        owner = owners(packed) if packed is not None else _rows(activation)
         if len(owner) != len(tokens) or int(owner.max()) + 1 != samples:
             return None
+        owner = owner.to(tokens.device)
         near = tokens.mean(0)
         u, v = (
             values.new_zeros(samples, values.shape[1]).index_add_(0, owner, values)
