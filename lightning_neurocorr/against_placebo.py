@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -12,18 +12,71 @@ from torch import Tensor
 
 from lightning_neurocorr import functional as F
 from lightning_neurocorr import verdict
-from lightning_neurocorr.activations import ActivationRecorder
-from lightning_neurocorr.answers import Answers
+from lightning_neurocorr.activations import TOKEN_MASK
+from lightning_neurocorr.baselines import read_field
+from lightning_neurocorr.collector import Collector, Settings
 from lightning_neurocorr.inspection import Subject
 from lightning_neurocorr.options import Options
 from lightning_neurocorr.placebo import Placebo, shuffled_within_class
 from lightning_neurocorr.report import NeuronReport, PlaceboCounts
-from lightning_neurocorr.samples import fetch
+from lightning_neurocorr.samples import LoaderPositions, fetch
 from lightning_neurocorr.validation import Batch, SampleTable, ValidationPass
 
 _BATCH = 64
 
 Rule = Callable[[Mapping[str, Any]], np.ndarray]
+
+
+class Draws(ValidationPass):
+    """Hands every batch on to a pass per shuffle, with the answers of that shuffle.
+
+    Args:
+        dealt: The answers of each shuffle, ``(N,)``.
+        passes: As many passes.
+
+    Attributes:
+        rows: Which of the ``N`` samples the next batch holds.
+    """
+
+    def __init__(self, dealt: Sequence[Tensor], passes: Sequence[ValidationPass]) -> None:
+        super().__init__()
+        self.rows = torch.zeros(0, dtype=torch.long)
+        self._dealt, self._passes = dealt, passes
+        self._groups: list[Tensor | None] = []
+
+    def add(self, batch: Batch, *rest: Any) -> Tensor | None:
+        """As that of a pass; the outcome groups are those of the first shuffle."""
+        pairs = zip(self._passes, self._each(batch), strict=True)
+        self._groups = [result.add(one, *rest) for result, one in pairs]
+        return self._groups[0]
+
+    def attribute(self, batch: Batch, _: Tensor, *rest: Any) -> None:
+        """As that of a pass, each with outcome groups of its own."""
+        for result, one, groups in zip(self._passes, self._each(batch), self._groups, strict=True):
+            if groups is not None:
+                result.attribute(one, groups, *rest)
+
+    def no_attribution(self, reason: str) -> None:
+        """As that of a pass."""
+        for result in self._passes:
+            result.no_attribution(reason)
+
+    def _each(self, batch: Batch) -> list[Batch]:
+        device = batch.prediction.device
+        return [replace(batch, baseline=dealt[self.rows].to(device)) for dealt in self._dealt]
+
+
+class _Fetched(LoaderPositions):
+    """Samples that were fetched by their positions ``here``."""
+
+    here = torch.zeros(0, dtype=torch.long)
+
+    @property
+    def known(self) -> bool:
+        return True
+
+    def advance_over(self, *_: Any, **__: Any) -> tuple[Tensor, None]:
+        return self.here, None
 
 
 @dataclass
@@ -38,6 +91,7 @@ class AgainstPlacebo:
         samples: Every sample of the validation.
         options: What the user asked for.
         settings: Those of the placebo.
+        class_outcomes: What the validation knew of its classes beforehand, or None.
         process: Which this is.
         processes: How many there are.
     """
@@ -46,9 +100,10 @@ class AgainstPlacebo:
     samples: SampleTable
     options: Options
     settings: Placebo
+    class_outcomes: Tensor | None = None
     process: int = 0
     processes: int = 1
-    _passes: list[tuple[Tensor, ValidationPass]] = field(default_factory=list)
+    _passes: list[ValidationPass] = field(default_factory=list)
 
     def collect(self) -> None:
         """Run the model on this process's part of the samples.
@@ -64,27 +119,30 @@ class AgainstPlacebo:
                 "Expected class predictions and targets, because a placebo shuffles the baseline's "
                 "answers among samples of the same class. Pass placebo=False."
             )
-        self._passes = [(answers, self._begun(answers)) for answers in self._dealt()]
-        order = samples.position.argsort()[self.process :: self.processes]
-        answers, done = Answers("correctness", self.options.scores), 0
-        pooling = self.options.pooling
-        with subject.quiet(), ActivationRecorder(subject.layers, pooling) as recorder:
-            for which, batch in fetch(subject.loaders, samples.position[order].tolist(), _BATCH):
-                args, kwargs = subject.arguments(subject.move(batch, which))
-                logits = subject.forward(*args, **kwargs)
-                rows = order[done : done + len(logits)]
-                done += len(logits)
-                self._add(rows, logits, answers, recorder)
+        dealt = [
+            shuffled_within_class(samples.answer, samples.target, samples.position, seed)
+            for seed in self.settings.seeds
+        ]
+        self._passes = [self._begun() for _ in dealt]
+        draws, left = Draws(dealt, self._passes), samples.position.argsort()
+        left = left[self.process :: self.processes]
+        with subject.quiet(), Collector(subject.module, self._collected(draws)) as collector:
+            collector.result = draws
+            for which, batch in fetch(subject.loaders, samples.position[left].tolist(), _BATCH):
+                moved = subject.move(batch, which)
+                size = self._add(collector, draws, moved, subject.loaders[which].loader, left)
+                left = left[size:]
+            collector.finish()
 
     def counts(self, device: torch.device) -> PlaceboCounts:
         """How many neurons each shuffle called, over all processes."""
         called: dict[str, list[int]] = {}
         neurons = 0
-        for _, result in self._passes:
-            result.agree(device)
-            report = result.report(
-                result.samples(device), name="placebo", baseline="", advantage="correctness"
-            )
+        for result in self._passes:
+            with self.subject.quiet():
+                result.agree(device)
+                table = result.samples(device)
+                report = result.report(table, name="", baseline="", advantage="correctness")
             neurons = sum(report.sizes)
             for claim, rule in _claims(report).items():
                 found = rule({"r": report.column("r"), **report.columns})
@@ -93,44 +151,45 @@ class AgainstPlacebo:
         seeds = self.settings.seeds
         return PlaceboCounts(neurons, {name: tuple(n) for name, n in called.items()}, seeds)
 
-    def _dealt(self) -> list[Tensor]:
-        """The baseline's answers of each shuffle, ``(N,)``."""
-        samples = self.samples
-        return [
-            shuffled_within_class(samples.answer, samples.target, samples.position, seed)
-            for seed in self.settings.seeds
-        ]
-
-    def _begun(self, answers: Tensor) -> ValidationPass:
-        """A pass that knows of its classes what one knows after an earlier validation."""
-        right = torch.stack([self._correct, answers == self.samples.target])
-        outcome = F.outcome_groups(*right.double())
-        cells = 4 * self.samples.target + outcome
-        classes = int(self.samples.target.max()) + 1
-        seen = torch.bincount(cells, minlength=4 * classes).reshape(classes, 4)
+    def _begun(self) -> ValidationPass:
+        """A pass that knows what the real one knew."""
         return ValidationPass(
             num_classes=self.options.num_classes,
-            class_outcomes=seen,
-            total=len(answers),
+            attribution=self.options.attribution,
+            class_outcomes=self.class_outcomes,
+            total=len(self.samples.position),
             processes=self.processes,
         )
 
-    def _add(
-        self, rows: Tensor, logits: Tensor, answers: Answers, recorder: ActivationRecorder
-    ) -> None:
-        """Add a batch that has just been through the model to every pass."""
-        samples, device = self.samples, logits.device
-        self.subject.confirm(logits, samples.target[rows], self._correct[rows])
-        prediction, target = answers.judged(logits, samples.target[rows].to(device))
-        activations, problems = recorder.take(len(rows))
-        for dealt, result in self._passes:
-            read = Batch(prediction, dealt[rows].to(device), target, samples.key[rows])
-            result.add(read, activations, problems, recorder.over_positions)
+    def _collected(self, draws: Draws) -> Settings:
+        """What to collect: all as in the validation, but the answers come from us."""
+        answer = self.samples.answer
+        options = replace(
+            self.options, baseline=lambda _: answer[draws.rows], predictions=None, placebo=None
+        )
+        subject = self.subject
+        return Settings(options, subject.layers, subject.module, autocast=subject.autocast)
 
-    @property
-    def _correct(self) -> Tensor:
-        """Whether the model was right, ``(N,)``."""
-        return (self.samples.outcome == F.BOTH) | (self.samples.outcome == F.ONLY_MODEL)
+    def _add(
+        self, collector: Collector, draws: Draws, batch: Any, loader: Any, left: Tensor
+    ) -> int:
+        """Run the model on a batch, the first of the rows left, and add it; its size."""
+        subject, samples = self.subject, self.samples
+        args, kwargs = subject.arguments(batch)
+        kwargs.pop(TOKEN_MASK, None)  # the collector reads it from the batch
+        collector.begin(batch)
+        logits = subject.forward(*args, **kwargs)
+        draws.rows = rows = left[: len(logits)]
+        target = samples.target[rows]
+        correct = (samples.outcome == F.BOTH) | (samples.outcome == F.ONLY_MODEL)
+        subject.confirm(logits, target, correct[rows])
+        fetched = _Fetched(loader)
+        fetched.here = samples.position[rows]
+        outputs = {"logits": logits, "target": target.to(logits.device)}
+        told = self.options.sample_id
+        ids = None if told is None else read_field(batch, told, "sample_id")
+        collector.update(outputs, batch, fetched, ids)
+        return len(rows)
 
 
 def check_fetchable(subject: Subject) -> None:

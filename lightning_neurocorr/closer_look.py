@@ -107,8 +107,9 @@ class CloserLook:
         options, fine = self.options, False
         if options.placebo is None or report.message:
             return report
+        seen, settings = self.result.class_outcomes, options.placebo
         test = AgainstPlacebo(
-            self.subject, self.samples, options, options.placebo, process, processes
+            self.subject, self.samples, options, settings, seen, process, processes
         )
         with self.guard("try a placebo"):
             test.collect()

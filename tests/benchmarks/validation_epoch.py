@@ -31,7 +31,7 @@ import torchvision
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_neurocorr import Attribution, BatchBaseline, NeuronAdvantage
+from lightning_neurocorr import Attribution, BatchBaseline, NeuronAdvantage, Placebo
 from lightning_neurocorr.activations import recording
 from lightning_neurocorr.attribution import SampleChoice
 from lightning_neurocorr.functional import BOTH, ONLY_MODEL
@@ -149,15 +149,18 @@ def measure(fast: bool, rounds: int) -> dict[str, str]:
     loader = data(module, 64 if fast else 320, 16 if fast else 224, 32)
     capped, taken = as_in_a_large_set(loader)
     # The same callback from epoch to epoch: it knows the classes from the first one on.
-    alone, both = (
-        NeuronAdvantage(BatchBaseline(2), target=1, attribution=attribution, visualizer=None)
-        for attribution in (False, capped)
+    alone, both, tried = (
+        NeuronAdvantage(
+            BatchBaseline(2), target=1, attribution=used, placebo=placebo, visualizer=None
+        )
+        for used, placebo in ((False, False), (capped, False), (False, Placebo(draws=3)))
     )
     found = turns(
         {
             "without": lambda: epoch(module, loader),
             "correlation": lambda: epoch(module, loader, alone),
             "attribution": lambda: epoch(module, loader, both),
+            "placebo": lambda: epoch(module, loader, tried),
         },
         2 if fast else rounds,
     )
@@ -169,6 +172,7 @@ def measure(fast: bool, rounds: int) -> dict[str, str]:
         f"{images} images without us, s of CPU": f"{seconds:.1f}",
         "with correlation": against(found["correlation"], bare),
         f"and attribution of {taken} of them": against(found["attribution"], bare),
+        "with correlation and a placebo of three draws": against(found["placebo"], bare),
         "timed inside us: reading feature maps": f"{100 * own['pool'] / seconds:.1f} %",
         "timed inside us: all else": f"{100 * own['rest'] / seconds:.1f} %",
     }

@@ -1,0 +1,32 @@
+"""What a placebo earns and what is found, on data that hide neither base rates nor difficulty."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from lightning_neurocorr.placebo import shuffled_within_class
+from tests.made_up import validation
+
+SIZES = [(2, 4000), (10, 4000), (100, 8000), (1000, 20_000)]
+
+
+@pytest.mark.parametrize(("classes", "n"), SIZES)
+def test_only_what_goes_with_the_whole_advantage_encodes_it(classes: int, n: int) -> None:
+    """Not what goes with easy samples, nor with the baseline's failures, nor with a class."""
+    made = validation(classes, n, each=40)
+    called = made.called(made.report())
+    assert called.pop("advantage") >= 0.9
+    assert all(share <= 0.05 for share in called.values()), called
+
+
+@pytest.mark.parametrize(("classes", "n"), SIZES)
+def test_against_a_placebo_hardly_anything_encodes(classes: int, n: int) -> None:
+    made = validation(classes, n, each=40)
+    shares = []
+    for seed in range(4):
+        dealt = shuffled_within_class(made.baseline, made.target, torch.arange(n), seed)
+        shares.append(list(made.called(made.report(dealt)).values()))
+    assert np.mean(shares, 0).max() <= 0.05, shares
+    assert (np.mean(shares, 1) == 0).sum() >= 3, "some neuron is called in nearly every run"
