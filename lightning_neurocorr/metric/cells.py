@@ -89,18 +89,21 @@ class Cells:
             mine[:, :, to] = theirs[:, :, source].to(self.device)
             shift[to] = other.shift[source].to(self.device)
         self.shift, self.scalars = shift, other.scalars.to(self.device, copy=True)
-        widths = [block.shape[2] for block in self._blocks]
-        self._blocks = [block.contiguous() for block in mine.split(widths, 2)]
+        self._blocks = [block.contiguous() for block in mine.split(self._widths(), 2)]
 
     def moments(self, order: Sequence[int] | None, by_class: bool) -> list[CellMoments]:
-        """The sums of each half over all processes, all of which must call it.
+        """The sums of each half over all processes, all of which must call it, once.
+
+        They are handed over, because a copy would double the memory: no batch can follow.
 
         Args:
             order: Which row comes where, -1 for one that this process lacks; None adds all up.
             by_class: Whether rows are classes or pools of like ones.
         """
         scalars = self._arranged(self.scalars, order)
-        sums = torch.cat([self._arranged(block, order) for block in self._blocks], -1)
+        sums = scalars.new_empty(2, *scalars.shape[:-1], self.neurons)
+        for part in sums.split(self._widths(), -1):
+            part.copy_(self._arranged(self._blocks.pop(0), order))
         shift = sums.new_zeros(self.neurons) if self.shift is None else self.shift
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             shift = _common(shift, self.shift is not None, scalars, sums)
@@ -112,6 +115,10 @@ class Cells:
             )
             for half in range(HALVES)
         ]  # fmt: skip
+
+    def _widths(self) -> list[int]:
+        """Neurons of each block."""
+        return [block.shape[2] for block in self._blocks]
 
     def _arranged(self, values: Tensor, order: Sequence[int] | None) -> Tensor:
         """Rows in their order as ``(..., R, 4, 2, n)``, from ``(..., cells, n)``."""
