@@ -28,7 +28,7 @@ from lightning_neurocorr.activations import (
 from lightning_neurocorr.answers import Answers
 from lightning_neurocorr.baselines.labels import OneHotCheck
 from lightning_neurocorr.options import Options
-from lightning_neurocorr.predictions import Reader, said_field, shape_words
+from lightning_neurocorr.predictions import Read, Reader, said_field, shape_words
 from lightning_neurocorr.randomness import PrivateRandomness
 from lightning_neurocorr.reading import Arguments, argument_reader
 from lightning_neurocorr.samples import LoaderPositions, number_ids, read_ids
@@ -98,7 +98,6 @@ class Collector:
             processes=settings.processes,
         )
         self.answers = Answers(options.advantage, options.scores, rehearsal=settings.rehearsal)
-        self.result.checks.append(self.one_hot.fault)
         self.arguments: Callable[[Any], Arguments] | None = None
         self._stack = ExitStack()
 
@@ -125,7 +124,8 @@ class Collector:
         self.answers.finish()
         for name, reason in self.recorder.doubts().items():
             self.result.problems.setdefault(name, reason)
-        self.result.remarks += self._about_tokens()
+        self.one_hot.finish()
+        self.result.remarks += [*self.reader.remarks, *self._about_tokens()]
 
     def _about_tokens(self) -> list[str]:
         """What to know of the padding of sequences."""
@@ -191,7 +191,7 @@ class Collector:
             keys = numbers if names is None else number_ids(names)
             kinds, located = self.answers.kinds(), loader.known
             found = Batch(prediction, baseline, target, keys, keep, kinds, numbers, located, names)
-            self._say_provenance(baseline, loader, ids)
+            self._say_provenance(read, baseline, loader, ids)
             groups = self.result.add(found, activations, problems, self.recorder.over_positions)
             if groups is not None and options.attribution is not None:
                 self._attribute(found, groups, call)
@@ -266,13 +266,19 @@ class Collector:
         widths = [part.shape[1] for part in (prediction, baseline) if part.ndim == 2]
         self.one_hot(target, widths[0] if widths else options.num_classes)
 
-    def _say_provenance(self, baseline: Tensor, loader: LoaderPositions, ids: Any) -> None:
+    def _say_provenance(
+        self, read: Read, baseline: Tensor, loader: LoaderPositions, ids: Any
+    ) -> None:
         """Which tensors are compared, in words."""
         order = "sequential loader" if loader.known else f"numbered as seen, as {loader.unknown}"
-        told = self.settings.options.sample_id or ""
+        told, forms = self.settings.options.sample_id or "", self.answers.forms
+        found = self.reader.provenance
+        prediction = forms.get("model", shape_words(read.prediction))
+        answer = forms.get("baseline", shape_words(baseline))
         self.result.provenance |= {
-            **self.reader.provenance,
-            "baseline": f"{describe(self.settings.options.baseline)}{shape_words(baseline)}",
+            "prediction": f"{found['prediction']}, {prediction}",
+            "target": found["target"],
+            "baseline": f"{describe(self.settings.options.baseline)}, {answer}",
             "positions": order,
             **({} if ids is None else {"id": f"`sample_id` ({said_field(told)})"}),
         }

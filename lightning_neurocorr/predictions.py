@@ -54,6 +54,7 @@ class Reader:
 
     Attributes:
         provenance: In words, what ``"prediction"`` and ``"target"`` were read from.
+        remarks: What a reader of the report must know.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class Reader:
         self._classifies, self._num_classes = classifies, num_classes
         self._learnt: dict[str, Any] = {}
         self.provenance: dict[str, str] = {}
+        self.remarks: list[str] = []
 
     def read(
         self,
@@ -153,7 +155,7 @@ class Reader:
         self._same_way("prediction", name, f"the prediction as {where}")
         if name is not None:
             prediction = step[name]
-            self._provide("prediction", f"{name!r} of what validation_step returned", prediction)
+            self.provenance["prediction"] = f"{name!r} of what validation_step returned"
             return prediction, self._call_of(prediction, calls)
         if not calls:
             raise ValueError(_nothing_found(outputs))
@@ -167,7 +169,7 @@ class Reader:
         path = self._learnt["path"]
         prediction = self._followed(returned, path)
         part = f"{R.shown(path)} of the output of" if path else "output of"
-        self._provide("prediction", f"{part} {self._module}", prediction)
+        self.provenance["prediction"] = f"{part} {self._module}"
         return prediction, calls[0]
 
     def _path(
@@ -222,13 +224,34 @@ class Reader:
             return calls[0] if calls else None
         held = [call for call in calls if _holds(call.output, prediction)]
         if len(held) != 1:
-            held = [call for call in calls if _made_from(prediction, call.output)]
+            held = self._made_in(prediction, calls)
         if len(held) != 1:
             raise ValueError(self._several(calls))
         index = held[0].index
-        self._same_way("call", (index, len(calls)), f"the prediction from call {index + 1}")
-        self.provenance["prediction"] += f", call {index + 1} of {len(calls)}"
+        way = f"call {index + 1} of {len(calls)}"
+        self._same_way("call", way, f"the prediction from {way} of {self._module}")
+        self.provenance["prediction"] += f", {way} of {self._module}"
+        if not self.remarks:
+            self.remarks.append(
+                f"{self._module} was called {len(calls)} times in each validation step: prediction "
+                f"and activations are those of call {index + 1}, whose output was returned."
+            )
         return held[0]
+
+    def _made_in(self, prediction: Tensor, calls: Sequence[Call]) -> list[Call]:
+        """Calls that a prediction can have been made from; after the first batch the same one.
+
+        Later batches are looked at where that does not wait for a device.
+        """
+        known = self._learnt.get("made in")
+        if known is not None and known < len(calls):
+            there = [calls[known]]
+            free = prediction.device.type == "cpu"
+            return there if not free or _made_from(prediction, there[0].output) else []
+        found = [call for call in calls if _made_from(prediction, call.output)]
+        if len(found) == 1:
+            self._learnt["made in"] = found[0].index
+        return found
 
     def _several(self, calls: Sequence[Call]) -> str:
         return (
@@ -294,9 +317,6 @@ class Reader:
                 "loaders to use."
             )
 
-    def _provide(self, what: str, where: str, value: Any) -> None:
-        self.provenance[what] = f"{where}{shape_words(value)}"
-
 
 def _check_rows(name: str, value: Any) -> None:
     if not isinstance(value, Tensor) or value.ndim == 0:
@@ -307,12 +327,9 @@ def _check_rows(name: str, value: Any) -> None:
         )
 
 
-def shape_words(value: Any) -> str:
-    """``, (N, 10)`` of a tensor."""
-    if not isinstance(value, Tensor) or not value.ndim:
-        return ""
-    axes = ", ".join(["N", *map(str, value.shape[1:])])
-    return f", ({axes}{',' if value.ndim == 1 else ''})"
+def shape_words(values: Tensor) -> str:
+    """``(N, 10)`` of a tensor with rows."""
+    return f"({', '.join(['N', *map(str, values.shape[1:])])}{',' if values.ndim == 1 else ''})"
 
 
 def said_field(field: B.Field) -> str:

@@ -71,7 +71,7 @@ def test_the_prediction_in_the_output_of_the_module(output: Any, returned: Any) 
         assert found.target.equal(target)
         assert found.call is not None
         torch.testing.assert_close(reader.scores(output).softmax(1), LOGITS.softmax(1))
-    assert "`forward`, (N, 3)" in reader.provenance["prediction"]
+    assert reader.provenance["prediction"].endswith("output of `forward`")
     assert reader.provenance["target"] == "`batch[1]`"
 
 
@@ -148,7 +148,7 @@ def test_a_dict_from_the_step_comes_first(name: str, label: str) -> None:
         assert not prediction.requires_grad
         assert target.equal(Y)
         assert reader.provenance == {
-            "prediction": f"{name!r} of what validation_step returned, (N, 3)",
+            "prediction": f"{name!r} of what validation_step returned",
             "target": f"{label!r} of what validation_step returned",
         }
 
@@ -262,7 +262,9 @@ def test_the_call_is_the_one_that_the_returned_prediction_came_from(made: Tensor
         call = reader.read({"preds": made}, (X, Y), calls(*outputs)).call
         assert call is not None
         assert call.index == at
-        assert reader.provenance["prediction"].endswith(f"call {at + 1} of 3")
+        assert reader.provenance["prediction"].endswith(f"call {at + 1} of 3 of `forward`")
+        assert len(reader.remarks) == 1
+        assert "called 3 times in each validation step: prediction" in reader.remarks[0]
 
 
 @pytest.mark.parametrize(
@@ -281,7 +283,7 @@ def test_several_calls_that_cannot_be_told_apart_are_refused(step: Any) -> None:
 def test_the_prediction_of_another_call_than_before_is_refused() -> None:
     reader = Reader()
     reader.read({"preds": LOGITS}, (X, Y), calls(LOGITS, OTHER))
-    with pytest.raises(ValueError, match=r"from call 1 .* but got the prediction from call 2"):
+    with pytest.raises(ValueError, match=r"from call 1 of 2 .* but got the prediction from call 2"):
         reader.read({"preds": LOGITS}, (X, Y), calls(OTHER, LOGITS))
 
 

@@ -9,8 +9,8 @@ from torch import Tensor
 class OneHotCheck:
     """Whether targets ``(N, k)`` are one-hot in every batch of a pass.
 
-    On the CPU a batch that is not raises at once. An accelerator is not waited for: :meth:`fault`
-    says at the end.
+    On the CPU a batch that is not raises at once. An accelerator is not waited for: :meth:`finish`
+    raises at the end.
     """
 
     def __init__(self) -> None:
@@ -38,9 +38,10 @@ class OneHotCheck:
         else:
             self._flags = flags if self._flags is None else self._flags | flags
 
-    def fault(self) -> str:
-        """What was wrong with a batch on an accelerator, or empty."""
-        return "" if self._flags is None else _fault(self._flags)
+    def finish(self) -> None:
+        """Raise for a batch that was not waited for, once all have passed."""
+        if self._flags is not None and (fault := _fault(self._flags)):
+            raise ValueError(fault)
 
 
 def _flags(target: Tensor) -> Tensor:

@@ -375,6 +375,8 @@ class NeuronAdvantage(Callback):
         if self._collector is not None and not self._faults.broken:
             with self._faults.guarded("read the scores"):
                 self._collector.finish()
+                for remark in self._collector.reader.remarks:
+                    self._faults.say(f"NeuronAdvantage {self.name!r}: {remark}")
         fine = not self._faults.broken and self._collector is not None
         if not trainer.strategy.reduce_boolean_decision(fine, all=True) or self._collector is None:
             if fine:

@@ -61,7 +61,6 @@ class ValidationPass:
 
     Attributes:
         provenance: In words, which tensors are compared; any room may add an entry.
-        checks: Asked at the end what was wrong with a batch that was not waited for.
     """
 
     def __init__(
@@ -93,9 +92,8 @@ class ValidationPass:
         self._rows: ClassRows | None = None
         self._classes: list[int] | None = []
         self.provenance: dict[str, str] = {}
-        self.checks: list[Callable[[], str]] = []
-        self._faults: tuple[str, ...] = ()
         self._control: Control = "classes"
+        self._disagreement = ""
         self._halves: list[Moments] = []
         self._cells: list[CellMoments] = []
         self._attributed: dict[str, AttributionColumns] = {}
@@ -287,7 +285,6 @@ class ValidationPass:
             "position_means": self._position_means.state(),
             "scores": self._scores,
             "provenance": self.provenance,
-            "faults": [fault for fault in (check() for check in self.checks) if fault],
             **self._attributing.state(),
         }
         everyone: list[Any] = _gather(mine)
@@ -299,7 +296,7 @@ class ValidationPass:
         if self._classes is not None and len(self._classes) > told["room"]:
             self._classes = None
         self.remarks = list(dict.fromkeys(said for other in everyone for said in other["remarks"]))
-        self.provenance, self._faults = _agreed(everyone)
+        self.provenance, self._disagreement = _agreed([other["provenance"] for other in everyone])
         for other in everyone:
             self._heed(other, told["sizes"])
         seen = [other["sizes"] for other in everyone if other["classifies"] is not None]
@@ -341,10 +338,10 @@ class ValidationPass:
             fields: Further fields of the report: name, step, epoch, ...
 
         Raises:
-            ValueError: If a label is no class, or a check found fault with a batch.
+            ValueError: If a label is no class, or processes read predictions from different places.
         """
-        if self._faults:
-            raise ValueError(self._faults[0])
+        if self._disagreement:
+            raise ValueError(self._disagreement)
         if self.classifies and self.num_classes is not None:
             check_labels(samples, self.num_classes)
         columns = self._columns(samples)
@@ -454,19 +451,19 @@ def _joined(
     }
 
 
-def _agreed(everyone: Sequence[Mapping[str, Any]]) -> tuple[dict[str, str], tuple[str, ...]]:
-    """Provenance and faults of all processes: what they compare has to be the same everywhere."""
+def _agreed(everyone: Sequence[Mapping[str, str]]) -> tuple[dict[str, str], str]:
+    """Provenance over all processes, and what two of them read from different places."""
     provenance: dict[str, str] = {}
-    faults = [fault for other in everyone for fault in other["faults"]]
-    for other in everyone:
-        for what, words in other["provenance"].items():
-            if provenance.setdefault(what, words) != words:
-                faults.append(
-                    f"Expected all processes to compare the same, but got for {what}: "
+    disagreement = ""
+    for found in everyone:
+        for what, words in found.items():
+            if provenance.setdefault(what, words) != words and what in ("prediction", "target"):
+                disagreement = (
+                    f"Expected the {what} to be in one place in all processes, but got "
                     f"{provenance[what]} in one and {words} in another. Say it with `predictions`, "
                     "`output`, `target` or `num_classes`."
                 )
-    return provenance, tuple(faults)
+    return provenance, disagreement
 
 
 def _gather(mine: Any) -> list[Any]:
