@@ -50,11 +50,11 @@ class Draws(ValidationPass):
         self._groups = [result.add(one, *rest) for result, one in pairs]
         return self._groups[0]
 
-    def attribute(self, batch: Batch, _: Tensor, *rest: Any) -> None:
+    def keep(self, batch: Batch, _: Tensor, *rest: Any) -> None:
         """As that of a pass, each with outcome groups of its own."""
         for result, one, groups in zip(self._passes, self._each(batch), self._groups, strict=True):
             if groups is not None:
-                result.attribute(one, groups, *rest)
+                result.keep(one, groups, *rest)
 
     def no_attribution(self, reason: str) -> None:
         """As that of a pass."""
@@ -152,10 +152,14 @@ class AgainstPlacebo:
         return PlaceboCounts(neurons, {name: tuple(n) for name, n in called.items()}, seeds)
 
     def _begun(self) -> ValidationPass:
-        """A pass that knows what the real one knew."""
+        """A pass that knows what the real one knew, with its part of the inputs that wait."""
+        attribution = self.options.attribution
+        if attribution is not None:
+            room = max(1, attribution.input_bytes // len(self.settings.seeds))
+            attribution = replace(attribution, input_bytes=room)
         return ValidationPass(
             num_classes=self.options.num_classes,
-            attribution=self.options.attribution,
+            attribution=attribution,
             class_outcomes=self.class_outcomes,
             total=len(self.samples.position),
             processes=self.processes,
@@ -168,7 +172,7 @@ class AgainstPlacebo:
             self.options, baseline=lambda _: answer[draws.rows], predictions=None, placebo=None
         )
         subject = self.subject
-        return Settings(options, subject.layers, subject.module, autocast=subject.autocast)
+        return Settings(options, subject.layers, subject.module, autocast=subject.rerun.autocast)
 
     def _add(
         self, collector: Collector, draws: Draws, batch: Any, loader: Any, left: Tensor

@@ -73,6 +73,9 @@ class CloserLook:
     def __call__(self, report: NeuronReport, *, progress: bool) -> NeuronReport:
         """The report with ablation, second pass and pictures, as far as the guard lets them."""
         options = self.options
+        if (why := self.subject.rerun.refused) and (options.ablation or options.second_pass):
+            report = replace(report, notes=(*report.notes, f"No sample is run again: {why}."))
+            options = replace(options, ablation=None, second_pass=None)
         if options.ablation is not None and not report.message:
             with self.guard("ablate neurons"):
                 report = self._ablated(report, options.ablation, progress)

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -31,9 +32,15 @@ from lightning_neurocorr.options import Options
 from lightning_neurocorr.predictions import Read, Reader, said_field, shape_words
 from lightning_neurocorr.randomness import PrivateRandomness
 from lightning_neurocorr.reading import Arguments, argument_reader
+from lightning_neurocorr.rerun import Rerun
 from lightning_neurocorr.samples import LoaderPositions, number_ids, read_ids
-from lightning_neurocorr.swapping import preserved_buffers
 from lightning_neurocorr.validation import Batch, ValidationPass
+
+NOT_CALLED = (
+    "the forward of the module named by `output` was not called, so there is nothing to "
+    "differentiate; name with `output` the module that returns the logits"
+)
+NO_RIVAL = "samples have sets of labels, and no class beside a rival"
 
 
 @dataclass
@@ -98,6 +105,9 @@ class Collector:
             processes=settings.processes,
         )
         self.answers = Answers(options.advantage, options.scores, rehearsal=settings.rehearsal)
+        device, tokens = _device(model), partial(TokenMasks, settings.module)
+        around = (lambda: settings.randomness(device), tokens)
+        self.rerun = Rerun(settings.module, self.reader.scores, settings.autocast, around)
         self.arguments: Callable[[Any], Arguments] | None = None
         self._stack = ExitStack()
 
@@ -173,8 +183,7 @@ class Collector:
         Returns:
             What was read.
         """
-        settings, options = self.settings, self.settings.options
-        device = _device(self.model)
+        settings, device = self.settings, _device(self.model)
         with torch.inference_mode(False), torch.no_grad(), settings.randomness(device):
             read = self.reader.read(outputs, batch, self.output.calls, lambda: self._answer(batch))
             prediction, target = self.answers.judged(read.prediction, read.target)
@@ -193,8 +202,10 @@ class Collector:
             found = Batch(prediction, baseline, target, keys, keep, kinds, numbers, located, names)
             self._say_provenance(read, baseline, loader, ids)
             groups = self.result.add(found, activations, problems, self.recorder.over_positions)
-            if groups is not None and options.attribution is not None:
-                self._attribute(found, groups, call)
+            if groups is not None and self.answers.of_labels:
+                self.result.no_attribution(NO_RIVAL)
+            elif groups is not None:
+                self._remember(found, groups, call, batch)
         self.clear()
         return found
 
@@ -283,35 +294,31 @@ class Collector:
             **({} if ids is None else {"id": f"`sample_id` ({said_field(told)})"}),
         }
 
-    def _attribute(self, batch: Batch, groups: Tensor, call: Call | None) -> None:
+    def _remember(self, batch: Batch, groups: Tensor, call: Call | None, loaded: Any) -> None:
+        """What it takes to run the module again, and the samples that are to be attributed."""
+        options = self.settings.options
+        if call is not None and (options.attribution or options.ablation or options.second_pass):
+            self.rerun.hear(call.output, batch.prediction)
+        if options.attribution is not None:
+            self._keep(batch, groups, call, loaded)
+
+    def _keep(self, batch: Batch, groups: Tensor, call: Call | None, loaded: Any) -> None:
         """Attribution needs to run the module again on some rows of what it was called with."""
-        if self.answers.of_labels:
-            self.result.no_attribution("samples have sets of labels, and no class beside a rival")
-            return
         if call is None:
-            self.result.no_attribution(
-                "the forward of the module named by `output` was not called, so there is nothing "
-                "to differentiate; name with `output` the module that returns the logits"
-            )
+            self.result.no_attribution(NOT_CALLED)
             return
         args, kwargs = call.arguments
         if self.tokens.given:
             kwargs = {**kwargs, TOKEN_MASK: self.tokens.given}
-        n = len(batch.prediction)
+        if not self.rerun.prepare((args, kwargs), loaded, batch.prediction):
+            self.result.no_attribution(self.rerun.refused)
+            return
         kept = None if batch.keep is None else batch.keep.nonzero().squeeze(1)
 
-        def run(rows: Tensor) -> Callable[[], Tensor]:
-            rows = rows if kept is None else kept[rows]
-            sliced = take_rows((args, kwargs), rows, n)
+        def arguments(rows: Tensor) -> Arguments:
+            return self.rerun.rows((args, kwargs), rows if kept is None else kept[rows])
 
-            def forward() -> Tensor:
-                with self.settings.autocast():
-                    return self.reader.scores(self.settings.module(*sliced[0], **sliced[1]))
-
-            return forward
-
-        with aside(), preserved_buffers(self.settings.module), self.tokens_again:
-            self.result.attribute(batch.kept(), groups, run, self.settings.layers)
+        self.result.keep(batch.kept(), groups, self.rerun, self.settings.layers, arguments)
 
 
 def with_token_mask(arguments: Arguments, batch: Any, field: B.Field | None) -> Arguments:
@@ -343,20 +350,6 @@ def make_reader(options: Options, *, step: bool = True) -> Reader:
         classifies=not callable(options.advantage),
         num_classes=options.num_classes,
     )
-
-
-def take_rows(value: Any, rows: Tensor, n: int) -> Any:
-    """Some rows of every tensor of ``n`` rows in a nest of tuples, lists and dicts."""
-    if isinstance(value, Tensor):
-        if value.ndim == 0 or len(value) != n:
-            return value
-        return value.index_select(0, rows.to(value.device)).clone()
-    if isinstance(value, Mapping):
-        return {key: take_rows(part, rows, n) for key, part in value.items()}
-    if isinstance(value, (tuple, list)):
-        parts = [take_rows(part, rows, n) for part in value]
-        return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
-    return value
 
 
 def check_positions(baseline: B.Positional, loader: LoaderPositions) -> None:

@@ -93,6 +93,9 @@ def attribution_columns(found: AttributionColumns) -> dict[str, np.ndarray]:
         "attribution_high": found.high,
         "attribution_q": F.adjust_p_values(p),
         "attribution_contrast": found.contrast,
+        "attribution_contrast_low": found.contrast_low,
+        "attribution_contrast_high": found.contrast_high,
+        "attribution_contrast_q": F.adjust_p_values(found.contrast_p),
     }
 
 

@@ -148,7 +148,7 @@ def compare(
         return with_token_mask(found, batch, token_mask)
 
     subject = Subject(
-        settings.module, settings.layers, [positions], arguments, move, collector.reader.scores
+        settings.module, settings.layers, [positions], arguments, move, collector.rerun
     )
     if options.placebo is not None:
         check_fetchable(subject)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,15 +17,16 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from lightning_neurocorr import functional as F
-from lightning_neurocorr.activations import TOKEN_MASK, Place, TokenMasks, aside, eager
+from lightning_neurocorr.activations import TOKEN_MASK, Place
 from lightning_neurocorr.evidence import Panel, Picture, Sample
 from lightning_neurocorr.exemplars import Exemplar, MatchedSamples, Ranking, Reservoir
 from lightning_neurocorr.options import ToImage
 from lightning_neurocorr.reading import Arguments
 from lightning_neurocorr.report import NeuronReport, NeuronRow
+from lightning_neurocorr.rerun import Rerun
 from lightning_neurocorr.samples import Id, LoaderPositions, fetch, hashed
 from lightning_neurocorr.sheets import to_display
-from lightning_neurocorr.swapping import evaluation_mode, preserved_buffers
+from lightning_neurocorr.swapping import evaluation_mode
 from lightning_neurocorr.validation import Batch, PassingSamples, SampleTable, ValidationPass
 from lightning_neurocorr.visualization import ImagePrior, Target, Visualizer
 
@@ -44,9 +45,8 @@ class Subject:
         layers: Where the watched layers are read, by name.
         loaders: The validation loaders that samples can be fetched from.
         arguments: How the module is called on a batch, ``(args, kwargs)``.
-        scores: The prediction in what the module returned.
-        autocast: Opens the precision that the user's forward runs in.
         move: Takes a fetched batch of loader ``i`` to where validation batches are.
+        rerun: Runs the module again.
         passing: What is kept of samples that cannot be fetched again, and ids.
     """
 
@@ -55,25 +55,20 @@ class Subject:
     loaders: Sequence[LoaderPositions]
     arguments: Callable[[Any], Arguments]
     move: Callable[[Any, int], Any]
-    scores: Callable[[Any], Tensor]
-    autocast: Callable[[], AbstractContextManager[Any]] = nullcontext
+    rerun: Rerun
     passing: PassingSamples = field(default_factory=lambda: PassingSamples(images=False))
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
-        """The module's logits, in the user's precision."""
-        with self.autocast():
-            return self.scores(self.module(*args, **kwargs))
+        """The module's logits of the judged prediction, in the user's precision."""
+        return self.rerun.logits((args, kwargs))
 
     @contextmanager
     def quiet(self) -> Iterator[None]:
         """Inside, forwards leave no trace: eval mode, no gradients, no hook of an open recorder."""
         with (
             torch.no_grad(),
-            eager(self.module),
-            aside(),
-            TokenMasks(self.module),
             evaluation_mode(self.module),
-            preserved_buffers(self.module),
+            self.rerun.undisturbed(),
         ):
             yield
 

@@ -12,7 +12,6 @@ import torch
 from lightning_neurocorr.ablation import Ablation, AblationSamples, AblationStudy, study
 from lightning_neurocorr.attribution import choose_samples
 from lightning_neurocorr.inspection import Subject
-from lightning_neurocorr.reading import rows_of
 from lightning_neurocorr.report import SMALL_IS_STRONG, NeuronReport
 from lightning_neurocorr.samples import fetch, folds, hashed
 from lightning_neurocorr.validation import SampleTable
@@ -45,22 +44,7 @@ def ablate(
         ValueError: If the position of a sample is not known or the column to rank by is unknown.
     """
     subject.check_located(samples)
-    draw = hashed(samples.key, seed=2).double() / 2**63
-    rows, _ = choose_samples(samples.target, samples.outcome, draw, room=settings.max_samples)
-    rows = rows[samples.position[rows].argsort()]
-    chunks, lengths = [], []
-    for which, batch in fetch(subject.loaders, samples.position[rows].tolist()):
-        arguments = subject.arguments(subject.move(batch, which))
-        chunks.append(arguments)
-        lengths.append(rows_of(arguments))
-    chosen = AblationSamples(
-        chunks,
-        lengths,
-        target=samples.target[rows],
-        outcome=samples.outcome[rows],
-        fold=folds(samples.key[rows]),
-        rival=samples.answer[rows],
-    )
+    chosen = _samples(subject, samples, settings.max_samples)
     ranking = {
         fold: {layer: _ranked(columns, settings.by) for layer, columns in half.items()}
         for fold, half in enumerate(halves)
@@ -71,12 +55,6 @@ def ablate(
     order = sorted(strongest, key=lambda name: -np.nan_to_num(strongest[name], nan=-2.0))
     layers = {name: subject.layers[name] for name in order if name not in unknown}
     with subject.quiet():
-        at = 0
-        for (args, kwargs), length in zip(chunks, lengths, strict=True):
-            part = slice(at, at + length)
-            right = torch.ones(length, dtype=torch.bool)  # both groups are what the model gets
-            subject.confirm(subject.forward(*args, **kwargs), chosen.target[part], right)
-            at += length
         found = study(
             subject.forward,
             layers,
@@ -88,6 +66,40 @@ def ablate(
         )
     found = replace(found, skipped={**found.skipped, **dict.fromkeys(unknown, _NOT_UNITS)})
     return found, _columns(report, found)
+
+
+def _samples(subject: Subject, samples: SampleTable, most: int) -> AblationSamples:
+    """Up to ``most`` ``only_model`` samples, with partners of their class and half.
+
+    A chunk is of one half, so that none has to be taken apart: which of its parts hold samples is
+    not told by their length. On a partner the rival is what the baseline said on its sample.
+    """
+    draw, half = hashed(samples.key, seed=2).double() / 2**63, folds(samples.key)
+    kind = 2 * samples.target + half
+    rows, _, givers = choose_samples(kind, samples.outcome, draw, room=most)
+    order = samples.position[rows].argsort()
+    order = order[half[rows[order]].argsort(stable=True)]
+    rows, givers = rows[order], givers[order]
+    chunks, logits = [], []
+    with subject.quiet():
+        for fold in (0, 1):
+            positions = samples.position[rows[half[rows] == fold]].tolist()
+            for which, batch in fetch(subject.loaders, positions):
+                args, kwargs = subject.arguments(subject.move(batch, which))
+                chunks.append((args, kwargs))
+                logits.append(subject.forward(*args, **kwargs))
+    found = AblationSamples(
+        chunks,
+        [len(part) for part in logits],
+        target=samples.target[rows],
+        outcome=samples.outcome[rows],
+        fold=half[rows],
+        rival=samples.answer[givers],
+    )
+    right = torch.ones(len(rows), dtype=torch.bool)  # both groups are what the model gets
+    if logits:
+        subject.confirm(torch.cat(logits), found.target, right)
+    return found
 
 
 def _ranked(columns: Mapping[str, np.ndarray], by: str) -> list[int]:

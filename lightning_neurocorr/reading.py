@@ -38,12 +38,6 @@ def argument_reader(batch: Any, arguments: Arguments) -> Callable[[Any], Argumen
     return read
 
 
-def rows_of(arguments: Arguments) -> int:
-    """The number of samples in a module's arguments: the length of their first tensor."""
-    tensors = (part for _, part in _parts(arguments, ()) if isinstance(part, Tensor) and part.ndim)
-    return len(next(tensors))
-
-
 def _parts(value: Any, path: tuple[Any, ...]) -> Iterator[tuple[tuple[Any, ...], Any]]:
     yield path, value
     if isinstance(value, Mapping):

@@ -66,9 +66,19 @@ def encodes(columns: Columns) -> np.ndarray:
 
 
 def used(columns: Columns) -> np.ndarray:
-    """Whether the answer depends on the neuron where the model wins, more than elsewhere."""
-    clear = (_array(columns, "attribution_q") <= ALPHA) & (_array(columns, "attribution_low") > 0)
-    return clear & ~(_array(columns, "attribution_contrast") <= 0)
+    """Whether the answer depends on the neuron where the model wins, more than elsewhere.
+
+    Elsewhere are matched samples that both get right: of the same class, with the same rival. Were
+    the baseline right and wrong at random, a neuron would carry as much of the answer there.
+    """
+    more = _array(columns, "attribution_contrast") > 0
+    return depends(columns) & more & (_array(columns, "attribution_contrast_q") <= ALPHA)
+
+
+def depends(columns: Columns) -> np.ndarray:
+    """Whether the answer depends on the neuron where the model wins, elsewhere maybe as much."""
+    clear = _array(columns, "attribution_q") <= ALPHA
+    return clear & (_array(columns, "attribution_low") > 0)
 
 
 def needed(columns: Columns) -> np.ndarray:
@@ -164,7 +174,13 @@ _ENCODING = (
     "goes with the model being right",
     "goes with the baseline being wrong",
 )
-_USE = ("", _USED, "speaks for the baseline's answer", "not shown to be used")
+_USE = (
+    "",
+    _USED,
+    "the answer depends on it, but not shown to do so more where the model wins",
+    "speaks for the baseline's answer",
+    "not shown to be used",
+)
 _NEED = ("", "not shown to be needed", _NEEDED)
 _LOST = ("advantage", "shared")
 
@@ -205,7 +221,7 @@ def _use(columns: Columns) -> np.ndarray:
     against = _array(columns, "attribution_q") <= ALPHA
     against &= _array(columns, "attribution_high") < 0
     unknown = np.isnan(_array(columns, "attribution"))
-    return np.select([unknown, used(columns), against], range(3), 3)
+    return np.select([unknown, used(columns), depends(columns), against], range(4), 4)
 
 
 def _need(columns: Columns) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The *used* columns against SciPy and loops: in one piece, class by class, over processes."""
+"""The *used* columns against SciPy and loops: in one piece, part by part, over processes."""
 
 import numpy as np
 import pytest
@@ -7,21 +7,27 @@ from scipy import stats
 from torch import Tensor, nn
 
 from lightning_neurocorr.activations import choose_layers
-from lightning_neurocorr.attribution import Attribution, AttributionSums, attribute, union
+from lightning_neurocorr.attribution import Attribution, AttributionSums, attribute
+from lightning_neurocorr.attribution.columns import share_contrast
 from tests.small_nets import C, N, Wild, conv_net, data
 
-KEYS = ("group", "target")
+PAIRS = 12
 
 
 def batches(model: nn.Module, count: int, seed: int = 3) -> list[dict[str, Tensor]]:
+    """Half of the samples are members of pairs, all of the second group are."""
     generator = torch.Generator().manual_seed(seed)
     made = []
     for _ in range(count):
         x = torch.randn(N, 2, 7, 7, generator=generator)
         target, rival, group, fold = torch.randint(0, C, (4, N), generator=generator)
+        pair = torch.randint(0, PAIRS, (N,), generator=generator)
+        alone = (group % 2 == 0) & (torch.rand(N, generator=generator) < 0.5)
+        pair = torch.where(alone, -1, pair)
         made.append(
-            {"x": x, "target": target, "rival": rival, "group": group % 2, "fold": fold % 2}
-        )
+            {"x": x, "target": target, "rival": rival, "group": group % 2, "fold": fold % 2,
+             "pair": pair}
+        )  # fmt: skip
     return made
 
 
@@ -29,13 +35,13 @@ def added(
     model: nn.Module, sums: AttributionSums, made: list[dict[str, Tensor]]
 ) -> AttributionSums:
     for b in made:
-        rest = (b["target"], b["rival"], b["group"], b["fold"])
+        rest = (b["target"], b["rival"], b["group"], b["fold"], b["pair"])
         sums.update(lambda b=b: model(b["x"]), choose_layers(model), *rest)
     return sums
 
 
-def sizes(model: nn.Module) -> dict[str, int]:
-    return {name: len(layer.weight) for name, layer in choose_layers(model).items()}
+def centres(model: nn.Module) -> dict[str, Tensor]:
+    return {name: torch.randn(len(layer.weight)) for name, layer in choose_layers(model).items()}
 
 
 def contributions(
@@ -57,179 +63,154 @@ def joined(made: list[dict[str, Tensor]], key: str) -> np.ndarray:
 
 def test_columns_equal_loops_and_scipy() -> None:
     model = conv_net()
-    made = batches(model, 5)
-    means = {name: torch.randn(size) for name, size in sizes(model).items()}
-    columns = added(model, AttributionSums(sizes(model)), made).compute(means)
+    made, means = batches(model, 5), centres(model)
+    columns = added(model, AttributionSums(means, PAIRS), made).compute()
     group, fold = joined(made, "group"), joined(made, "fold")
-    for name in sizes(model):
-        k = contributions(model, made, name, means[name])
-        ours, p = columns[name], k[group == 0]
-        assert (ours.n, ours.n_shared) == (len(p), (group == 1).sum())
+    for name, mean in means.items():
+        ours, p = columns[name], contributions(model, made, name, mean)[group == 0]
+        assert ours.n == len(p)
         test = stats.ttest_1samp(p, 0)
         expected = [p.mean(0), *test.confidence_interval(0.95), test.pvalue]
         got = [ours.attribution, ours.low, ours.high, ours.p_value]
         np.testing.assert_allclose(got, expected, rtol=1e-6, atol=1e-9)
         for f in (0, 1):
-            expected = k[(group == 0) & (fold == f)].mean(0)
+            expected = contributions(model, made, name, mean)[(group == 0) & (fold == f)].mean(0)
             np.testing.assert_allclose(ours.per_fold[f], expected, rtol=1e-6, atol=1e-9)
 
 
-def test_contrast_of_one_class_is_welch() -> None:
+def slow_shares(k: np.ndarray) -> list[float]:
+    """The share of each neuron, by its definition."""
+    summed = [sum(row[j] for row in k) for j in range(k.shape[1])]
+    return [value / sum(abs(other) for other in summed) for value in summed]
+
+
+def slow_contrast(wins: np.ndarray, shared: np.ndarray) -> np.ndarray:
+    return np.array(slow_shares(wins)) - np.array(slow_shares(shared))
+
+
+def test_the_contrast_is_of_shares_and_its_error_a_jackknife() -> None:
+    model, parts = conv_net(), 16
+    made, means = batches(model, 20), centres(model)
+    settings = Attribution(contrast_bytes=1)  # as few parts as there may be
+    columns = added(model, AttributionSums(means, 40, settings), made).compute()
+    group, pair = joined(made, "group"), joined(made, "pair")
+    for name, mean in means.items():
+        k, ours = contributions(model, made, name, mean), columns[name]
+
+        def without(part: int, k: np.ndarray = k) -> np.ndarray:
+            kept = (pair >= 0) & (pair % parts != part)
+            return slow_contrast(k[kept & (group == 0)], k[kept & (group == 1)])
+
+        full = without(-1)
+        left_out = np.stack([without(part) for part in range(parts)])
+        changes = left_out - left_out.mean(0)
+        error = np.sqrt((parts - 1) / parts * (changes**2).sum(0))
+        half = stats.t.ppf(0.975, parts - 1) * error
+        expected = [full, full - half, full + half, stats.t.sf(full / error, parts - 1)]
+        got = [ours.contrast, ours.contrast_low, ours.contrast_high, ours.contrast_p]
+        np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_the_error_is_that_of_the_contrast_over_many_data_sets() -> None:
+    """And its p is one of chance where the members of a pair are exchangeable."""
+    generator = np.random.default_rng(0)
+    mean, pairs = np.array([3.0, 1.0, 0.5, 0.0, -2.0]), 320
+    found, errors, p = [], [], []
+    for _ in range(400):
+        k = mean + generator.gamma(0.5, 4, (2, pairs, 1)) * generator.standard_normal((2, pairs, 5))
+        members = k.reshape(2, 64, 5, 5).sum(2)
+        contrast, error, dof = share_contrast(members)
+        found.append(contrast)
+        errors.append(error)
+        p.append(stats.t.sf(contrast / error, dof))
+    np.testing.assert_allclose(np.mean(errors, 0), np.std(found, 0), rtol=0.12)
+    assert 0.03 < (np.array(p) < 0.05).mean() < 0.07
+
+
+def test_pairs_are_spread_over_the_parts_and_few_pairs_are_parts() -> None:
     model = conv_net()
-    made = [{**b, "target": torch.ones(N, dtype=torch.long)} for b in batches(model, 5)]
-    means = {name: torch.randn(size) for name, size in sizes(model).items()}
-    columns = added(model, AttributionSums(sizes(model)), made).compute(means)
-    group = joined(made, "group")
-    for name, ours in columns.items():
-        k = contributions(model, made, name, means[name])
-        welch = stats.ttest_ind(k[group == 0], k[group == 1], equal_var=False)
-        expected = [
-            k[group == 0].mean(0) - k[group == 1].mean(0),
-            *welch.confidence_interval(0.95),
-            welch.statistic,
-        ]
-        got = [ours.contrast, ours.contrast_low, ours.contrast_high, ours.contrast_t]
-        np.testing.assert_allclose(got, expected, rtol=1e-6, atol=1e-9)
+    (name, mean), *_ = centres(model).items()
+    sums = AttributionSums({name: mean}, 3)
+    assert sums.parts == 3
+    made = batches(model, 1)[0]
+    made |= {"group": torch.tensor([0, 1] * 3), "pair": torch.tensor([0, 0, 1, 1, 2, 2])}
+    columns = added(model, sums, [made]).compute()[name]
+    assert columns.pairs == 3
+    assert np.isfinite(columns.contrast_p).all()
+    one = AttributionSums({name: mean}, 1)
+    made["pair"] = torch.tensor([0, 0, -1, -1, -1, -1])
+    columns = added(model, one, [made]).compute()[name]
+    assert np.isfinite(columns.contrast).all()
+    assert np.isnan(columns.contrast_p).all()
 
 
-def contrast_by_loops(
-    cells: dict[tuple[int, int], np.ndarray],
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Contrast, standard error and degrees of freedom from k by group and class."""
-    common = [c for g, c in cells if g == 0 and len(cells[0, c]) and len(cells[1, c])]
-    wins = sum(len(cells[0, c]) for c in common)
-    weight = {c: len(cells[0, c]) / wins for c in common}
-    contrast = sum(weight[c] * (cells[0, c].mean(0) - cells[1, c].mean(0)) for c in common)
-    errors, freedoms = [], []
-    for g in (0, 1):
-        inside = [cell for (h, _), cell in cells.items() if h == g and len(cell)]
-        freedoms.append(sum(len(cell) - 1 for cell in inside))
-        spread = sum(((cell - cell.mean(0)) ** 2).sum(0) for cell in inside)
-        share = sum(weight[c] ** 2 / len(cells[g, c]) for c in common)
-        errors.append(spread / freedoms[g] * share)
-    total = errors[0] + errors[1]
-    dof = total**2 / (errors[0] ** 2 / freedoms[0] + errors[1] ** 2 / freedoms[1])
-    return contrast, np.sqrt(total), dof
-
-
-def test_contrast_of_many_classes_is_that_of_loops() -> None:
-    model, name = conv_net(), "parts.fc"
-    model.parts.head = nn.Linear(7, 8)
-    made = batches(model, 6)
-    made[0]["target"][:2], made[0]["group"][:2] = 7, 0  # no sample of both is of class 7
-    mean = torch.randn(7)
-    columns = added(model, AttributionSums(sizes(model)), made).compute({name: mean})[name]
-    k, group, target = contributions(model, made, name, mean), *(joined(made, x) for x in KEYS)
-    cells = {(g, c): k[(group == g) & (target == c)] for g in (0, 1) for c in (*range(C), 7)}
-    contrast, se, dof = contrast_by_loops(cells)
-    half = stats.t.ppf(0.975, dof) * se
-    expected = [contrast, contrast - half, contrast + half, contrast / se]
-    got = [columns.contrast, columns.contrast_low, columns.contrast_high, columns.contrast_t]
-    np.testing.assert_allclose(got, expected, rtol=1e-6, atol=1e-9)
-
-
-def of_class_only(n: int = 300) -> tuple[Tensor, Tensor, Tensor]:
-    """Inputs that tell the class and nothing else, classes, and groups whose classes differ."""
-    torch.manual_seed(0)
-    target = torch.arange(n) % C
-    group = (torch.rand(n) > torch.tensor([0.8, 0.5, 0.2])[target]).long()
-    return nn.functional.one_hot(target).float(), target, group
-
-
-def test_what_is_the_same_on_all_samples_of_a_class_has_no_contrast() -> None:
-    (x, target, group), layer, head = of_class_only(), nn.Identity(), torch.randn(C, C)
-    sums, mean = AttributionSums({"l": C}), x.mean(0)
-    answer, fold = (target + 1) % C, torch.zeros_like(target)
-    sums.update(lambda: layer(x) @ head.T, {"l": layer}, target, answer, group, fold)
-    contrast = sums.compute({"l": mean})["l"].contrast
-    k = ((x - mean) * (head[target] - head[answer])).numpy()
-    assert np.abs(k[group == 0].mean(0) - k[group == 1].mean(0)).max() > 0.1
-    np.testing.assert_allclose(contrast, 0, atol=1e-6)
-
-
-def test_classes_that_do_not_fit_are_pooled_by_how_often_the_baseline_missed_them() -> None:
-    """Classes 0 and 1 have the same odds of a win, and so have 2 and 3: two pools are enough."""
-    torch.manual_seed(0)
-    target = torch.arange(400) % 4
-    group = (torch.rand(400) > torch.tensor([0.8, 0.8, 0.2, 0.2])[target]).long()
-    x = nn.functional.one_hot(target // 2, 2).float()
-    layer, head = nn.Identity(), torch.randn(4, 2)
-    head[1], head[3] = head[0], head[2]
-    seen = torch.tensor([[20, 80, 0, 0], [20, 80, 0, 0], [80, 20, 0, 0], [80, 20, 0, 0]])
-    answer, fold = (target + 2) % 4, torch.zeros_like(target)
-
-    def sums(seen: Tensor | None) -> AttributionSums:
-        small = Attribution(class_bytes=2 * 2 * 32)
-        made = AttributionSums({"l": 2}, small, seen=seen)
-        made.update(lambda: layer(x) @ head.T, {"l": layer}, target, answer, group, fold)
-        return made
-
-    pooled, unknown = sums(seen), sums(None)
-    mean = {"l": x.mean(0)}
-    assert pooled.strata is not None
-    assert len(pooled.strata) == 2
-    np.testing.assert_allclose(pooled.compute(mean)["l"].contrast, 0, atol=1e-6)
-    assert unknown.strata is None
-    columns = unknown.compute(mean)["l"]
-    assert np.isnan(columns.contrast).all()
-    assert np.isnan(columns.contrast_t).all()
-    assert np.isfinite(columns.attribution).all()
-    assert union([[0, 1], None]) is None
-    assert union([[0, 3], [1]]) == [0, 1, 3]
-    assert union([[-1, -2], [1]]) is None
+def test_what_is_the_same_on_all_pairs_has_no_contrast_and_no_p() -> None:
+    layer, head = nn.Identity(), torch.randn(C, C)
+    x = torch.eye(C)[torch.arange(12) % C]
+    target = torch.arange(12) % C
+    group, pair = torch.arange(12) // 6, torch.arange(12) % 6
+    sums = AttributionSums({"l": x.mean(0)}, 6)
+    rest = (target, (target + 1) % C, group, torch.zeros_like(target), pair)
+    sums.update(lambda: layer(x) @ head.T, {"l": layer}, *rest)
+    found = sums.compute()["l"]
+    np.testing.assert_allclose(found.contrast, 0, atol=1e-6)
 
 
 def test_processes_add_up() -> None:
-    """They met other classes in another order, and one has no samples."""
+    """One of them has no samples."""
     model = conv_net()
-    made = batches(model, 4)
-    made[0]["target"] = torch.full((N,), C - 1)
-    means = {name: torch.zeros(size) for name, size in sizes(model).items()}
-    whole = added(model, AttributionSums(sizes(model)), made)
-    left = added(model, AttributionSums(sizes(model)), made[:1])
-    right = added(model, AttributionSums(sizes(model)), made[1:])
-    parts = (left, right, AttributionSums(sizes(model)))
-    strata = union([sums.strata for sums in parts])
-    assert strata == sorted(whole.strata or [])
-    for sums in parts:
-        sums.restrict(sizes(model), strata)
+    made, means = batches(model, 4), centres(model)
+    whole = added(model, AttributionSums(means, PAIRS), made)
+    left = added(model, AttributionSums(means, PAIRS), made[:1])
+    right = added(model, AttributionSums(means, PAIRS), made[1:])
+    parts = (left, right, AttributionSums(means, PAIRS))
     for tensors in zip(*(sums.tensors() for sums in parts), strict=True):
         tensors[0].copy_(sum(tensors))
-    found, expected = left.compute(means), whole.compute(means)
+    found, expected = left.compute(), whole.compute()
     for name in means:
-        for column in ("attribution", "contrast", "contrast_t", "p_value", "per_fold"):
+        for column in ("attribution", "contrast", "contrast_p", "p_value", "per_fold"):
             ours, theirs = getattr(found[name], column), getattr(expected[name], column)
-            np.testing.assert_allclose(ours, theirs, rtol=1e-9, atol=1e-12)
+            np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-7)
+        assert (found[name].n, found[name].pairs) == (expected[name].n, expected[name].pairs)
 
 
 @pytest.mark.filterwarnings("error")
 def test_what_is_undefined_is_nan() -> None:
     model = conv_net()
-    means = {name: torch.zeros(size) for name, size in sizes(model).items()}
-    empty = AttributionSums(sizes(model)).compute(means)["parts.fc"]
-    assert empty.n == 0
-    for column in ("attribution", "low", "contrast", "contrast_t", "per_fold"):
+    means = centres(model)
+    empty = AttributionSums(means, 0).compute()["parts.fc"]
+    assert empty.n == empty.pairs == 0
+    for column in ("attribution", "low", "contrast", "contrast_p", "per_fold"):
         assert np.isnan(getattr(empty, column)).all()
-    one = AttributionSums(sizes(model))
-    row = torch.zeros(1, dtype=torch.long)
+    one, row = AttributionSums(means, 0), torch.zeros(1, dtype=torch.long)
     x = torch.randn(1, 2, 7, 7)
-    one.update(lambda: model(x), choose_layers(model), row, row + 1, row, row)
-    columns = one.compute(means)["parts.fc"]
+    one.update(lambda: model(x), choose_layers(model), row, row + 1, row, row, row - 1)
+    columns = one.compute()["parts.fc"]
     assert np.isfinite(columns.attribution).all()
     assert np.isnan(columns.low).all()
-    assert np.isnan(columns.contrast_t).all()
+    assert np.isnan(columns.contrast).all()
     assert np.isnan(columns.per_fold[1]).all()
+
+
+def test_a_neuron_that_is_not_finite_spoils_no_other_share() -> None:
+    members = np.random.default_rng(0).standard_normal((2, 8, 5))
+    members[:, :, 2] = np.nan
+    rest = np.delete(members, 2, axis=2)
+    for broken, whole in zip(share_contrast(members)[:2], share_contrast(rest)[:2], strict=True):
+        assert np.isnan(broken[2])
+        np.testing.assert_allclose(np.delete(broken, 2), whole)
 
 
 def test_a_layer_that_no_gradient_reached_is_named_and_stays_out() -> None:
     model = Wild().eval()
     x, target, rival = data((4,))
     layers = {name: model.get_submodule(name) for name in ("unused", "right")}
-    sums = AttributionSums({"unused": 5, "right": 4})
+    sums = AttributionSums({"unused": torch.zeros(5), "right": torch.zeros(4)}, 2)
     zeros = torch.zeros(N, dtype=torch.long)
-    sums.update(lambda: model(x), layers, target, rival, zeros, zeros)
+    sums.update(lambda: model(x), layers, target, rival, zeros, zeros, zeros)
     assert "no gradient" in sums.problems["unused"]
     assert sums.problems["right"] == "it has 5 neurons, not 4 as before"
-    columns = sums.compute({"unused": torch.zeros(5), "right": torch.zeros(4)})
+    columns = sums.compute()
     assert np.isnan(columns["unused"].attribution).all()
     assert np.isnan(columns["right"].attribution).all()
+    assert np.isnan(columns["right"].contrast).all()

@@ -8,9 +8,13 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_neurocorr import Attribution, BatchBaseline, NeuronAdvantage
+from lightning_neurocorr.activations import first_tensor as logits_of
 from lightning_neurocorr.attribution import SampleChoice, choose_samples, match_by_class
-from lightning_neurocorr.attribution.sampling import pool_classes
 from lightning_neurocorr.functional import BOTH, NEITHER, ONLY_BASELINE, ONLY_MODEL
+from lightning_neurocorr.rerun import Rerun
+from lightning_neurocorr.rerun.arguments import Axis
+from lightning_neurocorr.validation.waiting import Piece, Waiting
+from tests.helpers import seeded
 from tests.paper_model import paper_trainer
 
 
@@ -46,15 +50,22 @@ def test_partners_follow_the_order_of_the_draw() -> None:
 
 def test_a_study_takes_the_lowest_draws_in_any_order() -> None:
     target, outcome, draw = groups(300)
-    rows, group = choose_samples(target, outcome, draw, room=20)
+    rows, group, givers = choose_samples(target, outcome, draw, room=20)
     chosen = {(int(i), int(g)) for i, g in zip(rows, group, strict=True)}
     order = torch.randperm(300)
-    again, group = choose_samples(target[order], outcome[order], draw[order], room=20)
+    again, group, _ = choose_samples(target[order], outcome[order], draw[order], room=20)
     assert {(int(order[i]), int(g)) for i, g in zip(again, group, strict=True)} == chosen
     advantage = [i for i, g in chosen if g == 0]
     eligible = [i for i in range(300) if outcome[i] == ONLY_MODEL]
     assert sorted(advantage) == sorted(sorted(eligible, key=lambda i: draw[i])[:20])
     assert all(outcome[i] == BOTH for i, g in chosen if g == 1)
+    # Each gives its answer to itself and to one partner at most, of its class.
+    shared = rows[20:].tolist()
+    assert givers[:20].tolist() == rows[:20].tolist()
+    assert len(set(givers[20:].tolist())) == len(shared)
+    for i, giver in zip(shared, givers[20:].tolist(), strict=True):
+        assert giver in advantage
+        assert target[giver] == target[i]
 
 
 # --- a stream of batches -------------------------------------------------------------------------
@@ -76,7 +87,8 @@ def test_the_choice_depends_on_each_sample_alone(size: int, known: bool) -> None
     settings = Attribution(max_samples=100)
     choose, chosen = SampleChoice(settings, 3000, seen), []
     for part in torch.randperm(3000).split(size):
-        rows, group = choose(target[part], outcome[part], draw[part])
+        rows, group, score = choose(target[part], outcome[part], draw[part])
+        assert (score < 1).all()
         chosen += [(int(part[i]), int(g)) for i, g in zip(rows, group, strict=True)]
     whole = SampleChoice(settings, 3000, seen)
     expected = {
@@ -90,8 +102,9 @@ def test_the_choice_depends_on_each_sample_alone(size: int, known: bool) -> None
     }
     assert len(chosen) == len(set(chosen))
     assert set(chosen) == expected
-    assert 70 < sum(g == 0 for _, g in chosen) < 130
-    assert 15 < sum(g == 1 for _, g in chosen) < 75
+    if known:
+        assert 70 < sum(g == 0 for _, g in chosen) < 130
+        assert 60 < sum(g == 1 for _, g in chosen) < 140
 
 
 def test_known_classes_are_sampled_as_they_are_among_the_wins() -> None:
@@ -101,29 +114,53 @@ def test_known_classes_are_sampled_as_they_are_among_the_wins() -> None:
     wins, shared = counts[:, ONLY_MODEL] * choose.rate, counts[:, BOTH] * choose.shared_rates[:3]
     assert choose.rate == 0.5
     torch.testing.assert_close(wins, torch.tensor([450.0, 50, 0]))
-    # All 100 of class 0 are taken, 225 were wanted; a class without samples costs nothing.
-    torch.testing.assert_close(shared.float(), torch.tensor([100.0, 25, 0]), rtol=0.02, atol=0)
-    rows, _ = choose(torch.tensor([7, 7]), torch.tensor([BOTH, BOTH]), torch.tensor([0.02, 0.2]))
+    # All 100 of class 0 are taken, 450 were wanted; a class without samples costs nothing.
+    torch.testing.assert_close(shared, torch.tensor([100.0, 50, 0]).double(), rtol=0.02, atol=0)
+    rows, _, _ = choose(torch.tensor([7, 7]), torch.tensor([BOTH, BOTH]), torch.tensor([0.04, 0.2]))
     assert rows.tolist() == [0]  # a class beyond the table is taken at the rate of all
 
 
-def test_a_group_far_larger_than_expected_stops_at_twice_the_number() -> None:
-    ones, draw = torch.ones(1000, dtype=torch.long), torch.linspace(0, 0.999, 1000)
-    for outcome, room in ((ONLY_MODEL, 200), (BOTH, 100)):
-        for processes in (1, 3):
-            few = torch.tensor([[0, 0, 5, 5], [5, 5, 0, 0]])
-            choose = SampleChoice(Attribution(max_samples=100), 1000, few, processes)
-            found = sum(
-                len(choose(ones[part], outcome * ones[part], 0.001 * draw[part])[0])
-                for part in torch.arange(1000).split(30)
-            )
-            assert found == -(-room // processes)
+@pytest.mark.parametrize("size", [1, 30, 1000])
+def test_a_group_far_larger_than_expected_is_thinned_as_if_from_the_beginning(
+    size: int,
+) -> None:
+    """The kept ones have the lowest draws, whatever the batches; and no group outgrows its room."""
+    target, draw = torch.ones(1000, dtype=torch.long), torch.rand(1000, generator=seeded()) * 0.02
+    outcome = torch.where(torch.arange(1000) % 3 > 0, ONLY_MODEL, BOTH)
+    few = torch.tensor([[0, 0, 5, 5], [100, 5, 0, 0]])
+    choice = SampleChoice(Attribution(max_samples=100), 1000, few)
+    waiting = Waiting(choice, 10**9, Rerun(nn.Identity(), logits_of))
+    waiting.rerun.layout = (Axis(0),)
+    for part in torch.arange(1000).split(size):
+        rows, group, score = choice(target[part], outcome[part], draw[part])
+        integers = torch.stack([part[rows], *[group] * 4], 1)
+        waiting.add(Piece(((part[rows],), {}), part[rows], integers, score))
+    kept = waiting.integers()[:, 0]
+    scores = torch.where(outcome == ONLY_MODEL, draw / choice.rate, draw / choice.shared_rates[1])
+    assert max(choice.scale) < 1
+    below = scores < torch.tensor(choice.scale).double()[(outcome == BOTH).long()]
+    assert set(kept.tolist()) == set(below.nonzero().flatten().tolist())
+    assert torch.equal(torch.cat([piece.prediction for piece in waiting.pieces]), kept)
+    for group in (ONLY_MODEL, BOTH):
+        assert 0.7 * 200 < int((outcome[kept] == group).sum()) <= 200
 
 
-def test_classes_are_pooled_in_the_order_of_their_odds() -> None:
-    seen = torch.tensor([[10, 40, 0, 0], [40, 10, 0, 0], [10, 20, 0, 0], [20, 10, 0, 0]])
-    assert pool_classes(seen, 2).tolist() == [1, 0, 0, 0, 0]  # 40 of 80 wins in each
-    assert pool_classes(seen, 1).tolist() == [0] * 5
+@pytest.mark.parametrize("size", [1, 7, 64])
+def test_inputs_stay_within_their_budget_whatever_the_batches(size: int) -> None:
+    draw, ones = torch.rand(300, generator=seeded()), torch.ones(300, dtype=torch.long)
+    choice = SampleChoice(Attribution(), 300)
+    module = nn.Identity()
+    waiting = Waiting(choice, 2 * 40 * 60, Rerun(module, logits_of))
+    waiting.rerun.layout = (Axis(0), None)
+    module.table = whole = nn.Parameter(torch.zeros(10**4))  # a weight does not count
+    for part in torch.arange(300).split(size):
+        rows, group, score = choice(ones[part], ONLY_MODEL * ones[part], draw[part])
+        inputs = torch.zeros(len(rows), 8)  # 32 bytes and 8 of a prediction
+        integers = torch.stack([part[rows], *[group] * 4], 1)
+        waiting.add(Piece(((inputs, whole), {}), part[rows], integers, score))
+    assert 0.7 * 60 < len(waiting.integers()) <= 60
+    below = (draw < choice.scale[0]).nonzero().flatten()
+    assert set(waiting.integers()[:, 0].tolist()) == set(below.tolist())
 
 
 class Told(nn.Module):
@@ -179,10 +216,15 @@ def test_columns_are_the_same_for_every_batch_size(validations: int) -> None:
 
 
 def test_settings() -> None:
-    assert Attribution().limit(2000) == 256
-    assert Attribution().limit(4000) == 320
+    assert Attribution().limit(2000) == 384
+    assert Attribution().limit(10_000) == 600
     assert Attribution().limit(10**6) == Attribution().limit() == 1024
-    assert SampleChoice(Attribution(max_samples=100), 800).rate == 0.5
+    assert SampleChoice(Attribution(max_samples=100), 800).rate == 1
+    assert SampleChoice(Attribution(max_samples=100), 800).wanted == (100, 200)
+    assert SampleChoice(Attribution(max_samples=100), 800, processes=3).room == (67, 134)
+    assert Attribution().parts(1000) == 64
+    assert Attribution().parts(200_000) == 41
+    assert Attribution().parts(10**6) == 16
     assert SampleChoice(Attribution(max_samples=100)).rate == 1
     seen = torch.tensor([[0, 400, 0, 0]])
     assert SampleChoice(Attribution(max_samples=100), seen=seen).rate == 0.25

@@ -170,8 +170,9 @@ def test_attribution_is_tested_by_students_t(spread: float) -> None:
     mean, se = samples.mean(0), samples.std(0, ddof=1) / math.sqrt(n)
     half = stats.t.ppf(0.975, n - 1) * se
     half[4] = spread  # of equal numbers, or of what rounding makes of them
+    share_p = np.array([0.5, 0.001, math.nan, 0.02, 0.9])
     given = AttributionColumns(
-        attribution=mean, low=mean - half, high=mean + half, contrast=mean / 2,
+        attribution=mean, low=mean - half, high=mean + half, contrast=mean / 2, contrast_p=share_p,
         per_fold=np.stack([mean, mean]), n=n, **extra_fields(n),
     )  # fmt: skip
     found = attribution_columns(given)
@@ -179,9 +180,10 @@ def test_attribution_is_tested_by_students_t(spread: float) -> None:
     np.testing.assert_allclose(found["attribution_q"], [*slow_fdr(p), math.nan], rtol=1e-9)
     np.testing.assert_array_equal(found["attribution"], mean)
     np.testing.assert_array_equal(found["attribution_contrast"], mean / 2)
+    np.testing.assert_allclose(found["attribution_contrast_q"], slow_fdr(share_p), rtol=1e-9)
 
 
 def extra_fields(n: int) -> dict:
     """Fields that the columns do not look at."""
-    known = {"attribution", "low", "high", "contrast", "per_fold", "n"}
+    known = {"attribution", "low", "high", "contrast", "contrast_p", "per_fold", "n"}
     return {name: n for name in AttributionColumns.__dataclass_fields__ if name not in known}

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_neurocorr import BatchBaseline, choose_layers
 from lightning_neurocorr.attribution import Attribution
-from lightning_neurocorr.collector import Collector, Settings, describe, take_rows
+from lightning_neurocorr.collector import Collector, Settings, describe
 from lightning_neurocorr.options import Options
 from lightning_neurocorr.report import NeuronReport
 from lightning_neurocorr.samples import LoaderPositions, folds
@@ -256,16 +256,6 @@ def test_a_notebook_needs_no_lightning() -> None:
     assert np.isfinite(report.column("attribution")).all()
 
 
-def test_rows_of_nested_arguments_are_taken() -> None:
-    x = torch.arange(6.0).reshape(3, 2)
-    taken = take_rows(((x, [x, "text"]), {"mask": x[:, 0], "scale": torch.tensor(2.0)}),
-                      torch.tensor([2, 0]), 3)  # fmt: skip
-    assert torch.equal(taken[0][0], x[[2, 0]])
-    assert torch.equal(taken[0][1][0], x[[2, 0]])
-    assert torch.equal(taken[1]["mask"], x[[2, 0], 0])
-    assert taken[1]["scale"] == 2
-
-
 def test_a_baseline_is_described_without_addresses() -> None:
     assert describe(lambda batch: batch) == "<lambda>"
     assert "0x" not in describe(object())
@@ -334,7 +324,7 @@ def test_a_layer_that_another_process_lacks_is_left_out(
 ) -> None:
     result, rows = ValidationPass(), torch.arange(400)
     result.add(Batch(*labels, rows), {"a": torch.randn(400, 2), "b": torch.randn(400, 3)}, {})
-    gather = "lightning_neurocorr.validation.one_pass._gather"
+    gather = "lightning_neurocorr.validation.one_pass.gather_objects"
     monkeypatch.setattr(gather, lambda mine: [mine, {**mine, "sizes": {"a": 2}}])
     result.agree(torch.device("cpu"))
     assert result.sizes == {"a": 2}

@@ -24,12 +24,13 @@ BASELINE = {
 }  # fmt: skip
 USED = {
     "attribution": 2.0, "attribution_q": 0.01, "attribution_low": 1.0, "attribution_high": 3.0,
-    "attribution_contrast": 1.5,
+    "attribution_contrast": 0.1, "attribution_contrast_q": 0.05,
 }  # fmt: skip
 NEEDED = {
     "ablation": 0.2, "ablation_control": 0.1, "ablation_p": 0.05, "ablation_q": 0.05,
     "ablation_advantage": 0.25, "ablation_shared": 0.05,
 }  # fmt: skip
+NO_MORE = "the answer depends on it, but not shown to do so more where the model wins"
 COST = (
     "needed: silencing it costs 25.0 points on the samples only the model gets right, "
     "5.0 on the others"
@@ -99,10 +100,12 @@ COST = (
             "goes with the baseline's advantage; its two parts were not tested",
         ),
         (USED, "encodes the advantage and is used"),
-        ({**USED, "attribution_contrast": NAN}, "encodes the advantage and is used"),
+        ({**USED, "attribution_contrast": NAN}, f"encodes the advantage; {NO_MORE}"),
+        ({**USED, "attribution_contrast_q": NAN}, f"encodes the advantage; {NO_MORE}"),
+        ({**USED, "attribution_contrast_q": 0.06}, f"encodes the advantage; {NO_MORE}"),
         ({**USED, "attribution_q": 0.06}, "encodes the advantage; not shown to be used"),
         ({**USED, "attribution_q": NAN}, "encodes the advantage; not shown to be used"),
-        ({**USED, "attribution_contrast": 0.0}, "encodes the advantage; not shown to be used"),
+        ({**USED, "attribution_contrast": 0.0}, f"encodes the advantage; {NO_MORE}"),
         (
             {**USED, "attribution": -2.0, "attribution_low": -3.0, "attribution_high": -1.0},
             "encodes the advantage; speaks for the baseline's answer",
@@ -163,8 +166,9 @@ def slow_verdict(row: dict, dead: bool) -> str:
         claims = ["not shown to encode the advantage"]
     if not math.isnan(row["attribution"]):
         clear = row["attribution_q"] <= 0.05
-        if clear and row["attribution_low"] > 0 and not row["attribution_contrast"] <= 0:
-            claims.append("is used")
+        more = row["attribution_contrast"] > 0 and row["attribution_contrast_q"] <= 0.05
+        if clear and row["attribution_low"] > 0:
+            claims.append("is used" if more else NO_MORE)
         elif clear and row["attribution_high"] < 0:
             claims.append("speaks for the baseline's answer")
         else:
@@ -200,7 +204,8 @@ def test_masks_and_words_agree() -> None:
         "q_only_model": (0.01, 0.2, NAN), "parts_replicated": (0.1, -0.1, NAN),
         "attribution": (1.0, -1.0, NAN), "attribution_q": (0.01, 0.2),
         "attribution_low": (0.5, -2.0), "attribution_high": (2.0, -0.5),
-        "attribution_contrast": (0.5, -0.5, NAN), "ablation": (0.2, -0.2, NAN),
+        "attribution_contrast": (0.5, -0.5, NAN), "attribution_contrast_q": (0.01, 0.2, NAN),
+        "ablation": (0.2, -0.2, NAN),
         "ablation_control": (0.1, NAN), "ablation_p": (0.01, 0.2), "ablation_q": (0.01, 0.2),
         "ablation_advantage": (0.3,), "ablation_shared": (0.1,),
     }  # fmt: skip

@@ -1,7 +1,8 @@
 """How much the model's answer rests on each neuron where it wins: the *used* column.
 
 The contribution of neuron j on sample i is k_ij = sum over positions of (a_ij - mean a_j) times
-d(logit[truth] - logit[rival]) / d a_ij; the rival is the baseline's answer. This is activation
+d(logit[truth] - logit[rival]) / d a_ij; the rival is the baseline's answer, and on a sample that
+both get right the answer on a matched sample of the same class. This is activation
 times gradient (Olah et al. 2018, "The Building Blocks of Interpretability") of the margin by which
 the model beats its baseline.
 """
@@ -13,4 +14,3 @@ from lightning_neurocorr.attribution.sampling import choose_samples as choose_sa
 from lightning_neurocorr.attribution.sampling import match_by_class as match_by_class
 from lightning_neurocorr.attribution.settings import Attribution as Attribution
 from lightning_neurocorr.attribution.sums import AttributionSums as AttributionSums
-from lightning_neurocorr.attribution.sums import union as union

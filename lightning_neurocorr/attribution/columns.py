@@ -1,6 +1,6 @@
 """From sums to the *used* columns of a layer.
 
-Shapes: ``D`` neurons of a layer, ``S`` strata (classes).
+Shapes: ``D`` neurons of a layer, ``G`` parts of the pairs.
 """
 
 from __future__ import annotations
@@ -10,24 +10,29 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import special
 
+_ROUNDING = 1e-6  # an error below this part of the contrast is what arithmetic makes of none
+
 
 @dataclass(frozen=True)
 class AttributionColumns:
     """The *used* columns of a layer, float64 ``(D,)`` arrays; NaN where undefined.
+
+    A neuron's *share* of its layer in a group of samples is its attribution there over the sum of
+    |attribution| of all neurons; negative where it speaks for the rival.
 
     Attributes:
         attribution: Mean contribution over ``only_model`` samples.
         low: Lower end of its 95 % interval over samples (Student's t).
         high: Upper end.
         p_value: Two-sided p of a mean of 0.
-        contrast: The same mean minus that over ``both`` samples, class by class; classes count as
-            often as they have ``only_model`` samples, those without a sample of ``both`` do not.
-        contrast_low: Lower end of its 95 % interval (Welch 1947, spread within classes).
+        contrast: Share on the ``only_model`` members of the pairs minus that on their partners of
+            ``both``, which have the same class and the same rival.
+        contrast_low: Lower end of its 95 % interval (jackknife over parts of the pairs).
         contrast_high: Upper end.
-        contrast_t: Its t.
+        contrast_p: One-sided p of a share that is no larger on ``only_model``.
         per_fold: ``attribution`` of each fold, ``(2, D)``.
         n: How many ``only_model`` samples were attributed.
-        n_shared: How many of ``both``.
+        pairs: How many of them had a partner.
     """
 
     attribution: np.ndarray
@@ -37,72 +42,80 @@ class AttributionColumns:
     contrast: np.ndarray
     contrast_low: np.ndarray
     contrast_high: np.ndarray
-    contrast_t: np.ndarray
+    contrast_p: np.ndarray
     per_fold: np.ndarray
     n: int
-    n_shared: int
-
-
-Strata = tuple[np.ndarray, np.ndarray]  # counts (S, 2), sums of u and v (2, S, 2, D)
+    pairs: int
 
 
 @np.errstate(invalid="ignore", divide="ignore")
 def columns(
-    sums: np.ndarray, counts: np.ndarray, mean: np.ndarray, strata: Strata | None
+    moments: np.ndarray, counts: np.ndarray, members: np.ndarray, pairs: int
 ) -> AttributionColumns:
-    """Columns from sums ``(5, 2, 2, D)`` and counts by group and fold, and means ``(D,)``."""
-    u, v, uu, uv, vv = sums
-    k, kk = u - mean * v, uu - 2 * mean * uv + mean**2 * vv  # sums of k and k^2, (2, 2, D)
-    n = counts.sum(1)
-    k_mean = _over(k[0].sum(0), n[0])
-    spread = kk[0].sum(0) - n[0] * k_mean**2
-    se = np.sqrt(_over(_over(np.maximum(spread, 0), n[0] - 1), n[0]))
-    dof = max(n[0] - 1, 1)
-    half = special.stdtrit(dof, 0.975) * se
-    contrast, contrast_half, contrast_t = _contrast(kk.sum(1), mean, strata)
+    """Columns of a layer.
+
+    Args:
+        moments: Sums of k and k^2 over the ``only_model`` samples of each fold, ``(2, 2, D)``.
+        counts: How many these are, ``(2,)``.
+        members: Sums of k over the two members of the pairs in each part, ``(2, G, D)``.
+        pairs: How many pairs there are.
+    """
+    (k, kk), n = moments.sum(1), counts.sum()
+    mean = _over(k, n)
+    se = np.sqrt(_over(_over(np.maximum(kk - n * mean**2, 0), n - 1), n))
+    half = special.stdtrit(max(n - 1, 1), 0.975) * se
+    contrast, error, dof = share_contrast(members)
+    reach = special.stdtrit(max(dof, 1), 0.975) * error
     return AttributionColumns(
-        attribution=k_mean,
-        low=k_mean - half,
-        high=k_mean + half,
-        p_value=np.where(se > 0, 2 * special.stdtr(dof, -np.abs(k_mean) / se), np.nan),
+        attribution=mean,
+        low=mean - half,
+        high=mean + half,
+        p_value=np.where(se > 0, 2 * special.stdtr(max(n - 1, 1), -np.abs(mean) / se), np.nan),
         contrast=contrast,
-        contrast_low=contrast - contrast_half,
-        contrast_high=contrast + contrast_half,
-        contrast_t=contrast_t,
-        per_fold=_over(k[0], counts[0][:, None]),
-        n=int(n[0]),
-        n_shared=int(n[1]),
+        contrast_low=contrast - reach,
+        contrast_high=contrast + reach,
+        contrast_p=np.where(
+            error > _ROUNDING * np.abs(contrast),
+            special.stdtr(max(dof, 1), -contrast / error),
+            np.nan,
+        ),
+        per_fold=_over(moments[0], counts[:, None]),
+        n=int(n),
+        pairs=pairs,
     )
 
 
-def _contrast(
-    squares: np.ndarray, mean: np.ndarray, strata: Strata | None
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The contrast, half its interval and its t, from sums of k^2 by group ``(2, D)``.
+def share_contrast(members: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
+    """The contrast of shares ``(D,)``, its standard error ``(D,)`` and their degrees of freedom.
 
-    Post-stratification: group means per class, weighted by the ``only_model`` samples of the class
-    where both groups have some. Each group has one variance within classes.
+    The error is the delete-one-part jackknife's (Shao and Tu 1995, "The Jackknife and Bootstrap",
+    2.3): sqrt((G - 1) / G * sum of (contrast without part g - mean of these)^2). Temporaries
+    in float64 are a few times ``(2, D)``, whatever G.
+
+    Args:
+        members: Sums of k over the members of the pairs in each part, ``(2, G, D)``.
     """
-    undefined = np.full(len(mean), np.nan)
-    if strata is None:
-        return undefined, undefined, undefined
-    counts, (u, v) = strata
-    totals = u - mean * v  # sums of k, (S, 2, D)
-    common = (counts > 0).all(1)
-    if not common.any():
-        return undefined, undefined, undefined
-    weights = counts[common, 0] / counts[common, 0].sum()
-    means = totals[common] / counts[common][:, :, None]
-    contrast = np.einsum("s,sd->d", weights, means[:, 0] - means[:, 1])
-    contrast = np.where(np.isnan(squares).any(0), np.nan, contrast)
-    dof = counts.sum(0) - (counts > 0).sum(0)
-    between = (totals**2 / np.maximum(counts, 1)[:, :, None]).sum(0)
-    variance = _over(np.maximum(squares - between, 0), dof[:, None])
-    error = variance * (weights[:, None] ** 2 / counts[common]).sum(0)[:, None]  # squared, (2, D)
-    se = np.sqrt(error.sum(0))
-    dof = se**4 / (error**2 / np.maximum(dof, 1)[:, None]).sum(0)
-    half = special.stdtrit(dof, 0.975) * se
-    return contrast, half, np.where(se > 0, contrast / se, np.nan)
+    parts = members.shape[1]
+    undefined = np.full(members.shape[2], np.nan)
+    if not parts:
+        return undefined, undefined, 0
+    total = members.sum(1, dtype=np.float64)
+    contrast = _contrast(total)
+    first, second = np.zeros_like(contrast), np.zeros_like(contrast)
+    for part in range(parts):
+        change = _contrast(total - members[:, part]) - contrast
+        first += change
+        second += change**2
+    if parts < 2:
+        return contrast, undefined, 0
+    spread = np.maximum(second - first**2 / parts, 0)
+    return contrast, np.sqrt((parts - 1) / parts * spread), parts - 1
+
+
+def _contrast(sums: np.ndarray) -> np.ndarray:
+    """Share of the first group minus that of the second, from sums of k ``(2, D)``."""
+    shares = sums / np.nansum(np.abs(sums), axis=1, keepdims=True)
+    return shares[0] - shares[1]
 
 
 def _over(total: np.ndarray, count: np.ndarray | float) -> np.ndarray:

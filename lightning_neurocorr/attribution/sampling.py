@@ -14,18 +14,18 @@ from torch import Tensor
 from lightning_neurocorr.attribution.settings import Attribution
 from lightning_neurocorr.functional import BOTH, ONLY_MODEL
 
+_STEP = 0.8  # how much lower the rates become at once
+
 
 class SampleChoice:
     """Chooses samples for attribution while they pass.
 
     ``only_model`` samples are taken at one rate. Those of ``both`` are taken at a rate per class,
-    half as many as of ``only_model`` by what ``seen`` says; :class:`AttributionSums` evens out what
-    is left of the difference. Without ``seen`` a quarter of all samples is expected to be
-    ``only_model``, half to be ``both``.
+    as many as of ``only_model`` by what ``seen`` says. Without ``seen`` all are taken at first.
 
-    Where a group turns out more than twice as large as expected, a process stops taking it after
-    its part of twice the expected number, in the order in which samples arrive. Only then does the
-    choice depend on the number of processes, and on the order.
+    Where more samples of a group come than there is room for, its rates become lower, as if they
+    had been so from the beginning: a sample counts while its score is below the ``scale``. At the
+    end those with the lowest scores are wanted, over all processes.
 
     Args:
         settings: See :class:`Attribution`.
@@ -33,6 +33,12 @@ class SampleChoice:
         seen: Samples per class and outcome group in an earlier validation of all processes,
             ``(C, 4)``.
         processes: How many share the validation set.
+
+    Attributes:
+        scale: What is left of the rates of each group, 1 in the beginning. It depends on
+            which samples there are, and neither on their order nor on the batches.
+        wanted: Samples of each group, over all processes, ``(2,)``.
+        room: Samples of each group that this process keeps: its part of twice the number.
     """
 
     def __init__(
@@ -43,15 +49,18 @@ class SampleChoice:
         processes: int = 1,
     ) -> None:
         limit = settings.limit(total)
-        expected = (total or 0) / 4 if seen is None else float(seen[:, ONLY_MODEL].sum())
-        self.rate = min(1.0, limit / max(expected, 1.0))
-        if seen is None:
-            self.shared_rates = torch.tensor([min(1.0, limit / max(total or 0, 1))])
-        else:
-            self.shared_rates = (odds(seen) * self.rate / 2).clamp(max=1)
-        self.room = {ONLY_MODEL: -(-2 * limit // processes), BOTH: -(-limit // processes)}
+        self.rate, self.shared_rates = 1.0, torch.ones(1, dtype=torch.float64)
+        if seen is not None:
+            self.rate = min(1.0, limit / max(float(seen[:, ONLY_MODEL].sum()), 1.0))
+            self.shared_rates = (odds(seen) * self.rate).clamp(max=1)
+        # Of unknown classes there have to be more, so that most of the others find a partner.
+        self.wanted = (limit, 2 * limit if seen is None else limit)
+        self.room = tuple(-(-2 * wanted // processes) for wanted in self.wanted)
+        self.scale = [1.0, 1.0]
 
-    def __call__(self, target: Tensor, outcome: Tensor, draw: Tensor) -> tuple[Tensor, Tensor]:
+    def __call__(
+        self, target: Tensor, outcome: Tensor, draw: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """The samples of a batch to attribute.
 
         Args:
@@ -60,17 +69,20 @@ class SampleChoice:
             draw: Numbers in [0, 1), ``(N,)``, from a hash of the sample's position.
 
         Returns:
-            Indices ``(n,)`` and their group ``(n,)``: 0 ``only_model``, 1 ``both``.
+            Indices ``(n,)``, their group ``(n,)``: 0 ``only_model``, 1 ``both``; and their score
+            ``(n,)`` float64: the draw over the rate, below ``scale``.
         """
-        target, outcome, draw = target.cpu(), outcome.cpu(), draw.cpu()
+        target, outcome, draw = target.cpu(), outcome.cpu(), draw.cpu().double()
         shared_rates = self.shared_rates[target.clamp(0, len(self.shared_rates) - 1)]
-        parts = []
-        for group, rates in ((ONLY_MODEL, self.rate), (BOTH, shared_rates)):
-            rows = ((outcome == group) & (draw < rates)).nonzero().flatten()[: self.room[group]]
-            self.room[group] -= len(rows)
-            parts.append(rows)
-        rows = torch.cat(parts)
-        return rows, (torch.arange(len(rows)) >= len(parts[0])).long()
+        wins = outcome == ONLY_MODEL
+        score = draw / torch.where(wins, self.rate, shared_rates)
+        scale = torch.tensor(self.scale, dtype=torch.float64)[(~wins).long()]
+        rows = ((wins | (outcome == BOTH)) & (score < scale)).nonzero().flatten()
+        return rows, (~wins[rows]).long(), score[rows]
+
+    def lower(self, group: int) -> None:
+        """Take fewer samples of a group from the beginning on."""
+        self.scale[group] *= _STEP
 
 
 def odds(seen: Tensor) -> Tensor:
@@ -81,20 +93,6 @@ def odds(seen: Tensor) -> Tensor:
     """
     counts = torch.cat([seen, seen.sum(0, keepdim=True)]).double().cpu()
     return (counts[:, ONLY_MODEL] + 0.5) / (counts[:, BOTH] + 1)
-
-
-def pool_classes(seen: Tensor, strata: int) -> Tensor:
-    """A stratum per class, ``(C + 1,)``: classes with like odds, equal shares of ``only_model``.
-
-    Subclassification on the propensity score (Rosenbaum and Rubin 1984), which here is a class's
-    odds of a win; the last entry is for labels beyond the table.
-    """
-    order = odds(seen)[:-1].argsort(stable=True)
-    wins = seen[:, ONLY_MODEL].double().cpu()[order] + 0.5
-    share = (wins.cumsum(0) - wins / 2) / wins.sum()
-    found = torch.zeros(len(seen) + 1, dtype=torch.long)
-    found[order] = (share * strata).long().clamp(max=strata - 1)
-    return found
 
 
 def match_by_class(target: Tensor, outcome: Tensor, draw: Tensor | None = None) -> Tensor:
@@ -124,8 +122,12 @@ def match_by_class(target: Tensor, outcome: Tensor, draw: Tensor | None = None) 
 
 def choose_samples(
     target: Tensor, outcome: Tensor, draw: Tensor, room: int | None = None
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     """``only_model`` samples of a whole validation, with a partner of ``both`` for each.
+
+    The rival of a sample is the baseline's answer on its *giver*: an ``only_model`` sample gives
+    its own, its partner gets the same. Were the baseline right and wrong at random within a class,
+    the two members of a pair could change places.
 
     Args:
         target: Class ids ``(N,)``.
@@ -134,7 +136,8 @@ def choose_samples(
         room: At most so many ``only_model`` samples, those with the lowest ``draw``.
 
     Returns:
-        Indices ``(n,)`` and their group ``(n,)``: 0 ``only_model``, 1 matched ``both``.
+        Indices ``(n,)``, their group ``(n,)``: 0 ``only_model``, 1 matched ``both``; and the index
+        of the giver ``(n,)``.
     """
     target, outcome, draw = target.cpu(), outcome.cpu(), draw.cpu()
     kept = (outcome == ONLY_MODEL).nonzero().flatten()
@@ -143,4 +146,5 @@ def choose_samples(
     wanted[kept] = ONLY_MODEL
     partners = match_by_class(target, wanted, draw)
     rows = torch.cat([kept, partners[partners >= 0]])
-    return rows, (torch.arange(len(rows)) >= len(kept)).long()
+    givers = torch.cat([kept, kept[partners >= 0]])
+    return rows, (torch.arange(len(rows)) >= len(kept)).long(), givers

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-_ENOUGH = 256  # `only_model` samples that are worth their time in the smallest validation set
+_ENOUGH = 384  # `only_model` samples that are worth their time in the smallest validation set
 
 
 @dataclass(frozen=True)
@@ -13,28 +13,33 @@ class Attribution:
     """Settings of the *used* column.
 
     Args:
-        max_samples: About so many ``only_model`` samples per validation, over all processes, and
-            half as many of ``both``; never more than twice that.
-        max_share: Both groups together are about this share of all validation samples, once there
-            are 256 and 128 of them: a sample costs about two more forwards.
+        max_samples: At most so many ``only_model`` samples per validation, over all processes, and
+            a partner of ``both`` for each that finds one.
+        max_share: Both groups together are at most this share of all validation samples, once there
+            are 384 of each: a sample costs about two more forwards.
         method: ``"gradient"`` takes the gradient at the activation; ``"path"`` averages it over the
             line from zero to the activation, one layer at a time (Sundararajan et al. 2017): also
             right where the gradient saturates, but ``path_steps`` passes per layer.
         path_steps: Points on that line.
-        samples_per_pass: Samples that go through the model at once; bounds the graph's memory.
-        class_bytes: Memory of the sums per class, 32 bytes per class and neuron. Classes that would
-            need more are pooled with those the baseline missed as often in the last validation.
+        samples_per_pass: At most so many samples go through the model at once, and no more than in
+            a batch of the loader; bounds the graph's memory.
+        input_bytes: Memory of the inputs that wait for the end of a validation, over all processes.
+            Fewer samples are attributed where theirs would need more.
+        contrast_bytes: Memory of the sums behind the contrast, 8 bytes per neuron for each of at
+            most 64 parts of the pairs. There are at least 16 parts, whatever they need.
     """
 
     max_samples: int = 1024
     max_share: float = 0.12
     method: Literal["gradient", "path"] = "gradient"
     path_steps: int = 16
-    samples_per_pass: int = 64
-    class_bytes: int = 1 << 26
+    samples_per_pass: int = 128
+    input_bytes: int = 1 << 28
+    contrast_bytes: int = 1 << 26
 
     def __post_init__(self) -> None:
-        for name in ("max_samples", "path_steps", "samples_per_pass", "class_bytes"):
+        sizes = ("max_samples", "path_steps", "samples_per_pass", "input_bytes", "contrast_bytes")
+        for name in sizes:
             if getattr(self, name) < 1:
                 raise ValueError(
                     f"Expected `{name}` to be at least 1, but got {getattr(self, name)}."
@@ -47,6 +52,10 @@ class Attribution:
             )
 
     def limit(self, total: int | None = None) -> int:
-        """About so many ``only_model`` samples in a validation of ``total``; ``both``: half."""
-        share = self.max_samples if total is None else int(self.max_share * total / 1.5)
+        """At most so many ``only_model`` samples in a validation of ``total`` samples."""
+        share = self.max_samples if total is None else int(self.max_share * total / 2)
         return min(self.max_samples, max(share, _ENOUGH))
+
+    def parts(self, neurons: int) -> int:
+        """In how many parts the pairs are summed, of a model with so many watched neurons."""
+        return min(64, max(16, self.contrast_bytes // (8 * max(neurons, 1))))

@@ -1,14 +1,11 @@
-"""Sums of one validation, from which the *used* columns follow.
+"""Sums over the attributed samples of a validation, from which the *used* columns follow.
 
-The mean of a neuron is known only when a validation has ended, so u = sum a g and v = sum g are
-streamed, and k = u - mean v for any mean.
-
-Shapes: ``n`` samples of one call, ``D`` neurons of a layer.
+Shapes: ``n`` samples of one call, ``D`` neurons of a layer, ``G`` parts of the pairs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -19,41 +16,46 @@ from lightning_neurocorr.activations import Place
 from lightning_neurocorr.attribution.columns import AttributionColumns, columns
 from lightning_neurocorr.attribution.gradients import attribute
 from lightning_neurocorr.attribution.settings import Attribution
-from lightning_neurocorr.attribution.strata import Strata
 
 
 class AttributionSums:
-    """Sums of one validation, from which every column follows for any mean of the neurons.
+    """Sums of contributions k = u - mean v, see :func:`attribute`, over the samples of a process.
+
+    Per neuron, 32 bytes for ``only_model`` samples and 8 for each of ``G`` parts of the pairs.
 
     Args:
-        sizes: Neurons ``D`` by layer name; they fix the shapes, the same in every process.
+        centres: What an activation is compared with by layer name, its mean over all samples,
+            ``(D,)``; they fix layers and shapes, the same in every process.
+        pairs: How many pairs of samples all processes have.
         settings: See :class:`Attribution`.
         device: Where the sums live.
-        seen: Samples per class and outcome group of an earlier validation, ``(C, 4)``.
 
     Attributes:
         problems: One-line reasons by name for the layers without columns.
+        parts: ``G``, in how many parts the pairs are summed; at most one pair each.
     """
 
     def __init__(
         self,
-        sizes: Mapping[str, int],
+        centres: Mapping[str, Tensor | np.ndarray],
+        pairs: int,
         settings: Attribution | None = None,
         device: torch.device | str = "cpu",
-        seen: Tensor | None = None,
     ) -> None:
         self.settings = settings or Attribution()
         self.problems: dict[str, str] = {}
         wide: dict[str, Any] = {"dtype": torch.float64, "device": device}
-        # Rows u, v, u^2, uv, v^2; cells are group x fold, whose samples all layers share.
-        self._sums = {name: torch.zeros(5, 4, size, **wide) for name, size in sizes.items()}
-        self._counts = torch.zeros(4, **wide)
-        self._strata = Strata(sizes, self.settings.class_bytes, device, seen)
-
-    @property
-    def strata(self) -> list[int] | None:
-        """Classes (or pools of them) that samples came from; None where they were too many."""
-        return self._strata.labels
+        self._centres = {name: torch.as_tensor(c).to(**wide) for name, c in centres.items()}
+        self.parts = min(self.settings.parts(sum(map(len, self._centres.values()))), pairs)
+        self._counts = torch.zeros(2, **wide)  # `only_model` samples of each fold
+        self._pairs = torch.zeros(1, **wide)
+        # Rows k and k^2, by fold.
+        self._moments = {n: torch.zeros(2, 2, len(c), **wide) for n, c in self._centres.items()}
+        # The members of pairs: `only_model`, `both`.
+        self._members = {
+            name: torch.zeros(2, self.parts, len(centre), device=device)
+            for name, centre in self._centres.items()
+        }
 
     def update(
         self,
@@ -63,23 +65,27 @@ class AttributionSums:
         rival: Tensor | None,
         group: Tensor,
         fold: Tensor,
+        pair: Tensor,
     ) -> None:
         """Add samples, see :func:`attribute`.
 
         Args:
             forward: Runs the model on these ``n`` samples.
-            layers: Watched layers by name; those without a size are left out.
+            layers: Watched layers by name; those without a centre are left out.
             target: Class ids ``(n,)``.
-            rival: The baseline's answers ``(n,)``, or None.
+            rival: The class that speaks against the target, ``(n,)``, or None.
             group: 0 for ``only_model``, 1 for ``both``, ``(n,)``.
             fold: 0 or 1, ``(n,)``.
+            pair: Number of the pair that a sample belongs to, -1 for none, ``(n,)``.
         """
-        layers = {name: layers[name] for name in self._sums if name in layers}
+        layers = {name: layers[name] for name in self._centres if name in layers}
         method, steps = self.settings.method, self.settings.path_steps
         found = attribute(forward, layers, target, rival, method=method, path_steps=steps)
-        cells = nn.functional.one_hot((2 * group + fold).long().cpu(), 4).T.double()
-        rows = self._strata.begin(target, group)
-        for name, sums in self._sums.items():
+        group, fold, pair = group.long().cpu(), fold.long().cpu(), pair.long().cpu()
+        wins = nn.functional.one_hot(fold, 2).T.double() * (group == 0)
+        paired = (pair >= 0).nonzero().flatten()
+        member = group[paired] * self.parts + pair[paired] % max(self.parts, 1)
+        for name, centre in self._centres.items():
             if name not in found:
                 self._drop(
                     name,
@@ -87,54 +93,32 @@ class AttributionSums:
                     "prediction reaches it",
                 )
                 continue
-            u, v = (values.to(sums.device) for values in found[name])
-            if u.shape[1] != sums.shape[2]:
-                self._drop(name, f"it has {u.shape[1]} neurons, not {sums.shape[2]} as before")
+            u, v = (values.to(centre.device) for values in found[name])
+            if u.shape[1] != len(centre):
+                self._drop(name, f"it has {u.shape[1]} neurons, not {len(centre)} as before")
                 continue
-            where = cells.to(sums.device)
-            for row, values in enumerate((u, v, u * u, u * v, v * v)):
-                sums[row] += where @ values
-            self._strata.add(name, rows, u, v)
-        self._counts += cells.sum(1).to(self._counts.device)
+            k, where = u - centre * v, wins.to(centre.device)
+            self._moments[name] += torch.stack([where @ k, where @ (k * k)])
+            sums = self._members[name].view(-1, len(centre))
+            chosen = k[paired.to(k.device)].to(sums.dtype)
+            sums.index_add_(0, member.to(sums.device), chosen)
+        self._counts += wins.sum(1).to(self._counts.device)
+        self._pairs += int(((pair >= 0) & (group == 0)).sum())
 
     def tensors(self) -> list[Tensor]:
-        """The live sums, to be added up in place over the processes after :meth:`restrict`."""
-        return [self._counts, *self._sums.values(), *self._strata.tensors()]
+        """The live sums, in the same order in every process: to be added up in place over them."""
+        return [self._counts, self._pairs, *self._moments.values(), *self._members.values()]
 
-    def restrict(self, names: Iterable[str], strata: Sequence[int] | None) -> None:
-        """Keep these layers and lay out these strata, both in this order.
-
-        With the same ones in every process, :meth:`tensors` have the same order and shapes.
-        """
-        self._sums = {name: self._sums[name] for name in names}
-        self._strata.restrict(self._sums, strata)
-
-    def compute(self, means: Mapping[str, Tensor | np.ndarray]) -> dict[str, AttributionColumns]:
-        """The columns of the layers in ``means``: mean activation over all samples, ``(D,)``."""
-        counts = self._counts.cpu().numpy().reshape(2, 2)
+    def compute(self) -> dict[str, AttributionColumns]:
+        """The columns of every layer."""
+        counts, pairs = self._counts.cpu().numpy(), int(self._pairs)
         return {
-            name: columns(
-                sums.cpu().numpy().reshape(5, 2, 2, -1),
-                counts,
-                np.asarray(means[name], np.float64),
-                self._strata.compute(name),
-            )
-            for name, sums in self._sums.items()
-            if name in means
+            name: columns(moments.cpu().numpy(), counts, self._members[name].cpu().numpy(), pairs)
+            for name, moments in self._moments.items()
         }
 
     def _drop(self, name: str, reason: str) -> None:
         """A layer missed once has no columns anywhere: NaN survives the sum over processes."""
         self.problems.setdefault(name, reason)
-        self._sums[name].fill_(torch.nan)
-
-
-def union(parts: Iterable[Sequence[int] | None]) -> list[int] | None:
-    """The strata of all processes, in order; None where they do not go together."""
-    found: set[int] = set()
-    for part in parts:
-        if part is None:
-            return None
-        found.update(part)
-    mixed = bool(found) and min(found) < 0 <= max(found)  # pools here, classes there
-    return None if mixed else sorted(found)
+        self._moments[name].fill_(torch.nan)
+        self._members[name].fill_(torch.nan)

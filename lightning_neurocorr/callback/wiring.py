@@ -99,13 +99,7 @@ def look_at(
 
     settings = collector.settings
     return Subject(
-        settings.module,
-        settings.layers,
-        list(loaders.values()),
-        arguments,
-        move,
-        collector.reader.scores,
-        settings.autocast,
+        settings.module, settings.layers, list(loaders.values()), arguments, move, collector.rerun
     )
 
 

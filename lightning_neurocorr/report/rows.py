@@ -16,6 +16,7 @@ COLUMNS = (
     "contrast_t", "mean_both", "mean_only_model", "mean_only_baseline", "mean_neither",
     "mean", "std", "active", "mean_over_positions",
     "attribution", "attribution_low", "attribution_high", "attribution_q", "attribution_contrast",
+    "attribution_contrast_low", "attribution_contrast_high", "attribution_contrast_q",
     "ablation", "ablation_control", "ablation_p", "ablation_q",
     "ablation_advantage", "ablation_shared",
     "auroc", "spearman", "p_max_t",
@@ -34,6 +35,7 @@ SMALL_IS_STRONG = {
     "q_model_wrong",
     "q_only_baseline",
     "attribution_q",
+    "attribution_contrast_q",
     "ablation_p",
     "ablation_q",
     "p_max_t",
@@ -136,7 +138,13 @@ class NeuronRow:
         attribution_low: Lower end of its 95 % interval.
         attribution_high: Upper end.
         attribution_q: Benjamini-Hochberg q of attribution = 0 within the layer.
-        attribution_contrast: Attribution minus that on class-matched samples that both get right.
+        attribution_contrast: The neuron's share of its layer where only the model is right, minus
+            that on matched samples that both get right, of the same class and with the same rival.
+            The share is attribution over the layer's sum of |attribution|.
+        attribution_contrast_low: Lower end of its 95 % interval.
+        attribution_contrast_high: Upper end.
+        attribution_contrast_q: Benjamini-Hochberg q, within the layer, of a share that is no larger
+            where only the model is right.
         ablation: What silencing costs in logit[truth] - logit[baseline's answer] on held-out
             advantage samples beyond what it costs on shared ones (difference in differences).
         ablation_control: The same for random neurons of the layer, on average.
@@ -194,6 +202,9 @@ class NeuronRow:
     attribution_high: float
     attribution_q: float
     attribution_contrast: float
+    attribution_contrast_low: float
+    attribution_contrast_high: float
+    attribution_contrast_q: float
     ablation: float
     ablation_control: float
     ablation_p: float

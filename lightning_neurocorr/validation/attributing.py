@@ -1,4 +1,8 @@
-"""Attribution during a pass: which samples of a batch are run again, and why there may be none."""
+"""Attribution of a validation: samples are chosen as they pass and attributed at its end.
+
+Only then is it known what the baseline said on the others: the rival on a sample that both get
+right is the wrong answer to an ``only_model`` sample of the same class.
+"""
 
 from __future__ import annotations
 
@@ -16,10 +20,14 @@ from lightning_neurocorr.attribution import (
     AttributionColumns,
     AttributionSums,
     SampleChoice,
-    union,
+    match_by_class,
 )
+from lightning_neurocorr.rerun import Arguments, Rerun, too_many
+from lightning_neurocorr.rerun.module import NOT_AGAIN
 from lightning_neurocorr.samples import folds, hashed
 from lightning_neurocorr.validation.batches import Batch
+from lightning_neurocorr.validation.processes import gather_objects, gather_rows, running
+from lightning_neurocorr.validation.waiting import Piece, Waiting
 
 
 class Attributing:
@@ -44,11 +52,12 @@ class Attributing:
     ) -> None:
         self.settings = settings
         self.refused = ""
-        self._choose = SampleChoice(settings or Attribution(), total, class_outcomes, processes)
-        self._seen = class_outcomes
-        self._sums: AttributionSums | None = None
-        self._strata: list[int] | None = []
+        self._processes = processes
+        self._choice = SampleChoice(settings or Attribution(), total, class_outcomes, processes)
+        self._waiting: Waiting | None = None
+        self._layers: Mapping[str, Place] = {}
         self._problems: dict[str, str] = {}
+        self._size = 1  # of a call: that of the loader's batches
 
     def refuse(self, reason: str) -> None:
         """Say why there is no attribution in this validation; the first reason stays."""
@@ -58,73 +67,157 @@ class Attributing:
         self,
         batch: Batch,
         groups: Tensor,
-        run: Callable[[Tensor], Callable[[], Tensor]],
+        rerun: Rerun,
         layers: Mapping[str, Place],
-        sizes: Mapping[str, int],
+        arguments: Callable[[Tensor], Arguments],
     ) -> None:
-        """Add a batch; see :meth:`ValidationPass.attribute`. ``sizes`` are neurons by layer."""
+        """Keep what is to be attributed of a batch; see :meth:`ValidationPass.keep`."""
         if self.settings is None or self.refused:
             return
-        sums = self._begun(sizes, groups.device)
-        draw = hashed(batch.keys, seed=1).double() / 2**63
-        target = F.class_ids(batch.target)
-        rows, group = self._choose(target, groups, draw)
-        rival, fold = F.class_ids(batch.baseline), folds(batch.keys)
-        for part in range(0, len(rows), self.settings.samples_per_pass):
-            chunk = slice(part, part + self.settings.samples_per_pass)
-            at = rows[chunk]
-            here = at.to(target.device)
-            sums.update(run(at), layers, target[here], rival[here], group[chunk], fold[at])
-
-    def _begun(self, sizes: Mapping[str, int], device: torch.device) -> AttributionSums:
-        if self._sums is None:
-            self._sums = AttributionSums(dict(sizes), self.settings, device, self._seen)
-        return self._sums
+        if self._waiting is None:
+            budget = self.settings.input_bytes // self._processes
+            self._waiting, self._layers = Waiting(self._choice, budget, rerun), layers
+        self._size = max(self._size, len(batch.prediction))
+        draw = hashed(batch.keys, seed=1)
+        target, answer = F.class_ids(batch.target).cpu(), F.class_ids(batch.baseline).cpu()
+        rows, group, score = self._choice(target, groups, draw.double() / 2**63)
+        if not len(rows):
+            return
+        told = (draw.cpu()[rows], target[rows], group, answer[rows], folds(batch.keys)[rows])
+        judged = batch.prediction[rows.to(batch.prediction.device)].clone()
+        integers = torch.stack([part.long().cpu() for part in told], 1)
+        self._waiting.add(Piece(arguments(rows), judged, integers, score))
 
     # --- the end of a pass; every process must come here ----------------------------------------
 
     def state(self) -> dict[str, Any]:
         """What other processes must know."""
-        return {
-            "unattributed": self.refused,
-            "attribution_problems": self._sums.problems if self._sums else {},
-            "strata": self._sums.strata if self._sums else [],
-        }
+        if self._waiting is not None:
+            self.refuse(self._waiting.rerun.judge())
+        return {"unattributed": self.refused, "scale": self._choice.scale}
 
     def heed(self, other: Mapping[str, Any]) -> None:
         """What went wrong in another process counts here too."""
-        self._problems |= other["attribution_problems"]
-        self._strata = union([self._strata, other["strata"]])
         self.refuse(other["unattributed"])
+        self._choice.scale = [*map(min, self._choice.scale, other["scale"])]
 
+    @torch.inference_mode(False)
+    @torch.no_grad()
     def compute(
-        self, means: Mapping[str, np.ndarray], device: torch.device
+        self, centres: Mapping[str, np.ndarray], device: torch.device
     ) -> dict[str, AttributionColumns]:
-        """Columns by layer from the sums of all processes; ``means`` are those of activations."""
-        if self.settings is None:
+        """Columns by layer from the samples of all processes.
+
+        Args:
+            centres: What activations are compared with, ``(D,)`` by layer: their means.
+            device: Where sums of all processes can be added up.
+        """
+        settings, waiting, layers = self.settings, self._waiting, self._layers
+        self._waiting, self._layers = None, {}  # they hold on to inputs and the model
+        if settings is None:
             return {}
+        if self.refused:  # samples of some processes only would be a biased choice
+            return AttributionSums(centres, 0, settings).compute()
+        sums = AttributionSums(centres, self._paired(waiting, device), settings, device)
+        why = "" if waiting is None else self._attribute(sums, waiting, layers, settings)
+        for other in gather_objects({"why": why, "problems": sums.problems}):
+            self.refuse(other["why"])
+            self._problems |= other["problems"]
         if self.refused:
-            self._sums = None  # samples of some processes only would be a biased choice
-        sums = self._begun({name: len(mean) for name, mean in means.items()}, device)
-        sums.restrict(means, self._strata)
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            return AttributionSums(centres, 0, settings).compute()
+        if running():
             for tensor in sums.tensors():
                 torch.distributed.all_reduce(tensor)
-        return sums.compute(means)
+        return sums.compute()
+
+    def _paired(self, waiting: Waiting | None, device: torch.device) -> int:
+        """Give every sample its rival and its pair, over all processes; how many pairs there are.
+
+        Pairs are numbered in the order of their hashes. Samples of ``both`` without a partner are
+        dropped.
+        """
+        if waiting is not None:
+            waiting.thin()
+        mine = torch.zeros(0, 6, dtype=torch.long)
+        if waiting is not None:  # the bits of positive floats are in the order of these
+            scores = waiting.scores().view(torch.int64)
+            mine = torch.cat([waiting.integers(), scores[:, None]], 1)
+        everyone, at = gather_rows(mine, device)
+        order = everyone[:, 0].argsort(stable=True)
+        _, target, group, answer, _, score = everyone[order].T
+        wanted = _lowest(score, group, self._choice.wanted)
+        outcome = torch.where(group == 0, F.ONLY_MODEL, F.BOTH).where(wanted, F.NEITHER)
+        partner = match_by_class(target, outcome)
+        wins = (outcome == F.ONLY_MODEL).nonzero().flatten()
+        wins, shared = wins[partner >= 0], partner[partner >= 0]
+        rival = torch.where(group == 0, answer, -1)
+        rival[shared] = answer[wins]
+        pair = torch.full_like(rival, -1)
+        pair[wins] = pair[shared] = torch.arange(len(wins))
+        needed = ((group == 0) & wanted) | (pair >= 0)
+        found = torch.empty(len(order), 3, dtype=torch.long)
+        found[order] = torch.stack([rival, pair, needed.long()], 1)
+        found = found[at : at + len(mine)]
+        if waiting is not None:
+            waiting.select(found[:, 2] > 0, found[:, :2])
+        return len(wins)
+
+    def _attribute(
+        self,
+        sums: AttributionSums,
+        waiting: Waiting,
+        layers: Mapping[str, Place],
+        settings: Attribution,
+    ) -> str:
+        """Run the samples of this process again; why that cannot be done, or empty."""
+        rerun, differs = waiting.rerun, []
+        try:
+            with rerun.undisturbed():
+                for piece in waiting.calls(min(self._size, settings.samples_per_pass)):
+                    checked = _Checked(rerun, piece)
+                    _, target, group, _, fold, rival, pair = piece.integers.T
+                    here = piece.prediction.device
+                    sums.update(checked, layers, target.to(here), rival.to(here), group, fold, pair)
+                    differs.append(checked.differs)
+        except Exception as error:  # noqa: BLE001 -- other processes wait for the sums
+            text = str(error).strip().split("\n")[0][:300]
+            return f"running samples again failed with {type(error).__name__}: {text}"
+        if differs and too_many(torch.cat(differs)):
+            return NOT_AGAIN
+        return ""
 
     def notes(self, layers: Iterable[str]) -> list[str]:
         """What a reader of the report must know."""
+        if self.settings is None:
+            return []
         if self.refused:
-            return [f"No attribution: {self.refused}."]
+            return [f"No attribution: {self.refused.rstrip('.')}."]
         known = set(layers)
-        found = [
+        return [
             f"No attribution for layer {name}: {why}."
             for name, why in self._problems.items()
             if name in known
         ]
-        if self._sums is not None and self._sums.strata is None:
-            found.append(
-                "No attribution contrast: sums for so many classes do not fit. From the next "
-                "validation on classes are pooled; or raise `class_bytes` of Attribution."
-            )
-        return found
+
+
+def _lowest(score: Tensor, group: Tensor, wanted: tuple[int, int]) -> Tensor:
+    """Which samples are among those ``wanted`` with the lowest score in their group, ``(n,)``."""
+    found = torch.zeros(len(score), dtype=torch.bool)
+    for label, count in enumerate(wanted):
+        rows = (group == label).nonzero().flatten()
+        found[rows[score[rows].argsort(stable=True)[:count]]] = True
+    return found
+
+
+class _Checked:
+    """Runs some samples, and compares their first answer with what was judged."""
+
+    def __init__(self, rerun: Rerun, piece: Piece) -> None:
+        self._rerun, self._piece = rerun, piece
+        self.differs = torch.zeros(0, dtype=torch.bool)
+
+    def __call__(self) -> Tensor:
+        logits = self._rerun.logits(self._piece.arguments)
+        if not len(self.differs):  # along a path the activations are others
+            self.differs = self._rerun.differs(logits, self._piece.prediction)
+        return logits

@@ -5,6 +5,8 @@ Shapes: ``N`` samples of a batch, ``C`` classes.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+
 import torch
 from torch import Tensor
 
@@ -90,3 +92,13 @@ def _alike(seen: Tensor, other: int, count: int) -> Tensor:
     found = torch.zeros(len(seen), dtype=torch.long)
     found[order] = (share * count).long().clamp(max=count - 1)
     return found
+
+
+def union(parts: Iterable[Sequence[int] | None]) -> list[int] | None:
+    """The classes of all processes, in order; None where one of them had too many."""
+    found: set[int] = set()
+    for part in parts:
+        if part is None:
+            return None
+        found.update(part)
+    return sorted(found)

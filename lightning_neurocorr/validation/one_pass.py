@@ -10,11 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torchmetrics.utilities.distributed import gather_all_tensors
 
 from lightning_neurocorr import functional as F
 from lightning_neurocorr.activations import Place
-from lightning_neurocorr.attribution import Attribution, AttributionColumns, union
+from lightning_neurocorr.attribution import Attribution, AttributionColumns
 from lightning_neurocorr.columns import (
     attribution_columns,
     by_layer,
@@ -24,12 +23,14 @@ from lightning_neurocorr.exemplars import Ranking
 from lightning_neurocorr.functional import Moments
 from lightning_neurocorr.metric import BYTES_PER_CLASS
 from lightning_neurocorr.report import NeuronReport, Outcomes
+from lightning_neurocorr.rerun import Arguments, Rerun
 from lightning_neurocorr.scores import ScoreKind, check_kinds
 from lightning_neurocorr.stratified import CellMoments
 from lightning_neurocorr.validation.attributing import Attributing
 from lightning_neurocorr.validation.batches import Batch, SampleTable
-from lightning_neurocorr.validation.classes import ClassRows, pools
+from lightning_neurocorr.validation.classes import ClassRows, pools, union
 from lightning_neurocorr.validation.position_means import PositionMeans
+from lightning_neurocorr.validation.processes import gather_objects, gather_rows
 from lightning_neurocorr.validation.remarks import (
     Control,
     alarms,
@@ -221,23 +222,24 @@ class ValidationPass:
         """Say why there is no attribution in this validation."""
         self._attributing.refuse(reason)
 
-    def attribute(
+    def keep(
         self,
         batch: Batch,
         groups: Tensor,
-        run: Callable[[Tensor], Callable[[], Tensor]],
+        rerun: Rerun,
         layers: Mapping[str, Place],
+        arguments: Callable[[Tensor], Arguments],
     ) -> None:
-        """Attribute the samples of a batch that tell model and baseline apart, up to the cap.
+        """Keep the samples of a batch that are attributed when the pass has ended, up to a cap.
 
         Args:
             batch: Kept samples, as added before.
             groups: Their outcome groups.
-            run: From rows of the batch to a closure that runs the model on them.
+            rerun: Runs the model again.
             layers: Watched layers by name.
+            arguments: From rows of the batch to the model's arguments.
         """
-        watched = {name: layers[name] for name in self.sizes if name not in self.problems}
-        self._attributing.add(batch, groups, run, watched, self.sizes)
+        self._attributing.add(batch, groups, rerun, layers, arguments)
 
     def _remember(
         self, batch: Batch, which: Tensor, groups: Tensor | None, advantage: Tensor
@@ -264,9 +266,7 @@ class ValidationPass:
         """The samples of all processes, on the CPU."""
         empty = torch.zeros(7, 0, dtype=torch.long, device=device)
         table = torch.cat([empty, *(part.to(device) for part in self._samples)], 1)
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            table = torch.cat(gather_all_tensors(table), 1)
-        return SampleTable(*table.cpu())
+        return SampleTable(*gather_rows(table.T, device)[0].T)
 
     def agree(self, device: torch.device) -> None:
         """Bring all processes to the same layers: one that saw no sample still has to merge."""
@@ -287,7 +287,7 @@ class ValidationPass:
             "provenance": self.provenance,
             **self._attributing.state(),
         }
-        everyone: list[Any] = _gather(mine)
+        everyone = gather_objects(mine)
         check_kinds([other["scores"] for other in everyone])
         told = next((m for m in everyone if m["classifies"] is not None), mine)
         self.classifies, self.num_classes = told["classifies"], told["num_classes"]
@@ -464,11 +464,3 @@ def _agreed(everyone: Sequence[Mapping[str, str]]) -> tuple[dict[str, str], str]
                     "`output`, `target` or `num_classes`."
                 )
     return provenance, disagreement
-
-
-def _gather(mine: Any) -> list[Any]:
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return [mine]
-    everyone: list[Any] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(everyone, mine)
-    return everyone

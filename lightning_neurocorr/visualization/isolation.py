@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from lightning_neurocorr.activations import Place, carrier, eager, listen
+from lightning_neurocorr.isolation import without_checkpointing
 from lightning_neurocorr.randomness import preserved_randomness
 from lightning_neurocorr.swapping import call_with, evaluation_mode, own_tensors
-from lightning_neurocorr.visualization.checkpointing import without_checkpointing
 from lightning_neurocorr.visualization.shortcuts import (
     Shortcuts,
     Surprised,

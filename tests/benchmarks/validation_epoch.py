@@ -33,7 +33,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_neurocorr import Attribution, BatchBaseline, NeuronAdvantage, Placebo
 from lightning_neurocorr.activations import recording
-from lightning_neurocorr.attribution import SampleChoice
+from lightning_neurocorr.attribution import SampleChoice, match_by_class
 from lightning_neurocorr.functional import BOTH, ONLY_MODEL
 from lightning_neurocorr.samples import hashed
 from tests.benchmarks.timing import machine, table, turns
@@ -97,7 +97,13 @@ def as_in_a_large_set(loader: DataLoader[Any]) -> tuple[Attribution, int]:
     draw = hashed(torch.arange(len(target)), seed=1).double() / 2**63
 
     def taken(settings: Attribution) -> int:
-        return len(SampleChoice(settings, len(target), seen)(target, outcome, draw)[0])
+        """Those that are chosen, of ``both`` as many as find a partner."""
+        choice = SampleChoice(settings, len(target), seen)
+        rows, group, _ = choice(target, outcome, draw)
+        wins = rows[group == 0][: choice.wanted[0]]
+        chosen = torch.full_like(outcome, -1)
+        chosen[wins], chosen[rows[group == 1]] = ONLY_MODEL, BOTH
+        return len(wins) + int((match_by_class(target, chosen) >= 0).sum())
 
     wanted = round(Attribution().max_share * len(target))
     choices = [Attribution(max_samples=n) for n in range(1, wanted + 1)]

@@ -1,4 +1,4 @@
-"""Activation checkpointing, switched off while pictures are made."""
+"""Activation checkpointing, switched off while we run a module ourselves."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class _Direct:
 def without_checkpointing() -> Iterator[None]:
     """Inside, ``torch.utils.checkpoint`` runs its functions directly, of both kinds.
 
-    The reentrant kind has no gradient with respect to an image alone, and the other cannot repeat
+    The reentrant kind has no gradient with respect to one tensor alone, and the other cannot repeat
     a forward that was stopped, or that ran on other weights than the module's own.
     """
     module = torch.utils.checkpoint

@@ -1,0 +1,157 @@
+"""Samples that wait for the end of a validation to be attributed, within a budget of bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from lightning_neurocorr.attribution import SampleChoice
+from lightning_neurocorr.rerun import Arguments, Rerun, alike, join, share_whole, take
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Some samples: what the module gets, what was judged, and integers of each.
+
+    Attributes:
+        arguments: Of the module, ``n`` samples.
+        prediction: The judged prediction, ``(n, ...)``.
+        integers: Hash of the position, class, group (0 ``only_model``, 1 ``both``), the baseline's
+            answer, fold; later also rival and number of the pair: ``(n, 5)`` or ``(n, 7)``.
+        score: See :class:`~lightning_neurocorr.attribution.SampleChoice`, ``(n,)``.
+    """
+
+    arguments: Arguments
+    prediction: Tensor
+    integers: Tensor
+    score: Tensor
+
+    def __len__(self) -> int:
+        return len(self.score)
+
+
+class Waiting:
+    """The samples of this process, thinned out where they come to more than the budget.
+
+    Args:
+        choice: Chose them.
+        budget: Bytes of their inputs and predictions in this process.
+        rerun: Runs the module on them.
+    """
+
+    def __init__(self, choice: SampleChoice, budget: int, rerun: Rerun) -> None:
+        self.rerun = rerun
+        self._choice, self._budget = choice, budget
+        self.pieces: list[Piece] = []
+        self._count, self._used = [0, 0], [0.0, 0.0]  # samples and bytes of each group
+
+    def add(self, piece: Piece) -> None:
+        """Add samples."""
+        if not len(piece):
+            return
+        before = self.pieces[-1] if self.pieces else None
+        if before is not None:  # prototypes are kept once
+            layout = self.rerun.layout or ()
+            shared = share_whole(piece.arguments, before.arguments, layout)
+            piece = replace(piece, arguments=shared)
+        self._weigh(piece, before)
+        self.pieces.append(piece)
+        for group in (0, 1):
+            while self._full(group):
+                self._choice.lower(group)
+                self.thin()
+
+    def thin(self) -> None:
+        """Drop the samples that the choice would not have taken at its present rates."""
+        scale = torch.tensor(self._choice.scale, dtype=torch.float64)
+        kept = [self._some(p, p.score < scale[p.integers[:, 2]]) for p in self.pieces]
+        self.pieces = [piece for piece in kept if len(piece)]
+        self._count, self._used = [0, 0], [0.0, 0.0]
+        for before, piece in zip((None, *self.pieces), self.pieces, strict=False):
+            self._weigh(piece, before)
+
+    def select(self, wanted: Tensor, more: Tensor) -> None:
+        """Keep the ``wanted`` ones of all samples, ``(n,)``, and give each ``more`` integers."""
+        sizes = [len(piece) for piece in self.pieces]
+        parts = zip(self.pieces, wanted.split(sizes), more.split(sizes), strict=True)
+        found = []
+        for piece, mine, integers in parts:
+            full = replace(piece, integers=torch.cat([piece.integers, integers], 1))
+            found.append(self._some(full, mine))
+        self.pieces = [piece for piece in found if len(piece)]
+
+    def integers(self) -> Tensor:
+        """Those of all samples, ``(n, 5)``."""
+        empty = torch.zeros(0, 5, dtype=torch.long)
+        return torch.cat([empty, *(piece.integers for piece in self.pieces)])
+
+    def scores(self) -> Tensor:
+        """Those of all samples, ``(n,)``."""
+        empty = torch.zeros(0, dtype=torch.float64)
+        return torch.cat([empty, *(piece.score for piece in self.pieces)])
+
+    def calls(self, size: int) -> Iterator[Piece]:
+        """All samples, in as few calls of at most ``size`` as their shapes allow."""
+        layout = self.rerun.layout or ()
+        waiting: list[Piece] = []
+        for piece in self.pieces:
+            if waiting and not alike(waiting[-1].arguments, piece.arguments, layout):
+                yield from self._full_calls(waiting, size, rest=True)
+            waiting.append(piece)
+            yield from self._full_calls(waiting, size, rest=False)
+        yield from self._full_calls(waiting, size, rest=True)
+
+    def _full_calls(self, waiting: list[Piece], size: int, *, rest: bool) -> Iterator[Piece]:
+        """Calls of ``size`` samples from the front of ``waiting``; of all samples with ``rest``."""
+        count = sum(map(len, waiting))
+        if not count or (count < size and not rest):
+            return
+        whole = self._joined(waiting)
+        waiting.clear()
+        parts = torch.arange(count).split(size)
+        for rows in parts:
+            if len(rows) < size and not rest:
+                waiting.append(self._some(whole, rows))
+            else:
+                yield self._some(whole, rows)
+
+    def _joined(self, pieces: list[Piece]) -> Piece:
+        if len(pieces) == 1:
+            return pieces[0]
+        return Piece(
+            join([piece.arguments for piece in pieces], self.rerun.layout or ()),
+            torch.cat([piece.prediction for piece in pieces]),
+            torch.cat([piece.integers for piece in pieces]),
+            torch.cat([piece.score for piece in pieces]),
+        )
+
+    def _some(self, piece: Piece, rows: Tensor) -> Piece:
+        """Some samples of a piece, by a mask or by indices."""
+        if rows.dtype == torch.bool:
+            rows = rows.nonzero().flatten()
+        if len(rows) == len(piece):
+            return piece
+        return Piece(
+            take(piece.arguments, self.rerun.layout or (), rows),
+            piece.prediction[rows.to(piece.prediction.device)],
+            piece.integers[rows],
+            piece.score[rows],
+        )
+
+    def _full(self, group: int) -> bool:
+        """Whether a group has outgrown its room, or its half of the budget."""
+        count, used = self._count[group], self._used[group]
+        return count > self._choice.room[group] or (used > self._budget / 2 and count > 1)
+
+    def _weigh(self, piece: Piece, before: Piece | None) -> None:
+        """Add a piece to what each group has."""
+        known = None if before is None else before.arguments
+        judged = piece.prediction.numel() * piece.prediction.element_size()
+        size = (judged + self.rerun.size_of(piece.arguments, known)) / len(piece)
+        shared = int(piece.integers[:, 2].sum())
+        for group, mine in enumerate((len(piece) - shared, shared)):
+            self._count[group] += mine
+            self._used[group] += mine * size
