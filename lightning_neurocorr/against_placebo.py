@@ -127,7 +127,7 @@ class AgainstPlacebo:
         draws, left = Draws(dealt, self._passes), samples.position.argsort()
         left = left[self.process :: self.processes]
         with subject.quiet(), Collector(subject.module, self._collected(draws)) as collector:
-            collector.result = draws
+            collector.result, collector.rerun = draws, subject.rerun.anew()
             for which, batch in fetch(subject.loaders, samples.position[left].tolist(), _BATCH):
                 moved = subject.move(batch, which)
                 size = self._add(collector, draws, moved, subject.loaders[which].loader, left)
@@ -152,14 +152,10 @@ class AgainstPlacebo:
         return PlaceboCounts(neurons, {name: tuple(n) for name, n in called.items()}, seeds)
 
     def _begun(self) -> ValidationPass:
-        """A pass that knows what the real one knew, with its part of the inputs that wait."""
-        attribution = self.options.attribution
-        if attribution is not None:
-            room = max(1, attribution.input_bytes // len(self.settings.seeds))
-            attribution = replace(attribution, input_bytes=room)
+        """A pass that knows what the real one knew."""
         return ValidationPass(
             num_classes=self.options.num_classes,
-            attribution=attribution,
+            attribution=self.options.attribution,
             class_outcomes=self.class_outcomes,
             total=len(self.samples.position),
             processes=self.processes,
@@ -172,7 +168,7 @@ class AgainstPlacebo:
             self.options, baseline=lambda _: answer[draws.rows], predictions=None, placebo=None
         )
         subject = self.subject
-        return Settings(options, subject.layers, subject.module, autocast=subject.rerun.autocast)
+        return Settings(options, subject.layers, subject.module)
 
     def _add(
         self, collector: Collector, draws: Draws, batch: Any, loader: Any, left: Tensor

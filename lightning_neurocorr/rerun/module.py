@@ -66,6 +66,10 @@ class Rerun:
         self._differ: Tensor | None = None
         self._heard = 0
 
+    def anew(self) -> Rerun:
+        """One for the same module that has heard nothing yet."""
+        return Rerun(self.module, self._find, self.autocast, self._around)
+
     def hear(self, output: Any, prediction: Tensor) -> None:
         """A batch as it was validated: learn from the first, compare with every other.
 
