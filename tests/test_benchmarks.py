@@ -133,7 +133,9 @@ def test_replication_counts_both_ways_and_only_tested_neurons():
         called={"used": [np.array([1, 1, 0, 0], bool), np.array([1, 0, 0, 1], bool)]},
         tested={"used": [4, 3]},
     )
-    assert tally.replicated("used") == (2, 4)
+    assert tally.replicated("used", tally.called) == (2, 4)
+    there = {"used": [np.array([1, 1, 1, 1], bool), np.array([1, 1, 0, 0], bool)]}
+    assert tally.replicated("used", there) == (4, 4)
     assert tally.shares("used") == [0.5, 2 / 3]
 
 
