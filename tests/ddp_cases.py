@@ -210,6 +210,43 @@ def late_snapshot() -> dict[str, Any]:
     return run(17, fit=True, trainer={"max_epochs": 3}, baseline=SnapshotBaseline(epoch=1))
 
 
+class Averaged(Net):
+    """Validates other weights than it trains, and stops where nothing said that it would."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net[1].momentum = 0.0  # each process trains on other samples
+        torch.manual_seed(9)
+        self.other = [torch.randn_like(p) for p in self.net.parameters()]
+
+    def on_validation_epoch_start(self) -> None:
+        self.swap()
+
+    def on_validation_epoch_end(self) -> None:
+        self.swap()
+
+    def on_train_epoch_end(self) -> None:
+        self.trainer.should_stop = True
+
+    def swap(self) -> None:
+        for mine, other in zip(self.net.parameters(), self.other, strict=True):
+            kept = mine.data.clone()
+            mine.data.copy_(other)
+            other.copy_(kept)
+
+
+@case
+def held_and_averaged() -> dict[str, Any]:
+    return run(
+        203,
+        fit=True,
+        module=Averaged,
+        every_n_validations=10,
+        trainer={"max_epochs": 5},
+        ablation=Ablation(random_sets=3, sizes=(1,), singles=2),
+    )
+
+
 class Sharded(Net):
     """Built when Lightning asks for it, each layer spread over the processes."""
 

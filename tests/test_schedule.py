@@ -176,6 +176,11 @@ def test_a_last_report_that_comes_late_is_that_of_any_other_and_is_logged(tmp_pa
         torch.testing.assert_close(
             torch.tensor(ours.column(name)), torch.tensor(theirs.column(name)), equal_nan=True
         )
+    for tag in ("accuracy/model", "strongest_r/model.detector"):
+        monitored = [
+            float(trainer.callback_metrics[f"{name}/{tag}"]) for name in ("late", "prompt")
+        ]
+        assert monitored[0] == monitored[1]
     logger.save()
     text = next(tmp_path.rglob("metrics.csv")).read_text()
     assert "late/accuracy/model" in text

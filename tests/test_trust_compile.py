@@ -78,7 +78,7 @@ def test_hooks_fire_on_every_batch(form: Any, every: int) -> None:
     report = callback.report
     assert report.n == len(data)
     assert report.layers == ("net.0", "net.4", "net.7")
-    assert not report.notes
+    assert not any("left out" in note for note in report.notes)
     assert len(callback.history) == (3 if every == 1 else 2)
     assert seen.count("force_eager") == 4 * len(callback.history) + 2  # and two of the rehearsal
     assert stance() == "default"
@@ -169,7 +169,8 @@ def test_inductor_trains_the_same_and_calls_our_hooks(form: str) -> None:
     assert all(map(torch.equal, *results))
     assert [entry.epoch for entry in callback.history] == [1, 2]
     report = callback.report
-    assert (report.layers, report.notes) == (("net.0", "net.2"), ())
+    assert report.layers == ("net.0", "net.2")
+    assert not any("left out" in note for note in report.notes)
     with torch.no_grad():
         hidden = plain(trainer.lightning_module)(x)
     gain = (hidden.argmax(1) == y).float() - (data.tensors[2] == y).float()

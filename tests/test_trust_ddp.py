@@ -29,7 +29,7 @@ OF_THEIR_OWN = (
     "fitted", "late_snapshot", "breaks_in_one_process", "unsharded_stream", "labels_out_of_range",
     "layer_missing_in_one_batch", "layer_missing_in_other_ranks", "widths_that_differ",
     "unattributed_in_one_process", "placebo_fails_in_one_process", "sharded_evidence",
-    "sharded_and_fitted",
+    "sharded_and_fitted", "held_and_averaged",
 )  # fmt: skip
 SAME = [name for name in ddp_cases.CASES if name not in OF_THEIR_OWN]
 HALVES = ("r_replicated",)
@@ -97,6 +97,20 @@ def test_all_processes_can_monitor_the_same_numbers(
     for results in ranks:
         assert results[name]["monitored"] == pytest.approx(expected, abs=1e-6, nan_ok=True)
         assert not results[name]["advised"], "Lightning's advice to reduce what is the same"
+
+
+def test_a_last_report_made_late_on_the_validated_weights(ranks: list[Results]) -> None:
+    alone = ddp_cases.run_all(["held_and_averaged"])["held_and_averaged"]
+    for rank, results in enumerate(ranks):
+        found = results["held_and_averaged"]
+        assert (found["outcomes"], found["epochs"]) == (alone["outcomes"], 1)
+        assert found["monitored"] == pytest.approx(alone["monitored"], abs=1e-6, nan_ok=True)
+        for column in ("r", "r_within_class", "attribution", *(["ablation"] if not rank else [])):
+            expected = alone["columns"][column]
+            assert expected.isfinite().any(), column
+            torch.testing.assert_close(
+                found["columns"][column], expected, rtol=1e-5, atol=1e-5, equal_nan=True, msg=column
+            )
 
 
 def test_exemplars_are_the_same_samples(ranks: list[Results], alone: Results) -> None:

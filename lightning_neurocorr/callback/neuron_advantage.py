@@ -454,10 +454,13 @@ class NeuronAdvantage(Callback):
         with self._faults.forgiven("report the last validation"):
             self._finish(trainer)
         self._close()
-        if self._faults.broken or not trainer.is_global_zero or self.report is None:
+        if self._faults.broken or self.report is None:
             return
         with self._faults.forgiven("write to the logger"):
             wiring.log_afterwards(trainer, self.name, self._scalars, self.report.step)
+        if not trainer.is_global_zero:
+            return
+        with self._faults.forgiven("write to the logger"):
             log_report(self.report, self.history, trainer.loggers, self.top_k)
 
     def _show(self, trainer: Trainer) -> None:

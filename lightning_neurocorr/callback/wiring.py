@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import nn
 
 from lightning_neurocorr import baselines as B
@@ -180,9 +181,11 @@ def log_scalars(pl_module: LightningModule, name: str, numbers: Mapping[str, flo
 
 
 def log_afterwards(trainer: Trainer, name: str, numbers: Mapping[str, float], step: int) -> None:
-    """To the loggers alone: once training has ended no module logs."""
+    """Past the module: once training has ended it logs no more."""
+    named = {f"{name}/{tag}": value for tag, value in numbers.items()}
+    trainer.callback_metrics.update({tag: torch.tensor(value) for tag, value in named.items()})
     for logger in trainer.loggers:
-        logger.log_metrics({f"{name}/{tag}": value for tag, value in numbers.items()}, step)
+        logger.log_metrics(named, step)
 
 
 def is_fitting(trainer: Trainer) -> bool:
