@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lightning_neurocorr import functional as F
 from lightning_neurocorr import verdict
-from lightning_neurocorr.activations import TOKEN_MASK
+from lightning_neurocorr.activations import TOKEN_MASK, SitesFound, layer_of
 from lightning_neurocorr.baselines import read_field
 from lightning_neurocorr.collector import Collector, Settings
 from lightning_neurocorr.inspection import Subject
@@ -168,7 +168,8 @@ class AgainstPlacebo:
             self.options, baseline=lambda _: answer[draws.rows], predictions=None, placebo=None
         )
         subject = self.subject
-        return Settings(options, subject.layers, subject.module)
+        layers = {name: layer_of(place) for name, place in subject.layers.items()}
+        return Settings(options, layers, subject.module, SitesFound(subject.layers, {}))
 
     def _add(
         self, collector: Collector, draws: Draws, batch: Any, loader: Any, left: Tensor

@@ -16,11 +16,11 @@ from typing_extensions import Self
 from lightning_neurocorr import baselines as B
 from lightning_neurocorr.activations import (
     TOKEN_MASK,
-    ActivationRecorder,
     Call,
     OutputRecorder,
     PaddedEnds,
-    Place,
+    SiteRecorder,
+    SitesFound,
     TokenMasks,
     aside,
     eager,
@@ -51,6 +51,7 @@ class Settings:
         options: What the user asked for.
         layers: Watched layers by name.
         module: The module whose output is the prediction.
+        found: Where an earlier validation found that layers are read; else it looks again.
         reader: Has read batches of the same run before.
         exemplars: How many samples to keep per neuron; 0 is none.
         class_outcomes: Samples per class and outcome group of the last validation, ``(C, 4)``.
@@ -62,8 +63,9 @@ class Settings:
     """
 
     options: Options
-    layers: Mapping[str, Place]
+    layers: Mapping[str, nn.Module]
     module: nn.Module
+    found: SitesFound | None = None
     reader: Reader | None = None
     exemplars: int = 0
     class_outcomes: Tensor | None = None
@@ -90,8 +92,15 @@ class Collector:
         self.tokens, self.tokens_again = TokenMasks(model), TokenMasks(settings.module)
         self.padded = PaddedEnds()
         self.output = OutputRecorder(settings.module)
-        self.recorder = ActivationRecorder(
-            settings.layers, options.pooling, strict=settings.strict, within=self.output
+        self.recorder = SiteRecorder(
+            model,
+            settings.layers,
+            options.pooling,
+            at=options.at,
+            unit_axis=options.unit_axis,
+            found=settings.found,
+            strict=settings.strict,
+            within=self.output,
         )
         self.reader = settings.reader or make_reader(options)
         self.one_hot = OneHotCheck()
@@ -118,8 +127,6 @@ class Collector:
             stack.enter_context(self.recorder)
             stack.enter_context(self.output)
             self._stack = stack.pop_all()
-        for name, reason in self.recorder.refused.items():
-            self.result.problems[name] = reason
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -135,7 +142,8 @@ class Collector:
         for name, reason in self.recorder.doubts().items():
             self.result.problems.setdefault(name, reason)
         self.one_hot.finish()
-        self.result.remarks += [*self.reader.remarks, *self._about_tokens()]
+        seen = () if self.recorder.found is None else self.recorder.found.notes
+        self.result.remarks += [*self.reader.remarks, *seen, *self._about_tokens()]
 
     def _about_tokens(self) -> list[str]:
         """What to know of the padding of sequences."""
@@ -164,6 +172,7 @@ class Collector:
         field = self.settings.options.token_mask
         if field is not None:
             self.tokens.clear(read_token_mask(B.read_field(batch, field, "token_mask")))
+        self.recorder.begin(batch)
 
     def clear(self) -> None:
         """Forget forwards that were not followed by :meth:`update`."""
@@ -184,6 +193,7 @@ class Collector:
             What was read.
         """
         settings, device = self.settings, _device(self.model)
+        self.recorder.pause()
         with torch.inference_mode(False), torch.no_grad(), settings.randomness(device):
             read = self.reader.read(outputs, batch, self.output.calls, lambda: self._answer(batch))
             prediction, target = self.answers.judged(read.prediction, read.target)
@@ -195,6 +205,8 @@ class Collector:
             numbers, keep = loader.advance_over(batch, n, identified=names is not None)
             self._check_masks(n, call)
             activations, problems = self.recorder.take(n, call)
+            if self.recorder.found is not None:
+                self.result.read_at = self.recorder.found.names
             baseline = self._ask_baseline(batch, prediction, loader, numbers)
             self._check_classes(target, prediction, baseline)
             keys = numbers if names is None else number_ids(names)
@@ -318,7 +330,7 @@ class Collector:
         def arguments(rows: Tensor) -> Arguments:
             return self.rerun.rows((args, kwargs), rows if kept is None else kept[rows])
 
-        self.result.keep(batch.kept(), groups, self.rerun, self.settings.layers, arguments)
+        self.result.keep(batch.kept(), groups, self.rerun, self.recorder.places, arguments)
 
 
 def with_token_mask(arguments: Arguments, batch: Any, field: B.Field | None) -> Arguments:

@@ -13,7 +13,14 @@ from torch import Tensor, nn
 from lightning_neurocorr import baselines as B
 from lightning_neurocorr import functional as F
 from lightning_neurocorr.ablation import Ablation
-from lightning_neurocorr.activations import Layers, Pooling, choose_layers, output_module
+from lightning_neurocorr.activations import (
+    At,
+    Layers,
+    Pooling,
+    UnitAxis,
+    choose_layers,
+    output_module,
+)
 from lightning_neurocorr.against_placebo import check_fetchable
 from lightning_neurocorr.attribution import Attribution
 from lightning_neurocorr.baselines.batch import read_inputs
@@ -53,6 +60,8 @@ def compare(
     output: str = "",
     scores: Scores = None,
     pooling: Pooling = "mean",
+    at: At = "activation",
+    unit_axis: UnitAxis = None,
     top_k: int = 16,
     attribution: bool | Attribution = True,
     ablation: Ablation | None = None,
@@ -90,6 +99,11 @@ def compare(
             ``"logits"`` or ``"probabilities"``, or one for each of ``"model"`` and ``"baseline"``.
         pooling: ``"mean"`` or ``"max"`` over positions, ``"cls"`` or ``"last"`` for the first or
             last token, or a callable from a layer's output to ``(N, D)``. Padding does not count.
+        at: Where a neuron is read: ``"activation"``, behind the normalisation and the activation
+            function that the model applies to it; ``"raw"``, what the layer itself returns; or a
+            dict of these by layer name.
+        unit_axis: Which axis of what a layer returns are its units, where that cannot be known: a
+            number for all layers, or a dict by layer name.
         top_k: How many neurons get pictures.
         attribution: The *used* column: True, False or its settings.
         ablation: The *needed* column: its settings, or None.
@@ -193,6 +207,7 @@ def _one_pass(model: nn.Module, subject: Subject, collector: Collector) -> Valid
             args, kwargs = _arguments(moved, options.inputs)
             collector.begin(moved)
             read = collector.update(model(*args, **kwargs), moved, positions, ids)
+            subject.layers = collector.recorder.places
             subject.remember(moved, read, collector.result)
         collector.finish()
     return collector.result

@@ -12,7 +12,14 @@ from typing_extensions import Self
 from lightning_neurocorr import baselines as B
 from lightning_neurocorr import functional as F
 from lightning_neurocorr.ablation import Ablation
-from lightning_neurocorr.activations import Layers, Pooling, check_pooling
+from lightning_neurocorr.activations import (
+    At,
+    Layers,
+    Pooling,
+    UnitAxis,
+    check_pooling,
+    check_reading,
+)
 from lightning_neurocorr.attribution import Attribution
 from lightning_neurocorr.placebo import Placebo
 from lightning_neurocorr.predictions import Predictions
@@ -43,6 +50,8 @@ class Options:
     output: str = ""
     scores: Scores = None
     pooling: Pooling = "mean"
+    at: At = "activation"
+    unit_axis: UnitAxis = None
     top_k: int = 16
     every_n_validations: int = 1
     attribution: Attribution | None = None  # True and False are taken too
@@ -84,6 +93,7 @@ class Options:
         F.check_advantage(self.advantage)
         check_scores(self.scores)
         check_pooling(self.pooling)
+        check_reading(self.at, self.unit_axis)
         self._check_numbers()
         self._check_texts()
         self._check_callables()

@@ -16,7 +16,7 @@ import numpy as np
 
 from lightning_neurocorr.figures import history_figure
 from lightning_neurocorr.history import HistoryEntry
-from lightning_neurocorr.report import NeuronReport, NeuronRow
+from lightning_neurocorr.report import LayerSummary, NeuronReport, NeuronRow
 from lightning_neurocorr.scalars import group_r, layer_groups
 from lightning_neurocorr.sheets import contact_sheets
 
@@ -192,10 +192,16 @@ def _layer_table(report: NeuronReport) -> str:
         unit = f" (unit {layer.strongest})" if layer.strongest >= 0 else ""
         chance = _number(layer.noise_ceiling, sign=False)
         lines.append(
-            f"| **{escape(layer.layer)}** | {_number(layer.max_r)}{unit} | {chance} "
+            f"| **{escape(layer.layer)}**{_place(layer)} | {_number(layer.max_r)}{unit} | {chance} "
             f"| {escape(layer.verdict)} |"
         )
     return "\n".join(lines)
+
+
+def _place(layer: LayerSummary) -> str:
+    """Where a layer is read, if not at its own output."""
+    elsewhere = layer.read_at not in ("", layer.layer)
+    return f"<br>read at {escape(layer.read_at)}" if elsewhere else ""
 
 
 def _verdict(row: NeuronRow) -> str:

@@ -304,7 +304,7 @@ def test_r_equals_scipy_on_the_whole_validation_set() -> None:
     x, y = torch.randn(150, 1, 8, 8), torch.randint(0, 4, (150,))
     answers = torch.randint(0, 4, (150,))
     data = torch.utils.data.TensorDataset(x, y, answers)
-    callback = NeuronAdvantage(BatchBaseline(2), target=1, visualizer=None)
+    callback = NeuronAdvantage(BatchBaseline(2), target=1, visualizer=None, at="raw")
     paper_trainer(callback).validate(module, DataLoader(data, 32), verbose=False)
     module.eval()
     with torch.no_grad():

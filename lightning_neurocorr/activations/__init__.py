@@ -8,6 +8,14 @@ from lightning_neurocorr.activations.asides import aside
 from lightning_neurocorr.activations.axes import batch_axis, unit_axis
 from lightning_neurocorr.activations.choosing import Layers, choose_layers, layer_names
 from lightning_neurocorr.activations.compilation import eager
+from lightning_neurocorr.activations.finding import (
+    At,
+    SiteFinder,
+    UnitAxis,
+    check_reading,
+    find_sites,
+)
+from lightning_neurocorr.activations.first_look import SiteRecorder, SitesFound
 from lightning_neurocorr.activations.outputs import Call, OutputRecorder, output_module
 from lightning_neurocorr.activations.padding import PaddedEnds
 from lightning_neurocorr.activations.pooling import (
@@ -19,7 +27,7 @@ from lightning_neurocorr.activations.pooling import (
     pool,
 )
 from lightning_neurocorr.activations.recording import ActivationRecorder, record
-from lightning_neurocorr.activations.sites import Place, Site, carrier, listen
+from lightning_neurocorr.activations.sites import Place, Site, carrier, layer_of, listen
 from lightning_neurocorr.activations.token_calls import TOKEN_MASK, TokenMasks, mask_of
 from lightning_neurocorr.activations.tokens import read_token_mask
 from lightning_neurocorr.activations.units import unit_lists
@@ -27,6 +35,7 @@ from lightning_neurocorr.activations.units import unit_lists
 __all__ = [
     "TOKEN_MASK",
     "ActivationRecorder",
+    "At",
     "Call",
     "Layers",
     "OutputRecorder",
@@ -34,15 +43,22 @@ __all__ = [
     "Place",
     "Pooling",
     "Site",
+    "SiteFinder",
+    "SiteRecorder",
+    "SitesFound",
     "TokenMasks",
+    "UnitAxis",
     "aside",
     "batch_axis",
     "carrier",
     "check_pooling",
+    "check_reading",
     "choose_layers",
     "eager",
+    "find_sites",
     "first_tensor",
     "layer_names",
+    "layer_of",
     "listen",
     "mask_of",
     "output_module",

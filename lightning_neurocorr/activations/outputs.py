@@ -63,11 +63,12 @@ class OutputRecorder:
         module: Any module.
 
     Attributes:
+        module: The module.
         calls: Calls that returned something since the last :meth:`clear`.
     """
 
     def __init__(self, module: nn.Module) -> None:
-        self._module = module
+        self.module = module
         self._handles: list[RemovableHandle] = []
         self._aside = 0
         self._begun, self._ended, self._deepest = 0, 0, 0
@@ -77,8 +78,8 @@ class OutputRecorder:
     def __enter__(self) -> Self:
         self._aside = depth()
         self._handles = [
-            self._module.register_forward_pre_hook(self._before),
-            self._module.register_forward_hook(self._after, with_kwargs=True, always_call=True),
+            self.module.register_forward_pre_hook(self._before),
+            self.module.register_forward_hook(self._after, with_kwargs=True, always_call=True),
         ]
         return self
 

@@ -103,7 +103,7 @@ class ActivationRecorder:
         self.over_positions: dict[str, OverPositions] = {}
         self._heard: dict[str, dict[Moment, _Heard]] = {}
         self._failed: dict[str, str] = {}
-        self._early: list[tuple[str, Tensor, AskedMask, Moment]] = []
+        self._early: list[tuple[str, Place, Tensor, AskedMask, Moment]] = []
         self._unmasked: list[tuple[str, AskedMask]] = []
         self._doubts: dict[str, dict[str, Tensor]] = {}
         self._spoken: dict[str, int] = {}  # calls of layers that are heard elsewhere
@@ -224,18 +224,47 @@ class ActivationRecorder:
         return count
 
     def _hook(self, name: str) -> Callable[[Place, Any], None]:
-        def hook(place: Place, output: Any) -> None:
-            if depth() != self._aside or name in self._failed:
-                return
-            with self._forgiven(name):
-                asked = None if packed_in(output) else mask_of(place, first_tensor(output))
-                if asked is not None and asked.early:  # what follows may change it in place
-                    kept = first_tensor(output).detach().clone()
-                    self._early.append((name, kept, asked, self._now))
-                else:
-                    self._hear(name, place, output, asked, self._now)
+        return lambda place, value: self.hear(name, place, value)
 
-        return hook
+    def hear(self, name: str, place: Place, value: Any) -> None:
+        """Record what was heard at a place, as one call of a layer."""
+        if depth() != self._aside or name in self._failed:
+            return
+        with self._forgiven(name):
+            asked = None if packed_in(value) else mask_of(place, first_tensor(value))
+            if asked is not None and asked.early:  # what follows may change it in place
+                kept = first_tensor(value).detach().clone()
+                self._early.append((name, place, kept, asked, self._now))
+            else:
+                self._hear(name, place, value, asked, self._now)
+
+    def move_to(self, places: Mapping[str, Place], heard: Mapping[str, str]) -> None:
+        """From now on listen at these places; what counts so far was heard under other names.
+
+        Args:
+            places: Where to read, by layer.
+            heard: The name that :meth:`hear` was given for a layer, where it was.
+        """
+        names = {key: name for name, key in heard.items()}
+        recorded: list[dict[str, Any]] = [self._heard, self._failed, self._doubts, self.lengths]
+        for kept in recorded:
+            found = {names[key]: value for key, value in kept.items() if key in names}
+            kept.clear()
+            kept.update(found)
+        self.unheeded = {names[key] for key in self.unheeded if key in names}
+        self._early = [
+            (names[key], place, kept, asked, moment)
+            for key, place, kept, asked, moment in self._early
+            if key in names
+        ]
+        self._unmasked = [(names[key], asked) for key, asked in self._unmasked if key in names]
+        early = [name for name, *_ in self._early]
+        for name in heard:
+            calls = sum(part.calls for part in self._heard.get(name, {}).values())
+            self._spoken[name] = calls + early.count(name)
+        self.layers = dict(places)
+        for name, place in places.items():
+            self._register(name, place)
 
     @contextmanager
     def _forgiven(self, name: str) -> Iterator[None]:
@@ -270,10 +299,10 @@ class ActivationRecorder:
     def _settle(self) -> None:
         """After the forward, when all of its masks are known."""
         early, self._early = self._early, []
-        for name, activation, asked, moment in early:
+        for name, place, activation, asked, moment in early:
             if name not in self._failed:
                 with self._forgiven(name):
-                    self._hear(name, self.layers[name], activation, asked, moment)
+                    self._hear(name, place, activation, asked, moment)
         for name, asked in self._unmasked:
             with self._forgiven(name):
                 asked.confirm()

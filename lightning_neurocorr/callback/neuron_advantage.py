@@ -13,7 +13,16 @@ import torch
 from lightning_neurocorr import baselines as B
 from lightning_neurocorr import functional as F
 from lightning_neurocorr.ablation import Ablation
-from lightning_neurocorr.activations import Layers, Pooling, aside, choose_layers, output_module
+from lightning_neurocorr.activations import (
+    At,
+    Layers,
+    Pooling,
+    SitesFound,
+    UnitAxis,
+    aside,
+    choose_layers,
+    output_module,
+)
 from lightning_neurocorr.against_placebo import check_fetchable
 from lightning_neurocorr.attribution import Attribution
 from lightning_neurocorr.callback import checks, wiring
@@ -73,6 +82,11 @@ class NeuronAdvantage(Callback):
             ``"logits"`` or ``"probabilities"``, or one for each of ``"model"`` and ``"baseline"``.
         pooling: ``"mean"`` or ``"max"`` over positions, ``"cls"`` or ``"last"`` for the first or
             last token, or a callable from a layer's output to ``(N, D)``. Padding does not count.
+        at: Where a neuron is read: ``"activation"``, behind the normalisation and the activation
+            function that the model applies to it; ``"raw"``, what the layer itself returns; or a
+            dict of these by layer name.
+        unit_axis: Which axis of what a layer returns are its units, where that cannot be known: a
+            number for all layers, or a dict by layer name.
         top_k: How many neurons are shown.
         every_n_validations: Report validations n, 2n and so on, and the last of a fit; those of
             ``trainer.validate`` always.
@@ -112,6 +126,8 @@ class NeuronAdvantage(Callback):
         output: str = "",
         scores: Scores = None,
         pooling: Pooling = "mean",
+        at: At = "activation",
+        unit_axis: UnitAxis = None,
         top_k: int = 16,
         every_n_validations: int = 1,
         attribution: bool | Attribution = True,
@@ -148,6 +164,7 @@ class NeuronAdvantage(Callback):
         self._faults = Faults(self.name)
         self._randomness = PrivateRandomness()
         self._reader: Reader | None = None
+        self._found: SitesFound | None = None
         self._class_outcomes: torch.Tensor | None = None
         self._scalars: dict[str, float] = {}
         self._validations = 0  # all of them
@@ -339,6 +356,7 @@ class NeuronAdvantage(Callback):
             choose_layers(pl_module, options.layers),
             module,
             reader=self._reader,
+            found=self._found,
             exemplars=EXEMPLARS if options.visualizer is not None else 0,
             class_outcomes=self._class_outcomes,
             total=wiring.total_length(loaders),
@@ -366,8 +384,10 @@ class NeuronAdvantage(Callback):
         if self._weights is None and self.options.runs_again:
             self._weights = KeptWeights(collector.model)
         read = collector.update(outputs, batch, loader, ids)
+        self._found = collector.recorder.found
         check_groups(self.options, collector.result)
         if self._subject is not None:
+            self._subject.layers = collector.recorder.places
             self._subject.remember(batch, read, collector.result)
 
     def _finish(self, trainer: Trainer) -> None:

@@ -241,6 +241,7 @@ class LayerSummary:
         stability: Share of the top list by r that the list of the validation before shares
             (Jaccard index); NaN where there was none.
         verdict: The layer in words.
+        read_at: Where it is read: its own name, or the place behind it; empty where unknown.
     """
 
     layer: str
@@ -253,6 +254,7 @@ class LayerSummary:
     noise_ceiling: float
     stability: float
     verdict: str
+    read_at: str = ""
 
 
 def noise_ceiling(num_neurons: int, n: float) -> float:

@@ -24,7 +24,7 @@ _KINDS = {
     **dict.fromkeys(("name", "baseline", "advantage", "message"), str),
     "study": dict,
 }
-_ENTRIES = {"layers": str, "sizes": int, "notes": str}
+_ENTRIES = {"layers": str, "sizes": int, "notes": str, "read_at": str}
 
 T = TypeVar("T")
 
@@ -81,6 +81,7 @@ def _fields(archive: Mapping[str, np.ndarray]) -> dict[str, Any]:
         raise ValueError(f"its schema is {schema!r}, this version reads up to {SCHEMA}.")
     columns = {key.removeprefix(_COLUMN): archive[key] for key in archive if _is_column(key)}
     panels = unpack_panels(archive, meta.pop("panels"))
+    meta.setdefault("read_at", [])  # of earlier versions
     for name, kind in _ENTRIES.items():
         meta[name] = tuple(_checked(f"an entry of {name}", entry, kind) for entry in meta[name])
     for name, kind in _KINDS.items():

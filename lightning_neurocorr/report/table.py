@@ -53,6 +53,8 @@ class NeuronReport:
         stability: How far the top list of each layer is that of the validation before, by layer.
         provenance: In words, which tensors were compared: ``"prediction"``, ``"target"``,
             ``"baseline"``, ``"positions"`` and more.
+        read_at: Where each layer is read: its own name, or that of the module behind it. Empty in
+            reports of earlier versions, which read every layer at its own output.
     """
 
     layers: tuple[str, ...]
@@ -73,12 +75,18 @@ class NeuronReport:
     stability: Mapping[str, float] = field(default_factory=dict)
     placebo: PlaceboCounts = field(default_factory=PlaceboCounts)
     provenance: Mapping[str, str] = field(default_factory=dict)
+    read_at: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.layers) != len(self.sizes) or len(set(self.layers)) != len(self.layers):
             raise ValueError(
                 f"Expected `layers` to be different names with one entry of `sizes` each, but got "
                 f"{self.layers} and {self.sizes}."
+            )
+        if self.read_at and len(self.read_at) != len(self.layers):
+            raise ValueError(
+                f"Expected `read_at` to be empty or a place for each of {len(self.layers)} layers, "
+                f"but got {self.read_at}."
             )
         total = sum(self.sizes)
         for name, column in self.columns.items():
@@ -252,6 +260,8 @@ class NeuronReport:
             "layer": np.repeat(np.array(self.layers, dtype=object), self.sizes),
             "unit": np.concatenate([np.arange(size) for size in self.sizes] or [np.arange(0)]),
         }
+        if self.read_at:
+            table["read_at"] = np.repeat(np.array(self.read_at, dtype=object), self.sizes)
         table |= {name: self.column(name) for name in COLUMNS}
         table |= {"dead": self.column("dead"), "verdict": self.verdicts}
         return pd.DataFrame(table)
@@ -300,6 +310,7 @@ class NeuronReport:
             noise_ceiling=noise_ceiling(len(r), self.n),
             stability=self.stability.get(self.layers[i], math.nan),
             verdict=verdict.layer(columns),
+            read_at=self.read_at[i] if self.read_at else "",
         )
 
 

@@ -88,6 +88,7 @@ class ValidationPass:
         self._all: Watched | None = None
         self._attributing = Attributing(attribution, class_outcomes, total, processes)
         self.remarks: list[str] = []
+        self.read_at: dict[str, str] = {}
         self._position_means = PositionMeans()
         self.alarms: tuple[str, ...] = ()
         self._rows: ClassRows | None = None
@@ -282,6 +283,7 @@ class ValidationPass:
             "room": 0 if self._rows is None else self._rows.room,
             "num_classes": self.num_classes,
             "remarks": self.remarks,
+            "read_at": self.read_at,
             "position_means": self._position_means.state(),
             "scores": self._scores,
             "provenance": self.provenance,
@@ -323,6 +325,12 @@ class ValidationPass:
         self.problems = {**other["problems"], **self.problems}
         self._attributing.heed(other)
         self._position_means.heed(other["position_means"])
+        for name, place in other["read_at"].items():
+            if self.read_at.setdefault(name, place) != place:
+                self.problems[name] = (
+                    f"it is read at {self.read_at[name]} in one process and at {place} in another; "
+                    'read it with at="raw"'
+                )
         for name, size in other["sizes"].items():
             if sizes.get(name, size) != size:
                 self.problems[name] = (
@@ -359,6 +367,7 @@ class ValidationPass:
         return NeuronReport(
             layers=tuple(self.sizes),
             sizes=tuple(self.sizes.values()),
+            read_at=tuple(self.read_at.get(name, name) for name in self.sizes),
             columns=columns,
             outcomes=outcomes if self.classifies else Outcomes(),
             n=len(samples.position),

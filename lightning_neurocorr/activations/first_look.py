@@ -1,0 +1,132 @@
+"""Record layers where their neurons are read, which the first batch shows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+from typing_extensions import Self
+
+from lightning_neurocorr.activations.finding import At, SiteFinder, UnitAxis
+from lightning_neurocorr.activations.outputs import Call, OutputRecorder
+from lightning_neurocorr.activations.pooling import Pooling
+from lightning_neurocorr.activations.recording import ActivationRecorder
+from lightning_neurocorr.activations.sites import Place, Site, layer_of
+
+
+@dataclass(frozen=True, eq=False)
+class SitesFound:
+    """What a first batch has shown.
+
+    Attributes:
+        places: Where each layer is read.
+        unreadable: Why some are not.
+        notes: What a reader of the report must know about it.
+    """
+
+    places: Mapping[str, Place]
+    unreadable: Mapping[str, str]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> dict[str, str]:
+        """Where each layer is read, in words."""
+        return {
+            name: place.name if isinstance(place, Site) else name
+            for name, place in self.places.items()
+        }
+
+    def are_of(self, layers: Mapping[str, nn.Module]) -> bool:
+        """Whether these are the places of these very layers."""
+        return list(self.places) == list(layers) and all(
+            layer_of(place) is layers[name] for name, place in self.places.items()
+        )
+
+
+class SiteRecorder(ActivationRecorder):
+    """Finds where layers are read while the first batch passes, and listens there from then on.
+
+    Args:
+        model: The model.
+        layers: Watched layers by name.
+        pooling: See :func:`pool`.
+        at: See :class:`SiteFinder`.
+        unit_axis: See :class:`SiteFinder`.
+        found: What an earlier validation has shown of these layers; else it is looked for again.
+        strict: See :class:`ActivationRecorder`.
+        within: See :class:`ActivationRecorder`.
+
+    Attributes:
+        found: What the first batch has shown; None until then.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        layers: Mapping[str, nn.Module],
+        pooling: Pooling = "mean",
+        *,
+        at: At = "activation",
+        unit_axis: UnitAxis = None,
+        found: SitesFound | None = None,
+        strict: bool = False,
+        within: OutputRecorder | None = None,
+    ) -> None:
+        self.found = found if found is not None and found.are_of(layers) else None
+        super().__init__(self._readable(), pooling, strict=strict, within=within)
+        self._watched = dict(layers)
+        self._finder = SiteFinder(
+            model, layers, at, unit_axis, self.hear, needs_axes=not callable(pooling)
+        )
+        if within is not None:
+            self._finder.closed.add(within.module)
+
+    @property
+    def places(self) -> Mapping[str, Place]:
+        """Where each layer is read that can be; until that is known, the layers themselves."""
+        return self._watched if self.found is None else self._readable()
+
+    def __enter__(self) -> Self:
+        super().__enter__()
+        if self.found is None:
+            self._finder.trace.open()
+        return self
+
+    def close(self) -> None:
+        """Remove every hook; closing twice is harmless."""
+        self._finder.trace.close()
+        super().close()
+
+    def begin(self, batch: Any) -> None:
+        """A batch is about to come: look, if that is still to be done."""
+        if self.found is None:
+            self._finder.restart(batch)
+            self._finder.trace.open()
+
+    def pause(self) -> None:
+        """A batch has passed: nothing is looked at until the next one.
+
+        It has to come where the forward began, not inside other modes of PyTorch: those put back
+        how operations were dispatched when they began.
+        """
+        self._finder.trace.close()
+
+    def take(
+        self, num_samples: int | None = None, call: Call | None = None
+    ) -> tuple[dict[str, Tensor], dict[str, str]]:
+        """See :meth:`ActivationRecorder.take`."""
+        if self.found is None and self._finder.heard:
+            places, heard, unreadable = self._finder.found()
+            self.found = SitesFound(places, unreadable, tuple(self._finder.notes()))
+            self.move_to(self._readable(), heard)
+        taken, problems = super().take(num_samples, call)
+        unreadable = {} if self.found is None else self.found.unreadable
+        return taken, {**problems, **unreadable, **self.refused}
+
+    def _readable(self) -> dict[str, Place]:
+        if self.found is None:
+            return {}
+        places = self.found.places.items()
+        return {name: place for name, place in places if name not in self.found.unreadable}

@@ -1,0 +1,337 @@
+"""Watch one forward: where what a layer says goes, and which axes are its units.
+
+Nothing is kept but small notes: tensors are known by weak references, and die as they would.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.hooks import RemovableHandle
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from lightning_neurocorr.activations import layouts as L
+from lightning_neurocorr.activations.asides import depth
+from lightning_neurocorr.activations.pooling import first_tensor
+
+# With constants they move and stretch a neuron's values, no more.
+_AFFINE = {"add", "sub", "rsub", "mul", "div", "neg"}
+
+Speaker = tuple[str, int]  # a layer's name and which of its calls
+
+
+@dataclass(eq=False)
+class Spoken:
+    """A tensor that is, neuron by neuron, a function of what one call of a layer returned.
+
+    Attributes:
+        index: When it came to be.
+        kind: How: ``"raw"`` as the layer returned it; ``"same"`` numbers in another shape;
+            ``"affine"``; ``"pool"`` over places; ``"change"`` by a normalisation or a function; or
+            a ``"statistic"`` over neurons, such as a norm, that no longer has them apart.
+        layout: Its axes; None where units cannot be told.
+        ndim: Their number.
+        parents: What it was made of.
+        uses: What was made of it: when, the result (None for one that is no longer the layer's
+            own), and the calls of modules that were open.
+    """
+
+    index: int
+    kind: str
+    layout: L.Layout | None
+    ndim: int
+    parents: list[Spoken] = field(default_factory=list)
+    uses: list[tuple[int, Spoken | None, tuple[int, ...]]] = field(default_factory=list)
+
+
+@dataclass(eq=False)
+class Traced:
+    """What is known of a tensor: its axes, and the layers whose own it is."""
+
+    layout: L.Layout | None
+    own: dict[Speaker, Spoken] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Heard:
+    """A spoken tensor that a module took in (``argument``) or returned (None)."""
+
+    spoken: Spoken
+    module: nn.Module
+    argument: int | None
+    index: int
+    call: int
+
+
+Rooted = Callable[[str, nn.Module, Tensor, "L.Layout | None"], "L.Layout | None"]
+Hearing = Callable[[Speaker, Heard, Any], None]
+
+
+class _Mode(TorchDispatchMode):
+    """Sees every operation inside a ``with``."""
+
+    def __init__(self, dispatch: Callable[..., Any]) -> None:
+        super().__init__()
+        self._dispatch = dispatch
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """See ``TorchDispatchMode``."""
+        return self._dispatch(func, args, kwargs or {})
+
+
+class Trace:
+    """Follows tensors through the forwards between :meth:`open` and :meth:`close`.
+
+    Args:
+        modules: All modules of the model by name; others are not looked at.
+        layers: The watched ones.
+        rooted: ``(name, layer, tensor, layout) -> layout`` of what a watched layer returned.
+        hear: Called with every tensor at the door of a module that is a watched layer's own.
+
+    Attributes:
+        families: What each call of a layer led to, in order.
+        calls: How often modules were called, by id.
+        weights: Ids of the parameters that went into operations.
+        fault: The first error of our own; the forward goes on.
+    """
+
+    def __init__(
+        self,
+        modules: Mapping[str, nn.Module],
+        layers: Mapping[str, nn.Module],
+        rooted: Rooted,
+        hear: Hearing,
+    ) -> None:
+        self._modules = list(dict.fromkeys(modules.values()))
+        self._names = {id(module): name for name, module in layers.items()}
+        self._rooted, self._hear = rooted, hear
+        self._handles: list[RemovableHandle] = []
+        self._aside = 0
+        self._mode = _Mode(self._dispatch)
+        self._open = self._busy = False
+        self.restart()
+
+    def restart(self, batch: Any = None) -> None:
+        """Forget what was seen; ``batch`` is about to come, samples first."""
+        self.weights: set[int] = set()
+        self._tensors: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+        self._stack: list[tuple[nn.Module, int]] = []
+        self._index = 0
+        self.families: dict[Speaker, list[Spoken]] = {}
+        self.calls: dict[int, int] = {}
+        self.fault: Exception | None = None
+        self._mark(pytree.tree_leaves(batch))
+
+    def open(self) -> None:
+        """Start watching; opening twice is harmless."""
+        if self._open:
+            return
+        self._aside = depth()
+        for module in self._hookable():
+            self._handles.append(module.register_forward_pre_hook(self._before))
+            self._handles.append(module.register_forward_hook(self._after, always_call=True))
+        self._mode.__enter__()
+        self._open = True
+
+    def _hookable(self) -> list[nn.Module]:
+        """All modules, but not those that PyTorch would run another way because of a hook."""
+        fused: set[nn.Module] = set()
+        for module in self._modules:
+            inside = set(module.modules()) if isinstance(module, nn.TransformerEncoderLayer) else ()
+            if not any(id(part) in self._names for part in inside):
+                fused.update(inside)
+        scripts = torch.jit.ScriptModule
+        return [m for m in self._modules if m not in fused and not isinstance(m, scripts)]
+
+    def close(self) -> None:
+        """Stop watching; closing twice is harmless."""
+        while self._handles:
+            self._handles.pop().remove()
+        if self._open:
+            self._open = False
+            self._mode.__exit__(None, None, None)
+
+    # --- operations -------------------------------------------------------------------------------
+
+    def _dispatch(self, func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+        """Composite operations are seen by their parts."""
+        if self._busy or self.fault is not None or depth() != self._aside:
+            return func(*args, **kwargs)
+        given = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
+        self.weights.update(id(x) for x in given if isinstance(x, nn.Parameter))
+        blank = L.is_blank(func._schema.name)
+        if blank or not any(x in self._tensors for x in given):
+            return func(*args, **kwargs)
+        with self._mode:
+            parts = func.decompose(*args, **kwargs)
+        if parts is not NotImplemented:
+            return parts
+        result = func(*args, **kwargs)
+        self._noting(self._operation, func, args, given, result)
+        return result
+
+    def _noting(self, note: Callable[..., None], *args: Any) -> None:
+        """Our notes never end the user's forward."""
+        self._busy = True
+        try:
+            note(*args)
+        except Exception as error:  # noqa: BLE001 -- any model may surprise us
+            self.fault = self.fault or error
+        finally:
+            self._busy = False
+
+    def _operation(self, func: Any, args: Sequence[Any], given: list[Tensor], result: Any) -> None:
+        name = func._schema.name.removeprefix("aten::")
+        name = name[:-1] if name.endswith("_") else name
+        pointwise = torch.Tag.pointwise in func.tags or name in L.FUNCTIONS
+        self._index += 1
+        known = {id(x): self._tensors[x] for x in given if x in self._tensors}
+
+        def layout_of(x: Any) -> L.Layout | None:
+            found = known.get(id(x))
+            if found is None:
+                return None
+            return L.axes_of(x.shape, L.UNKNOWN) if found.layout is None else found.layout
+
+        outs = pytree.tree_leaves(result)
+        if name in (*L.NORMS, *L.FUNCTIONS) or L.is_pooling(name):
+            outs = outs[:1]  # then come statistics, indices, buffers
+        for out in outs:
+            if not isinstance(out, Tensor) or out.is_nested:
+                continue
+            layout = L.follow(name, args, layout_of, out, pointwise)
+            made = Traced(layout)
+            for speaker in {s for traced in known.values() for s in traced.own}:
+                self._go_on(speaker, name, pointwise, list(known.values()), made, out.ndim)
+            if func._schema.is_mutable:
+                self._overwritten(out)
+            self._tensors[out] = made
+
+    def _go_on(
+        self,
+        speaker: Speaker,
+        name: str,
+        pointwise: bool,
+        known: list[Traced],
+        made: Traced,
+        ndim: int,
+    ) -> None:
+        """Note what became of one layer's own tensors in an operation."""
+        parents = [traced.own[speaker] for traced in known if speaker in traced.own]
+        spoken = None
+        if len(parents) == len(known):
+            kind = self._kind(name, pointwise, parents, made.layout, speaker)
+            if kind:
+                spoken = Spoken(self._index, kind, made.layout, ndim, parents)
+                self.families[speaker].append(spoken)
+                made.own[speaker] = spoken
+        for parent in parents:
+            parent.uses.append((self._index, spoken, tuple(call for _, call in self._stack)))
+
+    def _kind(
+        self,
+        name: str,
+        pointwise: bool,
+        parents: list[Spoken],
+        layout: L.Layout | None,
+        speaker: Speaker,
+    ) -> str:
+        """What an operation on nothing but a layer's own does to it; empty where it mixes."""
+        root = self.families[speaker][0].layout
+        width = L.size_of(root, L.UNITS) if root is not None else -1
+        apart = layout is not None and L.find(layout, L.UNITS) is not None
+        apart = apart and L.size_of(layout or (), L.UNITS) == width
+        if all(parent.kind == "statistic" for parent in parents):
+            return "statistic" if pointwise or name in (*L.RESHAPES, *L.REDUCTIONS) else ""
+        if name in L.REDUCTIONS:
+            return "pool" if apart else "statistic"
+        if not apart:
+            return ""
+        if name in L.RESHAPES:
+            return "pool" if name == "slice" else "same"
+        if name in L.NORMS:
+            return "change"
+        if L.is_pooling(name):
+            return "pool"
+        if pointwise:
+            return "affine" if name in _AFFINE and len(parents) == 1 else "change"
+        return ""
+
+    def _overwritten(self, out: Tensor) -> None:
+        """Other views of what was written into are no longer what they were."""
+        storage = out.untyped_storage().data_ptr()
+        for other, traced in list(self._tensors.items()):
+            if other is not out and other.untyped_storage().data_ptr() == storage:
+                self._tensors[other] = Traced(traced.layout)
+
+    # --- modules ----------------------------------------------------------------------------------
+
+    def _before(self, module: nn.Module, args: Any) -> None:
+        if depth() == self._aside:
+            self.calls[id(module)] = self.calls.get(id(module), 0) + 1
+            if self.fault is None:
+                self._noting(self._enter, module, args)
+
+    def _enter(self, module: nn.Module, args: Any) -> None:
+        self._index += 1
+        self._stack.append((module, self._index))
+        if not self._tensors:
+            self._mark(pytree.tree_leaves(args))
+        for argument, value in enumerate(args):
+            if isinstance(value, Tensor) and value in self._tensors:
+                for speaker, spoken in self._tensors[value].own.items():
+                    heard = Heard(spoken, module, argument, self._index, self._index)
+                    self._hear(speaker, heard, value)
+
+    def _after(self, module: nn.Module, _: Any, output: Any) -> None:
+        if depth() == self._aside:
+            if self.fault is None:
+                self._noting(self._leave, module, output)
+            elif id(module) in self._names:
+                self._noting(self._hear_raw, module, output)
+
+    def _hear_raw(self, module: nn.Module, output: Any) -> None:
+        """After a fault of ours layers are heard as they are."""
+        speaker = self._names[id(module)], self.calls[id(module)] - 1
+        raw = Spoken(self._index, "raw", None, first_tensor(output).ndim)
+        self._hear(speaker, Heard(raw, module, None, self._index, self._index), output)
+
+    def _leave(self, module: nn.Module, output: Any) -> None:
+        call = self._index
+        while self._stack:  # a forward that raised has not come to its end
+            other, call = self._stack.pop()
+            if other is module:
+                break
+        self._index += 1
+        try:
+            value = first_tensor(output)
+        except TypeError:
+            value = torch.empty(0)
+        if id(module) in self._names:
+            self._speak(self._names[id(module)], module, value)
+        traced = self._tensors.get(value)
+        for speaker, spoken in ({} if traced is None else traced.own).items():
+            self._hear(speaker, Heard(spoken, module, None, self._index, call), output)
+
+    def _speak(self, name: str, module: nn.Module, value: Tensor) -> None:
+        """A watched layer has returned: follow its output."""
+        traced = self._tensors.get(value)
+        layout = self._rooted(name, module, value, None if traced is None else traced.layout)
+        own = {} if traced is None else dict(traced.own)
+        speaker = name, self.calls[id(module)] - 1
+        own[speaker] = Spoken(self._index, "raw", layout, value.ndim)
+        self.families[speaker] = [own[speaker]]
+        self._tensors[value] = Traced(layout, own)
+
+    def _mark(self, values: Sequence[Any]) -> None:
+        """Tensors of the batch: their first axis is that of the samples."""
+        for value in values:
+            if isinstance(value, Tensor) and value.ndim and not value.is_nested:
+                layout = L.axes_of(value.shape)
+                self._tensors[value] = Traced(L.with_axis(layout, 0, L.SAMPLES, len(value)))
