@@ -54,6 +54,7 @@ class Answers:
         if self.of_labels:
             truth = _label_target(target)
             return self._labels(self._model, prediction, truth.shape[1]), truth
+        target = _class_target(target)
         if _is_one_number(prediction):
             target = _binary_target(target, look=not self._binary or target.device.type == "cpu")
             self._binary = True
@@ -138,18 +139,25 @@ def _is_one_number(values: Tensor) -> bool:
     return column or (values.ndim == 1 and bool((values != values.round()).any()))
 
 
-def _binary_target(target: Tensor, *, look: bool) -> Tensor:
+def _class_target(target: Tensor) -> Tensor:
+    """Class ids ``(N,)`` of one column; a one-hot target of bools is no set of labels here."""
+    if target.ndim != 2:
+        return target
+    ids = target[:, 0] if target.shape[1] == 1 else target
+    return ids.to(torch.uint8) if ids.dtype == torch.bool else ids
+
+
+def _binary_target(ids: Tensor, *, look: bool) -> Tensor:
     """Class ids ``(N,)`` of a task with two classes.
 
     Raises:
         ValueError: If there are others than 0 and 1, where they are looked at.
     """
-    ids = target[:, 0] if target.ndim == 2 and target.shape[1] == 1 else target
     if ids.ndim == 2 and ids.shape[1] == 2:
         return ids
     other = (ids != 0) & (ids != 1)
     if ids.ndim != 1 or (look and bool(other.any())):
-        got = f"shape {tuple(target.shape)}" if ids.ndim != 1 else f"{float(ids[other][0]):g}"
+        got = f"shape {tuple(ids.shape)}" if ids.ndim != 1 else f"{float(ids[other][0]):g}"
         raise ValueError(
             "Expected targets 0 and 1 beside a prediction of one number per sample, which is read "
             f"as the logit or probability of class 1, but got {got}. For more classes give scores "

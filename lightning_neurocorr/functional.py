@@ -70,7 +70,7 @@ def check_labels(name: str, labels: Tensor) -> None:
     """Raise unless these can be class ids ``(N,)`` or scores ``(N, C)``."""
     if labels.ndim not in (1, 2) or (labels.ndim == 2 and labels.shape[1] < 2):
         raise ValueError(
-            f"Expected `{name}` to be class ids (N,) or scores (N, C) with C >= 2, but got shape "
+            f"Expected `{name}` to be class ids (N,) or one column per class (N, C), but got shape "
             f"{tuple(labels.shape)}. For other tasks pass `predictions` and a callable `advantage`."
         )
     if labels.ndim == 1 and labels.is_floating_point() and bool((labels != labels.round()).any()):

@@ -19,6 +19,7 @@ SOURCES = ("model", "baseline")
 _SLACK = 1e-3  # of a row's sum, in full precision
 _MOST_SLACK = 0.3  # beyond it a sum of one means nothing
 _DECIMALS = (1, 2, 3, 4)
+_LARGEST_LOGIT = 20.0  # of a batch without a negative one; larger ones are percentages
 _TELLING = 16  # rows that are not probabilities by accident
 
 
@@ -111,15 +112,14 @@ class ScoreReader:
         Numbers that all lie in [0, 1] are probabilities, others logits.
 
         Raises:
-            ValueError: If they are not what earlier ones were.
+            ValueError: If they may be percentages or votes, or are not what earlier ones were.
         """
         values = _finite(scores)
         outside = (values < 0) | (values > 1)
         kind: ScoreKind | None = self.kind
         if not self._seen or kind is None:
             self._seen = bool(len(values))
-            shown: ScoreKind = "logits" if bool(outside.any()) else "probabilities"
-            self.kind = kind = self.said or shown
+            self.kind = kind = self.said or self._decided_of_labels(values, outside)
         if kind == "probabilities" and (self.said or not self.rehearsal):
             self._refuse(scores, outside.reshape(len(outside), -1).any(1))
         return kind
@@ -165,6 +165,24 @@ class ScoreReader:
             f"Expected the scores of the {self.source} to be logits, or probabilities that sum to "
             f"1, but got a first batch whose scores {what}, or, where they are logits, say "
             f"scores={{'{self.source}': 'logits'}}."
+        )
+
+    def _decided_of_labels(self, values: Tensor, outside: Tensor) -> ScoreKind:
+        """What numbers of labels of a first batch are.
+
+        Raises:
+            ValueError: If they look like percentages or votes: as logits all would say yes.
+        """
+        if not bool(outside.any()):
+            return "probabilities"
+        whole = bool((values == values.round()).all())
+        if bool((values < 0).any()) or not (whole or float(values.max()) > _LARGEST_LOGIT):
+            return "logits"
+        what = "votes do. Divide them by their number" if whole else "percentages do. Divide by 100"
+        raise ValueError(
+            f"Expected the scores of the {self.source} to be logits or probabilities, but got a "
+            f"first batch of numbers from {float(values.min()):.4g} to {float(values.max()):.4g}, "
+            f"as {what}, or, where they are logits, say scores={{'{self.source}': 'logits'}}."
         )
 
     def _contradiction(self, row: Tensor | None = None) -> str:

@@ -255,3 +255,49 @@ def test_log_prob_of_rounded_probabilities_equals_a_plain_loop() -> None:
     with pytest.raises(ValueError, match=r"scores of the baseline .* sum to 100 in every row"):
         compare(model, loader(x, target), lambda b: 100 * other(b[0]).softmax(1), "features",
                 advantage="log_prob")  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        lambda y: nn.functional.one_hot(y, 4).bool(),
+        lambda y: nn.functional.one_hot(y, 4).double(),
+        lambda y: y[:, None],
+        lambda y: y[:, None].float(),
+    ],
+    ids=["one-hot bools", "one-hot numbers", "a column", "a column of floats"],
+)
+def test_forms_of_a_target_of_classes(form: Any) -> None:
+    x, y = data()
+    classes, model = y.sum(1).long(), Net(4)
+    report = compare(model, loader(x, form(classes)), rule, "features")
+    right = model(x).argmax(1) == classes
+    assert report.outcomes.model_accuracy == float(right.double().mean())
+    other = rule([x, classes]) == classes
+    assert report.outcomes.both == int((right & other).sum()) > 0
+
+
+def test_a_binary_target_of_two_columns_of_bools() -> None:
+    x, y = data()
+    one_hot = nn.functional.one_hot(y[:, 0].long(), 2).bool()
+    model = Net(1)
+    report = compare(model, loader(x, one_hot), rule, "features")
+    right = (model(x)[:, 0] > 0) == y[:, 0].bool()
+    assert report.outcomes.model_accuracy == float(right.double().mean())
+
+
+def test_bools_are_no_answers_of_many_classes() -> None:
+    x, y = data()
+    with pytest.raises(ValueError, match=r"got bools\. If they say where it is right"):
+        compare(Net(4), loader(x, y.sum(1)), lambda batch: rule(batch) == batch[1], "features")
+
+
+@pytest.mark.parametrize("form", [lambda y: 80 * y + 10.5, lambda y: 3.0 * y])
+def test_percentages_and_votes_of_labels_are_asked_about(form: Any) -> None:
+    x, y = data()
+    with pytest.raises(ValueError, match=r"scores of the baseline .* say scores={'baseline'"):
+        compare(Net(3), loader(x, y), lambda b: form(b[1]), "features", advantage="jaccard")
+    compare(
+        Net(3), loader(x, y), lambda b: form(b[1]), "features",
+        advantage="jaccard", scores={"baseline": "logits"},
+    )  # fmt: skip

@@ -123,6 +123,16 @@ def test_labels_of_their_own() -> None:
     rehearsal = ScoreReader("model", rehearsal=True)
     rehearsal.of_labels(x.sigmoid())  # an untrained head may say a little over zero everywhere
     rehearsal.of_labels(x)
+    assert ScoreReader("model").of_labels(x.abs() + 0.01) == "logits"  # all say yes
+
+
+@pytest.mark.parametrize(
+    ("make", "match"), [(lambda p: 100 * p, "percentages"), (lambda p: (7 * p).round(), "votes")]
+)
+def test_labels_that_may_be_percentages_or_votes(make: Any, match: str) -> None:
+    with pytest.raises(ValueError, match=f"as {match} do"):
+        ScoreReader("baseline").of_labels(make(logits().sigmoid()))
+    assert ScoreReader("baseline", "logits").of_labels(make(logits().sigmoid())) == "logits"
 
 
 def test_one_number_is_two_classes() -> None:

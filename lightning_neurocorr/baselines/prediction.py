@@ -92,6 +92,11 @@ def check_prediction(
 
 def _ids(ids: Tensor, num_classes: int | None, name: str, values: bool) -> Tensor:
     """Integral ids as int64."""
+    if ids.dtype == torch.bool and num_classes is not None and num_classes > 2:
+        raise ValueError(
+            f"Expected `baseline` ({name}) to return class ids from 0 to {num_classes - 1}, but "
+            "got bools. If they say where it is right, return its class ids instead."
+        )
     if values and ids.is_floating_point():
         wanted = "integral class ids (N,), or scores (N, C)"
         _refuse((ids != ids.round()) | ~ids.isfinite(), ids, name, wanted)

@@ -123,8 +123,8 @@ def check_labels(samples: SampleTable, num_classes: int) -> None:
     if first and last - first < num_classes:
         step = f"- {first}" if first > 0 else f"+ {-first}"
         cure = (
-            f"All targets lie from {first} to {last}. If {first} is the first class, pass "
-            f"predictions=lambda outputs, batch: (outputs, batch[1] {step}). {cure}"
+            f"All targets lie from {first} to {last}. If {first} is the first class, count from 0: "
+            f"target=lambda batch: batch[1] {step}, where batch[1] is the target. {cure}"
         )
     raise ValueError(
         f"Expected targets to be class ids in [0, {num_classes}), but got "
