@@ -199,7 +199,8 @@ class Collector:
             prediction, target = self.answers.judged(read.prediction, read.target)
             call = read.call
             if self.arguments is None and call is not None:
-                self.arguments = argument_reader(batch, call.arguments)
+                held = (*self.model.parameters(), *self.model.buffers())
+                self.arguments = argument_reader(batch, call.arguments, held)
             n = len(prediction)
             names = None if ids is None else read_ids(ids, n)
             numbers, keep = loader.advance_over(batch, n, identified=names is not None)

@@ -2,40 +2,58 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from torch import Tensor
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
+_Find = Callable[[Any], Any]
 
 
-def argument_reader(batch: Any, arguments: Arguments) -> Callable[[Any], Arguments] | None:
+def argument_reader(
+    batch: Any, arguments: Arguments, held: Iterable[Tensor] = ()
+) -> Callable[[Any], Arguments] | None:
     """How a module's arguments are read from a batch, learnt from one call.
 
-    Every argument that holds a tensor must be a part of the batch itself, such as ``batch[0]`` or
-    ``batch["image"]``; others are taken to be the same for every batch.
+    Every tensor in the arguments must be a part of the batch itself, such as ``batch[0]`` or
+    ``batch["image"]``, or a weight or buffer; others are taken to be the same for every batch.
+
+    Args:
+        batch: The batch.
+        arguments: Positional and keyword arguments of the call.
+        held: Weights and buffers of the model.
 
     Returns:
         None where an argument was computed from the batch.
     """
-    args, kwargs = arguments
-    parts = list(_parts(batch, ()))
-    paths: list[tuple[Any, ...] | None] = []
-    for value in (*args, *kwargs.values()):
-        path = next((path for path, part in parts if part is value), None)
-        if path is None and _holds_tensor(value):
-            return None
-        paths.append(path)
+    parts, weights = list(_parts(batch, ())), {id(tensor) for tensor in held}
+    try:
+        return _finder(arguments, parts, weights)
+    except LookupError:
+        return None
 
-    def read(other: Any) -> Arguments:
-        found = [
-            value if path is None else _follow(other, path)
-            for path, value in zip(paths, (*args, *kwargs.values()), strict=True)
-        ]
-        return tuple(found[: len(args)]), dict(zip(kwargs, found[len(args) :], strict=True))
 
-    return read
+def _finder(value: Any, parts: list[tuple[tuple[Any, ...], Any]], weights: set[int]) -> _Find:
+    """How a value is found in another batch.
+
+    Raises:
+        LookupError: If it was computed from the batch.
+    """
+    path = next((path for path, part in parts if part is value), None)
+    if path is not None and (isinstance(value, Tensor) or _holds_tensor(value)):
+        return lambda other: _follow(other, path)
+    if isinstance(value, Tensor) and id(value) not in weights:
+        raise LookupError
+    if type(value) in (tuple, list) and _holds_tensor(value):
+        inner = [_finder(part, parts, weights) for part in value]
+        return lambda other: type(value)(find(other) for find in inner)
+    if type(value) is dict and _holds_tensor(value):
+        named = {key: _finder(part, parts, weights) for key, part in value.items()}
+        return lambda other: {key: find(other) for key, find in named.items()}
+    if not isinstance(value, Tensor) and _holds_tensor(value):
+        raise LookupError
+    return lambda _: value
 
 
 def _parts(value: Any, path: tuple[Any, ...]) -> Iterator[tuple[tuple[Any, ...], Any]]:

@@ -7,8 +7,8 @@ import pytest
 import torch
 from helpers import cells_of
 
+from lightning_neurocorr import Ablation, BatchBaseline, NeuronReport, compare, verdict
 from lightning_neurocorr import functional as F
-from lightning_neurocorr import verdict
 from lightning_neurocorr.columns import correlation_columns
 from lightning_neurocorr.metric import NeuronAdvantageCorrelation
 from lightning_neurocorr.samples import folds
@@ -116,3 +116,68 @@ def test_planted_neurons_are_what_is_called_encoding_where_classes_confound() ->
         assert by_class[planted : planted + detectors].sum() > 20
     assert right >= 0.95 * total
     assert right >= 0.9 * 4 * planted
+
+
+# --- used and needed: a placebo is right and wrong at random within each class --------------------
+
+
+class Skewed(torch.nn.Module):
+    """Classes of unequal size and difficulty; each neuron says something of several."""
+
+    def __init__(self, classes: int, seed: int) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+        self.hidden, self.head = torch.nn.Linear(12, 40), torch.nn.Linear(40, classes)
+        with torch.no_grad():
+            for parameter in self.parameters():
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) / 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.hidden(x).relu())
+
+
+def against_placebo(classes: int, seed: int, ablation: Ablation | None = None) -> NeuronReport:
+    """A report on 2,400 samples whose baseline fails by class, but at random within it."""
+    generator = torch.Generator().manual_seed(seed)
+    model = Skewed(classes, seed)
+    x = torch.randn(2400, 12, generator=generator) * torch.rand(2400, 1, generator=generator).exp()
+    with torch.no_grad():
+        said = model(x).argmax(1)
+    noise = torch.rand(2, 2400, generator=generator)
+    which = torch.rand(classes, generator=generator)
+    target = torch.where(noise[0] < 0.8, said, (said + 1) % classes)
+    wrong = (target + 1 + (noise[1] * 100).long() % (classes - 1)) % classes
+    answer = torch.where(noise[1] < 0.1 + 0.5 * which[target], wrong, target)
+    loader = torch.utils.data.DataLoader(
+        torch.utils.data.TensorDataset(x, target, answer), batch_size=400
+    )
+    return compare(
+        model, loader, BatchBaseline(2), "hidden", target=1, visualizer=None, ablation=ablation
+    )
+
+
+@pytest.mark.parametrize("classes", [2, 6, 60])
+def test_against_a_placebo_hardly_any_neuron_is_called_used(classes: int) -> None:
+    called = attributed = total = 0
+    for seed in range(8):
+        columns = against_placebo(classes, seed).columns
+        called += int(verdict.used(columns).sum())
+        attributed += int(verdict.depends(columns).sum())
+        total += len(columns["r"])
+    assert called <= 0.02 * total
+    assert attributed >= 0.15 * total  # by attribution alone
+
+
+def test_against_a_placebo_ablation_costs_both_groups_the_same() -> None:
+    """The difference in differences is 0 on average, and hardly any neuron is called needed."""
+    settings = Ablation(by="attribution", sizes=(), singles=8, random_sets=20)
+    found, called = [], 0
+    for seed in range(20, 28):
+        columns = against_placebo(6, seed, settings).columns
+        lost = columns["ablation"][np.isfinite(columns["ablation"])]
+        found.append(lost)
+        called += int(verdict.needed(columns).sum())
+    runs = np.array([lost.mean() for lost in found])
+    error = runs.std(ddof=1) / len(runs) ** 0.5
+    assert abs(runs.mean()) < 3 * error
+    assert called <= 0.05 * sum(map(len, found))

@@ -155,7 +155,7 @@ def slow_attribution(model: Judging, x: Tensor, y: Tensor, answer: Tensor) -> np
 
 
 def watched(model: pl.LightningModule, tensors: tuple[Tensor, ...], **options: Any) -> NeuronReport:
-    callback = NeuronAdvantage(BatchBaseline(2), "hidden", visualizer=None, **options)
+    callback = NeuronAdvantage(BatchBaseline(2), "hidden", at="raw", visualizer=None, **options)
     loader = DataLoader(TensorDataset(*tensors), batch_size=50)
     paper_trainer(callback).validate(model, loader, verbose=False)
     assert callback.report is not None
@@ -314,7 +314,9 @@ def called(kind: str, size: int) -> tuple[NeuronReport, np.ndarray]:
     noise = torch.rand(2, N, generator=seeded(1))
     y = torch.where(noise[0] < 0.85, said, (said + 1) % C)
     answer = torch.where(noise[1] < 0.5, y, (y + 2) % C)
-    callback = NeuronAdvantage(BatchBaseline(2), "model.hidden", output="model", visualizer=None)
+    callback = NeuronAdvantage(
+        BatchBaseline(2), "model.hidden", output="model", at="raw", visualizer=None
+    )
     loader = DataLoader(TensorDataset(x, y, answer), batch_size=size)
     paper_trainer(callback).validate(model, loader, verbose=False)
     kept: list[Tensor] = []
@@ -427,7 +429,9 @@ def test_what_cannot_be_differentiated_is_a_note_and_the_run_goes_on() -> None:
 
     x = torch.randn(N, 5, generator=seeded())
     y, answer = torch.randint(0, C, (2, N), generator=seeded(1))
-    callback = NeuronAdvantage(BatchBaseline(2), "model.hidden", output="model", visualizer=None)
+    callback = NeuronAdvantage(
+        BatchBaseline(2), "model.hidden", output="model", at="raw", visualizer=None
+    )
     loader = DataLoader(TensorDataset(x, y, answer), batch_size=50)
     paper_trainer(callback).validate(Plain(), loader, verbose=False)
     assert callback.report is not None

@@ -28,6 +28,7 @@ from lightning_neurocorr.activations import (
     unit_axis,
 )
 from lightning_neurocorr.activations.token_calls import AskedMask
+from lightning_neurocorr.isolation import without_checkpointing
 
 
 def attribute(
@@ -114,7 +115,12 @@ def _own_graph(device: torch.device) -> Iterator[None]:
     """Outside inference mode, with gradients, and with the random state put back."""
     devices = [device] if device.type == "cuda" else []
     torch.clear_autocast_cache()  # weights that were cast in inference mode carry no gradient
-    with torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng(devices):
+    with (
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        torch.random.fork_rng(devices),
+        without_checkpointing(),
+    ):
         yield
 
 
