@@ -44,9 +44,9 @@ def check_groups(options: Options, result: ValidationPass) -> None:
             raise ValueError(
                 f"Expected `{option}` to be None where nothing is right or wrong, but got "
                 f"{type(wanted).__name__}(...): it compares samples that only the model gets right "
-                "with those that both do, and prediction, baseline and target are not all class "
-                "ids (targets) or class ids or scores (predictions). Pass "
-                f"{option}=None, or predictions of classes."
+                "with those that both do. With a callable advantage there are classes only where "
+                "`num_classes` says so, and predictions are class ids or scores (N, num_classes), "
+                f"targets class ids. Pass {option}=None, or num_classes=... if there are."
             )
 
 

@@ -100,8 +100,24 @@ def test_the_prediction_is_found_in_the_output(how):
 
 
 def test_an_output_without_prediction_is_named():
-    with pytest.raises(TypeError, match=r"Returning to return a tensor.*but got a tuple"):
-        ModuleBaseline(Returning(lambda x: (x, x)))(batch())
+    with pytest.raises(ValueError, match=r"Returning to return one tensor.*\[0\] .*`output=`"):
+        ModuleBaseline(Returning(lambda x: (x, x + 1)))(batch())
+    with pytest.raises(TypeError, match=r"Returning to return a tensor.*but got str"):
+        ModuleBaseline(Returning(lambda x: "text"))(batch())
+
+
+@pytest.mark.parametrize("output", [1, lambda found: found[1], "1"], ids=["index", "call", "key"])
+def test_the_answer_is_where_output_says(output):
+    for baseline in (
+        ModuleBaseline(Returning(lambda x: (x + 1, x)), output=output),
+        taken(Returning(lambda x: (x + 1, x)), output=output),
+    ):
+        assert torch.equal(baseline(batch()), batch()[0])
+        assert "output=" in repr(baseline)
+    with pytest.raises(ValueError, match="`output` to name a part"):
+        ModuleBaseline(Returning(lambda x: (x + 1, x)), output=2)(batch())
+    with pytest.raises(TypeError, match="`output` to be a key"):
+        ModuleBaseline(Returning(lambda x: x), output=True)
 
 
 def test_module_keeps_its_own_precision():

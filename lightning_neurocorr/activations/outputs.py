@@ -55,9 +55,8 @@ class Call:
 class OutputRecorder:
     """Keeps what a module returned and what it was called with, inside a ``with``.
 
-    Where its forward nests (a wrapper calls it again), the innermost calls count: under DDP,
-    Lightning runs ``validation_step`` through the forward of the LightningModule, so a plain hook
-    there sees the prediction first and the step's return value after it.
+    Where its forward nests (a wrapper calls it again), the innermost calls count. Under DDP,
+    Lightning runs ``validation_step`` through the forward of the LightningModule: that is no call.
 
     Args:
         module: Any module.
@@ -116,9 +115,10 @@ class OutputRecorder:
         led = [moment for moment in outside if before < moment[1] <= begun]
         return led if led or len(self.calls) > 1 else outside
 
-    def _before(self, *_: Any) -> None:
+    def _before(self, module: nn.Module, _: Any) -> None:
         if depth() == self._aside:
-            self._open.append((self._begun, self._ended))
+            redirected = "_ForwardRedirection" in getattr(module.forward, "__qualname__", "")
+            self._open.append((None if redirected else self._begun, self._ended))
             self._begun += 1
 
     def _after(
@@ -127,6 +127,8 @@ class OutputRecorder:
         if depth() != self._aside or not self._open:
             return
         level, inside = len(self._open), self._open.pop()
+        if inside[0] is None:
+            return
         self._ended += 1
         # After an exception PyTorch calls this with None: there is no output then.
         if output is not None and level >= self._deepest:

@@ -9,13 +9,17 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from lightning_neurocorr.baselines.batch import Field, check_field, read_inputs
+from lightning_neurocorr.baselines.batch import Field, check_field, read_field, read_inputs
 from lightning_neurocorr.baselines.checkpoint import load_model
 from lightning_neurocorr.baselines.isolation import evaluating, module_device
+from lightning_neurocorr.baselines.prediction import as_tensor
+from lightning_neurocorr.baselines.returned import follow, prediction_path
 from lightning_neurocorr.randomness import PrivateRandomness
 from lightning_neurocorr.swapping import call_with
 
-_OUTPUT_NAMES = ("logits", "preds")
+_SAY_OUTPUT = (
+    "Say with `output=` of the baseline which part is the answer: a key, an index or a function."
+)
 _SHARDED = ("full_tensor", "_fsdp_flattened", "ds_tensor")  # marks of FSDP 2, FSDP 1, DeepSpeed
 
 
@@ -28,14 +32,18 @@ class ModuleBaseline:
     training flags are as before after each call. It moves to where the batch is.
 
     Args:
-        module: Returns ``(N,)`` class ids or ``(N, C)`` scores, bare or as ``logits`` or ``preds``
-            of a dict.
+        module: Returns ``(N,)`` class ids or ``(N, C)`` scores, bare or among other things.
         inputs: Where its input is in the batch: key, position, dotted attribute or a function of
             the batch. A tuple is given as positional arguments, a dict as keyword arguments.
             ``None`` reads the x of an ``(x, y)`` or dict batch.
+        output: Where its answer is in what it returns: key, position, dotted attribute or a
+            function of that. ``None`` takes what is called ``logits``, ``preds`` or the like, else
+            the only tensor.
     """
 
-    def __init__(self, module: nn.Module, *, inputs: Field | None = None) -> None:
+    def __init__(
+        self, module: nn.Module, *, inputs: Field | None = None, output: Field | None = None
+    ) -> None:
         if not isinstance(module, nn.Module):
             raise TypeError(
                 f"Expected `module` to be a torch.nn.Module, but got {module!r:.80}. A function of "
@@ -43,8 +51,10 @@ class ModuleBaseline:
             )
         if inputs is not None:
             check_field(inputs, "inputs")
+        if output is not None:
+            check_field(output, "output")
         self.module = module
-        self.inputs = inputs
+        self.inputs, self.output = inputs, output
         self._randomness = PrivateRandomness()
 
     def to(self, device: torch.device | str) -> Self:
@@ -60,10 +70,10 @@ class ModuleBaseline:
         if here is not None and there is not None and here != there:
             self.to(there)
         with evaluating(self.module, self._randomness, autocast=False):
-            return _run(self.module, inputs, self.module.__call__)
+            return _run(self.module, inputs, self.module.__call__, self.output)
 
     def __repr__(self) -> str:
-        return f"ModuleBaseline({type(self.module).__name__}{_shown_inputs(self.inputs)})"
+        return f"ModuleBaseline({type(self.module).__name__}{_shown(self)})"
 
 
 class CheckpointBaseline:
@@ -79,6 +89,7 @@ class CheckpointBaseline:
         model_class: The class to build, any ``torch.nn.Module`` whose state fits the file.
         hparams: Constructor arguments; they win over the stored ones.
         inputs: As in `ModuleBaseline`.
+        output: As in `ModuleBaseline`.
         strict: Whether every weight must be in the file and the file hold nothing else.
     """
 
@@ -89,6 +100,7 @@ class CheckpointBaseline:
         *,
         hparams: dict[str, Any] | None = None,
         inputs: Field | None = None,
+        output: Field | None = None,
         strict: bool = True,
     ) -> None:
         if not (isinstance(model_class, type) and issubclass(model_class, nn.Module)):
@@ -102,10 +114,12 @@ class CheckpointBaseline:
             )
         if inputs is not None:
             check_field(inputs, "inputs")
+        if output is not None:
+            check_field(output, "output")
         self.path = Path(path).expanduser()
         self.model_class = model_class
         self.hparams = dict(hparams or {})
-        self.inputs = inputs
+        self.inputs, self.output = inputs, output
         self.strict = strict
         self._loaded: ModuleBaseline | None = None
 
@@ -130,14 +144,14 @@ class CheckpointBaseline:
     def _load(self) -> ModuleBaseline:
         if self._loaded is None:
             model = load_model(self.path, self.model_class, self.hparams, strict=self.strict)
-            self._loaded = ModuleBaseline(model, inputs=self.inputs)
+            self._loaded = ModuleBaseline(model, inputs=self.inputs, output=self.output)
         return self._loaded
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_loaded": None}  # read again from the file
 
     def __repr__(self) -> str:
-        shown = f"{str(self.path)!r}, {self.model_class.__name__}{_shown_inputs(self.inputs)}"
+        shown = f"{str(self.path)!r}, {self.model_class.__name__}{_shown(self)}"
         return f"CheckpointBaseline({shown})"
 
 
@@ -152,15 +166,20 @@ class SnapshotBaseline:
     Args:
         epoch: 0 freezes the model at the first validation, after the first epoch of training.
         inputs: As in `ModuleBaseline`.
+        output: As in `ModuleBaseline`.
     """
 
-    def __init__(self, epoch: int = 0, *, inputs: Field | None = None) -> None:
+    def __init__(
+        self, epoch: int = 0, *, inputs: Field | None = None, output: Field | None = None
+    ) -> None:
         if isinstance(epoch, bool) or not isinstance(epoch, int) or epoch < 0:
             raise ValueError(f"Expected `epoch` to be an integer of at least 0, but got {epoch!r}.")
         if inputs is not None:
             check_field(inputs, "inputs")
+        if output is not None:
+            check_field(output, "output")
         self.epoch = epoch
-        self.inputs = inputs
+        self.inputs, self.output = inputs, output
         self.taken_at: int | None = None
         self._parameters: dict[str, Tensor] = {}
         self._buffers: dict[str, Tensor] = {}
@@ -219,7 +238,7 @@ class SnapshotBaseline:
 
         inputs = read_inputs(batch, self.inputs)
         with evaluating(module, self._randomness, autocast=True):
-            return _run(module, inputs, call)
+            return _run(module, inputs, call, self.output)
 
     def state_dict(self) -> dict[str, Any]:
         """The snapshot."""
@@ -251,28 +270,20 @@ class SnapshotBaseline:
         return {**self.__dict__, "_module": None}  # the live model does not belong to the baseline
 
     def __repr__(self) -> str:
-        return f"SnapshotBaseline(epoch={self.epoch}{_shown_inputs(self.inputs)})"
+        return f"SnapshotBaseline(epoch={self.epoch}{_shown(self)})"
 
 
-def _run(module: nn.Module, inputs: Any, call: Callable[..., Any]) -> Tensor:
+def _run(module: nn.Module, inputs: Any, call: Callable[..., Any], field: Field | None) -> Tensor:
     """The prediction that ``call``, which runs ``module``, makes of ``inputs``."""
     inputs = _cast(inputs, [p.dtype for p in module.parameters() if p.is_floating_point()])
     args, kwargs = (inputs, {}) if isinstance(inputs, tuple) else ((inputs,), {})
     if isinstance(inputs, Mapping):
         args, kwargs = (), {str(name): value for name, value in inputs.items()}
     output = call(*args, **kwargs)
-    for name in _OUTPUT_NAMES:
-        if isinstance(output, Mapping) and name in output:
-            output = output[name]
-        elif not isinstance(output, Tensor):
-            output = getattr(output, name, output)
-    if not isinstance(output, Tensor):
-        raise TypeError(
-            f"Expected {type(module).__name__} to return a tensor of class ids or scores, or one "
-            f"as `logits` or `preds`, but got a {type(output).__name__}. Give a function of the "
-            "batch as the baseline instead."
-        )
-    return output
+    if field is not None:
+        return as_tensor(read_field(output, field, "output"), f"`output` ({field!r})")
+    name = type(module).__name__
+    return follow(output, prediction_path(output, what=name, instead=_SAY_OUTPUT))
 
 
 def _cast(inputs: Any, dtypes: list[torch.dtype]) -> Any:
@@ -314,5 +325,6 @@ def _check_same(snapshot: Mapping[str, Tensor], live: Mapping[str, Tensor]) -> N
             )
 
 
-def _shown_inputs(inputs: Field | None) -> str:
-    return "" if inputs is None else f", inputs={inputs!r}"
+def _shown(baseline: Any) -> str:
+    fields = {name: getattr(baseline, name) for name in ("inputs", "output")}
+    return "".join(f", {name}={field!r}" for name, field in fields.items() if field is not None)

@@ -103,7 +103,8 @@ class NeuronAdvantage(Callback):
             position is not known.
         to_image: From an input ``(C, H, W)`` to an image in [0, 1]: undoes a normalisation.
         inputs: Key or callable that reads the model's input images from a batch.
-        num_classes: Number of classes, where predictions are ids and cannot tell.
+        num_classes: Number of classes, where predictions cannot tell: ids, one of several tensors,
+            or what a callable ``advantage`` compares.
         token_mask: Key or callable that reads from a batch which tokens are real: bools
             ``(N, T)``, or several for layers of several lengths. By default the masks that the
             model, or a transformer in it, is called with.

@@ -57,10 +57,15 @@ class Batch:
             ids=None if self.ids is None else list(compress(self.ids, self.keep.tolist())),
         )
 
-    def has_classes(self) -> bool:
-        """Whether these are class predictions, so that a callable advantage has outcome groups."""
-        scored = all(_are_ids(x) or _are_scores(x) for x in (self.prediction, self.baseline))
-        return scored and _are_ids(self.target)
+    def has_classes(self, num_classes: int | None) -> bool:
+        """Whether these are predictions of so many classes, for a callable advantage.
+
+        A mean and its variance look like scores of two classes, counts like ids: somebody has to
+        say that there are classes.
+        """
+        parts = (self.prediction, self.baseline)
+        scored = all(_are_ids(x) or _are_scores(x, num_classes) for x in parts)
+        return num_classes is not None and scored and _are_ids(self.target)
 
 
 @dataclass(frozen=True)
@@ -118,5 +123,5 @@ def _are_ids(x: Tensor) -> bool:
     return x.ndim == 1 and not (x.is_floating_point() or x.is_complex())
 
 
-def _are_scores(x: Tensor) -> bool:
-    return x.ndim == 2 and x.shape[1] > 1 and (x.is_floating_point() or x.is_complex())
+def _are_scores(x: Tensor, num_classes: int | None) -> bool:
+    return x.ndim == 2 and x.shape[1] == num_classes and x.is_floating_point()

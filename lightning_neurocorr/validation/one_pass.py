@@ -160,7 +160,7 @@ class ValidationPass:
 
     def _begin(self, batch: Batch, activations: Mapping[str, Tensor]) -> None:
         """Decide once for all batches: layers, groups, and how classes are controlled for."""
-        self.classifies = not callable(self.advantage) or batch.has_classes()
+        self.classifies = not callable(self.advantage) or batch.has_classes(self.num_classes)
         if self.classifies:
             self._rows = self._class_rows(batch, activations)
         by_device: dict[torch.device, dict[str, int]] = {}
