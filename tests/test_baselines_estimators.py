@@ -220,7 +220,7 @@ def test_what_cannot_be_fitted_is_said():
         baseline((x, y))
     with pytest.raises(ValueError, match="`fit` to be given training batches, but got none"):
         baseline.fit([])
-    with pytest.raises(ValueError, match=r"Say where the target is: `target="):
+    with pytest.raises(ValueError, match=r"Say which with `target="):
         baseline.fit([x])
     with pytest.raises(TypeError, match=r"`features` to return an array.*but got a dict"):
         EstimatorBaseline(LogisticRegression(), fit=True, features=lambda b: {}).fit([(x, y)])
@@ -357,3 +357,17 @@ def test_majority_state_travels_in_the_checkpoint():
     assert MajorityBaseline().state_dict() == {}
     assert repr(baseline) == "MajorityBaseline()"
     assert repr(given) == "MajorityBaseline(1)"
+
+
+def test_labels_are_one_hot_in_all_batches_or_sets_in_all():
+    """A batch of label sets in which each sample happens to have one label is no batch of ids."""
+    x, ids = torch.randn(40, 3), torch.arange(40) % 2
+    one_hot = torch.nn.functional.one_hot(ids, 2)
+    sets = one_hot.clone()
+    sets[20:] = torch.tensor([1, 1])
+    sets[30:] = 0
+    for targets, several in ((one_hot, False), (sets, True)):
+        estimator = KNeighborsClassifier(1)
+        baseline = EstimatorBaseline(estimator, fit=True)
+        baseline.fit([(x[rows], targets[rows]) for rows in (slice(20), slice(20, 40))])
+        assert (np.ndim(baseline.estimator.predict(x.numpy())) == 2) == several

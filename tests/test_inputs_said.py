@@ -102,7 +102,7 @@ def test_processes_that_read_from_different_places_are_refused(monkeypatch: Any)
     def gather(mine: Any) -> list[Any]:
         return [mine, {**mine, "provenance": {**mine["provenance"], **there}}]
 
-    monkeypatch.setattr(one_pass, "_gather", gather)
+    monkeypatch.setattr(one_pass, "gather_objects", gather)
     batches = [(torch.randn(20, 3), torch.arange(20) % 2)]
     with pytest.raises(
         ValueError, match=r"prediction to be in one place in all processes, .*\[0\]"

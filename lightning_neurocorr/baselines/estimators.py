@@ -86,7 +86,7 @@ class EstimatorBaseline:
         rows, targets = [], []
         for batch in batches:
             rows.append(self._features(batch))
-            targets.append(_labels(read_target(batch, self.target)).cpu().numpy())
+            targets.append(_checked_labels(read_target(batch, self.target)).cpu().numpy())
         if not rows:
             raise ValueError("Expected `fit` to be given training batches, but got none.")
         if all(isinstance(part, np.ndarray) for part in rows):
@@ -100,7 +100,7 @@ class EstimatorBaseline:
             )
         fitted: Any = copy.deepcopy(self.estimator)  # the given one stays as it was
         with self._randomness():
-            labels = np.concatenate(targets)
+            labels = _class_ids_of(np.concatenate(targets))
             if len(labels) != len(rows[0]):
                 raise ValueError(
                     f"Expected a label for each of the {len(rows[0])} rows of features, but got "
@@ -301,7 +301,7 @@ class MajorityBaseline:
         )
 
 
-def _labels(target: Tensor) -> Tensor:
+def _checked_labels(target: Tensor) -> Tensor:
     """Labels that an estimator can be fitted on: class ids ``(N,)``, or label sets ``(N, L)``.
 
     Raises:
@@ -317,8 +317,12 @@ def _labels(target: Tensor) -> Tensor:
             "`target=`, a function of the batch that returns class ids, or fit the estimator "
             "beforehand."
         )
-    one_hot = target.ndim == 2 and bool((target.sum(1) == 1).all())
-    return target.argmax(1) if one_hot else target
+    return target
+
+
+def _class_ids_of(labels: np.ndarray) -> np.ndarray:
+    """One-hot rows as class ids; sets of labels, where any row has several or none, as they are."""
+    return labels.argmax(1) if labels.ndim == 2 and (labels.sum(1) == 1).all() else labels
 
 
 def _votes_by_pairs(estimator: Any, method: str) -> bool:
