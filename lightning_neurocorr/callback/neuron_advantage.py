@@ -51,7 +51,7 @@ from lightning_neurocorr.report import NeuronReport
 from lightning_neurocorr.samples import LoaderPositions
 from lightning_neurocorr.scalars import summary_scalars
 from lightning_neurocorr.scores import Scores
-from lightning_neurocorr.swapping import KeptWeights
+from lightning_neurocorr.swapping import KeptWeights, evaluation_mode
 from lightning_neurocorr.validation import PassingSamples, SampleTable, ValidationPass
 from lightning_neurocorr.visualization import FeatureVisualizer, Visualizer
 
@@ -472,7 +472,11 @@ class NeuronAdvantage(Callback):
         if self._plan is not Plan.HOLD:
             return
         self._plan = Plan.REPORT
-        with self._faults.forgiven("report the last validation"):
+        with (
+            self._faults.forgiven("report the last validation"),
+            evaluation_mode(trainer.lightning_module),  # as a validation runs it
+            torch.no_grad(),
+        ):
             self._finish(trainer)
         self._close()
         if self._faults.broken or self.report is None:
