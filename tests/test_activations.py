@@ -97,9 +97,9 @@ def test_models_without_convolutions_or_submodules() -> None:
 
 def test_attention_reads_the_weights_of_its_projection_by_itself() -> None:
     model = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
-    assert list(choose_layers(model)) == ["linear1", "linear2"]
+    assert list(choose_layers(model)) == ["self_attn", "linear1", "linear2"]
     assert list(choose_layers(model, "self_attn.*")) == ["self_attn.out_proj"]
-    assert list(choose_layers(model, "*")) == ["linear1", "linear2"]
+    assert list(choose_layers(model, "*")) == ["self_attn", "linear1", "linear2"]
 
 
 def test_parametrized_layers_are_layers() -> None:

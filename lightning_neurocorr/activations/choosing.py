@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
+from lightning_neurocorr.activations.axes import is_token_convolution
 from lightning_neurocorr.activations.sequences import find_sequence_first
 
 Layers = str | Sequence[str] | Callable[[str, nn.Module], bool] | None
@@ -33,9 +34,9 @@ def choose_layers(model: nn.Module, layers: Layers = None) -> dict[str, nn.Modul
 
     Args:
         model: Any module.
-        layers: ``None`` for every convolution and linear layer; a dotted name for exactly that
-            module; a glob such as ``"features.*"`` (``*`` crosses dots) for the convolutions and
-            linear layers among its matches, or for all its matches where there is none; a sequence
+        layers: ``None`` for every convolution, linear layer and ``nn.MultiheadAttention``; a dotted
+            name for exactly that module; a glob such as ``"features.*"`` (``*`` crosses dots) for
+            those kinds among its matches, or for all its matches where there is none; a sequence
             of names and globs; or a predicate ``(name, module) -> bool``.
 
     Raises:
@@ -65,10 +66,11 @@ def choose_layers(model: nn.Module, layers: Layers = None) -> dict[str, nn.Modul
 
 
 def _default_layers(named: Mapping[str, nn.Module]) -> Iterator[str]:
-    """Convolutions and linear layers, except those whose weights attention reads by itself."""
+    """Convolutions, linear layers and attention, which computes its linear layers by itself."""
     attention = {name for name, m in named.items() if isinstance(m, nn.MultiheadAttention)}
     for name, module in named.items():
-        if isinstance(module, (_ConvNd, nn.Linear)) and attention.isdisjoint(_above(name)):
+        linear = isinstance(module, (_ConvNd, nn.Linear)) or is_token_convolution(module)
+        if name in attention or (linear and attention.isdisjoint(_above(name))):
             yield name
 
 

@@ -70,6 +70,7 @@ class SiteFinder:
         self._names = {id(module): name for name, module in self._modules.items()}
         # At their doors other hooks of ours count calls; what they return is the prediction.
         self.closed: set[nn.Module] = {model}
+        self.refused = ""
         self._heard: dict[Speaker, list[Heard]] = {}
         self.trace = Trace({"": model, **self._modules}, layers, self._rooted, self._listen)
 
@@ -91,7 +92,13 @@ class SiteFinder:
         return any(self.trace.calls.get(id(layer)) for layer in self.layers.values())
 
     def found(self) -> tuple[dict[str, Place], dict[str, str], dict[str, str]]:
-        """Where to read each layer, under which key it was heard there, and who cannot be read."""
+        """Where to read each layer, under which key it was heard there, and who cannot be read.
+
+        Raises:
+            ValueError: If ``unit_axis`` is no axis of what a layer returns.
+        """
+        if self.refused:
+            raise ValueError(self.refused)
         places: dict[str, Place] = {}
         keys: dict[str, str] = {}
         problems: dict[str, str] = {}
@@ -151,6 +158,12 @@ class SiteFinder:
         samples = None if traced is None else L.find(traced, L.SAMPLES)
         layout = traced if traced is not None else L.axes_of(value.shape)
         if units is not None:
+            if not -value.ndim <= units < value.ndim:
+                self.refused = (
+                    f"Expected `unit_axis` of layer {name!r} to be an axis of what it returns, of "
+                    f"shape {tuple(value.shape)}, but got {units}."
+                )
+                return None
             units %= value.ndim
             layout = L.with_axis(layout, units, L.UNITS, value.shape[units])
         if value.ndim == 3 and is_sequence_first(module):

@@ -20,6 +20,8 @@ from lightning_neurocorr.activations import layouts as L
 from lightning_neurocorr.activations.asides import depth
 from lightning_neurocorr.activations.pooling import first_tensor
 
+_COMPOSITE = torch._C.DispatchKey.CompositeImplicitAutograd
+
 # With constants they move and stretch a neuron's values, no more.
 _AFFINE = {"add", "sub", "rsub", "mul", "div", "neg"}
 
@@ -168,10 +170,9 @@ class Trace:
         blank = L.is_blank(func._schema.name)
         if blank or not any(x in self._tensors for x in given):
             return func(*args, **kwargs)
-        with self._mode:
-            parts = func.decompose(*args, **kwargs)
-        if parts is not NotImplemented:
-            return parts
+        if torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), _COMPOSITE):
+            with self._mode:  # the very kernel that would have run
+                return func._op_dk(_COMPOSITE, *args, **kwargs)
         result = func(*args, **kwargs)
         self._noting(self._operation, func, args, given, result)
         return result
