@@ -11,6 +11,7 @@ from torch import Tensor
 from lightning_neurocorr import baselines as B
 from lightning_neurocorr.activations import Call
 from lightning_neurocorr.baselines import returned as R
+from lightning_neurocorr.samples import reordered
 
 Predictions = Callable[[Any, Any], tuple[Tensor, Tensor]]
 
@@ -115,6 +116,9 @@ class Reader:
             self._same_way(
                 "shape", shape, f"predictions of shape (N, {', '.join(map(str, shape))})"
             )
+        if "order" not in self._learnt:  # once: looking waits for the device
+            self._learnt["order"] = True
+            _check_order(prediction, target, batch, None if call is None else call.output)
         if call is not None:
             self._learn_scores(call, prediction, target, answer)
         return Read(prediction.detach(), target.detach(), call)
@@ -330,6 +334,35 @@ def _check_rows(name: str, value: Any) -> None:
 def shape_words(values: Tensor) -> str:
     """``(N, 10)`` of a tensor with rows."""
     return f"({', '.join(['N', *map(str, values.shape[1:])])}{',' if values.ndim == 1 else ''})"
+
+
+def _check_order(prediction: Tensor, target: Tensor, batch: Any, output: Any) -> None:
+    """Raise if prediction or target have the rows of the batch in another order."""
+    parts = [part for _, part in R.tensors_in(batch)]
+    if not any(_shares(part, target) for part in parts) and _moved(target, parts):
+        raise ValueError(
+            "Expected the target to have its rows in the order of the batch, but got those of a "
+            "part of the batch in another order. The baseline is asked about the batch as it is. "
+            "Let validation_step return rows in that order, or sort samples in `collate_fn`."
+        )
+    outputs = [part for _, part in R.tensors_in(output)]
+    if not any(_shares(part, prediction) for part in outputs) and _moved(
+        prediction, [made for part in outputs for made in _made(part)]
+    ):
+        raise ValueError(
+            "Expected the prediction to have its rows in the order in which the module named by "
+            "`output` returned them, but got them in another order. Activations are in the order "
+            "of that call. Sort samples in `collate_fn` instead of in validation_step, or name "
+            "with `output` a module that sorts and sorts back inside."
+        )
+
+
+def _moved(rows: Tensor, parts: Sequence[Tensor]) -> bool:
+    """Whether rows are those of a part in another order, and those of no part in this one."""
+    alike = [part for part in parts if part.shape == rows.shape]
+    return not any(_equals(rows, part) for part in alike) and any(
+        reordered(rows, part) for part in alike
+    )
 
 
 def said_field(field: B.Field) -> str:

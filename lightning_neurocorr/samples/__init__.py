@@ -7,16 +7,19 @@ rows that were drawn for it. Everywhere else a sample has a number of its own, i
 from lightning_neurocorr.samples.fetching import fetch
 from lightning_neurocorr.samples.hashing import Id, folds, hashed, number_ids, read_ids
 from lightning_neurocorr.samples.loaders import LoaderPositions
+from lightning_neurocorr.samples.order import collates_in_order, reordered
 from lightning_neurocorr.samples.rows import check_rows, row_counts
 
 __all__ = [
     "Id",
     "LoaderPositions",
     "check_rows",
+    "collates_in_order",
     "fetch",
     "folds",
     "hashed",
     "number_ids",
     "read_ids",
+    "reordered",
     "row_counts",
 ]

@@ -22,6 +22,7 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
+from lightning_neurocorr.samples.order import collates_in_order
 from lightning_neurocorr.samples.rows import check_rows, row_counts
 
 # Samplers that say truly how many they draw.
@@ -45,7 +46,7 @@ class LoaderPositions:
     Positions are known where the loader goes through a map-style data set by a sampler that is
     exactly ``SequentialSampler`` or an unshuffled ``DistributedSampler``, in batches of exactly
     ``BatchSampler``, and where each batch has had the rows that were drawn for it. A ``collate_fn``
-    of the user's is believed as long as it keeps the number of rows.
+    of the user's is tried on a few samples: it has to keep their number and their order.
 
     Args:
         loader: What Lightning iterates.
@@ -184,6 +185,8 @@ def _why_unknown(loader: Any, sampler: Any, *, sharded: bool) -> str:
     kind = type(sampler).__name__
     if not sharded:
         return f"its {kind} does not say which process gets which sample"
+    if not collates_in_order(loader):
+        return "its `collate_fn` puts the samples of a batch in another order"
     if type(sampler) is SequentialSampler:
         return ""
     if not _is_plain_distributed(sampler):
