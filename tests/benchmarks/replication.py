@@ -34,7 +34,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_neurocorr import Ablation, NeuronReport, TableBaseline, compare, verdict
+from lightning_neurocorr import Ablation, Attribution, NeuronReport, TableBaseline, compare, verdict
 from tests.benchmarks import replication_cases as real_data
 from tests.benchmarks.replication_cases import Case
 from tests.benchmarks.timing import machine, table
@@ -115,7 +115,7 @@ def one_run(
         DataLoader(TensorDataset(case.x[rows], y), batch_size=250),
         TableBaseline(answers),
         LAYERS,
-        attribution=not options.no_attribution,
+        attribution=False if options.no_attribution else Attribution(4096, options.max_share),
         ablation=Ablation(time_budget_s=None) if options.needed else None,
     )
 
@@ -212,6 +212,9 @@ def parsed(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--draws", type=int, default=5, help="placebos per half and network")
     parser.add_argument("--needed", action="store_true", help="ablation too: much slower")
     parser.add_argument("--no-attribution", action="store_true", help="only what is encoded")
+    parser.add_argument(
+        "--max-share", type=float, default=Attribution().max_share, help="of samples attributed"
+    )
     parser.add_argument("--placebo-only", action="store_true", help="real and placebo only")
     parser.add_argument("--only", choices=("digits", "fashion"), help="one of the data sets")
     parser.add_argument("--fast", action="store_true", help="digits, one seed, one draw")
