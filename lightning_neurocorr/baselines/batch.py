@@ -21,8 +21,8 @@ INPUT_NAMES = ("x", "input", "inputs", "image", "images", "img", "pixel_values",
 TARGET_NAMES = ("target", "targets", "label", "labels", "y")
 
 _SAY_TARGET = (
-    "Say which with `target=`: a key, an index or a function of the batch, such as target=2 or "
-    "target=lambda batch: batch[2]."
+    "Say where the target is: `target=`, a key, an index or a function of the batch, such as "
+    "target=2 or target=lambda batch: batch[2]."
 )
 
 
