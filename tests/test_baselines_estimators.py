@@ -220,7 +220,7 @@ def test_what_cannot_be_fitted_is_said():
         baseline((x, y))
     with pytest.raises(ValueError, match="`fit` to be given training batches, but got none"):
         baseline.fit([])
-    with pytest.raises(ValueError, match=r"Say which with `target="):
+    with pytest.raises(ValueError, match=r"Say where the target is: `target="):
         baseline.fit([x])
     with pytest.raises(TypeError, match=r"`features` to return an array.*but got a dict"):
         EstimatorBaseline(LogisticRegression(), fit=True, features=lambda b: {}).fit([(x, y)])

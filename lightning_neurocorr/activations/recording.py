@@ -212,7 +212,9 @@ class ActivationRecorder:
         if isinstance(carrier(place), torch.jit.ScriptModule):
             self.refused[name] = "TorchScript modules take no hooks"
             return
-        self._handles.append(listen(place, self._hook(name)))
+        # Places may become known when the module of the prediction is already listened to.
+        judged = self._within is not None and carrier(place) is self._within.module
+        self._handles.append(listen(place, self._hook(name), first=judged))
         if isinstance(place, Site) and place.elsewhere:
             self._handles.append(place.layer.register_forward_hook(self._counter(name)))
 

@@ -76,14 +76,17 @@ def layer_of(place: Place) -> nn.Module:
     return place.layer if isinstance(place, Site) else place
 
 
-def listen(place: Place, hook: Callable[[Place, Any], Any]) -> RemovableHandle:
+def listen(
+    place: Place, hook: Callable[[Place, Any], Any], *, first: bool = False
+) -> RemovableHandle:
     """Call ``hook(place, value)`` with what a layer says, at every call.
 
     What the hook returns goes on in place of ``value``; None changes nothing. An output is given as
-    the module returned it, be it a tuple or a dict.
+    the module returned it, be it a tuple or a dict. ``first`` puts the hook before the module's
+    others: a call that they take to have ended is still going on then.
     """
     if not isinstance(place, Site):
-        return place.register_forward_hook(lambda _m, _i, output: hook(place, output))
+        return place.register_forward_hook(lambda _m, _i, out: hook(place, out), prepend=first)
     site, argument = place, place.argument
 
     def changed(value: Any) -> Any:
@@ -91,7 +94,7 @@ def listen(place: Place, hook: Callable[[Place, Any], Any]) -> RemovableHandle:
         return None if new is None else site.packed(new)
 
     if argument is None:
-        return site.module.register_forward_hook(lambda _m, _i, output: changed(output))
+        return site.module.register_forward_hook(lambda _m, _i, out: changed(out), prepend=first)
 
     def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         given: Any = kwargs if isinstance(argument, str) else args
