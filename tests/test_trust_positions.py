@@ -77,7 +77,7 @@ def loop(indices: list[int]) -> tuple[float, list[float]]:
     for i in indices:
         x, y = SCANS.x[i : i + 1], int(SCANS.y[i])
         with torch.no_grad():
-            answer, activation = int(model(x).argmax()), model[0](x)[0]
+            answer, activation = int(model(x).argmax()), model[:2](x)[0]
         right.append(int(SCANS.readings[i]) == y)
         advantage.append((answer == y) - right[-1])
         hidden.append(activation.double().numpy())

@@ -185,16 +185,16 @@ def _why_unknown(loader: Any, sampler: Any, *, sharded: bool) -> str:
     kind = type(sampler).__name__
     if not sharded:
         return f"its {kind} does not say which process gets which sample"
-    if not collates_in_order(loader):
-        return "its `collate_fn` puts the samples of a batch in another order"
-    if type(sampler) is SequentialSampler:
-        return ""
-    if not _is_plain_distributed(sampler):
+    sequential = type(sampler) is SequentialSampler
+    if not sequential and not _is_plain_distributed(sampler):
         return f"the validation loader draws its samples by a {kind}, whose order is not known"
-    if sampler.shuffle:
+    if not sequential and sampler.shuffle:
         return f"the validation loader shuffles ({kind})"
-    if sampler.dataset is not loader.dataset:  # Lightning wraps samplers as lists of indices
+    # Lightning wraps samplers as lists of indices.
+    if not sequential and sampler.dataset is not loader.dataset:
         return f"the validation loader draws its samples by another sampler inside of {kind}"
+    if not collates_in_order(loader):  # tried only where nothing else speaks against it
+        return "its `collate_fn` puts the samples of a batch in another order"
     return ""
 
 
