@@ -36,6 +36,8 @@ _DISTRIBUTED = (
     "UnrepeatedDistributedSamplerWrapper",
 )
 
+_COLLATED = "its `collate_fn` puts the samples of a batch in another order"
+
 # What a subclass of DataLoader must not have changed for batches to be those of the batch sampler.
 _DRAWING = ("__iter__", "_get_iterator", "_index_sampler", "_auto_collation")
 
@@ -182,19 +184,24 @@ def _why_unknown(loader: Any, sampler: Any, *, sharded: bool) -> str:
         )
     if loader.num_workers and not getattr(loader, "in_order", True):
         return "the validation loader gives batches as workers finish them (in_order=False)"
-    kind = type(sampler).__name__
     if not sharded:
-        return f"its {kind} does not say which process gets which sample"
-    sequential = type(sampler) is SequentialSampler
-    if not sequential and not _is_plain_distributed(sampler):
+        return f"its {type(sampler).__name__} does not say which process gets which sample"
+    why = _why_no_order(loader, sampler)
+    # Tried only where nothing else speaks against it.
+    return why or ("" if collates_in_order(loader) else _COLLATED)
+
+
+def _why_no_order(loader: DataLoader[Any], sampler: Any) -> str:
+    """Why it is not known in which order a sampler draws; empty where it is."""
+    kind = type(sampler).__name__
+    if type(sampler) is SequentialSampler:
+        return ""
+    if not _is_plain_distributed(sampler):
         return f"the validation loader draws its samples by a {kind}, whose order is not known"
-    if not sequential and sampler.shuffle:
+    if sampler.shuffle:
         return f"the validation loader shuffles ({kind})"
-    # Lightning wraps samplers as lists of indices.
-    if not sequential and sampler.dataset is not loader.dataset:
+    if sampler.dataset is not loader.dataset:  # Lightning wraps samplers as lists of indices
         return f"the validation loader draws its samples by another sampler inside of {kind}"
-    if not collates_in_order(loader):  # tried only where nothing else speaks against it
-        return "its `collate_fn` puts the samples of a batch in another order"
     return ""
 
 
