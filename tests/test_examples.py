@@ -60,7 +60,7 @@ def test_digits_runs_with_every_kind_of_baseline_and_says_where_to_look(tmp_path
         assert report.headline in " ".join(text.split())
         assert f"tensorboard --logdir {Path(kind, 'runs')}\n" in text
         assert list((tmp_path / kind / "runs").glob("*/events.out.tfevents.*"))
-        for top in (report.top(5), report.top(5, by="attribution")):
+        for top in (report.shown(5), report.top(5, by="attribution")):
             assert bool(report.message) or str(top) in text
     for counts in ("both", "only_model"), ("only_baseline", "neither"):
         numbers = [getattr(found[0].outcomes, name) for name in counts]
