@@ -105,7 +105,8 @@ def compare(
         unit_axis: Which axis of what a layer returns are its units, where that cannot be known: a
             number for all layers, or a dict by layer name.
         top_k: How many neurons get pictures.
-        attribution: The *used* column: True, False or its settings.
+        attribution: The *used* column: True, False or its settings. True is up to 1,024 samples of
+            each group, however small the set is.
         ablation: The *needed* column: its settings, or None.
         placebo: Also count what is called against the baseline's answers shuffled among samples of
             the same true class: True, its settings, or None. The model runs over the data again.
@@ -140,6 +141,8 @@ def compare(
         >>> report.outcomes.only_model
         32
     """
+    if attribution is True:  # no training waits for it
+        attribution = Attribution(max_share=1.0)
     options = Options.of(locals())
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     positions = LoaderPositions(loader)

@@ -10,10 +10,11 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_neurocorr import (
     Ablation,
+    Attribution,
     BatchBaseline,
     EstimatorBaseline,
     FeatureVisualizer,
@@ -132,3 +133,22 @@ def test_a_baseline_that_fails_is_an_error() -> None:
 
 def _failing(batch: Any) -> torch.Tensor:
     raise RuntimeError("no answer")
+
+
+def test_without_a_training_that_waits_every_win_is_attributed() -> None:
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.ReLU(), torch.nn.Linear(6, 3))
+    x = torch.randn(2000, 4)
+    y = model(x).argmax(1)
+    loader = DataLoader(TensorDataset(x, y, (y + torch.arange(2000) % 2) % 3), batch_size=500)
+
+    def found(attribution: Any) -> np.ndarray:
+        options: dict[str, Any] = {"target": 1, "at": "raw", "visualizer": None}
+        report = compare(model, loader, BatchBaseline(2), "0", attribution=attribution, **options)
+        return report.column("attribution")
+
+    hidden, wins = model[0](x).detach(), torch.arange(2000) % 2 == 1
+    weight, rival = model[2].weight.detach(), (y + 1) % 3
+    k = (hidden - hidden.mean(0)) * (hidden > 0) * (weight[y] - weight[rival])
+    np.testing.assert_allclose(found(True), k[wins].double().mean(0), rtol=1e-4, atol=1e-6)
+    assert not np.allclose(found(Attribution()), found(True), rtol=1e-3)
