@@ -54,12 +54,16 @@ def by_label(samples: list[Any]) -> Any:  # with ties, as lengths have
     return {"inputs": {"x": x}, "labels": y}
 
 
+def turned(samples: list[Any]) -> Any:
+    return default_collate(samples[::-1])
+
+
 @pytest.mark.parametrize("collate", [plain, numbered, packed, noisy, broken])
 def test_a_collate_fn_that_keeps_the_order(collate: Callable[..., Any]) -> None:
     assert LoaderPositions(DataLoader(data(), 24, collate_fn=collate)).known
 
 
-@pytest.mark.parametrize("collate", [by_value, by_label])
+@pytest.mark.parametrize("collate", [by_value, by_label, turned])
 def test_a_collate_fn_that_sorts(collate: Callable[..., Any]) -> None:
     loader = DataLoader(data(), 24, collate_fn=collate)
     before = torch.get_rng_state()

@@ -50,8 +50,8 @@ def collates_in_order(loader: DataLoader[Any]) -> bool:
     """Whether ``collate_fn`` leaves the first samples of the data set in their order.
 
     One that sorts them by length, say, does not: given the samples backwards, it makes of them a
-    batch whose rows are not backwards. Asked once of a loader; where it cannot be tried, it is
-    believed.
+    batch whose rows are not backwards. And what the first becomes alone has to come first. Asked
+    once of a loader; where it cannot be tried, it is believed.
     """
     if loader.collate_fn in (default_collate, default_convert):
         return True
@@ -68,6 +68,9 @@ def _tried(loader: DataLoader[Any]) -> bool:
     dataset: Any = _borrowed(loader.dataset)
     samples = [dataset[i] for i in range(min(len(dataset), loader.batch_size or 1, _TRIED))]
     forwards = loader.collate_fn(deepcopy(samples))
+    alone = loader.collate_fn(deepcopy(samples[:1]))
+    if any(map(_is_elsewhere, _tensors(alone), _tensors(forwards))):
+        return False
     backwards = loader.collate_fn(samples[::-1])
     votes = 0
     for one, other in zip(_tensors(forwards), _tensors(backwards), strict=True):
@@ -76,6 +79,15 @@ def _tried(loader: DataLoader[Any]) -> bool:
             kept = torch.equal(one, back) and not torch.equal(one, one.flip(0))
             votes += kept - (not torch.equal(one, back) and _same_rows(one, back))
     return votes >= 0
+
+
+def _is_elsewhere(alone: Tensor, rows: Tensor) -> bool:
+    """Whether numbers that are all different have the first sample's in another place."""
+    if len(alone) != 1 or alone.shape[1:] != rows.shape[1:] or not rows.is_floating_point():
+        return False
+    flat = rows.reshape(len(rows), -1)
+    same = (flat == alone.reshape(1, -1)).all(1)
+    return len(flat.unique(dim=0)) == len(flat) and bool(same.any()) and not bool(same[0])
 
 
 def _same_rows(one: Tensor, other: Tensor) -> bool:
