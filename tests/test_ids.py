@@ -102,6 +102,7 @@ def only_model(data: Pictures) -> list[int]:
 def looked_at(loader: Any, **more: Any) -> NeuronReport:
     options: dict[str, Any] = {
         "attribution": False,
+        "at": "raw",  # as the loop listens
         "to_image": lambda x: x,
         "top_k": 3,
         "visualizer": FeatureVisualizer(steps=1),
@@ -167,7 +168,7 @@ def test_a_notebook_has_ids_and_images_too() -> None:
     report = compare(
         Model().eval(), LOADERS["shuffled"](data), lambda batch: batch["answer"], inputs="x",
         attribution=False, visualizer=FeatureVisualizer(steps=1), to_image=lambda x: x, top_k=3,
-        sample_id="case",
+        sample_id="case", at="raw",
     )  # fmt: skip
     assert assert_shows_the_right(report, data, ids=True) > 12
 
