@@ -19,6 +19,7 @@ from lightning_neurocorr.activations import layouts as L
 from lightning_neurocorr.activations.axes import is_token_convolution, known_unit_axis
 from lightning_neurocorr.activations.choosing import Layers, choose_layers, layer_names
 from lightning_neurocorr.activations.compilation import eager
+from lightning_neurocorr.activations.pooling import Pooling
 from lightning_neurocorr.activations.sequences import is_sequence_first
 from lightning_neurocorr.activations.sites import Place, Site, Unfold
 from lightning_neurocorr.activations.tracing import Heard, Speaker, Spoken, Trace
@@ -40,7 +41,7 @@ class SiteFinder:
         unit_axis: The axis of the units in what a layer returns, for all or by name; None where it
             is known or can be followed.
         hear: Called with a key, a place and a value at every place that may be chosen.
-        needs_axes: Whether a layer whose units cannot be known is of no use.
+        pooling: What is made of what is read; a callable needs no axes.
 
     Raises:
         ValueError: If a name in ``at`` or ``unit_axis`` is no watched layer.
@@ -54,10 +55,12 @@ class SiteFinder:
         unit_axis: UnitAxis = None,
         hear: Callable[[str, Place, Any], None] | None = None,
         *,
-        needs_axes: bool = True,
+        pooling: Pooling = "mean",
     ) -> None:
         self.layers = layers
-        self._needs_axes = needs_axes
+        # The mean of a mean over places is that mean; a maximum or a token is no longer in it.
+        self._averages = pooling == "mean"
+        self._needs_axes = not callable(pooling)
         self._at, self._unit_axis, self._hear = at, unit_axis, hear
         for option, value in (("at", at), ("unit_axis", unit_axis)):
             unknown = [n for n in value if n not in layers] if isinstance(value, Mapping) else []
@@ -199,7 +202,8 @@ class SiteFinder:
             found.clear()
         for call in range(calls):
             family, heard = self.trace.families[name, call], self._heard.get((name, call), [])
-            places = _places(family, heard) if family[0].layout is not None else iter(heard[:1])
+            known = family[0].layout is not None
+            places = _places(family, heard, self._averages) if known else iter(heard[:1])
             found.append({_key(name, one): one for one in reversed(list(places))})
         for key, one in reversed(found[0].items()):
             alike = [others.get(key) for others in found]
@@ -264,6 +268,7 @@ def find_sites(
     *,
     at: At = "activation",
     unit_axis: UnitAxis = None,
+    pooling: Pooling = "mean",
 ) -> dict[str, Place]:
     """Where the neurons of a model are read, for ``silence``, ``render`` and recorders.
 
@@ -273,6 +278,7 @@ def find_sites(
         layers: See :func:`choose_layers`.
         at: See :class:`SiteFinder`.
         unit_axis: See :class:`SiteFinder`.
+        pooling: See :class:`SiteFinder`.
 
     Raises:
         ValueError: If a layer's units cannot be known.
@@ -283,7 +289,8 @@ def find_sites(
         >>> {name: site.name for name, site in sites.items()}
         {'0': '1', '2': '2'}
     """
-    with eager(model), SiteFinder(model, choose_layers(model, layers), at, unit_axis) as finder:
+    chosen = choose_layers(model, layers)
+    with eager(model), SiteFinder(model, chosen, at, unit_axis, pooling=pooling) as finder:
         run()
     places, _, problems = finder.found()
     for name, why in problems.items():
@@ -351,13 +358,14 @@ def _axes(layout: L.Layout) -> tuple[int, int, int, Unfold]:
 # --- which of the places that were heard ---------------------------------------------------------
 
 
-def _places(family: list[Spoken], heard: list[Heard]) -> Iterator[Heard]:
+def _places(family: list[Spoken], heard: list[Heard], averages: bool) -> Iterator[Heard]:
     """Places to read, the best first: behind the last change, as near to it as possible."""
+    kinds = [("same",), ("same", "pool"), ("same", "pool", "average")]
     changes = [s for s in family if s.kind == "change" and _is_whole(family, s)]
     for change in reversed(changes):
-        for kinds in (("same",), ("same", "pool")):
+        for allowed in kinds if averages else kinds[:-1]:
             chain = {change}
-            chain |= {s for s in family if s.kind in kinds and _follows(s, chain)}
+            chain |= {s for s in family if s.kind in allowed and _follows(s, chain)}
             yield from (one for one in heard if one.spoken in chain and _is_alone(one, chain))
     yield from (one for one in heard if one.spoken.kind == "raw")
 

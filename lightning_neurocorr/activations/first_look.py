@@ -77,9 +77,7 @@ class SiteRecorder(ActivationRecorder):
         self.found = found if found is not None and found.are_of(layers) else None
         super().__init__(self._readable(), pooling, strict=strict, within=within)
         self._watched = dict(layers)
-        self._finder = SiteFinder(
-            model, layers, at, unit_axis, self.hear, needs_axes=not callable(pooling)
-        )
+        self._finder = SiteFinder(model, layers, at, unit_axis, self.hear, pooling=pooling)
         if within is not None:
             self._finder.closed.add(within.module)
 

@@ -90,6 +90,9 @@ REDUCTIONS = {
     *("norm", "prod", "std", "std_mean", "sum", "var", "var_mean"),
 }
 
+# Reductions that may go over places, channel by channel.
+POOLING = {"amax": "pool", "max": "pool", "mean": "average"}
+
 
 def is_pooling(name: str) -> bool:
     """Whether an operation goes over places only, channel by channel."""

@@ -35,8 +35,8 @@ class Spoken:
     Attributes:
         index: When it came to be.
         kind: How: ``"raw"`` as the layer returned it; ``"same"`` numbers in another shape;
-            ``"affine"``; ``"pool"`` over places; ``"change"`` by a normalisation or a function; or
-            a ``"statistic"`` over neurons, such as a norm, that no longer has them apart.
+            ``"affine"``; ``"pool"`` or ``"average"`` over places; ``"change"`` by a
+            normalisation or a function; or a ``"statistic"`` that no longer has neurons apart.
         layout: Its axes; None where units cannot be told.
         ndim: Their number.
         parents: What it was made of.
@@ -99,7 +99,7 @@ class Trace:
     Attributes:
         families: What each call of a layer led to, in order.
         calls: How often modules were called, by id.
-        weights: Ids of the parameters that went into operations.
+        weights: Ids of the parameters that went into operations of a module.
         fault: The first error of our own; the forward goes on.
     """
 
@@ -166,7 +166,8 @@ class Trace:
         if self._busy or self.fault is not None or depth() != self._aside:
             return func(*args, **kwargs)
         given = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
-        self.weights.update(id(x) for x in given if isinstance(x, nn.Parameter))
+        if self._stack:
+            self.weights.update(id(x) for x in given if isinstance(x, nn.Parameter))
         blank = L.is_blank(func._schema.name)
         if blank or not any(x in self._tensors for x in given):
             return func(*args, **kwargs)
@@ -251,7 +252,7 @@ class Trace:
         if all(parent.kind == "statistic" for parent in parents):
             return "statistic" if pointwise or name in (*L.RESHAPES, *L.REDUCTIONS) else ""
         if name in L.REDUCTIONS:
-            return "pool" if apart else "statistic"
+            return L.POOLING.get(name, "statistic") if apart else "statistic"
         if not apart:
             return ""
         if name in L.RESHAPES:
@@ -259,7 +260,7 @@ class Trace:
         if name in L.NORMS:
             return "change"
         if L.is_pooling(name):
-            return "pool"
+            return "average" if "avg" in name else "pool"
         if pointwise:
             return "affine" if name in _AFFINE and len(parents) == 1 else "change"
         return ""

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lightning_neurocorr.activations import record
+from lightning_neurocorr.activations import ActivationRecorder, Place, find_sites
 from lightning_neurocorr.visualization import (
     FeatureVisualizer,
     ImagePrior,
@@ -35,15 +35,20 @@ class Case:
     """A network, the units looked at, their classes and their strongest real images."""
 
     net: Net
+    places: dict[str, Place]
     targets: list[Target]
     classes: Tensor
     exemplars: list[Tensor]
 
 
-def choose_units(net: Net, name: str, images: Tensor, labels: Tensor, per_class: int) -> Case:
+def choose_units(
+    net: Net, name: str, images: Tensor, labels: Tensor, per_class: int, at: str
+) -> Case:
     """The units whose activation correlates most with each class."""
     _, layer, classes = DATA[name]
-    with record(net, layer) as recorder, torch.no_grad():
+    with torch.no_grad():
+        places = find_sites(net, lambda: net(images[:2]), layer, at=at)
+    with ActivationRecorder(places) as recorder, torch.no_grad():
         net(images)
         activations = recorder.take()[0][layer]
     centred = activations - activations.mean(0)
@@ -56,6 +61,7 @@ def choose_units(net: Net, name: str, images: Tensor, labels: Tensor, per_class:
     strongest = activations[:, units].argsort(0, descending=True)[:20]
     return Case(
         net,
+        places,
         [Target(layer, unit) for unit in units],
         labels[strongest].mode(0).values,
         [images[row] for row in strongest[0]],
@@ -84,7 +90,9 @@ def row(visualizer: Visualizer, cases: list[Case], prior: ImagePrior) -> str:
     """Mean numbers of all pictures, and the spread of transfer over the networks."""
     numbers = []
     for case, judge in zip(cases, [*cases[1:], cases[0]], strict=True):
-        pictures = visualizer.render(case.net, None, case.targets, prior, exemplars=case.exemplars)
+        pictures = visualizer.render(
+            case.net, case.places, case.targets, prior, exemplars=case.exemplars
+        )
         blank = prior.images.mean(0).numpy()
         made = torch.stack(
             [torch.from_numpy(p.image if p.image is not None else blank) for p in pictures]
@@ -134,6 +142,7 @@ def main() -> None:
     parser.add_argument("--rows", nargs="*", help="only these rows")
     parser.add_argument("--per-class", type=int, default=2)
     parser.add_argument("--data", nargs="*", choices=list(DATA), default=list(DATA))
+    parser.add_argument("--at", choices=["activation", "raw"], default="activation")
     options = parser.parse_args()
     torch.set_num_threads(1)
     for name in options.data:
@@ -143,7 +152,9 @@ def main() -> None:
         images, labels = DATA[name][0](200 if options.fast else 2000, 1)
         prior = ImagePrior.fit(images.split(64))
         nets = [train(name, seed, count, epochs) for seed in seeds]
-        cases = [choose_units(net, name, images, labels, options.per_class) for net in nets]
+        cases = [
+            choose_units(net, name, images, labels, options.per_class, options.at) for net in nets
+        ]
         accuracy = statistics.mean(agreement(net, images, labels) for net in nets)
         real = statistics.mean(
             agreement(judge.net, torch.stack(case.exemplars), case.classes)
