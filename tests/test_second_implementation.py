@@ -329,6 +329,7 @@ def test_r_attribution_and_ablation_are_those_of_a_loop(name: str) -> None:
         )
         found = compare(
             net, loader, lambda batch: batch[2], list(kind.layers), target=1, pooling=pooling,
+            at="raw",
             ablation=settings if pooling == "mean" else None,
         )  # fmt: skip
         assert set(found.layers) == set(kind.layers), found.notes

@@ -18,7 +18,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from lightning_neurocorr.activations import layouts as L
 from lightning_neurocorr.activations.asides import depth
-from lightning_neurocorr.activations.pooling import first_tensor
+from lightning_neurocorr.activations.pooling import first_tensor, packed_in
 
 _COMPOSITE = torch._C.DispatchKey.CompositeImplicitAutograd
 
@@ -316,18 +316,21 @@ class Trace:
         except TypeError:
             value = torch.empty(0)
         if id(module) in self._names:
-            self._speak(self._names[id(module)], module, value)
+            self._speak(self._names[id(module)], module, value, packed_in(output) is not None)
         traced = self._tensors.get(value)
         for speaker, spoken in ({} if traced is None else traced.own).items():
             self._hear(speaker, Heard(spoken, module, None, self._index, call), output)
 
-    def _speak(self, name: str, module: nn.Module, value: Tensor) -> None:
-        """A watched layer has returned: follow its output."""
+    def _speak(self, name: str, module: nn.Module, value: Tensor, packed: bool) -> None:
+        """A watched layer has returned: follow its output, if it is not packed."""
         traced = self._tensors.get(value)
-        layout = self._rooted(name, module, value, None if traced is None else traced.layout)
+        layout, ndim = None, 1
+        if not packed:
+            layout = self._rooted(name, module, value, None if traced is None else traced.layout)
+            ndim = value.ndim
         own = {} if traced is None else dict(traced.own)
         speaker = name, self.calls[id(module)] - 1
-        own[speaker] = Spoken(self._index, "raw", layout, value.ndim)
+        own[speaker] = Spoken(self._index, "raw", layout, ndim)
         self.families[speaker] = [own[speaker]]
         self._tensors[value] = Traced(layout, own)
 
