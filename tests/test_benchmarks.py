@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from tests.benchmarks import __main__ as runner
-from tests.benchmarks import gpu, pooling, replication, scaling
+from tests.benchmarks import gpu, pooling, reading, replication, scaling
 from tests.benchmarks.scaling_plot import Panel, draw
 
 SCRIPTS = [*runner.SCRIPTS, *runner.DEVICE, *runner.LONG]
@@ -150,6 +150,14 @@ def test_replication_runs_small_and_keeps_what_it_trained(tmp_path, capsys):
     assert "made" not in second.err
     assert second.out.rpartition("|")[0] == first.out.rpartition("|")[0]
     assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == trained
+
+
+def test_readings_are_compared_on_both_halves(tmp_path, capsys):
+    reading.main(["--fast", "--cache", str(tmp_path)])
+    printed = capsys.readouterr().out
+    for at in reading.KINDS:
+        assert f"| {at} |" in printed
+    assert reading.differing(np.array([0.1, 0.1005, np.nan, 0.3, 0.2])) == 3
 
 
 def test_poolings_are_compared_on_both_halves(tmp_path, capsys):
