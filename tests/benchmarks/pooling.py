@@ -65,7 +65,7 @@ def rows(found: dict[tuple[str, str], Tally]) -> Iterator[list[str]]:
     for pooling in POOLINGS:
         real, shuffled = found[pooling, "real"], found[pooling, "placebo"]
         numbers = [int(called.sum()) for called in real.called["encodes"]]
-        again, called = real.replicated("encodes")
+        again, called = real.replicated("encodes", real.called)
         yield [
             pooling,
             ", ".join(map(str, numbers)),
