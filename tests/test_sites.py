@@ -413,12 +413,12 @@ def test_weights_that_another_module_uses_are_said_to_be_out_of_sight() -> None:
 
 
 def test_a_fault_of_ours_is_a_note_and_layers_are_read_raw(monkeypatch: Any) -> None:
-    from lightning_neurocorr.activations import layouts
+    from lightning_neurocorr.activations import operations
 
     def broken(*_: Any) -> None:
         raise RuntimeError("no such operation")
 
-    monkeypatch.setattr(layouts, "follow", broken)
+    monkeypatch.setattr(operations, "follow", broken)
     model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)).eval()
     x, y = torch.randn(40, 3), torch.arange(40) % 2
     report = compare(model, [(x[:20], y[:20]), (x[20:], y[20:])], lambda b: b[1].roll(1))
@@ -448,3 +448,23 @@ def test_the_first_batch_leaves_nothing_behind() -> None:
         assert alive[0]() is None
     assert [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model] == hooks
     assert torch.utils._python_dispatch._get_current_dispatch_mode() is None
+
+
+@pytest.mark.parametrize("grad", [torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize("mode", ["nearest", "bilinear", "bicubic"])
+def test_following_changes_no_bit(mode: str, grad: Any) -> None:
+    """PyTorch's own decompositions in Python round otherwise than its kernels."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(2, 6, 3), nn.InstanceNorm2d(6), nn.SiLU(),
+        nn.Upsample(scale_factor=1.7, mode=mode),
+        nn.GroupNorm(2, 6), nn.AdaptiveAvgPool2d(3), nn.Flatten(), nn.Linear(54, 8), nn.Softmax(-1),
+    ).eval()  # fmt: skip
+    x = torch.randn(4, 2, 13, 13)
+    with grad():
+        plain = model(x)
+        with SiteFinder(model, choose_layers(model)) as finder:
+            finder.restart(x)
+            followed = model(x)
+    assert finder.trace.fault is None
+    assert torch.equal(followed, plain)

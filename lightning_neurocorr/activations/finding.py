@@ -6,7 +6,7 @@ layer, at the door of the first module where this tensor, and nothing else, come
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import torch
@@ -19,10 +19,11 @@ from lightning_neurocorr.activations import layouts as L
 from lightning_neurocorr.activations.axes import is_token_convolution, known_unit_axis
 from lightning_neurocorr.activations.choosing import Layers, choose_layers, layer_names
 from lightning_neurocorr.activations.compilation import eager
+from lightning_neurocorr.activations.doors import reading_places
 from lightning_neurocorr.activations.pooling import Pooling
 from lightning_neurocorr.activations.sequences import is_sequence_first
 from lightning_neurocorr.activations.sites import Place, Site, Unfold
-from lightning_neurocorr.activations.tracing import Heard, Speaker, Spoken, Trace
+from lightning_neurocorr.activations.tracing import Heard, Speaker, Trace
 
 At = Literal["activation", "raw"] | Mapping[str, Literal["activation", "raw"]]
 UnitAxis = int | Mapping[str, int] | None
@@ -203,7 +204,7 @@ class SiteFinder:
         for call in range(calls):
             family, heard = self.trace.families[name, call], self._heard.get((name, call), [])
             known = family[0].layout is not None
-            places = _places(family, heard, self._averages) if known else iter(heard[:1])
+            places = reading_places(family, heard, self._averages) if known else iter(heard[:1])
             found.append({_key(name, one): one for one in reversed(list(places))})
         for key, one in reversed(found[0].items()):
             alike = [others.get(key) for others in found]
@@ -353,47 +354,3 @@ def _axes(layout: L.Layout) -> tuple[int, int, int, Unfold]:
         else:
             flat.append(labels[0] if labels else L.OTHER)
     return len(flat), flat.index(L.UNITS), flat.index(L.SAMPLES), tuple(unfold)
-
-
-# --- which of the places that were heard ---------------------------------------------------------
-
-
-def _places(family: list[Spoken], heard: list[Heard], averages: bool) -> Iterator[Heard]:
-    """Places to read, the best first: behind the last change, as near to it as possible."""
-    kinds = [("same",), ("same", "pool"), ("same", "pool", "average")]
-    changes = [s for s in family if s.kind == "change" and _is_whole(family, s)]
-    for change in reversed(changes):
-        for allowed in kinds if averages else kinds[:-1]:
-            chain = {change}
-            chain |= {s for s in family if s.kind in allowed and _follows(s, chain)}
-            yield from (one for one in heard if one.spoken in chain and _is_alone(one, chain))
-    yield from (one for one in heard if one.spoken.kind == "raw")
-
-
-def _follows(spoken: Spoken, chain: set[Spoken]) -> bool:
-    if any(parent not in chain for parent in spoken.parents):
-        return False
-    chain.add(spoken)
-    return True
-
-
-def _is_whole(family: list[Spoken], spoken: Spoken) -> bool:
-    """Whether all that the layer said before has gone into this tensor, and nowhere else."""
-    earlier = [s for s in family if s.index < spoken.index]
-    return all(
-        made is not None and index <= spoken.index for s in earlier for index, made, _ in s.uses
-    )
-
-
-def _is_alone(heard: Heard, chain: set[Spoken]) -> bool:
-    """Whether all that comes after goes through this door."""
-    path, waiting = {heard.spoken}, [heard.spoken]
-    while waiting:
-        new = [p for p in waiting.pop().parents if p in chain and p not in path]
-        path |= set(new)
-        waiting += new
-    if any(made not in path for s in path - {heard.spoken} for _, made, _ in s.uses):
-        return False
-    if heard.argument is None:
-        return all(index > heard.index for index, _, _ in heard.spoken.uses)
-    return all(heard.call in calls for _, _, calls in heard.spoken.uses)

@@ -17,6 +17,7 @@ from torch.utils.hooks import RemovableHandle
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from lightning_neurocorr.activations import layouts as L
+from lightning_neurocorr.activations import operations as O
 from lightning_neurocorr.activations.asides import depth
 from lightning_neurocorr.activations.pooling import first_tensor, packed_in
 
@@ -168,7 +169,7 @@ class Trace:
         given = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
         if self._stack:
             self.weights.update(id(x) for x in given if isinstance(x, nn.Parameter))
-        blank = L.is_blank(func._schema.name)
+        blank = O.is_blank(func._schema.name)
         if blank or not any(x in self._tensors for x in given):
             return func(*args, **kwargs)
         if torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), _COMPOSITE):
@@ -191,7 +192,7 @@ class Trace:
     def _operation(self, func: Any, args: Sequence[Any], given: list[Tensor], result: Any) -> None:
         name = func._schema.name.removeprefix("aten::")
         name = name[:-1] if name.endswith("_") else name
-        pointwise = torch.Tag.pointwise in func.tags or name in L.FUNCTIONS
+        pointwise = torch.Tag.pointwise in func.tags or name in O.FUNCTIONS
         self._index += 1
         known = {id(x): self._tensors[x] for x in given if x in self._tensors}
 
@@ -202,12 +203,12 @@ class Trace:
             return L.axes_of(x.shape, L.UNKNOWN) if found.layout is None else found.layout
 
         outs = pytree.tree_leaves(result)
-        if name in (*L.NORMS, *L.FUNCTIONS) or L.is_pooling(name):
+        if name in (*O.NORMS, *O.FUNCTIONS) or O.is_pooling(name):
             outs = outs[:1]  # then come statistics, indices, buffers
         for out in outs:
             if not isinstance(out, Tensor) or out.is_nested:
                 continue
-            layout = L.follow(name, args, layout_of, out, pointwise)
+            layout = O.follow(name, args, layout_of, out, pointwise)
             made = Traced(layout)
             for speaker in {s for traced in known.values() for s in traced.own}:
                 self._go_on(speaker, name, pointwise, list(known.values()), made, out.ndim)
@@ -250,16 +251,16 @@ class Trace:
         apart = layout is not None and L.find(layout, L.UNITS) is not None
         apart = apart and L.size_of(layout or (), L.UNITS) == width
         if all(parent.kind == "statistic" for parent in parents):
-            return "statistic" if pointwise or name in (*L.RESHAPES, *L.REDUCTIONS) else ""
-        if name in L.REDUCTIONS:
-            return L.POOLING.get(name, "statistic") if apart else "statistic"
+            return "statistic" if pointwise or name in (*O.RESHAPES, *O.REDUCTIONS) else ""
+        if name in O.REDUCTIONS:
+            return O.POOLING.get(name, "statistic") if apart else "statistic"
         if not apart:
             return ""
-        if name in L.RESHAPES:
+        if name in O.RESHAPES:
             return "pool" if name == "slice" else "same"
-        if name in L.NORMS:
+        if name in O.NORMS:
             return "change"
-        if L.is_pooling(name):
+        if O.is_pooling(name):
             return "average" if "avg" in name else "pool"
         if pointwise:
             return "affine" if name in _AFFINE and len(parents) == 1 else "change"
