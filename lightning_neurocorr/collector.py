@@ -19,11 +19,14 @@ from lightning_neurocorr.activations import (
     Call,
     OutputRecorder,
     PaddedEnds,
+    Site,
     SiteRecorder,
     SitesFound,
     TokenMasks,
     aside,
     eager,
+    is_sequence_first,
+    layer_of,
     read_token_mask,
 )
 from lightning_neurocorr.answers import Answers
@@ -315,6 +318,17 @@ class Collector:
         if options.attribution is not None:
             self._keep(batch, groups, call, loaded)
 
+    def _doubt_axes(self) -> None:
+        """Leave out layers whose samples may lie on either of two axes of the same length."""
+        for name, place in self.recorder.places.items():
+            told = isinstance(place, Site) and (place.samples == 1 or place.ndim == 2)
+            if not told and not is_sequence_first(layer_of(place)):
+                self.result.problems.setdefault(
+                    name,
+                    "its inputs have as many steps as samples, with the samples on the second "
+                    "axis, so that its own axes cannot be told apart; take another batch size",
+                )
+
     def _keep(self, batch: Batch, groups: Tensor, call: Call | None, loaded: Any) -> None:
         """Attribution needs to run the module again on some rows of what it was called with."""
         if call is None:
@@ -326,6 +340,8 @@ class Collector:
         if not self.rerun.prepare((args, kwargs), loaded, batch.prediction):
             self.result.no_attribution(self.rerun.refused)
             return
+        if self.rerun.square((args, kwargs), len(batch.prediction)):
+            self._doubt_axes()
         kept = None if batch.keep is None else batch.keep.nonzero().squeeze(1)
 
         def arguments(rows: Tensor) -> Arguments:

@@ -437,3 +437,28 @@ def test_what_cannot_be_differentiated_is_a_note_and_the_run_goes_on() -> None:
     assert callback.report is not None
     assert np.isfinite(callback.report.column("r")).all()
     assert any("Inference tensors cannot be saved" in note for note in callback.report.notes)
+
+
+class StepsFirst(nn.Module):
+    """A network that takes its samples on the second axis, which no layer of it says."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        self.each, self.head = nn.Linear(4, 6), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.each(x).mean(0))
+
+
+@pytest.mark.parametrize("layers", ["each", ["each", "head"]])
+def test_as_many_steps_as_samples_are_not_taken_for_samples(layers: Any) -> None:
+    x, y = torch.randn(10, 8, 8, 4), torch.arange(80).reshape(10, 8) % 3
+    batches = list(zip(x, y, strict=True))
+    if layers == "each":
+        with pytest.raises(ValueError, match=r"each: its inputs have as many steps as samples"):
+            compare(StepsFirst(), batches, lambda b: b[1] * 0, layers)
+        return
+    report = compare(StepsFirst(), batches, lambda b: b[1] * 0, layers)
+    assert report.layers == ("head",)
+    assert any("each was left out: its inputs have as many steps" in n for n in report.notes)

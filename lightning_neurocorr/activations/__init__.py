@@ -27,6 +27,7 @@ from lightning_neurocorr.activations.pooling import (
     pool,
 )
 from lightning_neurocorr.activations.recording import ActivationRecorder, record
+from lightning_neurocorr.activations.sequences import is_sequence_first
 from lightning_neurocorr.activations.sites import Place, Site, carrier, layer_of, listen
 from lightning_neurocorr.activations.token_calls import TOKEN_MASK, TokenMasks, mask_of
 from lightning_neurocorr.activations.tokens import read_token_mask
@@ -57,6 +58,7 @@ __all__ = [
     "eager",
     "find_sites",
     "first_tensor",
+    "is_sequence_first",
     "layer_names",
     "layer_of",
     "listen",

@@ -122,6 +122,14 @@ class Rerun:
             self.refuse("what the module is called with has another shape than in the first batch")
         return not self.refused
 
+    def square(self, arguments: Arguments, n: int) -> bool:
+        """Whether samples lie on the second axis of an argument whose first is as long."""
+        pairs = zip(tensors_in(arguments), self.layout or (), strict=False)
+        return any(
+            place is not None and place.axis == 1 and len(tensor) == n == tensor.shape[1]
+            for tensor, place in pairs
+        )
+
     def rows(self, arguments: Arguments, rows: Tensor) -> Arguments:
         """Copies of the arguments for some samples; :meth:`prepare` comes first."""
         layout = self.layout or ()
