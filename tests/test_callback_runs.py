@@ -81,6 +81,15 @@ def test_fit_then_validate_with_one_callback() -> None:
     assert callback.history[-1].step > callback.history[-2].step
 
 
+def test_a_validation_of_its_own_that_fails_leaves_no_older_report_behind() -> None:
+    """During a fit such a fault is a warning; here there is no training to save."""
+    callback = watch(baseline=TableBaseline(np.zeros(48, int)))
+    trainer = fit(callback)
+    assert callback.report is not None
+    with pytest.raises(ValueError, match=r"`table`|48"):
+        trainer.validate(PaperModule(), paper_loader(n=30), verbose=False)
+
+
 def test_fast_dev_run_and_no_logger() -> None:
     callback = watch()
     fit(callback, fast_dev_run=True)

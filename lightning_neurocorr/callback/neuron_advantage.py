@@ -200,6 +200,8 @@ class NeuronAdvantage(Callback):
             checks.check_trainer(trainer, pl_module, stage, alone=options.runs_again)
             checks.check_name(trainer, self.state_key, options.name)
             checks.check_names(pl_module, options.layers, options.output)
+        if stage == "validate":  # no training to save: a fault must not leave the old report
+            self._faults.trusted = False
         if stage == "fit":
             run = Run(trainer, pl_module, fitting=True)
             if self._run is not None and not run.goes_on_from(self._run):
