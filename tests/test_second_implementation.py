@@ -77,7 +77,10 @@ def recurrent(net: Any, x: Tensor) -> Tensor:
 def packed(net: Any, x: Tensor) -> Tensor:
     lengths = (x != 0).sum(1)
     inside = pack_padded_sequence(net.embed(x), lengths, batch_first=True, enforce_sorted=False)
-    return net.head(over(pad_packed_sequence(net.layer(inside)[0], batch_first=True)[0], x))
+    said = net.layer(inside)[0]
+    # As long as its input, so that it can also be run on some rows of a padded batch.
+    back = pad_packed_sequence(said, batch_first=True, total_length=x.shape[1])[0]
+    return net.head(over(back, x))
 
 
 def embedding(size: int = D) -> nn.Module:
