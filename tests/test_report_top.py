@@ -71,7 +71,7 @@ def passing(r: float, attribution: float = NAN, within: float | None = None, **m
         "r": r, "q_value": 0.01, "r_within_class": r if within is None else within,
         "q_within_class": 0.01, "q_only_model": 0.01, "attribution": attribution,
         "attribution_q": 0.01, "attribution_low": attribution - 0.1,
-        "attribution_contrast": attribution,
+        "attribution_contrast": attribution, "attribution_contrast_q": 0.01,
     }  # fmt: skip
     return known | more
 

@@ -291,7 +291,8 @@ def find_sites(
         {'0': '1', '2': '2'}
     """
     chosen = choose_layers(model, layers)
-    with eager(model), SiteFinder(model, chosen, at, unit_axis, pooling=pooling) as finder:
+    finder = SiteFinder(model, chosen, at, unit_axis, pooling=pooling)
+    with torch.no_grad(), eager(model), finder:  # as in a validation
         run()
     places, _, problems = finder.found()
     for name, why in problems.items():

@@ -96,7 +96,7 @@ REDUCTIONS = {
 }
 
 # Reductions that may go over places, channel by channel.
-POOLING = {"amax": "pool", "max": "pool", "mean": "average"}
+POOLING = {"mean": "average"}
 
 
 def is_pooling(name: str) -> bool:

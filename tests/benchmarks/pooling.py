@@ -118,7 +118,6 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if options.fast:
         options.seeds, options.draws = 1, 1
-    torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     head = ["pooling", "called in each half", "again on the other", "share", "placebo"]
     for data in (real_data.digits(), None if options.fast else real_data.fashion(options.data)):
@@ -139,4 +138,5 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
+    torch.set_num_threads(1)
     main()

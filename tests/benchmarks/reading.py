@@ -117,7 +117,6 @@ def main(arguments: list[str] | None = None) -> None:
     )
     options = parser.parse_args(arguments)
     options.seeds = 1 if options.fast else options.seeds
-    torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     head = ["read", "values of |r|, first layer", "claim", "called in each half", "again"]
     for data in (real_data.digits(), None if options.fast else real_data.fashion(options.data)):
@@ -130,4 +129,5 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
+    torch.set_num_threads(1)
     main()

@@ -233,7 +233,6 @@ def parsed(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def main(arguments: list[str] | None = None) -> None:
     options = parsed(arguments)
-    torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     sets: dict[str, Any] = {
         "digits": real_data.digits,
@@ -249,4 +248,5 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
+    torch.set_num_threads(1)
     main()
