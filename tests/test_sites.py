@@ -133,7 +133,7 @@ def images(n: int = 5) -> Tensor:
     return torch.randn(n, 2, 8, 8, generator=torch.Generator().manual_seed(1))
 
 
-@pytest.mark.parametrize("grad", [torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize("grad", [torch.no_grad, torch.inference_mode, torch.enable_grad])
 @pytest.mark.parametrize("name", CASES)
 def test_read_is_what_the_model_goes_on_with(name: str, grad: Any) -> None:
     model, place, expected = net(name)
@@ -450,7 +450,7 @@ def test_the_first_batch_leaves_nothing_behind() -> None:
     assert torch.utils._python_dispatch._get_current_dispatch_mode() is None
 
 
-@pytest.mark.parametrize("grad", [torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize("grad", [torch.no_grad, torch.inference_mode, torch.enable_grad])
 @pytest.mark.parametrize("mode", ["nearest", "bilinear", "bicubic"])
 def test_following_changes_no_bit(mode: str, grad: Any) -> None:
     """PyTorch's own decompositions in Python round otherwise than its kernels."""

@@ -292,7 +292,7 @@ def find_sites(
     """
     chosen = choose_layers(model, layers)
     finder = SiteFinder(model, chosen, at, unit_axis, pooling=pooling)
-    with torch.no_grad(), eager(model), finder:  # as in a validation
+    with eager(model), finder:
         run()
     places, _, problems = finder.found()
     for name, why in problems.items():

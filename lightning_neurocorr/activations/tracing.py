@@ -195,6 +195,9 @@ class Trace:
         pointwise = torch.Tag.pointwise in func.tags or name in O.FUNCTIONS
         self._index += 1
         known = {id(x): self._tensors[x] for x in given if x in self._tensors}
+        if name == "detach":  # autograd does it too, to what it saves: that is no use of it
+            self._tensors[result] = next(iter(known.values()))
+            return
 
         def layout_of(x: Any) -> L.Layout | None:
             found = known.get(id(x))
