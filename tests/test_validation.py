@@ -247,7 +247,7 @@ def test_a_notebook_needs_no_lightning() -> None:
         report = collector.result.report(samples)
         rankings = collector.result.rankings()
     assert not any(module._forward_hooks for module in model.modules())
-    hidden = model[0](x).detach()
+    hidden = model[:2](x).detach()  # behind the activation function
     strongest = rankings["0"].top(4)[0]
     assert strongest.position == int(hidden[:, 4].argmax())
     gain = (model(x).argmax(1) == y).double() - (answers == y).double()
