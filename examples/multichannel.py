@@ -33,7 +33,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import lightning_neurocorr as nc
-from lightning_neurocorr.sheets import contact_sheet
+from lightning_neurocorr.show.sheets import contact_sheet
 
 # Lightning's adverts, and two warnings that nobody can act on here.
 for package in ("pytorch_lightning", "lightning.pytorch"):

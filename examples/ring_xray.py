@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import lightning_neurocorr as nc
-from lightning_neurocorr.sheets import contact_sheet
+from lightning_neurocorr.show.sheets import contact_sheet
 from lightning_neurocorr.visualization import ImagePrior, Target
 
 NONE, BLOB, RING = 0, 1, 2  # what an image shows; the last two are the disease

@@ -28,10 +28,10 @@ if TYPE_CHECKING:
     from lightning_neurocorr.callback import NeuronAdvantage as NeuronAdvantage
     from lightning_neurocorr.comparison import compare as compare
     from lightning_neurocorr.exemplars import Exemplars as Exemplars
-    from lightning_neurocorr.history import HistoryEntry as HistoryEntry
+    from lightning_neurocorr.functional.placebo import Placebo as Placebo
+    from lightning_neurocorr.functional.ranks import SecondPass as SecondPass
     from lightning_neurocorr.metric import NeuronAdvantageCorrelation as NeuronAdvantageCorrelation
-    from lightning_neurocorr.placebo import Placebo as Placebo
-    from lightning_neurocorr.ranks import SecondPass as SecondPass
+    from lightning_neurocorr.report import HistoryEntry as HistoryEntry
     from lightning_neurocorr.report import NeuronReport as NeuronReport
     from lightning_neurocorr.report import NeuronRow as NeuronRow
     from lightning_neurocorr.report import Outcomes as Outcomes
@@ -50,7 +50,7 @@ else:
         "EstimatorBaseline": "baselines",
         "Exemplars": "exemplars",
         "FeatureVisualizer": "visualization",
-        "HistoryEntry": "history",
+        "HistoryEntry": "report",
         "ImagePrior": "visualization",
         "LucentVisualizer": "visualization",
         "MajorityBaseline": "baselines",
@@ -61,8 +61,8 @@ else:
         "NeuronRow": "report",
         "Outcomes": "report",
         "PlaceboCounts": "report",
-        "Placebo": "placebo",
-        "SecondPass": "ranks",
+        "Placebo": "functional.placebo",
+        "SecondPass": "functional.ranks",
         "SnapshotBaseline": "baselines",
         "TableBaseline": "baselines",
         "choose_layers": "activations",

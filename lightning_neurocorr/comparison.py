@@ -21,11 +21,20 @@ from lightning_neurocorr.activations import (
     choose_layers,
     output_module,
 )
-from lightning_neurocorr.against_placebo import check_fetchable
 from lightning_neurocorr.attribution import Attribution
 from lightning_neurocorr.baselines.batch import read_inputs
-from lightning_neurocorr.closer_look import EXEMPLARS, CloserLook, check_groups
-from lightning_neurocorr.collector import (
+from lightning_neurocorr.functional.placebo import Placebo
+from lightning_neurocorr.functional.ranks import SecondPass
+from lightning_neurocorr.functional.scores import Scores
+from lightning_neurocorr.isolation.randomness import PrivateRandomness
+from lightning_neurocorr.isolation.swapping import evaluation_mode
+from lightning_neurocorr.report import NeuronReport
+from lightning_neurocorr.samples import LoaderPositions
+from lightning_neurocorr.studies.against_placebo import check_fetchable
+from lightning_neurocorr.studies.closer_look import EXEMPLARS, CloserLook, check_groups
+from lightning_neurocorr.studies.inspection import Subject
+from lightning_neurocorr.validation import PassingSamples, ValidationPass
+from lightning_neurocorr.validation.collector import (
     Collector,
     Settings,
     describe,
@@ -33,18 +42,9 @@ from lightning_neurocorr.collector import (
     make_reader,
     with_token_mask,
 )
-from lightning_neurocorr.inspection import Subject
-from lightning_neurocorr.options import Options, ToImage
-from lightning_neurocorr.placebo import Placebo
-from lightning_neurocorr.predictions import Predictions
-from lightning_neurocorr.randomness import PrivateRandomness
-from lightning_neurocorr.ranks import SecondPass
-from lightning_neurocorr.reading import Arguments
-from lightning_neurocorr.report import NeuronReport
-from lightning_neurocorr.samples import LoaderPositions
-from lightning_neurocorr.scores import Scores
-from lightning_neurocorr.swapping import evaluation_mode
-from lightning_neurocorr.validation import PassingSamples, ValidationPass
+from lightning_neurocorr.validation.options import Options, ToImage
+from lightning_neurocorr.validation.predictions import Predictions
+from lightning_neurocorr.validation.reading import Arguments
 from lightning_neurocorr.visualization import Visualizer
 
 

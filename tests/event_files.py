@@ -7,10 +7,10 @@ import numpy as np
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.tensorboard import SummaryWriter
 
-from lightning_neurocorr.evidence import Panel, Sample
-from lightning_neurocorr.history import HistoryEntry
 from lightning_neurocorr.report import COLUMNS, NeuronReport, Outcomes
-from lightning_neurocorr.tensorboard import draw_report, draw_sheets
+from lightning_neurocorr.report.history import HistoryEntry
+from lightning_neurocorr.report.panels import Panel, Sample
+from lightning_neurocorr.show.tensorboard import draw_report, draw_sheets
 
 NASTY = "a|b`c`<script>alert(1)</script>\n# **d** _e_ [f](g) ~h~ \\ &amp; 1."
 

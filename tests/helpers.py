@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_neurocorr.evidence import Panel
+from lightning_neurocorr.functional.stratified import CellMoments
 from lightning_neurocorr.metric import Cells, NeuronAdvantageCorrelation
 from lightning_neurocorr.report import NeuronReport, Outcomes
-from lightning_neurocorr.stratified import CellMoments
+from lightning_neurocorr.report.panels import Panel
 
 GROUP_NAMES = ("both", "only_model", "only_baseline", "neither")
 

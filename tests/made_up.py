@@ -7,8 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from lightning_neurocorr import verdict
-from lightning_neurocorr.report import NeuronReport
+from lightning_neurocorr.report import NeuronReport, verdict
 from lightning_neurocorr.validation import Batch, ValidationPass
 
 KINDS = ("easiness", "failures", "advantage", "class", "noise")

@@ -11,8 +11,8 @@ from lightning_neurocorr import Attribution, BatchBaseline, NeuronAdvantage
 from lightning_neurocorr.activations import first_tensor as logits_of
 from lightning_neurocorr.attribution import SampleChoice, choose_samples, match_by_class
 from lightning_neurocorr.functional import BOTH, NEITHER, ONLY_BASELINE, ONLY_MODEL
-from lightning_neurocorr.rerun import Rerun
-from lightning_neurocorr.rerun.arguments import Axis
+from lightning_neurocorr.validation.rerun import Rerun
+from lightning_neurocorr.validation.rerun.arguments import Axis
 from lightning_neurocorr.validation.waiting import Piece, Waiting
 from tests.helpers import seeded
 from tests.paper_model import paper_trainer

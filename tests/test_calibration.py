@@ -7,11 +7,12 @@ import pytest
 import torch
 from helpers import cells_of
 
-from lightning_neurocorr import Ablation, BatchBaseline, NeuronReport, compare, verdict
+from lightning_neurocorr import Ablation, BatchBaseline, NeuronReport, compare
 from lightning_neurocorr import functional as F
-from lightning_neurocorr.columns import correlation_columns
+from lightning_neurocorr.functional.hashing import folds
 from lightning_neurocorr.metric import NeuronAdvantageCorrelation
-from lightning_neurocorr.samples import folds
+from lightning_neurocorr.report import verdict
+from lightning_neurocorr.validation.columns import correlation_columns
 
 
 def columns_of(

@@ -11,9 +11,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader
 
 from lightning_neurocorr.activations import choose_layers
-from lightning_neurocorr.collector import Collector, Settings
-from lightning_neurocorr.options import Options
 from lightning_neurocorr.samples import LoaderPositions
+from lightning_neurocorr.validation.collector import Collector, Settings
+from lightning_neurocorr.validation.options import Options
 
 N = 8
 VIEWS = {"detach", "alias", "view", "t", "transpose", "expand"}

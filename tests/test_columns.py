@@ -10,9 +10,9 @@ from scipy import stats
 
 from lightning_neurocorr import functional as F
 from lightning_neurocorr.attribution import AttributionColumns
-from lightning_neurocorr.columns import attribution_columns, correlation_columns
 from lightning_neurocorr.metric import NeuronAdvantageCorrelation
 from lightning_neurocorr.report import COLUMNS
+from lightning_neurocorr.validation.columns import attribution_columns, correlation_columns
 
 N, D, CLASSES = 900, 8, 3
 

@@ -18,7 +18,7 @@ from lightning_neurocorr.exemplars import (
     entries,
 )
 from lightning_neurocorr.functional import BOTH, NEITHER, ONLY_BASELINE, ONLY_MODEL
-from lightning_neurocorr.samples import hashed
+from lightning_neurocorr.functional.hashing import hashed
 
 DEVICES = [
     "cpu",

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from helpers import make_report
 
-from lightning_neurocorr.figures import history_figure
-from lightning_neurocorr.history import HistoryEntry
 from lightning_neurocorr.report import Outcomes
+from lightning_neurocorr.report.history import HistoryEntry
+from lightning_neurocorr.show.figures import history_figure
 
 NAN = math.nan
 

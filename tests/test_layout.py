@@ -30,7 +30,7 @@ def run(*command: str) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("room", ["report", "sheets", "tensorboard"])
+@pytest.mark.parametrize("room", ["report", "show.sheets", "show.loggers", "show.tensorboard"])
 def test_reading_and_drawing_reports_loads_neither_torch_nor_lightning(room: str) -> None:
     heavy = "{'torch', 'torchmetrics', 'lightning', 'pytorch_lightning', 'matplotlib.pyplot'}"
     code = f"import sys, lightning_neurocorr.{room}; print(sorted({heavy} & sys.modules.keys()))"

@@ -21,7 +21,7 @@ from lightning_neurocorr import (
     TableBaseline,
     compare,
 )
-from lightning_neurocorr.options import Options
+from lightning_neurocorr.validation.options import Options
 from tests.paper_model import PaperNet, PaperSet, paper_loader, watch
 
 OF_ONE_DOOR = {"every_n_validations", "dataloaders"}  # a call is one validation over one loader

@@ -6,8 +6,8 @@ from helpers import all_pearson, assert_same_r, seeded
 from torch import Tensor
 
 from lightning_neurocorr.exemplars import Exemplars
+from lightning_neurocorr.functional.side_by_side import read_parts, side_by_side
 from lightning_neurocorr.metric import NeuronAdvantageCorrelation
-from lightning_neurocorr.parts import read_parts, side_by_side
 from tests.neurons import related
 
 SIZES = [3, 1, 6_000, 40, 2]
@@ -29,7 +29,7 @@ def layers(n: int = 400) -> tuple[list[Tensor], Tensor, Tensor, Tensor]:
 @pytest.fixture(params=LIMITS)
 def limits(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in zip(("_SMALL", "_TOGETHER"), request.param, strict=True):
-        monkeypatch.setattr(f"lightning_neurocorr.parts.{name}", value)
+        monkeypatch.setattr(f"lightning_neurocorr.functional.side_by_side.{name}", value)
 
 
 @pytest.mark.usefixtures("limits")

@@ -23,14 +23,14 @@ from lightning_neurocorr import (
     NeuronReport,
     PlaceboCounts,
     TableBaseline,
-    against_placebo,
     compare,
 )
-from lightning_neurocorr.against_placebo import AgainstPlacebo
-from lightning_neurocorr.placebo import Placebo, shuffled_within_class
-from lightning_neurocorr.sheets import contact_sheet
-from lightning_neurocorr.tensorboard import escape as markdown_escape
-from lightning_neurocorr.tensorboard import markdown
+from lightning_neurocorr.functional.placebo import Placebo, shuffled_within_class
+from lightning_neurocorr.show.sheets import contact_sheet
+from lightning_neurocorr.show.tensorboard import escape as markdown_escape
+from lightning_neurocorr.show.tensorboard import markdown
+from lightning_neurocorr.studies import against_placebo
+from lightning_neurocorr.studies.against_placebo import AgainstPlacebo
 from tests.full_report import full_report
 
 

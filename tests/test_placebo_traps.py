@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_neurocorr import TableBaseline, compare, verdict
-from lightning_neurocorr.placebo import shuffled_within_class
+from lightning_neurocorr import TableBaseline, compare
+from lightning_neurocorr.functional.placebo import shuffled_within_class
+from lightning_neurocorr.report import verdict
 from tests.made_up import Streams, two_streams, validation
 
 SIZES = [(2, 4000), (10, 4000), (100, 8000), (1000, 20_000)]

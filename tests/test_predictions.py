@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lightning_neurocorr.activations import Call
-from lightning_neurocorr.predictions import Reader
+from lightning_neurocorr.validation.predictions import Reader
 
 N, C = 6, 3
 X, Y = torch.randn(N, 5), torch.tensor([0, 1, 2, 0, 1, 2])

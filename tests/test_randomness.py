@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from lightning_neurocorr.randomness import PrivateRandomness, preserved_randomness
+from lightning_neurocorr.isolation.randomness import PrivateRandomness, preserved_randomness
 
 pytestmark = pytest.mark.keeps_rng  # conftest compares all three states before and after
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from lightning_neurocorr.ranks import (
+from lightning_neurocorr.functional.ranks import (
     SecondPass,
     auroc,
     max_t_p_values,

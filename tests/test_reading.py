@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lightning_neurocorr.reading import argument_reader
+from lightning_neurocorr.validation.reading import argument_reader
 
 X, Y = torch.randn(4, 3), torch.tensor([0, 1, 2, 0])
 

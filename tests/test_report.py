@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from helpers import make_report
 
-from lightning_neurocorr import verdict
 from lightning_neurocorr.report import (
     COLUMNS,
     SMALL_IS_STRONG,
     NeuronRow,
     Outcomes,
     noise_ceiling,
+    verdict,
 )
 from tests.full_report import NAN, SIZES, equal, full_report
 

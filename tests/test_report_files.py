@@ -309,7 +309,7 @@ def test_a_million_neurons_take_seconds(tmp_path: Path) -> None:
 
 def test_reports_and_histories_are_read_without_torch() -> None:
     code = (
-        "import sys, lightning_neurocorr.report, lightning_neurocorr.history;"
+        "import sys, lightning_neurocorr.report, lightning_neurocorr.report.history;"
         "from lightning_neurocorr import NeuronReport, HistoryEntry;"
         "print(sorted({'torch', 'torchmetrics', 'scipy', 'matplotlib'} & sys.modules.keys()))"
     )

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from lightning_neurocorr import BatchBaseline, NeuronAdvantage, compare
 from lightning_neurocorr.activations import first_tensor as logits_of
 from lightning_neurocorr.report import NeuronReport
-from lightning_neurocorr.rerun import learn, too_many
+from lightning_neurocorr.validation.rerun import learn, too_many
 from tests.helpers import seeded
 from tests.paper_model import paper_trainer
 

@@ -24,12 +24,11 @@ from torch.utils.data import (
     TensorDataset,
 )
 
+from lightning_neurocorr.functional.hashing import folds, hashed
 from lightning_neurocorr.samples import (
     LoaderPositions,
     check_rows,
     fetch,
-    folds,
-    hashed,
     number_ids,
     read_ids,
     row_counts,

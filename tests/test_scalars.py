@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from helpers import make_report
 
-from lightning_neurocorr.history import HistoryEntry
 from lightning_neurocorr.report import Outcomes
-from lightning_neurocorr.scalars import group_r, layer_groups, summary_scalars, tag_part
+from lightning_neurocorr.report.history import HistoryEntry
+from lightning_neurocorr.show.scalars import group_r, layer_groups, summary_scalars, tag_part
 
 NAN = math.nan
 

@@ -246,7 +246,7 @@ def test_a_stop_that_no_code_names_is_said() -> None:
 
 
 def test_evidence_counts_validations_the_same_way(monkeypatch: Any) -> None:
-    from lightning_neurocorr.closer_look import CloserLook
+    from lightning_neurocorr.studies.closer_look import CloserLook
 
     seen: list[int] = []
     monkeypatch.setattr(

@@ -11,7 +11,7 @@ from scipy import special
 from torch import Tensor
 
 from lightning_neurocorr import functional as F
-from lightning_neurocorr.scores import (
+from lightning_neurocorr.functional.scores import (
     ScoreReader,
     check_kinds,
     check_scores,

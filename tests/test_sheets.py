@@ -6,16 +6,16 @@ import math
 import numpy as np
 import pytest
 
-from lightning_neurocorr.evidence import Panel, Picture, Sample
 from lightning_neurocorr.report import COLUMNS, NeuronReport, Outcomes
-from lightning_neurocorr.sheets import (
+from lightning_neurocorr.report.panels import Panel, Picture, Sample
+from lightning_neurocorr.show.sheets import (
     channel_colours,
     contact_sheet,
     enlarge,
     false_colour,
     to_rgb,
 )
-from lightning_neurocorr.sheets.canvas import (
+from lightning_neurocorr.show.sheets.canvas import (
     DARK,
     LIGHT,
     OUTCOME_COLOURS,
@@ -24,7 +24,7 @@ from lightning_neurocorr.sheets.canvas import (
     shortened,
     wrapped,
 )
-from lightning_neurocorr.sheets.words import caption, facts, number, remarks, short_facts
+from lightning_neurocorr.show.sheets.words import caption, facts, number, remarks, short_facts
 
 LAYER = "features.3"
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lightning_neurocorr.sheets import (
+from lightning_neurocorr.show.sheets import (
     channel_colours,
     enlarge,
     false_colour,

@@ -11,10 +11,10 @@ from helpers import cells_of, partial_r
 from scipy import stats
 
 from lightning_neurocorr import functional as F
-from lightning_neurocorr.columns import CLAIMS, PARTS, correlation_columns
+from lightning_neurocorr.functional.stratified import CellMoments, compare
 from lightning_neurocorr.metric import Cells, NeuronAdvantageCorrelation
-from lightning_neurocorr.stratified import CellMoments, compare
 from lightning_neurocorr.validation.classes import ClassRows, pools
+from lightning_neurocorr.validation.columns import CLAIMS, PARTS, correlation_columns
 from tests.helpers import one_hot, slow_fdr
 
 N, D = 1500, 6

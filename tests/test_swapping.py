@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_neurocorr import SnapshotBaseline
-from lightning_neurocorr.swapping import call_with, evaluation_mode
+from lightning_neurocorr.isolation.swapping import call_with, evaluation_mode
 
 
 class TwoNames(nn.Module):

@@ -19,12 +19,12 @@ from torch.utils.data import DataLoader, TensorDataset
 from torch.utils.tensorboard import SummaryWriter
 
 from lightning_neurocorr import NeuronAdvantage
-from lightning_neurocorr.evidence import Picture
-from lightning_neurocorr.history import HistoryEntry
-from lightning_neurocorr.loggers import log_history
-from lightning_neurocorr.scalars import layer_groups
-from lightning_neurocorr.sheets import contact_sheet
-from lightning_neurocorr.tensorboard import draw_report
+from lightning_neurocorr.report.history import HistoryEntry
+from lightning_neurocorr.report.panels import Picture
+from lightning_neurocorr.show.loggers import log_history
+from lightning_neurocorr.show.scalars import layer_groups
+from lightning_neurocorr.show.sheets import contact_sheet
+from lightning_neurocorr.show.tensorboard import draw_report
 from tests.event_files import a_report, drawn, panel, read, tags
 from tests.paper_model import paper_trainer
 

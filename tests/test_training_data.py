@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, DistributedSampler, IterableDataset, TensorDataset
 
-from lightning_neurocorr.training_data import training_batches
+from lightning_neurocorr.callback.training_data import training_batches
 
 DATA = TensorDataset(torch.arange(10))
 

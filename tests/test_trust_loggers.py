@@ -23,8 +23,8 @@ from pytorch_lightning.loggers import (
 )
 
 from lightning_neurocorr import FeatureVisualizer, NeuronAdvantage
-from lightning_neurocorr.loggers import log_sheets
-from lightning_neurocorr.sheets import contact_sheet
+from lightning_neurocorr.show.loggers import log_sheets
+from lightning_neurocorr.show.sheets import contact_sheet
 from tests.helpers import make_panel, make_report
 from tests.one_module import Trained, answer, cnn, loaders, pictures
 from tests.paper_model import paper_trainer
@@ -278,7 +278,7 @@ def test_several_loggers_at_once(
 ) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    import lightning_neurocorr.sheets.sheet as sheets
+    import lightning_neurocorr.show.sheets.sheet as sheets
 
     drawn, draw = [], sheets.contact_sheet
     monkeypatch.setattr(sheets, "contact_sheet", lambda *a, **k: drawn.append(a) or draw(*a, **k))
@@ -322,7 +322,7 @@ def test_a_logger_that_fails_costs_the_others_nothing(alone: Path) -> None:
 def test_nothing_is_written_outside_the_log_folder(name: str, tmp_path: Any) -> None:
     from types import SimpleNamespace
 
-    from lightning_neurocorr.loggers import _write
+    from lightning_neurocorr.show.loggers import _write
 
     folder = tmp_path / "logs"
     report: Any = SimpleNamespace(name=name, step=3)

@@ -24,7 +24,7 @@ from lightning_neurocorr import (
     SnapshotBaseline,
     compare,
 )
-from lightning_neurocorr.swapping import KeptWeights
+from lightning_neurocorr.isolation.swapping import KeptWeights
 from tests.paper_model import paper_trainer
 
 State = dict[str, Tensor]

@@ -13,12 +13,13 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_neurocorr import BatchBaseline, choose_layers
 from lightning_neurocorr.attribution import Attribution
-from lightning_neurocorr.collector import Collector, Settings, describe
-from lightning_neurocorr.options import Options
+from lightning_neurocorr.functional.hashing import folds
 from lightning_neurocorr.report import NeuronReport
-from lightning_neurocorr.samples import LoaderPositions, folds
+from lightning_neurocorr.samples import LoaderPositions
 from lightning_neurocorr.validation import Batch, ValidationPass
 from lightning_neurocorr.validation.classes import pools
+from lightning_neurocorr.validation.collector import Collector, Settings, describe
+from lightning_neurocorr.validation.options import Options
 from lightning_neurocorr.validation.watched import Watched
 
 

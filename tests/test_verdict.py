@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 from helpers import make_report
 
-from lightning_neurocorr import verdict
-from lightning_neurocorr.report import COLUMNS, Outcomes
+from lightning_neurocorr.report import COLUMNS, Outcomes, verdict
 
 NAN = math.nan
 NOTHING = dict.fromkeys(COLUMNS, NAN)

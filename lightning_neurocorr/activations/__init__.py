@@ -4,10 +4,8 @@ Shapes: ``N`` samples, ``D`` neurons of one layer. A *neuron* is one unit of a l
 channel of a convolution, an output feature of a linear layer.
 """
 
-from lightning_neurocorr.activations.asides import aside
 from lightning_neurocorr.activations.axes import batch_axis, unit_axis
 from lightning_neurocorr.activations.choosing import Layers, choose_layers, layer_names
-from lightning_neurocorr.activations.compilation import eager
 from lightning_neurocorr.activations.finding import (
     At,
     SiteFinder,
@@ -32,6 +30,8 @@ from lightning_neurocorr.activations.sites import Place, Site, carrier, layer_of
 from lightning_neurocorr.activations.token_calls import TOKEN_MASK, TokenMasks, mask_of
 from lightning_neurocorr.activations.tokens import read_token_mask
 from lightning_neurocorr.activations.units import unit_lists
+from lightning_neurocorr.isolation.asides import aside
+from lightning_neurocorr.isolation.compilation import eager
 
 __all__ = [
     "TOKEN_MASK",

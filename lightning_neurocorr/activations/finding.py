@@ -18,12 +18,12 @@ from typing_extensions import Self
 from lightning_neurocorr.activations import layouts as L
 from lightning_neurocorr.activations.axes import is_token_convolution, known_unit_axis
 from lightning_neurocorr.activations.choosing import Layers, choose_layers, layer_names
-from lightning_neurocorr.activations.compilation import eager
 from lightning_neurocorr.activations.doors import reading_places
 from lightning_neurocorr.activations.pooling import Pooling
 from lightning_neurocorr.activations.sequences import is_sequence_first
 from lightning_neurocorr.activations.sites import Place, Site, Unfold
 from lightning_neurocorr.activations.tracing import Heard, Speaker, Trace
+from lightning_neurocorr.isolation.compilation import eager
 
 At = Literal["activation", "raw"] | Mapping[str, Literal["activation", "raw"]]
 UnitAxis = int | Mapping[str, int] | None

@@ -10,8 +10,8 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 from typing_extensions import Self
 
-from lightning_neurocorr.activations.asides import depth
 from lightning_neurocorr.activations.choosing import layer_names
+from lightning_neurocorr.isolation.asides import depth
 
 
 def output_module(model: nn.Module, output: str) -> nn.Module:

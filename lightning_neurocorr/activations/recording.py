@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from typing_extensions import Self
 
-from lightning_neurocorr.activations.asides import depth
 from lightning_neurocorr.activations.choosing import Layers, choose_layers
 from lightning_neurocorr.activations.outputs import Call, Moment, OutputRecorder
 from lightning_neurocorr.activations.pooling import (
@@ -28,6 +27,7 @@ from lightning_neurocorr.activations.pooling import (
 from lightning_neurocorr.activations.sites import Place, Site, carrier, listen
 from lightning_neurocorr.activations.token_calls import AskedMask, TokenMasks, mask_of
 from lightning_neurocorr.activations.tokens import UnreadableError
+from lightning_neurocorr.isolation.asides import depth
 
 _NOT_CALLED = "its forward was not called"
 _EMPTY = "a sample has no real token, so that there is nothing to pool: leave such samples out"

@@ -18,8 +18,8 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from lightning_neurocorr.activations import layouts as L
 from lightning_neurocorr.activations import operations as O
-from lightning_neurocorr.activations.asides import depth
 from lightning_neurocorr.activations.pooling import first_tensor, packed_in
+from lightning_neurocorr.isolation.asides import depth
 
 _COMPOSITE = torch._C.DispatchKey.CompositeImplicitAutograd
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_neurocorr.randomness import preserved_randomness
+from lightning_neurocorr.isolation.randomness import preserved_randomness
 
 _PRIVATE_HPARAMS = ("_instantiator", "_class_path")  # LightningCLI's notes to itself
 

@@ -19,7 +19,7 @@ from lightning_neurocorr.baselines.batch import (
     read_target,
 )
 from lightning_neurocorr.baselines.prediction import as_tensor
-from lightning_neurocorr.randomness import PrivateRandomness
+from lightning_neurocorr.isolation.randomness import PrivateRandomness
 
 
 class Estimator(Protocol):

@@ -11,11 +11,11 @@ from typing_extensions import Self
 
 from lightning_neurocorr.baselines.batch import Field, check_field, read_field, read_inputs
 from lightning_neurocorr.baselines.checkpoint import load_model
-from lightning_neurocorr.baselines.isolation import evaluating, module_device
 from lightning_neurocorr.baselines.prediction import as_tensor
 from lightning_neurocorr.baselines.returned import follow, prediction_path
-from lightning_neurocorr.randomness import PrivateRandomness
-from lightning_neurocorr.swapping import call_with
+from lightning_neurocorr.isolation.evaluating import evaluating, module_device
+from lightning_neurocorr.isolation.randomness import PrivateRandomness
+from lightning_neurocorr.isolation.swapping import call_with
 
 _SAY_OUTPUT = (
     "Say with `output=` of the baseline which part is the answer: a key, an index or a function."

@@ -23,7 +23,6 @@ from lightning_neurocorr.activations import (
     choose_layers,
     output_module,
 )
-from lightning_neurocorr.against_placebo import check_fetchable
 from lightning_neurocorr.attribution import Attribution
 from lightning_neurocorr.callback import checks, wiring
 from lightning_neurocorr.callback.base import Callback
@@ -31,28 +30,29 @@ from lightning_neurocorr.callback.faults import Faults
 from lightning_neurocorr.callback.runs import Run, begin, learners, teach
 from lightning_neurocorr.callback.schedule import Plan, When, is_nth, plan
 from lightning_neurocorr.callback.state import pack_history, unpack_history
-from lightning_neurocorr.closer_look import (
+from lightning_neurocorr.exemplars import Ranking
+from lightning_neurocorr.functional.placebo import Placebo
+from lightning_neurocorr.functional.ranks import SecondPass
+from lightning_neurocorr.functional.scores import Scores
+from lightning_neurocorr.isolation.randomness import PrivateRandomness
+from lightning_neurocorr.isolation.swapping import KeptWeights, evaluation_mode
+from lightning_neurocorr.report import NeuronReport
+from lightning_neurocorr.report.history import HistoryEntry, with_history
+from lightning_neurocorr.samples import LoaderPositions
+from lightning_neurocorr.show.loggers import log_history, log_report, log_sheets, log_table
+from lightning_neurocorr.show.scalars import summary_scalars
+from lightning_neurocorr.studies.against_placebo import check_fetchable
+from lightning_neurocorr.studies.closer_look import (
     EXEMPLARS,
     REMARKS,
     CloserLook,
     check_groups,
 )
-from lightning_neurocorr.collector import Collector, Settings, describe, is_ready
-from lightning_neurocorr.exemplars import Ranking
-from lightning_neurocorr.history import HistoryEntry, with_history
-from lightning_neurocorr.inspection import Subject
-from lightning_neurocorr.loggers import log_history, log_report, log_sheets, log_table
-from lightning_neurocorr.options import Options, ToImage
-from lightning_neurocorr.placebo import Placebo
-from lightning_neurocorr.predictions import Predictions, Reader
-from lightning_neurocorr.randomness import PrivateRandomness
-from lightning_neurocorr.ranks import SecondPass
-from lightning_neurocorr.report import NeuronReport
-from lightning_neurocorr.samples import LoaderPositions
-from lightning_neurocorr.scalars import summary_scalars
-from lightning_neurocorr.scores import Scores
-from lightning_neurocorr.swapping import KeptWeights, evaluation_mode
+from lightning_neurocorr.studies.inspection import Subject
 from lightning_neurocorr.validation import PassingSamples, SampleTable, ValidationPass
+from lightning_neurocorr.validation.collector import Collector, Settings, describe, is_ready
+from lightning_neurocorr.validation.options import Options, ToImage
+from lightning_neurocorr.validation.predictions import Predictions, Reader
 from lightning_neurocorr.visualization import FeatureVisualizer, Visualizer
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from lightning_neurocorr.history import HistoryEntry
+from lightning_neurocorr.report.history import HistoryEntry
 
 _ARRAYS = ("r", "index")
 

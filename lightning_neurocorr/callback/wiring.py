@@ -11,12 +11,12 @@ from torch import nn
 
 from lightning_neurocorr import baselines as B
 from lightning_neurocorr.callback.runs import Run, learners, must_learn, parts_of, teach
-from lightning_neurocorr.collector import Collector, describe, with_token_mask
-from lightning_neurocorr.inspection import Subject
-from lightning_neurocorr.randomness import PrivateRandomness
-from lightning_neurocorr.reading import Arguments
+from lightning_neurocorr.callback.training_data import training_batches
+from lightning_neurocorr.isolation.randomness import PrivateRandomness
 from lightning_neurocorr.samples import LoaderPositions
-from lightning_neurocorr.training_data import training_batches
+from lightning_neurocorr.studies.inspection import Subject
+from lightning_neurocorr.validation.collector import Collector, describe, with_token_mask
+from lightning_neurocorr.validation.reading import Arguments
 
 if TYPE_CHECKING:
     from pytorch_lightning import LightningModule, Trainer

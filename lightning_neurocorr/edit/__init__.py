@@ -30,7 +30,7 @@ from lightning_neurocorr.edit.weights import (
 from lightning_neurocorr.edit.weights import fold_into_weights as fold_into_weights
 from lightning_neurocorr.edit.weights import save_edited as save_edited
 from lightning_neurocorr.functional import mcnemar_p
-from lightning_neurocorr.swapping import call_with
+from lightning_neurocorr.isolation.swapping import call_with
 
 _MIN_SAMPLES = 30
 

@@ -22,7 +22,7 @@ from lightning_neurocorr.exemplars.entries import (
     read_samples,
 )
 from lightning_neurocorr.functional import BOTH
-from lightning_neurocorr.samples import hashed
+from lightning_neurocorr.functional.hashing import hashed
 
 
 class Reservoir(NamedTuple):

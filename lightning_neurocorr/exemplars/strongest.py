@@ -23,7 +23,7 @@ from lightning_neurocorr.exemplars.entries import (
     writable,
 )
 from lightning_neurocorr.exemplars.insertion import add_batch_
-from lightning_neurocorr.parts import read_parts, side_by_side
+from lightning_neurocorr.functional.side_by_side import read_parts, side_by_side
 
 
 class Ranking(NamedTuple):

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_neurocorr.stratified import CellMoments
+from lightning_neurocorr.functional.stratified import CellMoments
 
 HALVES, GROUPS = 2, 4
 BYTES_PER_CLASS = 2 * HALVES * GROUPS * 8  # of one neuron: sums and sums of squares, float64

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from lightning_neurocorr.functional import Moments, correlation, merge_shared_
+from lightning_neurocorr.functional.side_by_side import read_parts, side_by_side
 from lightning_neurocorr.metric.batch import exact_arithmetic, read_columns
 from lightning_neurocorr.metric.layout import Layout, Merge
 from lightning_neurocorr.metric.reduction import add_batch_
-from lightning_neurocorr.parts import read_parts, side_by_side
 
 
 class NeuronAdvantageCorrelation(Metric):

@@ -4,8 +4,9 @@ Nothing here needs torch: TensorBoard's side and a notebook without a GPU read r
 Columns are NumPy arrays over all neurons, layer after layer; rows are made when they are asked for.
 """
 
-from lightning_neurocorr.evidence import Panel, Picture, Sample
+from lightning_neurocorr.report.history import HistoryEntry
 from lightning_neurocorr.report.listing import Rows, TopList
+from lightning_neurocorr.report.panels import Panel, Picture, Sample
 from lightning_neurocorr.report.placebo import PlaceboCounts
 from lightning_neurocorr.report.rows import (
     COLUMNS,
@@ -22,6 +23,7 @@ __all__ = [
     "COLUMNS",
     "SCHEMA",
     "SMALL_IS_STRONG",
+    "HistoryEntry",
     "LayerSummary",
     "NeuronReport",
     "NeuronRow",

@@ -10,7 +10,7 @@ from typing import SupportsIndex, overload
 
 import numpy as np
 
-from lightning_neurocorr import verdict
+from lightning_neurocorr.report import verdict
 from lightning_neurocorr.report.rows import COLUMNS, NeuronRow, noise_ceiling
 
 _BLOCK = 4096  # rows made at once when one goes through all

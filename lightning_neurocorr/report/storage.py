@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from lightning_neurocorr.evidence import pack_panels, unpack_panels
+from lightning_neurocorr.report.panels import pack_panels, unpack_panels
 from lightning_neurocorr.report.placebo import PlaceboCounts
 from lightning_neurocorr.report.rows import Outcomes
 

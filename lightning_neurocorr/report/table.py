@@ -13,10 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from lightning_neurocorr import verdict
-from lightning_neurocorr.evidence import Panel
-from lightning_neurocorr.report import storage
+from lightning_neurocorr.report import storage, verdict
 from lightning_neurocorr.report.listing import Rows, TopList, is_dead, printable
+from lightning_neurocorr.report.panels import Panel
 from lightning_neurocorr.report.placebo import PlaceboCounts
 from lightning_neurocorr.report.rows import (
     COLUMNS,

@@ -5,7 +5,7 @@ rows that were drawn for it. Everywhere else a sample has a number of its own, i
 """
 
 from lightning_neurocorr.samples.fetching import fetch
-from lightning_neurocorr.samples.hashing import Id, folds, hashed, number_ids, read_ids
+from lightning_neurocorr.samples.ids import Id, number_ids, read_ids
 from lightning_neurocorr.samples.loaders import LoaderPositions
 from lightning_neurocorr.samples.order import collates_in_order, reordered
 from lightning_neurocorr.samples.rows import check_rows, row_counts
@@ -16,8 +16,6 @@ __all__ = [
     "check_rows",
     "collates_in_order",
     "fetch",
-    "folds",
-    "hashed",
     "number_ids",
     "read_ids",
     "reordered",

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 from torch.utils.data import DataLoader, Dataset, default_collate, default_convert
 
-from lightning_neurocorr.randomness import preserved_randomness
+from lightning_neurocorr.isolation.randomness import preserved_randomness
 
 _TRIED = 16  # samples: enough that labels hardly fall in the old order by chance
 _FEWEST = 16  # ids that say anything

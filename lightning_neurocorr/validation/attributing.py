@@ -22,11 +22,11 @@ from lightning_neurocorr.attribution import (
     SampleChoice,
     match_by_class,
 )
-from lightning_neurocorr.rerun import Arguments, Rerun, too_many
-from lightning_neurocorr.rerun.module import NOT_AGAIN
-from lightning_neurocorr.samples import folds, hashed
+from lightning_neurocorr.functional.hashing import folds, hashed
 from lightning_neurocorr.validation.batches import Batch
 from lightning_neurocorr.validation.processes import gather_objects, gather_rows, running
+from lightning_neurocorr.validation.rerun import Arguments, Rerun, too_many
+from lightning_neurocorr.validation.rerun.module import NOT_AGAIN
 from lightning_neurocorr.validation.waiting import Piece, Waiting
 
 

@@ -9,8 +9,8 @@ from itertools import compress
 import torch
 from torch import Tensor
 
+from lightning_neurocorr.functional.scores import ScoreKind
 from lightning_neurocorr.samples import Id
-from lightning_neurocorr.scores import ScoreKind
 
 _MOST_CLASSES = 1 << 20  # larger labels are ids of something else
 

@@ -14,21 +14,20 @@ from torch import Tensor
 from lightning_neurocorr import functional as F
 from lightning_neurocorr.activations import Place
 from lightning_neurocorr.attribution import Attribution, AttributionColumns
-from lightning_neurocorr.columns import (
+from lightning_neurocorr.exemplars import Ranking
+from lightning_neurocorr.functional import Moments
+from lightning_neurocorr.functional.scores import ScoreKind, check_kinds
+from lightning_neurocorr.functional.stratified import CellMoments
+from lightning_neurocorr.metric import BYTES_PER_CLASS
+from lightning_neurocorr.report import NeuronReport, Outcomes
+from lightning_neurocorr.validation.attributing import Attributing
+from lightning_neurocorr.validation.batches import Batch, SampleTable
+from lightning_neurocorr.validation.classes import ClassRows, pools, union
+from lightning_neurocorr.validation.columns import (
     attribution_columns,
     by_layer,
     correlation_columns,
 )
-from lightning_neurocorr.exemplars import Ranking
-from lightning_neurocorr.functional import Moments
-from lightning_neurocorr.metric import BYTES_PER_CLASS
-from lightning_neurocorr.report import NeuronReport, Outcomes
-from lightning_neurocorr.rerun import Arguments, Rerun
-from lightning_neurocorr.scores import ScoreKind, check_kinds
-from lightning_neurocorr.stratified import CellMoments
-from lightning_neurocorr.validation.attributing import Attributing
-from lightning_neurocorr.validation.batches import Batch, SampleTable
-from lightning_neurocorr.validation.classes import ClassRows, pools, union
 from lightning_neurocorr.validation.position_means import PositionMeans
 from lightning_neurocorr.validation.processes import gather_objects, gather_rows
 from lightning_neurocorr.validation.remarks import (
@@ -39,6 +38,7 @@ from lightning_neurocorr.validation.remarks import (
     message,
     repeated_ids,
 )
+from lightning_neurocorr.validation.rerun import Arguments, Rerun
 from lightning_neurocorr.validation.watched import Watched
 
 # Sums by class cost 128 bytes per class and neuron; where they would take more, classes are pooled.

@@ -9,11 +9,11 @@ from typing import Literal
 
 import numpy as np
 
-from lightning_neurocorr import stratified
-from lightning_neurocorr.columns import CLAIMS, MIN_PAIRS, PARTS
+from lightning_neurocorr.functional import stratified
+from lightning_neurocorr.functional.stratified import CellMoments
 from lightning_neurocorr.report import Outcomes
-from lightning_neurocorr.stratified import CellMoments
 from lightning_neurocorr.validation.batches import SampleTable
+from lightning_neurocorr.validation.columns import CLAIMS, MIN_PAIRS, PARTS
 
 # With fewer samples that tell model and baseline apart, a list of neurons is reading tea leaves.
 MIN_ADVANTAGE_SAMPLES = 10

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lightning_neurocorr.attribution import SampleChoice
-from lightning_neurocorr.rerun import Arguments, Rerun, alike, join, share_whole, take
+from lightning_neurocorr.validation.rerun import Arguments, Rerun, alike, join, share_whole, take
 
 
 @dataclass(frozen=True)

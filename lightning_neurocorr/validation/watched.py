@@ -11,9 +11,9 @@ from torch import Tensor
 from lightning_neurocorr.exemplars import Exemplars, Ranking
 from lightning_neurocorr.exemplars.entries import POSITION
 from lightning_neurocorr.functional import Moments, correlation
+from lightning_neurocorr.functional.hashing import folds
 from lightning_neurocorr.metric import Cells, NeuronAdvantageCorrelation
 from lightning_neurocorr.metric.layout import Merge
-from lightning_neurocorr.samples import folds
 
 
 class Watched:

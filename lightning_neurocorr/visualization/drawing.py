@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from lightning_neurocorr.activations import Place
-from lightning_neurocorr.evidence import Picture
+from lightning_neurocorr.report.panels import Picture
 from lightning_neurocorr.visualization import parametrization
 from lightning_neurocorr.visualization.augmentation import draw_warps, warp
 from lightning_neurocorr.visualization.isolation import IsolatedModel

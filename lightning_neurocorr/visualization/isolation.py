@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from lightning_neurocorr.activations import Place, carrier, eager, listen
 from lightning_neurocorr.isolation import without_checkpointing
-from lightning_neurocorr.randomness import preserved_randomness
-from lightning_neurocorr.swapping import call_with, evaluation_mode, own_tensors
+from lightning_neurocorr.isolation.randomness import preserved_randomness
+from lightning_neurocorr.isolation.swapping import call_with, evaluation_mode, own_tensors
 from lightning_neurocorr.visualization.shortcuts import (
     Shortcuts,
     Surprised,

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from lightning_neurocorr.activations import Place, first_tensor, layer_names, listen, unit_axis
-from lightning_neurocorr.evidence import Picture
+from lightning_neurocorr.report.panels import Picture
 from lightning_neurocorr.visualization.drawing import Drawing
 from lightning_neurocorr.visualization.isolation import IsolatedModel
 from lightning_neurocorr.visualization.prior import ImagePrior

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from lightning_neurocorr.activations import Place
-from lightning_neurocorr.evidence import Picture
+from lightning_neurocorr.report.panels import Picture
 from lightning_neurocorr.visualization.drawing import Drawing
 from lightning_neurocorr.visualization.isolation import IsolatedModel
 from lightning_neurocorr.visualization.parametrization import KINDS, Kind

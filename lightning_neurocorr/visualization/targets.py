@@ -21,7 +21,7 @@ from lightning_neurocorr.activations import (
     layer_names,
     unit_axis,
 )
-from lightning_neurocorr.evidence import Picture
+from lightning_neurocorr.report.panels import Picture
 from lightning_neurocorr.visualization.prior import ImagePrior
 
 Exemplars = Mapping[int, Tensor] | Sequence[Tensor | None] | None

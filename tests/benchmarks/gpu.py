@@ -33,9 +33,9 @@ from lightning_neurocorr import (
     choose_layers,
     compare,
 )
-from lightning_neurocorr.collector import Collector, Settings
-from lightning_neurocorr.options import Options
 from lightning_neurocorr.samples import LoaderPositions
+from lightning_neurocorr.validation.collector import Collector, Settings
+from lightning_neurocorr.validation.options import Options
 from lightning_neurocorr.visualization import Target
 from tests.benchmarks.timing import machine, table
 

@@ -25,8 +25,9 @@ import torch
 import torchvision
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_neurocorr import NeuronReport, TableBaseline, compare, verdict
+from lightning_neurocorr import NeuronReport, TableBaseline, compare
 from lightning_neurocorr.activations import SiteFinder, choose_layers
+from lightning_neurocorr.report import verdict
 from tests.benchmarks import replication_cases as real_data
 from tests.benchmarks.replication import placebo
 from tests.benchmarks.timing import machine, table

@@ -34,7 +34,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_neurocorr import Ablation, Attribution, NeuronReport, TableBaseline, compare, verdict
+from lightning_neurocorr import Ablation, Attribution, NeuronReport, TableBaseline, compare
+from lightning_neurocorr.report import verdict
 from tests.benchmarks import replication_cases as real_data
 from tests.benchmarks.replication_cases import Case
 from tests.benchmarks.timing import machine, table

@@ -30,8 +30,8 @@ from lightning_neurocorr import (
     compare,
 )
 from lightning_neurocorr.activations import choose_layers
-from lightning_neurocorr.history import HistoryEntry
-from lightning_neurocorr.tensorboard import Writer, draw_report
+from lightning_neurocorr.report.history import HistoryEntry
+from lightning_neurocorr.show.tensorboard import Writer, draw_report
 from lightning_neurocorr.validation import Batch as ValidationBatch
 from lightning_neurocorr.validation import ValidationPass
 from tests.benchmarks.scaling_plot import Panel, draw

@@ -28,11 +28,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
 from torch.utils.tensorboard import SummaryWriter
 
-from lightning_neurocorr.evidence import Panel, Picture, Sample
-from lightning_neurocorr.history import HistoryEntry
-from lightning_neurocorr.loggers import log_report, log_sheets
 from lightning_neurocorr.report import COLUMNS, NeuronReport, Outcomes
-from lightning_neurocorr.scalars import summary_scalars
+from lightning_neurocorr.report.history import HistoryEntry
+from lightning_neurocorr.report.panels import Panel, Picture, Sample
+from lightning_neurocorr.show.loggers import log_report, log_sheets
+from lightning_neurocorr.show.scalars import summary_scalars
 from tests.benchmarks.timing import machine, table
 
 LAYERS = {"conv1": 0.01, "layer1": 0.05, "layer2": 0.1, "layer3": 0.2, "layer4": 0.4, "head": 0.24}

@@ -35,7 +35,7 @@ from lightning_neurocorr import Attribution, BatchBaseline, NeuronAdvantage, Pla
 from lightning_neurocorr.activations import recording
 from lightning_neurocorr.attribution import SampleChoice, match_by_class
 from lightning_neurocorr.functional import BOTH, ONLY_MODEL
-from lightning_neurocorr.samples import hashed
+from lightning_neurocorr.functional.hashing import hashed
 from tests.benchmarks.timing import machine, table, turns
 
 # Left to itself, glibc gives the memory of every large feature map back and the kernel clears its

@@ -1,0 +1,81 @@
+"""Pure statistics: advantage, correlation from moments, its null, correction for many neurons.
+
+Shapes: ``N`` samples, ``D`` neurons, ``C`` classes, ``k`` columns that every neuron is correlated
+with (the advantage first). All moments are float64; what cannot be computed is NaN, never 0.
+"""
+
+from lightning_neurocorr.functional.advantage import (
+    BOTH,
+    CLASS_ADVANTAGES,
+    LABEL_ADVANTAGES,
+    NEITHER,
+    ONLY_BASELINE,
+    ONLY_MODEL,
+    Advantage,
+    AdvantageFunction,
+    check_advantage,
+    check_labels,
+    class_ids,
+    compute_advantage,
+    correctness,
+    is_label_sets,
+    jaccard,
+    log_probability,
+    outcome_groups,
+)
+from lightning_neurocorr.functional.inference import (
+    MIN_EXPECTED_COACTIVE,
+    adjust_p_values,
+    contrast_t,
+    expected_coactive,
+    fisher_interval,
+    log_p_value,
+    mcnemar_p,
+    p_value,
+)
+from lightning_neurocorr.functional.moments import (
+    Moments,
+    correlation,
+    correlation_given,
+    correlation_within,
+    group_means,
+    merge_moments_,
+    merge_neurons_,
+    merge_shared_,
+)
+
+__all__ = [
+    "BOTH",
+    "CLASS_ADVANTAGES",
+    "LABEL_ADVANTAGES",
+    "MIN_EXPECTED_COACTIVE",
+    "NEITHER",
+    "ONLY_BASELINE",
+    "ONLY_MODEL",
+    "Advantage",
+    "AdvantageFunction",
+    "Moments",
+    "adjust_p_values",
+    "check_advantage",
+    "check_labels",
+    "class_ids",
+    "compute_advantage",
+    "contrast_t",
+    "correctness",
+    "correlation",
+    "correlation_given",
+    "correlation_within",
+    "expected_coactive",
+    "fisher_interval",
+    "group_means",
+    "is_label_sets",
+    "jaccard",
+    "log_p_value",
+    "log_probability",
+    "mcnemar_p",
+    "merge_moments_",
+    "merge_neurons_",
+    "merge_shared_",
+    "outcome_groups",
+    "p_value",
+]

@@ -1,0 +1,121 @@
+"""What a correlation would be by chance: intervals, p, and correction for many neurons."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from scipy import special, stats
+
+from lightning_neurocorr.functional.advantage import ONLY_MODEL
+
+# Below this many expected co-active samples the far tail of the t test is much too optimistic.
+MIN_EXPECTED_COACTIVE = 25.0
+
+
+def fisher_interval(
+    r: np.ndarray, n: float, controls: int = 0, confidence: float = 0.95
+) -> tuple[np.ndarray, np.ndarray]:
+    """Confidence interval of r by Fisher's z (1921), with ``n - 3 - controls`` degrees of freedom.
+
+    NaN where there are none.
+    """
+    r = np.asarray(r, dtype=np.float64)
+    dof = n - 3 - controls
+    if dof <= 0:
+        return np.full_like(r, np.nan), np.full_like(r, np.nan)
+    half = special.ndtri(0.5 + confidence / 2) / math.sqrt(dof)
+    with np.errstate(divide="ignore"):
+        z = np.arctanh(np.clip(r, -1, 1))
+    return np.tanh(z - half), np.tanh(z + half)
+
+
+def log_p_value(r: np.ndarray, n: float, controls: int = 0) -> np.ndarray:
+    """Natural log of the two-sided p of r under no correlation, far beyond the smallest float.
+
+    t = r sqrt(dof / (1 - r^2)) with dof = n - 2 - controls gives p = I_x(a, 1/2), the regularised
+    incomplete beta function at x = 1 - r^2, a = dof / 2. Where that underflows, its expansion
+    x^a / (a B(a, 1/2) |r|) (1 - y/2 / (a+1) + y^2 3/4 / ((a+1)(a+2)) - ...), y = x / r^2 (DLMF
+    8.17.7 and 15.8.1).
+    """
+    r = np.minimum(np.abs(np.asarray(r, dtype=np.float64)), 1.0)
+    a = (n - 2 - controls) / 2
+    if a <= 0:
+        return np.full_like(r, np.nan)
+    x = (1 - r) * (1 + r)
+    with np.errstate(all="ignore"):
+        direct = np.log(special.betainc(a, 0.5, x))
+        y, term, total = x / r**2, np.ones_like(r), np.ones_like(r)
+        for k in range(20):
+            term = term * (-y * (k + 0.5) / (a + 1 + k))
+            total = total + term
+        tail = a * np.log(x) - math.log(a) - special.betaln(a, 0.5) - np.log(r) + np.log(total)
+    return np.where(direct > -600, direct, tail)
+
+
+def p_value(r: np.ndarray, n: float, controls: int = 0) -> np.ndarray:
+    """Two-sided p of r under no correlation (t test, ``n - 2 - controls`` degrees of freedom)."""
+    return np.exp(np.minimum(log_p_value(r, n, controls), 0.0))
+
+
+def expected_coactive(active: np.ndarray, advantage_active: float) -> np.ndarray:
+    """Expected number of samples with both neuron and advantage non-zero, were they independent.
+
+    Args:
+        active: Number of samples in which each neuron is not 0, ``(D,)``.
+        advantage_active: Share of samples with an advantage other than 0.
+    """
+    return np.asarray(active, dtype=np.float64) * advantage_active
+
+
+def adjust_p_values(p: np.ndarray, method: str = "bh") -> np.ndarray:
+    """False-discovery-rate q of each p; NaN stays NaN and does not count as a test.
+
+    Benjamini & Hochberg 1995 (``"bh"``), or Benjamini & Yekutieli 2001 (``"by"``), which holds
+    under any dependence between neurons.
+    """
+    q = np.full(np.shape(p), np.nan)
+    tested = ~np.isnan(p)
+    if tested.any():
+        q[tested] = stats.false_discovery_control(np.asarray(p)[tested], method=method)
+    return q
+
+
+def contrast_t(means: np.ndarray, counts: np.ndarray, total_ss: np.ndarray) -> np.ndarray:
+    """How clearly each neuron stands out in ``only_model``: its smallest t against another group.
+
+    Args:
+        means: Mean activation per outcome group, ``(4, D)``: both, only_model, only_baseline,
+            neither.
+        counts: Samples per group, ``(4,)``. Empty groups are left out.
+        total_ss: Centred sum of squares of each neuron over all samples, ``(D,)``.
+
+    Returns:
+        ``(D,)``. The variance is pooled within groups: (total_ss - sum_g n_g (mean_g - mean)^2) /
+        (n - groups).
+    """
+    counts = np.asarray(counts, dtype=np.float64)
+    others = [g for g in range(4) if g != ONLY_MODEL and counts[g] > 0]
+    seen = [g for g in range(4) if counts[g] > 0]
+    n, dof = counts.sum(), counts.sum() - len(seen)
+    if counts[ONLY_MODEL] == 0 or not others or dof <= 0:
+        return np.full(means.shape[1], np.nan)
+    mean = np.nansum(means * counts[:, None], 0) / n
+    between = np.nansum(counts[:, None] * (means - mean) ** 2, 0)
+    variance = np.maximum(total_ss - between, 0) / dof
+    inverse = [1 / counts[ONLY_MODEL] + 1 / counts[g] for g in others]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ts = [
+            (means[ONLY_MODEL] - means[g]) / np.sqrt(variance * i)
+            for g, i in zip(others, inverse, strict=True)
+        ]
+        return np.where((total_ss > 0) & np.isfinite(total_ss), np.min(ts, axis=0), np.nan)
+
+
+def mcnemar_p(only_model: int, only_baseline: int) -> float:
+    """McNemar's exact two-sided p (1947): are the discordant samples split evenly?
+
+    NaN where there are none.
+    """
+    discordant = only_model + only_baseline
+    return float(stats.binomtest(only_model, discordant, 0.5).pvalue) if discordant else math.nan

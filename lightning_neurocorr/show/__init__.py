@@ -1,0 +1,1 @@
+"""A report for eyes: TensorBoard, other loggers, scalars, figures and contact sheets."""

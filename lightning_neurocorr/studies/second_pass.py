@@ -1,0 +1,80 @@
+"""Go over the validation samples once more for the raw activations of a few top neurons."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from lightning_neurocorr.activations import ActivationRecorder, Pooling
+from lightning_neurocorr.functional import BOTH, ONLY_BASELINE, ONLY_MODEL
+from lightning_neurocorr.functional.hashing import hashed
+from lightning_neurocorr.functional.ranks import SecondPass, second_pass_columns
+from lightning_neurocorr.report import NeuronReport, NeuronRow
+from lightning_neurocorr.samples import fetch
+from lightning_neurocorr.studies.inspection import Subject
+from lightning_neurocorr.validation import SampleTable
+
+
+def look_again(
+    report: NeuronReport,
+    subject: Subject,
+    samples: SampleTable,
+    settings: SecondPass,
+    pooling: Pooling = "mean",
+) -> dict[str, np.ndarray]:
+    """Columns ``auroc``, ``spearman`` and ``p_max_t``, ``(neurons,)``; NaN for other neurons.
+
+    The advantage is 1[model right] - 1[baseline right].
+
+    Args:
+        report: The report to add to; its neurons with the largest r are looked at.
+        subject: Model and data.
+        samples: Every sample of the validation.
+        settings: See :class:`~lightning_neurocorr.SecondPass`.
+        pooling: As in the validation.
+
+    Raises:
+        ValueError: If samples cannot be fetched or have no outcome groups.
+    """
+    subject.check_located(samples)
+    if bool((samples.outcome < 0).any()):
+        raise ValueError(
+            "Expected class predictions: a second pass compares outcome groups, but some samples "
+            "have none."
+        )
+    rows = report.top(settings.neurons)
+    chosen = hashed(samples.key, seed=3).argsort()[: settings.max_samples].sort().values
+    activations = _activations(rows, subject, samples, chosen, pooling)
+    outcome = samples.outcome[chosen].numpy()
+    advantage = (outcome == ONLY_MODEL).astype(float) - (outcome == ONLY_BASELINE)
+    target = samples.target[chosen].numpy()
+    found = second_pass_columns(activations, advantage, outcome, target, settings)
+    columns = {name: np.full(sum(report.sizes), np.nan) for name in found}
+    starts = dict(zip(report.layers, np.cumsum((0, *report.sizes)), strict=False))
+    at = [starts[row.layer] + row.unit for row in rows]
+    for name, values in found.items():
+        columns[name][at] = values
+    return columns
+
+
+def _activations(
+    rows: list[NeuronRow],
+    subject: Subject,
+    samples: SampleTable,
+    chosen: torch.Tensor,
+    pooling: Pooling,
+) -> np.ndarray:
+    """The pooled activations of some neurons on some samples, ``(N, K)``."""
+    layers = {row.layer: subject.layers[row.layer] for row in rows}
+    correct = (samples.outcome == BOTH) | (samples.outcome == ONLY_MODEL)
+    parts: list[torch.Tensor] = []
+    with subject.quiet(), ActivationRecorder(layers, pooling) as recorder:
+        for which, batch in fetch(subject.loaders, samples.position[chosen].tolist()):
+            args, kwargs = subject.arguments(subject.move(batch, which))
+            logits = subject.forward(*args, **kwargs)
+            at = chosen[sum(map(len, parts)) :][: len(logits)]
+            subject.confirm(logits, samples.target[at], correct[at])
+            taken, _ = recorder.take()
+            part = [taken[row.layer][:, row.unit].double().cpu() for row in rows]
+            parts.append(torch.stack(part, 1))
+    return torch.cat(parts).numpy()

@@ -1,0 +1,416 @@
+"""Collects one validation of any model: hooks on, batches in, hooks off, report out."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import Self
+
+from lightning_neurocorr import baselines as B
+from lightning_neurocorr.activations import (
+    TOKEN_MASK,
+    Call,
+    OutputRecorder,
+    PaddedEnds,
+    Site,
+    SiteRecorder,
+    SitesFound,
+    TokenMasks,
+    aside,
+    eager,
+    is_sequence_first,
+    layer_of,
+    read_token_mask,
+)
+from lightning_neurocorr.baselines.labels import OneHotCheck
+from lightning_neurocorr.isolation.randomness import PrivateRandomness
+from lightning_neurocorr.samples import LoaderPositions, number_ids, read_ids
+from lightning_neurocorr.validation import Batch, ValidationPass
+from lightning_neurocorr.validation.answers import Answers
+from lightning_neurocorr.validation.options import Options
+from lightning_neurocorr.validation.predictions import Read, Reader, said_field, shape_words
+from lightning_neurocorr.validation.reading import Arguments, argument_reader
+from lightning_neurocorr.validation.rerun import Rerun
+
+NOT_CALLED = (
+    "the forward of the module named by `output` was not called, so there is nothing to "
+    "differentiate; name with `output` the module that returns the logits"
+)
+NO_RIVAL = "samples have sets of labels, and no class beside a rival"
+
+
+@dataclass
+class Settings:
+    """What to collect.
+
+    Attributes:
+        options: What the user asked for.
+        layers: Watched layers by name.
+        module: The module whose output is the prediction.
+        found: Where an earlier validation found that layers are read; else it looks again.
+        reader: Has read batches of the same run before.
+        exemplars: How many samples to keep per neuron; 0 is none.
+        class_outcomes: Samples per class and outcome group of the last validation, ``(C, 4)``.
+        total: Samples that all processes will see, where that is known.
+        processes: How many there are.
+        autocast: Opens the precision that the user's forward runs in.
+        rehearsal: The model stands in for a baseline that is not ready yet.
+        strict: A callable ``pooling`` that fails for a layer is an error.
+    """
+
+    options: Options
+    layers: Mapping[str, nn.Module]
+    module: nn.Module
+    found: SitesFound | None = None
+    reader: Reader | None = None
+    exemplars: int = 0
+    class_outcomes: Tensor | None = None
+    total: int | None = None
+    processes: int = 1
+    autocast: Callable[[], AbstractContextManager[Any]] = nullcontext
+    rehearsal: bool = False
+    strict: bool = False
+    randomness: PrivateRandomness = field(default_factory=PrivateRandomness)
+
+
+class Collector:
+    """One validation. Open it around the forwards; call :meth:`update` after each batch.
+
+    Args:
+        model: The model; compiled parts of it run eagerly meanwhile.
+        settings: What to collect.
+    """
+
+    def __init__(self, model: nn.Module, settings: Settings) -> None:
+        self.settings = settings
+        self.model = model
+        options = settings.options
+        self.tokens, self.tokens_again = TokenMasks(model), TokenMasks(settings.module)
+        self.padded = PaddedEnds()
+        self.output = OutputRecorder(settings.module)
+        self.recorder = SiteRecorder(
+            model,
+            settings.layers,
+            options.pooling,
+            at=options.at,
+            unit_axis=options.unit_axis,
+            found=settings.found,
+            strict=settings.strict,
+            within=self.output,
+        )
+        self.reader = settings.reader or make_reader(options)
+        self.one_hot = OneHotCheck()
+        self.result = ValidationPass(
+            options.advantage,
+            num_classes=options.num_classes,
+            attribution=options.attribution,
+            exemplars=settings.exemplars,
+            class_outcomes=settings.class_outcomes,
+            total=settings.total,
+            processes=settings.processes,
+        )
+        self.answers = Answers(options.advantage, options.scores, rehearsal=settings.rehearsal)
+        device, tokens = _device(model), partial(TokenMasks, settings.module)
+        around = (lambda: settings.randomness(device), tokens)
+        self.rerun = Rerun(settings.module, self.reader.scores, settings.autocast, around)
+        self.arguments: Callable[[Any], Arguments] | None = None
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            stack.enter_context(eager(self.model))
+            stack.enter_context(self.tokens)
+            stack.enter_context(self.recorder)
+            stack.enter_context(self.output)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Remove every hook and restore the compiler's stance; closing twice is harmless."""
+        self._stack.close()
+
+    def finish(self) -> None:
+        """Raise for what was not waited for batch by batch, once all have passed."""
+        self.answers.finish()
+        for name, reason in self.recorder.doubts().items():
+            self.result.problems.setdefault(name, reason)
+        self.one_hot.finish()
+        seen = () if self.recorder.found is None else self.recorder.found.notes
+        self.result.remarks += [*self.reader.remarks, *seen, *self._about_tokens()]
+
+    def _about_tokens(self) -> list[str]:
+        """What to know of the padding of sequences."""
+        found = []
+        lengths, padded = self.recorder.lengths, self.padded.found()
+        if names := [name for name in lengths if padded or len(lengths[name]) > 1]:
+            found.append(
+                f"Padding may count as tokens in {_few(names)}: sequences seem to be of several "
+                "lengths, and no mask says which tokens are real. Say it with `token_mask`."
+            )
+        if names := sorted(self.recorder.unheeded):
+            found.append(
+                f"Your `pooling` sees padding in {_few(names)}. Give it a parameter `mask`: True "
+                "for real tokens (N, T), or None."
+            )
+        return found
+
+    def begin(self, batch: Any) -> None:
+        """Get ready for the forward of a batch.
+
+        Raises:
+            TypeError: If ``token_mask`` gives no tensors.
+            ValueError: If they are no masks.
+        """
+        self.clear()
+        field = self.settings.options.token_mask
+        if field is not None:
+            self.tokens.clear(read_token_mask(B.read_field(batch, field, "token_mask")))
+        self.recorder.begin(batch)
+
+    def clear(self) -> None:
+        """Forget forwards that were not followed by :meth:`update`."""
+        self.recorder.clear()
+        self.output.clear()
+        self.tokens.clear()
+
+    def update(self, outputs: Any, batch: Any, loader: LoaderPositions, ids: Any = None) -> Batch:
+        """Add a batch that has just been through the model.
+
+        Args:
+            outputs: What the validation step returned.
+            batch: The batch.
+            loader: Counts the samples of the loader that the batch came from.
+            ids: An id per sample, where the user has them.
+
+        Returns:
+            What was read.
+        """
+        settings, device = self.settings, _device(self.model)
+        self.recorder.pause()
+        with torch.inference_mode(False), torch.no_grad(), settings.randomness(device):
+            read = self.reader.read(outputs, batch, self.output.calls, lambda: self._answer(batch))
+            prediction, target = self.answers.judged(read.prediction, read.target)
+            call = read.call
+            if self.arguments is None and call is not None:
+                held = (*self.model.parameters(), *self.model.buffers())
+                self.arguments = argument_reader(batch, call.arguments, held)
+            n = len(prediction)
+            names = None if ids is None else read_ids(ids, n)
+            numbers, keep = loader.advance_over(batch, n, identified=names is not None)
+            self._check_masks(n, call)
+            activations, problems = self.recorder.take(n, call)
+            if self.recorder.found is not None:
+                self.result.read_at = self.recorder.found.names
+            baseline = self._ask_baseline(batch, prediction, loader, numbers)
+            self._check_classes(target, prediction, baseline)
+            keys = numbers if names is None else number_ids(names)
+            kinds, located = self.answers.kinds(), loader.known
+            found = Batch(prediction, baseline, target, keys, keep, kinds, numbers, located, names)
+            self._say_provenance(read, baseline, loader, ids)
+            groups = self.result.add(found, activations, problems, self.recorder.over_positions)
+            if groups is not None and self.answers.of_labels:
+                self.result.no_attribution(NO_RIVAL)
+            elif groups is not None:
+                self._remember(found, groups, call, batch)
+        self.clear()
+        return found
+
+    def _check_masks(self, n: int, call: Call | None) -> None:
+        wrong = next((mask for mask in self.tokens.given if len(mask) != n), None)
+        if wrong is not None:
+            raise ValueError(
+                f"Expected `token_mask` to give one row for each of {n} samples, but got "
+                f"{tuple(wrong.shape)}."
+            )
+        self.padded.add(((), {}) if call is None else call.arguments, n)
+
+    def arguments_of(self, batch: Any) -> Arguments:
+        """What the module was called with, read from another batch.
+
+        Raises:
+            ValueError: If it was called with more than parts of the batch.
+        """
+        if self.arguments is None:
+            raise ValueError(
+                "Expected the module named by `output` to be called with parts of the batch as "
+                "they are, but its arguments are computed in validation_step or on the way to it, "
+                "so that samples cannot be run again. Say with `inputs` how to read its input from "
+                "a batch."
+            )
+        return self.arguments(batch)
+
+    def _ask_baseline(
+        self, batch: Any, prediction: Tensor, loader: LoaderPositions, numbers: Tensor
+    ) -> Tensor:
+        """The baseline's predictions; its forwards do not count as the model's."""
+        settings, options = self.settings, self.settings.options
+        baseline = options.baseline
+        if settings.rehearsal and not is_ready(baseline):
+            return prediction
+        with aside():
+            if isinstance(options.baseline, B.Watching):
+                options.baseline.watch(getattr(loader.loader, "dataset", loader.loader))
+            if isinstance(baseline, B.Positional):
+                check_positions(baseline, loader)
+                answer = baseline.predict_at(batch, numbers if loader.known else None)
+            else:
+                answer = baseline(batch)
+        answer = self.answers.answered(answer, prediction, baseline)
+        classification = not callable(options.advantage) and not self.answers.of_labels
+        return B.check_prediction(
+            answer,
+            len(prediction),
+            prediction.shape[1] if classification and prediction.ndim == 2 else None,
+            device=prediction.device,
+            name=describe(baseline),
+            classification=classification,
+            values=prediction.device.type == "cpu",
+        )
+
+    def _answer(self, batch: Any) -> Any:
+        """The baseline's answer for the number of classes, where it takes no positions."""
+        baseline = self.settings.options.baseline
+        if isinstance(baseline, B.Positional) or not is_ready(baseline):
+            return None
+        with aside():
+            return baseline(batch)
+
+    def _check_classes(self, target: Tensor, prediction: Tensor, baseline: Tensor) -> None:
+        """A target of classes is ids or one-hot, as wide as scores are."""
+        options = self.settings.options
+        if callable(options.advantage) or self.answers.of_labels:
+            return
+        widths = [part.shape[1] for part in (prediction, baseline) if part.ndim == 2]
+        self.one_hot(target, widths[0] if widths else options.num_classes)
+
+    def _say_provenance(
+        self, read: Read, baseline: Tensor, loader: LoaderPositions, ids: Any
+    ) -> None:
+        """Which tensors are compared, in words."""
+        order = "sequential loader" if loader.known else f"numbered as seen, as {loader.unknown}"
+        told, forms = self.settings.options.sample_id or "", self.answers.forms
+        found = self.reader.provenance
+        prediction = forms.get("model", shape_words(read.prediction))
+        answer = forms.get("baseline", shape_words(baseline))
+        self.result.provenance |= {
+            "prediction": f"{found['prediction']}, {prediction}",
+            "target": found["target"],
+            "baseline": f"{describe(self.settings.options.baseline)}, {answer}",
+            "positions": order,
+            **({} if ids is None else {"id": f"`sample_id` ({said_field(told)})"}),
+        }
+
+    def _remember(self, batch: Batch, groups: Tensor, call: Call | None, loaded: Any) -> None:
+        """What it takes to run the module again, and the samples that are to be attributed."""
+        options = self.settings.options
+        if call is not None and (options.attribution or options.ablation or options.second_pass):
+            self.rerun.hear(call.output, batch.prediction)
+        if options.attribution is not None:
+            self._keep(batch, groups, call, loaded)
+
+    def _doubt_axes(self) -> None:
+        """Leave out layers whose samples may lie on either of two axes of the same length."""
+        for name, place in self.recorder.places.items():
+            told = isinstance(place, Site) and (place.samples == 1 or place.ndim == 2)
+            if not told and not is_sequence_first(layer_of(place)):
+                self.result.problems.setdefault(
+                    name,
+                    "its inputs have as many steps as samples, with the samples on the second "
+                    "axis, so that its own axes cannot be told apart; take another batch size",
+                )
+
+    def _keep(self, batch: Batch, groups: Tensor, call: Call | None, loaded: Any) -> None:
+        """Attribution needs to run the module again on some rows of what it was called with."""
+        if call is None:
+            self.result.no_attribution(NOT_CALLED)
+            return
+        args, kwargs = call.arguments
+        if self.tokens.given:
+            kwargs = {**kwargs, TOKEN_MASK: self.tokens.given}
+        if not self.rerun.prepare((args, kwargs), loaded, batch.prediction):
+            self.result.no_attribution(self.rerun.refused)
+            return
+        if self.rerun.square((args, kwargs), len(batch.prediction)):
+            self._doubt_axes()
+        kept = None if batch.keep is None else batch.keep.nonzero().squeeze(1)
+
+        def arguments(rows: Tensor) -> Arguments:
+            return self.rerun.rows((args, kwargs), rows if kept is None else kept[rows])
+
+        self.result.keep(batch.kept(), groups, self.rerun, self.recorder.places, arguments)
+
+
+def with_token_mask(arguments: Arguments, batch: Any, field: B.Field | None) -> Arguments:
+    """Arguments that hand ``token_mask`` of a batch on where token masks are looked for."""
+    if field is None:
+        return arguments
+    mask = B.read_field(batch, field, "token_mask")
+    return arguments[0], {**arguments[1], TOKEN_MASK: mask}
+
+
+def _few(names: Sequence[str], most: int = 5) -> str:
+    more = f" and {len(names) - most} more layers" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def make_reader(options: Options, *, step: bool = True) -> Reader:
+    """What reads prediction and target as the options say.
+
+    Args:
+        options: What the user asked for.
+        step: Whether batches come with what a validation step returned.
+    """
+    return Reader(
+        options.predictions,
+        options.target,
+        output=options.output,
+        step=step,
+        scores=options.advantage == "log_prob",
+        classifies=not callable(options.advantage),
+        num_classes=options.num_classes,
+    )
+
+
+def check_positions(baseline: B.Positional, loader: LoaderPositions) -> None:
+    """Raise if a baseline cannot answer without positions and they are not known.
+
+    Raises:
+        ValueError: Saying why they are not, and what to do.
+    """
+    if baseline.needs_positions and not loader.known:
+        raise ValueError(
+            f"Expected to know the position of every sample, because {describe(baseline)} is "
+            f"looked up by position, but {loader.unknown}. Look it up by an id in the batch: give "
+            "the table `id=`, and let the data set return that id with every sample."
+        )
+
+
+def is_ready(baseline: Any) -> bool:
+    """Whether a baseline can be asked: a snapshot has been taken, an estimator has been fitted."""
+    fitted = not (isinstance(baseline, B.Fittable) and baseline.needs_fit)
+    return fitted and (not isinstance(baseline, B.Snapshotting) or baseline.ready)
+
+
+def describe(baseline: Any) -> str:
+    """A baseline in few words."""
+    if hasattr(baseline, "__name__"):
+        return baseline.__name__
+    text = re.sub(r"<function ([\w.<>]+) at 0x[0-9a-f]+>", r"\1", repr(baseline))
+    text = re.sub(r"<[\w.<>]*?(\w+) object at 0x[0-9a-f]+>", r"\1", text)
+    return text if len(text) <= 120 and " object at " not in text else type(baseline).__name__
+
+
+def _device(model: nn.Module) -> torch.device:
+    for parameter in model.parameters():
+        return parameter.device
+    return torch.device("cpu")

@@ -1,0 +1,177 @@
+"""The one place where a user's module is run again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_neurocorr.activations import aside, eager
+from lightning_neurocorr.isolation import ordinary_tensors, without_checkpointing
+from lightning_neurocorr.isolation.swapping import preserved_buffers
+from lightning_neurocorr.validation.rerun.arguments import (
+    Arguments,
+    Layout,
+    fits,
+    keep_whole,
+    learn_layout,
+    take,
+    tensors_in,
+)
+from lightning_neurocorr.validation.rerun.judged import Judged, learn, too_many
+
+NOT_THE_PREDICTION = (
+    "the prediction that was judged does not follow from what the module named by `output` "
+    "returned, so its logits may be those of something else; name with `output` the module that "
+    "returns the prediction"
+)
+NOT_AGAIN = (
+    "samples that are run again do not get the prediction that was judged: their arguments cannot "
+    "be told from what is the same for all samples, or the module answers by more than these"
+)
+
+
+class Rerun:
+    """A module that can be run again on samples of a validation, once it is known how.
+
+    Args:
+        module: The module whose output is the prediction.
+        find: From what it returns to its likeliest logits.
+        autocast: Opens the precision that the user's forward runs in.
+        around: Opened around every run: our own randomness, hooks that look for token masks.
+
+    Attributes:
+        refused: Why it cannot be run again, or empty.
+        judged: How the judged prediction follows from what the module returns.
+        autocast: Opens the precision that the user's forward runs in.
+        layout: Where the samples lie in its arguments.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        find: Callable[[Any], Tensor],
+        autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
+        around: Sequence[Callable[[], AbstractContextManager[Any]]] = (),
+    ) -> None:
+        self.module = module
+        self.refused = ""
+        self.judged: Judged | None = None
+        self.layout: Layout | None = None
+        self.autocast = autocast
+        self._find, self._around = find, around
+        self._differ: Tensor | None = None
+        self._heard = 0
+
+    def anew(self) -> Rerun:
+        """One for the same module that has heard nothing yet."""
+        return Rerun(self.module, self._find, self.autocast, self._around)
+
+    def hear(self, output: Any, prediction: Tensor) -> None:
+        """A batch as it was validated: learn from the first, compare with every other.
+
+        Args:
+            output: What the module returned.
+            prediction: What was judged, with a row per sample.
+        """
+        if self.refused:
+            return
+        try:
+            if self.judged is None:
+                self.judged = learn(output, prediction, self._find)
+                if self.judged is None:
+                    self.refuse(NOT_THE_PREDICTION)
+            else:
+                differs = self.judged.differs(self.judged.logits(output), prediction).sum()
+                self._differ = differs if self._differ is None else self._differ + differs
+                self._heard += len(prediction)
+        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            self.refuse(f"{NOT_THE_PREDICTION} ({type(error).__name__}: {error})")
+
+    def judge(self) -> str:
+        """Why the module cannot be run again, after all batches; empty where it can."""
+        if self._differ is not None and too_many(self._differ, self._heard):
+            self.refuse(NOT_THE_PREDICTION)
+        return self.refused
+
+    def prepare(self, arguments: Arguments, batch: Any, prediction: Tensor) -> bool:
+        """Whether samples can be taken from this call, whose layout is learnt from the first one.
+
+        Args:
+            arguments: What the module was called with.
+            batch: The batch.
+            prediction: What was judged, with a row per sample.
+        """
+        n = len(prediction)
+        if self.layout is None and not self.refused:
+
+            def agrees(some: Arguments, rows: Tensor) -> bool:
+                try:
+                    return not bool(self.differs(self.logits(some), prediction[rows]).any())
+                except Exception:  # noqa: BLE001 -- another way to take rows may work
+                    return False
+
+            with self.undisturbed(), torch.no_grad():
+                self.layout = learn_layout(arguments, batch, n, self._held(), agrees)
+            if self.layout is None:
+                self.refuse(NOT_AGAIN)
+        if self.layout is not None and not fits(arguments, self.layout, n):
+            self.refuse("what the module is called with has another shape than in the first batch")
+        return not self.refused
+
+    def square(self, arguments: Arguments, n: int) -> bool:
+        """Whether samples lie on the second axis of an argument whose first is as long."""
+        pairs = zip(tensors_in(arguments), self.layout or (), strict=False)
+        return any(
+            place is not None and place.axis == 1 and len(tensor) == n == tensor.shape[1]
+            for tensor, place in pairs
+        )
+
+    def rows(self, arguments: Arguments, rows: Tensor) -> Arguments:
+        """Copies of the arguments for some samples; :meth:`prepare` comes first."""
+        layout = self.layout or ()
+        return keep_whole(take(arguments, layout, rows), layout, self._held())
+
+    def size_of(self, arguments: Arguments, before: Arguments | None = None) -> int:
+        """Bytes of the arguments of some samples; not of weights, nor of what ``before`` has."""
+        known = {id(tensor) for tensor in (*self._held(), *tensors_in(before))}
+        tensors = [tensor for tensor in tensors_in(arguments) if id(tensor) not in known]
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+    def logits(self, arguments: Arguments) -> Tensor:
+        """Run the module: the logits of the prediction that was judged."""
+        args, kwargs = arguments
+        with self.autocast():
+            return self.read(self.module(*args, **kwargs))
+
+    def read(self, output: Any) -> Tensor:
+        """The logits of the judged prediction in what the module returned."""
+        return self._find(output) if self.judged is None else self.judged.logits(output)
+
+    def differs(self, logits: Tensor, prediction: Tensor) -> Tensor:
+        """Which samples that were run again have another prediction than was judged, ``(N,)``."""
+        return (self.judged or Judged(self._find)).differs(logits, prediction)
+
+    def refuse(self, reason: str) -> None:
+        """Say why it cannot be run again; the first reason stays."""
+        self.refused = self.refused or reason
+
+    @contextmanager
+    def undisturbed(self) -> Iterator[None]:
+        """Inside, forwards of the module leave no trace, and its tensors can carry gradients."""
+        with ExitStack() as stack:
+            stack.enter_context(torch.inference_mode(False))
+            stack.enter_context(eager(self.module))
+            stack.enter_context(aside())
+            for opened in self._around:
+                stack.enter_context(opened())
+            stack.enter_context(without_checkpointing())
+            stack.enter_context(preserved_buffers(self.module))
+            stack.enter_context(ordinary_tensors(self.module))
+            yield
+
+    def _held(self) -> list[Tensor]:
+        return [*self.module.parameters(), *self.module.buffers()]
