@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
+from lightning_neurocorr.report.layout import Layout
 from lightning_neurocorr.report.rows import Outcomes
 from lightning_neurocorr.report.table import NeuronReport
 
@@ -65,11 +67,8 @@ class HistoryEntry:
                 known = previous.index[_strongest(previous.r)]  # so that curves go on
                 index = np.union1d(index, known)
             r = r[index]
-        whole, ends = report.column("r"), np.cumsum((0, *report.sizes)).tolist()
-        top = {
-            name: _first_units(whole[start:stop], top_k)
-            for name, (start, stop) in zip(report.layers, pairwise(ends), strict=True)
-        }
+        parts = report.layout.split(report.column("r"))
+        top = {name: _first_units(part, top_k) for name, part in parts.items()}
         return cls(
             validation=report.validation,
             step=report.step,
@@ -86,14 +85,19 @@ class HistoryEntry:
             },
         )
 
+    @cached_property
+    def layout(self) -> Layout:
+        """Where the neurons of each layer lie in the report's columns."""
+        return Layout(self.layers, self.sizes)
+
     def r_of(self, layer: str, unit: int) -> float:
         """What r of a neuron was; NaN where its layer was not watched or it was not kept."""
         if layer not in self.layers:
             return math.nan
-        i = self.layers.index(layer)
-        if not 0 <= unit < self.sizes[i]:
+        span = self.layout.span(layer)
+        at = span.start + unit
+        if not span.start <= at < span.stop:
             return math.nan
-        at = sum(self.sizes[:i]) + unit
         if self.index is None:
             return float(self.r[at])
         found = int(np.searchsorted(self.index, at))
@@ -204,13 +208,13 @@ def _rank_before(history: Sequence[HistoryEntry]) -> np.ndarray:
     """The place of each neuron in its layer by r at the validation before, ``(neurons,)``."""
     last = history[-1]
     if len(history) < 2:
-        return np.full(sum(last.sizes), np.nan)
+        return last.layout.unknown()
     before = history[-2]
     ranks = np.full(len(before.r), np.nan)
     # Neurons that were not kept may stand above one that is weaker than those that were.
     known = before.r > _least_kept(before) if before.index is not None else ~np.isnan(before.r)
-    ends = np.searchsorted(_positions(before), np.cumsum((0, *before.sizes)))
-    for start, stop in pairwise(ends):
+    ends = np.searchsorted(_positions(before), before.layout.ends)
+    for start, stop in pairwise((0, *ends)):
         order = np.argsort(-before.r[start:stop], kind="stable")  # NaN comes last
         ranks[start + order] = np.arange(1, stop - start + 1)
     ranks[~known] = np.nan
@@ -243,15 +247,10 @@ def _moved(
     entry: HistoryEntry, last: HistoryEntry, wanted: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Positions in ``last`` as positions in ``entry``, and whether their layer is there."""
-    starts = dict(zip(entry.layers, np.cumsum((0, *entry.sizes)), strict=False))
-    sizes = dict(zip(entry.layers, entry.sizes, strict=True))
-    ends = np.cumsum(last.sizes)
-    layer = np.searchsorted(ends, wanted, side="right")
-    unit = wanted - np.append(0, ends)[layer]
-    start, size = (
-        np.array([by.get(name, 0) for name in last.layers])[layer] for by in (starts, sizes)
-    )
-    return start + unit, unit < size
+    layer, unit = last.layout.neurons(wanted)
+    there = [entry.layout.slices.get(name, slice(0, 0)) for name in last.layers]
+    moved = np.array([span.start for span in there])[layer] + unit
+    return moved, moved < np.array([span.stop for span in there])[layer]
 
 
 def _positions(entry: HistoryEntry) -> np.ndarray:
@@ -268,6 +267,6 @@ def _least_kept(entry: HistoryEntry) -> float:
 
 def _spread(entry: HistoryEntry, values: np.ndarray) -> np.ndarray:
     """Values of the kept neurons as a column of the report, NaN for others, ``(neurons,)``."""
-    column = np.full(sum(entry.sizes), np.nan)
+    column = entry.layout.unknown()
     column[_positions(entry)] = values
     return column

@@ -11,6 +11,7 @@ from typing import SupportsIndex, overload
 import numpy as np
 
 from lightning_neurocorr.report import verdict
+from lightning_neurocorr.report.layout import Layout
 from lightning_neurocorr.report.rows import COLUMNS, NeuronRow, noise_ceiling
 
 _BLOCK = 4096  # rows made at once when one goes through all
@@ -20,14 +21,11 @@ _VERDICT = 54  # characters: the longest claim without numbers fits
 class Rows(Sequence[NeuronRow]):
     """The rows of a report, made on access."""
 
-    def __init__(
-        self, layers: Sequence[str], sizes: Sequence[int], columns: Mapping[str, np.ndarray]
-    ) -> None:
-        self._layers, self._columns = layers, columns
-        self._ends = np.cumsum(sizes)
+    def __init__(self, layout: Layout, columns: Mapping[str, np.ndarray]) -> None:
+        self._layout, self._columns = layout, columns
 
     def __len__(self) -> int:
-        return int(self._ends[-1]) if len(self._ends) else 0
+        return len(self._layout)
 
     @overload
     def __getitem__(self, index: int) -> NeuronRow: ...
@@ -53,12 +51,11 @@ class Rows(Sequence[NeuronRow]):
         columns = dict.fromkeys(COLUMNS, np.full(len(at), np.nan)) | columns
         dead = is_dead(columns["mean"], columns["std"])
         sentences = verdict.neurons(columns, dead)
-        which = np.searchsorted(self._ends, at, side="right")
-        units = at - np.append(0, self._ends)[which]
+        which, units = self._layout.neurons(at)
         numbers = zip(*(_numbers(columns[name]) for name in COLUMNS), strict=True)
         for i, values in enumerate(numbers):
             yield NeuronRow(
-                self._layers[int(which[i])],
+                self._layout.layers[int(which[i])],
                 int(units[i]),
                 *values,
                 dead=bool(dead[i]),

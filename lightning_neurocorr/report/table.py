@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
+from functools import cached_property
 from html import escape
 from itertools import zip_longest
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from lightning_neurocorr.report import storage, verdict
+from lightning_neurocorr.report.layout import Layout
 from lightning_neurocorr.report.listing import Rows, TopList, is_dead, printable
 from lightning_neurocorr.report.panels import Panel
 from lightning_neurocorr.report.placebo import PlaceboCounts
@@ -77,17 +79,12 @@ class NeuronReport:
     read_at: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if len(self.layers) != len(self.sizes) or len(set(self.layers)) != len(self.layers):
-            raise ValueError(
-                f"Expected `layers` to be different names with one entry of `sizes` each, but got "
-                f"{self.layers} and {self.sizes}."
-            )
         if self.read_at and len(self.read_at) != len(self.layers):
             raise ValueError(
                 f"Expected `read_at` to be empty or a place for each of {len(self.layers)} layers, "
                 f"but got {self.read_at}."
             )
-        total = sum(self.sizes)
+        total = len(self.layout)
         for name, column in self.columns.items():
             found = np.asarray(column)
             if name not in COLUMNS or found.shape != (total,) or found.dtype.kind not in "fiub":
@@ -108,10 +105,15 @@ class NeuronReport:
         compared = f"<p>{escape(printable(self.compared))}</p>" if self.provenance else ""
         return f"<p>{escape(self.headline)}</p>{compared}{top}"
 
+    @cached_property
+    def layout(self) -> Layout:
+        """Where the neurons of each layer lie in a column."""
+        return Layout(self.layers, self.sizes)
+
     @property
     def rows(self) -> Rows:
         """One :class:`NeuronRow` per neuron, made on access."""
-        return Rows(self.layers, self.sizes, self.columns)
+        return Rows(self.layout, self.columns)
 
     @property
     def verdicts(self) -> np.ndarray:
@@ -121,8 +123,8 @@ class NeuronReport:
     @property
     def summaries(self) -> list[LayerSummary]:
         """One :class:`LayerSummary` per layer."""
-        dead, starts = self.column("dead"), np.cumsum((0, *self.sizes))
-        return [self._summary(i, slice(*starts[i : i + 2]), dead) for i in range(len(self.layers))]
+        dead = self.column("dead")
+        return [self._summary(layer, span, dead) for layer, span in self.layout.slices.items()]
 
     @property
     def headline(self) -> str:
@@ -149,7 +151,7 @@ class NeuronReport:
                 f"{'There are' if close is COLUMNS else 'Close ones are'} {', '.join(close)}."
             )
         found = self.columns.get(name)
-        return np.full(sum(self.sizes), np.nan) if found is None else found
+        return self.layout.unknown() if found is None else found
 
     def top(
         self, k: int = 10, by: str = "r", *, layer: str | None = None, largest: bool | None = None
@@ -175,16 +177,13 @@ class NeuronReport:
                 f"Expected `k` to be a number of neurons, but got {k!r}. A column to rank by goes "
                 "into `by`, a layer into `layer`."
             )
-        offset = 0
-        values = self.column(by).astype(np.float64)
-        if layer is not None:
-            offset, size = self._span(layer)
-            values = values[offset : offset + size]
+        span = self._span(layer)
+        values = self.column(by).astype(np.float64)[span]
         if largest is None:
             largest = by not in SMALL_IS_STRONG
         known = np.flatnonzero(~np.isnan(values))
         rows, strength = self.rows, values if largest else -values
-        chosen = [rows[int(i) + offset] for i in _largest(strength, known, max(0, int(k)))]
+        chosen = [rows[span.start + int(i)] for i in _largest(strength, known, max(0, int(k)))]
         order = f"the {'largest' if largest else 'smallest'} {by} first"
         return TopList(
             chosen,
@@ -207,10 +206,9 @@ class NeuronReport:
             k: How many, at most.
             layer: Only this layer.
         """
-        offset, size = (0, sum(self.sizes)) if layer is None else self._span(layer)
-        part = slice(offset, offset + size)
-        columns = {name: self.column(name)[part] for name in ("r", "attribution")}
-        columns |= {name: column[part] for name, column in self.columns.items()}
+        span = self._span(layer)
+        columns = {name: self.column(name)[span] for name in ("r", "attribution")}
+        columns |= {name: column[span] for name, column in self.columns.items()}
         kind, evidence = verdict.standing(columns)
         rows, names, k = self.rows, verdict.KINDS, max(0, k)
         *passed, other = (np.flatnonzero(kind == which) for which in range(len(names)))
@@ -224,10 +222,10 @@ class NeuronReport:
             dict.fromkeys([*chosen, *(i for pair in pairs for i in pair if i is not None)])
         )
         return TopList(
-            [rows[offset + i] for i in chosen[:k]],
+            [rows[span.start + i] for i in chosen[:k]],
             order="those that passed their controls first",
             layer=layer,
-            chosen_from=size,
+            chosen_from=len(evidence),
             n=self.n,
             placebo=self.placebo.sentence,
             kinds=dict(zip(names, np.bincount(kind, minlength=len(names)).tolist(), strict=True)),
@@ -235,13 +233,7 @@ class NeuronReport:
 
     def row(self, layer: str, unit: int) -> NeuronRow:
         """The row of one neuron."""
-        offset, size = self._span(layer)
-        if not isinstance(unit, (int, np.integer)) or not 0 <= unit < size:
-            raise ValueError(
-                f"Expected `unit` of {layer!r} to be a whole number in [0, {size}), but got "
-                f"{unit!r}."
-            )
-        return self.rows[offset + int(unit)]
+        return self.rows[self.layout.position(layer, unit)]
 
     def panel(self, layer: str, unit: int) -> Panel | None:
         """Exemplars and picture of one neuron, if it was shown."""
@@ -256,11 +248,11 @@ class NeuronReport:
                 'to_dataframe needs pandas: pip install "lightning_neurocorr[pandas]"'
             ) from error
         table: dict[str, Any] = {
-            "layer": np.repeat(np.array(self.layers, dtype=object), self.sizes),
-            "unit": np.concatenate([np.arange(size) for size in self.sizes] or [np.arange(0)]),
+            "layer": self.layout.repeated(self.layers),
+            "unit": self.layout.units,
         }
         if self.read_at:
-            table["read_at"] = np.repeat(np.array(self.read_at, dtype=object), self.sizes)
+            table["read_at"] = self.layout.repeated(self.read_at)
         table |= {name: self.column(name) for name in COLUMNS}
         table |= {"dead": self.column("dead"), "verdict": self.verdicts}
         return pd.DataFrame(table)
@@ -282,34 +274,27 @@ class NeuronReport:
         """
         return storage.read(path, cls)
 
-    def _span(self, layer: str) -> tuple[int, int]:
-        if layer not in self.layers:
-            close = get_close_matches(str(layer), self.layers, n=3, cutoff=0.4)
-            known = ", ".join(map(repr, close or self.layers[:12]))
-            raise ValueError(
-                f"Expected `layer` to be one of the {len(self.layers)} layers of this report, but "
-                f"got {layer!r}. {'Close ones are' if close else 'There are'} {known or 'none'}."
-            )
-        i = self.layers.index(layer)
-        return sum(self.sizes[:i]), self.sizes[i]
+    def _span(self, layer: str | None) -> slice:
+        """The positions of a layer's neurons; of all where it is None."""
+        return slice(0, len(self.layout)) if layer is None else self.layout.span(layer)
 
-    def _summary(self, i: int, span: slice, dead: np.ndarray) -> LayerSummary:
+    def _summary(self, layer: str, span: slice, dead: np.ndarray) -> LayerSummary:
         columns = {name: column[span] for name, column in self.columns.items()}
         columns.setdefault("r", self.column("r")[span])
         r = columns["r"]
         known = np.flatnonzero(np.isfinite(r))
         return LayerSummary(
-            layer=self.layers[i],
-            neurons=self.sizes[i],
+            layer=layer,
+            neurons=len(r),
             dead=int(dead[span].sum()),
             strongest=int(known[np.argmax(r[known])]) if len(known) else -1,
             max_r=float(np.max(r[known])) if len(known) else math.nan,
             min_r=float(np.min(r[known])) if len(known) else math.nan,
             significant=int(verdict.associated(columns).sum()),
             noise_ceiling=noise_ceiling(len(r), self.n),
-            stability=self.stability.get(self.layers[i], math.nan),
+            stability=self.stability.get(layer, math.nan),
             verdict=verdict.layer(columns),
-            read_at=self.read_at[i] if self.read_at else "",
+            read_at=dict(zip(self.layers, self.read_at, strict=False)).get(layer, ""),
         )
 
 

@@ -74,11 +74,9 @@ def summary_scalars(report: NeuronReport, entry: HistoryEntry) -> dict[str, floa
 
 def group_r(report: NeuronReport) -> dict[str, np.ndarray]:
     """The finite r of every group of layers, for histograms."""
-    r = report.column("r")
-    starts = dict(zip(report.layers, np.cumsum((0, *report.sizes)), strict=False))
-    sizes = dict(zip(report.layers, report.sizes, strict=True))
+    r = report.layout.split(report.column("r"))
     found = {
-        group: np.concatenate([r[starts[name] : starts[name] + sizes[name]] for name in names])
+        group: np.concatenate([r[name] for name in names])
         for group, names in layer_groups(report.layers).items()
     }
     return {group: values[np.isfinite(values)] for group, values in found.items()}

@@ -142,7 +142,7 @@ class AgainstPlacebo:
                 result.agree(device)
                 table = result.samples(device)
                 report = result.report(table, name="", baseline="", advantage="correctness")
-            neurons = sum(report.sizes)
+            neurons = len(report.layout)
             for claim, rule in _claims(report).items():
                 found = rule({"r": report.column("r"), **report.columns})
                 called.setdefault(claim, []).append(int(found.sum()))

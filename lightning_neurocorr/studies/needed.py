@@ -50,7 +50,7 @@ def ablate(
         fold: {layer: _ranked(columns, settings.by) for layer, columns in half.items()}
         for fold, half in enumerate(halves)
     }
-    means = _split(report, report.column("mean_over_positions"))
+    means = report.layout.split(report.column("mean_over_positions"))
     unknown = [name for name, mean in means.items() if np.isnan(mean).all()]
     strongest = {s.layer: s.max_r for s in report.summaries}
     order = sorted(strongest, key=lambda name: -np.nan_to_num(strongest[name], nan=-2.0))
@@ -115,18 +115,11 @@ def _ranked(columns: Mapping[str, np.ndarray], by: str) -> list[int]:
     return [int(unit) for unit in order if np.isfinite(values[unit])]
 
 
-def _split(report: NeuronReport, column: np.ndarray) -> dict[str, np.ndarray]:
-    """A column by layer."""
-    parts = np.split(column, np.cumsum(report.sizes)[:-1])
-    return dict(zip(report.layers, parts, strict=True))
-
-
 def _columns(report: NeuronReport, found: AblationStudy) -> dict[str, np.ndarray]:
     names = ("", "_control", "_p", "_q", "_advantage", "_shared")
-    columns = {f"ablation{name}": np.full(sum(report.sizes), np.nan) for name in names}
-    starts = dict(zip(report.layers, np.cumsum((0, *report.sizes)), strict=False))
+    columns = {f"ablation{name}": report.layout.unknown() for name in names}
     for neuron in found.neurons:
-        at = starts[neuron.layer] + neuron.unit
+        at = report.layout.position(neuron.layer, neuron.unit)
         columns["ablation"][at] = neuron.effect.beyond
         columns["ablation_control"][at] = neuron.control.beyond
         columns["ablation_p"][at] = neuron.p

@@ -49,9 +49,8 @@ def look_again(
     advantage = (outcome == ONLY_MODEL).astype(float) - (outcome == ONLY_BASELINE)
     target = samples.target[chosen].numpy()
     found = second_pass_columns(activations, advantage, outcome, target, settings)
-    columns = {name: np.full(sum(report.sizes), np.nan) for name in found}
-    starts = dict(zip(report.layers, np.cumsum((0, *report.sizes)), strict=False))
-    at = [starts[row.layer] + row.unit for row in rows]
+    columns = {name: report.layout.unknown() for name in found}
+    at = [report.layout.position(row.layer, row.unit) for row in rows]
     for name, values in found.items():
         columns[name][at] = values
     return columns

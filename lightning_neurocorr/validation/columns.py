@@ -15,6 +15,7 @@ from lightning_neurocorr import functional as F
 from lightning_neurocorr.attribution import AttributionColumns
 from lightning_neurocorr.functional import Moments, stratified
 from lightning_neurocorr.functional.stratified import CellMoments
+from lightning_neurocorr.report.layout import spans
 
 # Being better has two parts, each told by two outcome groups: the first should be the higher.
 PARTS = {
@@ -98,14 +99,9 @@ def attribution_columns(found: AttributionColumns) -> dict[str, np.ndarray]:
     }
 
 
-def by_layer(values: np.ndarray, sizes: Sequence[int]) -> list[np.ndarray]:
-    """The neurons of each layer, of arrays in which layers follow each other."""
-    return np.split(values, np.cumsum(sizes)[:-1])
-
-
 def _adjusted(p: np.ndarray, sizes: Sequence[int]) -> np.ndarray:
     """False-discovery-rate q of each p among the neurons of its layer."""
-    return np.concatenate([F.adjust_p_values(layer) for layer in by_layer(p, sizes)])
+    return np.concatenate([F.adjust_p_values(p[layer]) for layer in spans(sizes)])
 
 
 def _within_class(

@@ -20,14 +20,11 @@ from lightning_neurocorr.functional.scores import ScoreKind, check_kinds
 from lightning_neurocorr.functional.stratified import CellMoments
 from lightning_neurocorr.metric import BYTES_PER_CLASS
 from lightning_neurocorr.report import NeuronReport, Outcomes
+from lightning_neurocorr.report.layout import Layout
 from lightning_neurocorr.validation.attributing import Attributing
 from lightning_neurocorr.validation.batches import Batch, SampleTable
 from lightning_neurocorr.validation.classes import ClassRows, pools, union
-from lightning_neurocorr.validation.columns import (
-    attribution_columns,
-    by_layer,
-    correlation_columns,
-)
+from lightning_neurocorr.validation.columns import attribution_columns, correlation_columns
 from lightning_neurocorr.validation.position_means import PositionMeans
 from lightning_neurocorr.validation.processes import gather_objects, gather_rows
 from lightning_neurocorr.validation.remarks import (
@@ -432,8 +429,7 @@ class ValidationPass:
 
     def _split(self, values: np.ndarray) -> dict[str, np.ndarray]:
         """Values of all neurons by layer."""
-        parts = by_layer(values, list(self.sizes.values()))
-        return dict(zip(self.sizes, parts, strict=True))
+        return Layout.of(self.sizes).split(values)
 
     def _correlated(self, samples: SampleTable) -> Callable[..., dict[str, np.ndarray]]:
         active = float(samples.nonzero.double().mean()) if len(samples.position) else math.nan
@@ -453,9 +449,9 @@ def _joined(
 ) -> dict[str, np.ndarray]:
     """Columns over all layers; NaN for a layer that lacks one."""
     names = dict.fromkeys(name for part in parts.values() for name in part)
-    missing = {layer: np.full(size, np.nan) for layer, size in sizes.items()}
+    layout = Layout.of(sizes)
     return {
-        name: np.concatenate([parts.get(layer, {}).get(name, missing[layer]) for layer in sizes])
+        name: layout.joined({layer: part[name] for layer, part in parts.items() if name in part})
         for name in names
     }
 

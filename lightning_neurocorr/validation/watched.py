@@ -14,6 +14,7 @@ from lightning_neurocorr.functional import Moments, correlation
 from lightning_neurocorr.functional.hashing import folds
 from lightning_neurocorr.metric import Cells, NeuronAdvantageCorrelation
 from lightning_neurocorr.metric.layout import Merge
+from lightning_neurocorr.report.layout import Layout
 
 
 class Watched:
@@ -31,8 +32,8 @@ class Watched:
     def __init__(
         self, sizes: Mapping[str, int], device: torch.device, rows: int, exemplars: int
     ) -> None:
-        self.sizes = dict(sizes)
-        neurons = sum(self.sizes.values())
+        self.sizes, neurons = dict(sizes), sum(sizes.values())
+        self.slots = Layout.of(sizes).slices  # where the neurons of each layer lie
         self.metric = NeuronAdvantageCorrelation(neurons, folds=2, count_active=True).to(device)
         self.cells = Cells(neurons, rows, self.metric.state.device) if rows else None
         self.exemplars = Exemplars(neurons, k=exemplars).to(device) if exemplars else None
@@ -92,8 +93,8 @@ class Watched:
             most: How many.
             expected: Layer and unit of those that come first, from an earlier validation.
         """
-        slots = self.slots()
-        known = [slots[name].start + unit for name, unit in expected if name in slots][:most]
+        known = [self.slots[name].start + unit for name, unit in expected if name in self.slots]
+        known = known[:most]
         layout = self.metric.layout
         local = layout.unpack(Merge(layout)(self.metric.state[:, None])[0])
         r = correlation(local).nan_to_num(-2.0)
@@ -104,19 +105,11 @@ class Watched:
 
     # --- the end of a pass ----------------------------------------------------------------------
 
-    def slots(self) -> dict[str, slice]:
-        """Where the neurons of each layer lie."""
-        found, start = {}, 0
-        for name, size in self.sizes.items():
-            found[name] = slice(start, start + size)
-            start += size
-        return found
-
     def take(self, other: Watched) -> None:
         """Copy the layers that another one has too, and the samples that it has seen."""
         layout, source = self.metric.layout, other.metric.layout
         layout.head(self.metric.state).copy_(source.head(other.metric.state))
-        mine, theirs = self.slots(), other.slots()
+        mine, theirs = self.slots, other.slots
         for name in mine.keys() & theirs.keys():
             rows = source.rows(other.metric.state)[..., theirs[name]]
             layout.rows(self.metric.state)[..., mine[name]] = rows.to(self.metric.state.device)
@@ -131,7 +124,7 @@ class Watched:
         """Samples ``()`` and the sum of each neuron ``(D,)`` by layer, of this process alone."""
         own = self.metric.layout.unpack(self.metric.state)
         total = own.n @ own.mean
-        return {name: (own.n.sum(), total[slot]) for name, slot in self.slots().items()}
+        return {name: (own.n.sum(), total[slot]) for name, slot in self.slots.items()}
 
     def moments(self) -> tuple[Moments, list[Moments]]:
         """Moments of all samples and of each half, over all processes, which all must call it."""
@@ -144,4 +137,4 @@ class Watched:
         with warnings.catch_warnings():  # a process without samples still has to merge
             warnings.filterwarnings("ignore", ".*before the ``update`` method.*")
             entries = self.exemplars.compute().entries
-        return {name: Ranking(entries[:, :, slot]) for name, slot in self.slots().items()}
+        return {name: Ranking(entries[:, :, slot]) for name, slot in self.slots.items()}
