@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from lightning_neurocorr.exemplars import Exemplars as Exemplars
     from lightning_neurocorr.functional.placebo import Placebo as Placebo
     from lightning_neurocorr.functional.ranks import SecondPass as SecondPass
+    from lightning_neurocorr.inspector import Inspector as Inspector
     from lightning_neurocorr.metric import NeuronAdvantageCorrelation as NeuronAdvantageCorrelation
     from lightning_neurocorr.report import HistoryEntry as HistoryEntry
     from lightning_neurocorr.report import NeuronReport as NeuronReport
@@ -52,6 +53,7 @@ else:
         "FeatureVisualizer": "visualization",
         "HistoryEntry": "report",
         "ImagePrior": "visualization",
+        "Inspector": "inspector",
         "LucentVisualizer": "visualization",
         "MajorityBaseline": "baselines",
         "ModuleBaseline": "baselines",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -26,12 +27,15 @@ from lightning_neurocorr.baselines.batch import read_inputs
 from lightning_neurocorr.functional.placebo import Placebo
 from lightning_neurocorr.functional.ranks import SecondPass
 from lightning_neurocorr.functional.scores import Scores
+from lightning_neurocorr.inspector import Inspector
 from lightning_neurocorr.isolation.randomness import PrivateRandomness
 from lightning_neurocorr.isolation.swapping import evaluation_mode
 from lightning_neurocorr.report import NeuronReport
+from lightning_neurocorr.report.history import HistoryEntry
 from lightning_neurocorr.samples import LoaderPositions
 from lightning_neurocorr.studies.against_placebo import check_fetchable
 from lightning_neurocorr.studies.closer_look import EXEMPLARS, CloserLook, check_groups
+from lightning_neurocorr.studies.gallery import Gallery, record_samples
 from lightning_neurocorr.studies.inspection import Subject
 from lightning_neurocorr.validation import PassingSamples, ValidationPass
 from lightning_neurocorr.validation.collector import (
@@ -42,7 +46,7 @@ from lightning_neurocorr.validation.collector import (
     make_reader,
     with_token_mask,
 )
-from lightning_neurocorr.validation.options import Options, ToImage
+from lightning_neurocorr.validation.options import ClassNames, Options, ToImage
 from lightning_neurocorr.validation.predictions import Predictions
 from lightning_neurocorr.validation.reading import Arguments
 from lightning_neurocorr.visualization import Visualizer
@@ -73,6 +77,8 @@ def compare(
     inputs: B.Field | None = None,
     num_classes: int | None = None,
     token_mask: B.Field | None = None,
+    class_names: ClassNames | None = None,
+    inspector: Inspector | None = None,
     name: str = "neurocorr",
     progress: bool = False,
 ) -> NeuronReport:
@@ -121,6 +127,10 @@ def compare(
         token_mask: Key or callable that reads from a batch which tokens are real: bools
             ``(N, T)``, or several for layers of several lengths. By default the masks that the
             model, or a transformer in it, is called with.
+        class_names: Names of classes, shown instead of their ids: a list, such as the ``classes``
+            of a data set, or a mapping from ids.
+        inspector: Keep for ``report.export`` which samples drive each neuron, and small images of
+            samples: its settings. None does so where there is a visualizer.
         name: Name of the report.
         progress: Show progress bars.
 
@@ -144,6 +154,8 @@ def compare(
     if attribution is True:  # no training waits for it
         attribution = Attribution(max_share=1.0)
     options = Options.of(locals())
+    keeps = visualizer is not None or inspector is not None
+    gallery = Gallery(inspector or Inspector(), to_image) if keeps else None
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     positions = LoaderPositions(loader)
     _prepare(baseline, positions, device)
@@ -152,7 +164,7 @@ def compare(
         choose_layers(model, layers),
         output_module(model, output),
         reader=make_reader(options, step=False),
-        exemplars=EXEMPLARS if visualizer is not None else 0,
+        exemplars=EXEMPLARS if keeps else 0,
         total=positions.length,
     )
 
@@ -177,11 +189,23 @@ def compare(
         result.agree(device)
         samples = result.samples(device)
         said = advantage if isinstance(advantage, str) else describe(advantage)
-        report = result.report(samples, name=name, baseline=describe(baseline), advantage=said)
+        report = result.report(
+            samples,
+            name=name,
+            baseline=describe(baseline),
+            advantage=said,
+            class_names=options.class_names or {},
+            asked={**options.asked, "exemplars": keeps, "thumbnails": keeps},
+        )
         if not report.layers:
             raise ValueError(report.message)
         ranked = result.rankings()
-        look = CloserLook(options, lambda _: nullcontext(), subject, samples, ranked, result)
+        kept = HistoryEntry.from_report(report).index
+        found = record_samples(samples, ranked, subject, result.num_classes, kept)
+        report = replace(report, samples=found)
+        look = CloserLook(
+            options, lambda _: nullcontext(), subject, samples, ranked, result, gallery
+        )
         report = look.against_placebo(report, device)
         return look(report, progress=progress)
 

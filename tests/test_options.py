@@ -38,7 +38,7 @@ def test_a_door_has_every_option_with_its_default_and_its_line(door: Any) -> Non
     defaults = {
         name: option.default for name, option in inspect.signature(Options).parameters.items()
     }
-    for name in taken.keys() - OWN - {"attribution", "visualizer"}:
+    for name in taken.keys() - OWN - {"attribution", "visualizer", "inspector"}:
         assert taken[name].default == defaults[name], name
         assert f"        {name}: " in (door.__doc__ or ""), name
 
@@ -46,6 +46,10 @@ def test_a_door_has_every_option_with_its_default_and_its_line(door: Any) -> Non
 WRONG: list[dict[str, Any]] = [
     {"advantage": "accuracy"},
     {"predictions": 3},
+    {"class_names": "cat"},
+    {"class_names": [1, 2]},
+    {"class_names": {"cat": "dog"}},
+    {"inspector": True},
     {"output": 2},
     {"pooling": "median"},
     {"top_k": 0},

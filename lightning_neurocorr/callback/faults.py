@@ -22,12 +22,14 @@ class Faults:
     Attributes:
         trusted: Whether one whole validation has worked.
         broken: Whether something failed in the validation that is going on.
+        happened: What could not be done, and the error, since it was last cleared.
     """
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.trusted = False
         self.broken = False
+        self.happened: dict[str, str] = {}
         self._said: set[str] = set()
 
     @contextmanager
@@ -58,6 +60,7 @@ class Faults:
     def _warn(self, what: str, error: Exception) -> None:
         text = str(error)
         text = text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ..."
+        self.happened[what] = f"{type(error).__name__}: {text}"
         self.say(
             f"NeuronAdvantage {self.name!r} could not {what} and goes on without: "
             f"{type(error).__name__}: {text}"

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial, wraps
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -34,24 +35,34 @@ from lightning_neurocorr.exemplars import Ranking
 from lightning_neurocorr.functional.placebo import Placebo
 from lightning_neurocorr.functional.ranks import SecondPass
 from lightning_neurocorr.functional.scores import Scores
+from lightning_neurocorr.inspector import Inspector
+from lightning_neurocorr.inspector.writer import RunWriter
 from lightning_neurocorr.isolation.randomness import PrivateRandomness
 from lightning_neurocorr.isolation.swapping import KeptWeights, evaluation_mode
 from lightning_neurocorr.report import NeuronReport
 from lightning_neurocorr.report.history import HistoryEntry, with_history
 from lightning_neurocorr.samples import LoaderPositions
-from lightning_neurocorr.show.loggers import log_history, log_report, log_sheets, log_table
+from lightning_neurocorr.show.loggers import (
+    log_history,
+    log_report,
+    log_sheets,
+    log_table,
+    summary_writers,
+)
 from lightning_neurocorr.show.scalars import summary_scalars
 from lightning_neurocorr.studies.against_placebo import check_fetchable
 from lightning_neurocorr.studies.closer_look import (
+    EVIDENCE,
     EXEMPLARS,
     REMARKS,
     CloserLook,
     check_groups,
 )
+from lightning_neurocorr.studies.gallery import Gallery, record_samples
 from lightning_neurocorr.studies.inspection import Subject
 from lightning_neurocorr.validation import PassingSamples, SampleTable, ValidationPass
 from lightning_neurocorr.validation.collector import Collector, Settings, describe, is_ready
-from lightning_neurocorr.validation.options import Options, ToImage
+from lightning_neurocorr.validation.options import ClassNames, Options, ToImage
 from lightning_neurocorr.validation.predictions import Predictions, Reader
 from lightning_neurocorr.visualization import FeatureVisualizer, Visualizer
 
@@ -109,6 +120,10 @@ class NeuronAdvantage(Callback):
             ``(N, T)``, or several for layers of several lengths. By default the masks that the
             model, or a transformer in it, is called with.
         dataloaders: Indices of the validation loaders to use; None for all.
+        class_names: Names of classes, shown instead of their ids: a list, such as the ``classes``
+            of a data set, or a mapping from ids.
+        inspector: What the neuron microscope, a tab of TensorBoard, gets; None for nothing. It
+            writes where a run has a TensorBoard logger.
         name: Prefix of everything that is logged, and what tells two callbacks apart.
 
     Attributes:
@@ -142,6 +157,8 @@ class NeuronAdvantage(Callback):
         num_classes: int | None = None,
         dataloaders: Sequence[int] | None = None,
         token_mask: B.Field | None = None,
+        class_names: ClassNames | None = None,
+        inspector: Inspector | None = Inspector(),
         name: str = "neurocorr",
     ) -> None:
         self.options = Options.of(locals())
@@ -171,6 +188,10 @@ class NeuronAdvantage(Callback):
         self._validations = 0  # all of them
         self._in_fits = 0
         self._last_step = -1
+        settings = self.options.inspector
+        self._microscope = None if settings is None else RunWriter(settings)
+        self._gallery = None if settings is None else Gallery(settings, self.options.to_image)
+        self._inspected = -1  # the validation that the microscope got last
 
     # --- Lightning's hooks, in the order they are called -----------------------------------------
 
@@ -269,7 +290,10 @@ class NeuronAdvantage(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102
         self._report_the_last(trainer)
+        new = self._closer_look is not None
         self._look_closer(trainer)
+        if new or self._lacks_table():
+            self._inspect(trainer, last=True)
         with self._faults.forgiven("write to the logger"):
             log_history(self.report, self.history, trainer.loggers, self.top_k)
 
@@ -306,6 +330,19 @@ class NeuronAdvantage(Callback):
         if state_dict["baseline"] is not None and isinstance(self.baseline, B.Stateful):
             self._restored = learners(self.baseline)
             self.baseline.load_state_dict(state_dict["baseline"])
+
+    def export(self, path: str | Path, **options: Any) -> Path:
+        """Write the last report and the history as one HTML page: see ``NeuronReport.export``.
+
+        Raises:
+            ValueError: If there is no report yet.
+        """
+        if self.report is None:
+            raise ValueError(
+                "Expected a report to export, but there was no validation yet. Call it after "
+                "trainer.fit or trainer.validate."
+            )
+        return self.report.export(path, **{"history": self.history, **options})
 
     # --- what they call --------------------------------------------------------------------------
 
@@ -360,7 +397,7 @@ class NeuronAdvantage(Callback):
             module,
             reader=self._reader,
             found=self._found,
-            exemplars=EXEMPLARS if options.visualizer is not None else 0,
+            exemplars=EXEMPLARS if self._keeps_samples(trainer) else 0,
             class_outcomes=self._class_outcomes,
             total=wiring.total_length(loaders),
             processes=trainer.world_size,
@@ -423,12 +460,16 @@ class NeuronAdvantage(Callback):
                 validation=self._when.validation,
                 step=max(self._when.step, self._last_step + 1),
                 epoch=self._when.epoch,
+                class_names=self.options.class_names or {},
+                asked=self._asked(trainer),
             )
         rankings = result.rankings()
         if not report.layers and not self._faults.trusted:
             raise ValueError(report.message)
         if not trainer.sanity_checking:
             self._keep(report, samples, rankings, result)
+            with self._faults.forgiven("keep the samples"):
+                self._keep_samples(samples, rankings, result)
 
     @staticmethod
     def _validated(weights: KeptWeights | None) -> AbstractContextManager[None]:
@@ -454,14 +495,39 @@ class NeuronAdvantage(Callback):
         self._last_step = report.step
         self._faults.trusted = True
         if self._subject is not None:
-            if self.visualizer is not None and not (samples.located and self.sample_id is None):
+            if rankings and not (samples.located and self.sample_id is None):
                 # More than are shown: what ablation finds may change which neurons these are.
                 likely = report.shown(2 * self.top_k)
                 self._subject.passing.gather((rankings[row.layer], row.unit) for row in likely)
             self._closer_look = CloserLook(
-                self.options, self._faults.forgiven, self._subject, samples, rankings, result
+                self.options,
+                self._faults.forgiven,
+                self._subject,
+                samples,
+                rankings,
+                result,
+                self._gallery if result.keep_exemplars else None,
             )
             self._look_weights = self._weights if self.options.looks_closer else None
+
+    def _keeps_samples(self, trainer: Trainer) -> bool:
+        """Whether the strongest samples of neurons are kept, the same in every process."""
+        inspects = self.options.inspector is not None and wiring.has_tensorboard(trainer)
+        return self.options.visualizer is not None or inspects
+
+    def _asked(self, trainer: Trainer) -> dict[str, bool]:
+        keeps = self._keeps_samples(trainer)
+        small = keeps and self.options.inspector is not None
+        return {**self.options.asked, "exemplars": keeps, "thumbnails": small}
+
+    def _keep_samples(
+        self, samples: SampleTable, rankings: Mapping[str, Ranking], result: ValidationPass
+    ) -> None:
+        if self.report is None or self._subject is None:
+            return
+        kept = self.history[-1].index
+        found = record_samples(samples, rankings, self._subject, result.num_classes, kept)
+        self.report = replace(self.report, samples=found)
 
     def _report_the_last(self, trainer: Trainer) -> None:
         """The fit has ended with a validation that nothing said would be its last."""
@@ -500,8 +566,31 @@ class NeuronAdvantage(Callback):
         rooms = (self.visualizer, self.ablation, self.placebo)
         plans = [getattr(room, "every_n_validations", None) for room in rooms]
         due = any(is_nth(self._in_fits, every) for every in plans)
-        if due or not wiring.is_fitting(trainer):
+        due = due or not wiring.is_fitting(trainer)
+        if due:
             self._look_closer(trainer)
+        self._inspect(trainer, last=due)
+
+    def _lacks_table(self) -> bool:
+        """Whether the microscope has no full table of the last report."""
+        report, microscope = self.report, self._microscope
+        return report is not None and microscope is not None and microscope.lacks_table(report)
+
+    def _inspect(self, trainer: Trainer, *, last: bool) -> None:
+        """Give the microscope the last report; ``last`` where all of it is to be there."""
+        report, microscope = self.report, self._microscope
+        if report is None or microscope is None or not trainer.is_global_zero:
+            return
+        with self._faults.forgiven("write for the microscope"):
+            writers = summary_writers(trainer.loggers)
+            if not writers:
+                return
+            if self._inspected == report.validation:
+                self._last_step += 1  # what is written at the same step would not be shown
+                report = replace(report, step=self._last_step)
+            self._inspected = report.validation
+            kept = self.history[-1].index
+            microscope.write(report, kept, writers, validations=len(self.history), last=last)
 
     def _look_closer(self, trainer: Trainer) -> None:
         """Gather what costs more for the last report, once: most of it on one process."""
@@ -510,6 +599,7 @@ class NeuronAdvantage(Callback):
             return
         weights, self._look_weights = self._look_weights, None
         before = len(self.report.notes)
+        self._faults.happened.clear()
         with (
             self._faults.forgiven("run the validated weights again"),
             self._randomness(trainer.strategy.root_device),
@@ -531,6 +621,12 @@ class NeuronAdvantage(Callback):
         for note in self.report.notes[before:]:
             if not note.startswith(REMARKS):
                 self._faults.say(note)
+        faults = tuple(
+            f"Fault in {kind}: {self._faults.happened[what]}"
+            for what, kind in EVIDENCE.items()
+            if what in self._faults.happened
+        )
+        self.report = replace(self.report, notes=self.report.notes + faults)
         with self._faults.forgiven("write to the logger"):
             if self.report.columns.keys() & {"ablation", "auroc"} or self.report.placebo.draws:
                 self._last_step += 1  # a second text at the same step would not be shown

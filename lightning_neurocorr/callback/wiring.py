@@ -188,6 +188,12 @@ def log_afterwards(trainer: Trainer, name: str, numbers: Mapping[str, float], st
         logger.log_metrics(named, step)
 
 
+def has_tensorboard(trainer: Trainer) -> bool:
+    """Whether a logger is TensorBoard's, told by its class: the same in every process."""
+    kinds = (kind for logger in trainer.loggers for kind in type(logger).__mro__)
+    return any(kind.__name__ == "TensorBoardLogger" for kind in kinds)
+
+
 def is_fitting(trainer: Trainer) -> bool:
     """Whether a validation is part of a fit."""
     return trainer.state.fn is not None and str(trainer.state.fn.value) == "fit"

@@ -63,6 +63,24 @@ class Reservoir(NamedTuple):
             found.append(Exemplar(position, float("nan"), target, BOTH))
         return found
 
+    def match_all(self, targets: Tensor, seeds: Tensor) -> Tensor:
+        """Positions that :meth:`match` finds for many neurons at once, ``(D, K)``, -1 for none.
+
+        Args:
+            targets: Class ids of each neuron's exemplars ``(D, K)``; negative ones are none.
+            seeds: ``(D,)``.
+        """
+        entries = self.entries.cpu()
+        known = (targets >= 0) & (targets < entries.shape[1])
+        classes = targets.where(known, 0)
+        counts = (entries[RANK] != NOTHING).sum(1)[classes].where(known, 0)
+        # How many exemplars before this one are of its class.
+        taken = torch.stack(
+            [(targets[:, :j] == targets[:, j : j + 1]).sum(1) for j in range(targets.shape[1])], 1
+        )
+        slots = (seeds[:, None] + taken) % counts.clamp(min=1)
+        return entries[POSITION][classes, slots].where(counts > 0, -1)
+
 
 class MatchedSamples(Metric):
     """Keeps ``K`` samples of each class that model and baseline both get right.

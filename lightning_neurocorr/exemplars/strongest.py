@@ -12,6 +12,7 @@ from torchmetrics import Metric
 from lightning_neurocorr.exemplars.entries import (
     LABELS,
     NOTHING,
+    POSITION,
     RANK,
     Exemplar,
     activations_of,
@@ -42,6 +43,20 @@ class Ranking(NamedTuple):
     def only_model(self, unit: int) -> list[Exemplar]:
         """The same among the samples that only the model gets right."""
         return self._listed(1, unit)
+
+    def strongest(self, most: int | None = None) -> tuple[Tensor, Tensor]:
+        """Positions and activations of all neurons' samples, ``(2, D, K)``: overall, only_model.
+
+        Args:
+            most: Of each, so many at most.
+
+        Returns:
+            Where there is no sample, -1 and NaN.
+        """
+        entries = self.entries[..., :most].cpu()
+        nothing = entries[RANK] == NOTHING
+        activations = activations_of(entries[RANK]).masked_fill(nothing, torch.nan)
+        return entries[POSITION].masked_fill(nothing, -1), activations
 
     def _listed(self, group: int, unit: int) -> list[Exemplar]:
         entries = self.entries[:, group, unit].cpu()

@@ -5,6 +5,7 @@ Columns are NumPy arrays over all neurons, layer after layer; rows are made when
 """
 
 from lightning_neurocorr.report.history import HistoryEntry
+from lightning_neurocorr.report.images import to_rgb
 from lightning_neurocorr.report.listing import Rows, TopList
 from lightning_neurocorr.report.panels import Panel, Picture, Sample
 from lightning_neurocorr.report.placebo import PlaceboCounts
@@ -16,6 +17,7 @@ from lightning_neurocorr.report.rows import (
     Outcomes,
     noise_ceiling,
 )
+from lightning_neurocorr.report.samples import Samples, Thumbnails
 from lightning_neurocorr.report.storage import SCHEMA
 from lightning_neurocorr.report.table import NeuronReport
 
@@ -33,6 +35,9 @@ __all__ = [
     "PlaceboCounts",
     "Rows",
     "Sample",
+    "Samples",
+    "Thumbnails",
     "TopList",
     "noise_ceiling",
+    "to_rgb",
 ]

@@ -20,6 +20,7 @@ class Sample:
         target: Its class, -1 where there is none.
         image: ``(C, H, W)`` float32 in [0, 1], ready to show; None where no image can be had.
         id: Its id as `sample_id` gave it, None where there is none.
+        class_name: Name of its class; empty where none was given.
     """
 
     position: int
@@ -28,6 +29,7 @@ class Sample:
     target: int = -1
     image: np.ndarray | None = None
     id: int | str | None = None
+    class_name: str = ""
 
 
 @dataclass(frozen=True, eq=False)

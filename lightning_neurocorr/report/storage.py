@@ -13,10 +13,12 @@ import numpy as np
 from lightning_neurocorr.report.panels import pack_panels, unpack_panels
 from lightning_neurocorr.report.placebo import PlaceboCounts
 from lightning_neurocorr.report.rows import Outcomes
+from lightning_neurocorr.report.samples import pack_samples, unpack_samples
 
 # 2: columns of the history and ``stability``. 3: the parts of the advantage, without which nothing
-# is said to encode it. Files of 1 and 2 are read as well, without them.
-SCHEMA = 3
+# is said to encode it. 4: samples, names of classes, what was asked for. Files of 1 to 3 are read
+# as well, without them.
+SCHEMA = 4
 
 _COLUMN = "column/"
 _KINDS = {
@@ -35,11 +37,13 @@ def write(path: str | Path, report: Mapping[str, Any]) -> Path:
     if path.is_dir():
         raise IsADirectoryError(f"Expected `path` to be a file, but got the folder {str(path)!r}.")
     arrays, panels = pack_panels(report["panels"])
+    seen, samples = pack_samples(report["samples"])
     meta = {name: value for name, value in report.items() if name not in ("columns", "panels")}
     meta |= {"schema": SCHEMA, "outcomes": vars(report["outcomes"]), "panels": panels}
-    meta["placebo"] = report["placebo"].to_dict()
+    meta |= {"placebo": report["placebo"].to_dict(), "samples": samples}
+    meta["class_names"] = list(report["class_names"].items())  # keys of JSON are text
     encoded = json.dumps(meta, default=_plain).encode()
-    named: dict[str, Any] = {"meta": np.frombuffer(encoded, dtype=np.uint8), **arrays}
+    named: dict[str, Any] = {"meta": np.frombuffer(encoded, dtype=np.uint8), **arrays, **seen}
     named |= {f"{_COLUMN}{name}": np.asarray(c) for name, c in report["columns"].items()}
     partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -81,6 +85,13 @@ def _fields(archive: Mapping[str, np.ndarray]) -> dict[str, Any]:
         raise ValueError(f"its schema is {schema!r}, this version reads up to {SCHEMA}.")
     columns = {key.removeprefix(_COLUMN): archive[key] for key in archive if _is_column(key)}
     panels = unpack_panels(archive, meta.pop("panels"))
+    meta["samples"] = unpack_samples(archive, meta.get("samples"))
+    meta["class_names"] = {
+        _checked("a class", number, int): _checked(f"name of class {number}", name, str)
+        for number, name in meta.get("class_names", [])
+    }
+    for what, asked in _checked("asked", meta.setdefault("asked", {}), dict).items():
+        _checked(f"asked for {what}", asked, bool)
     meta.setdefault("read_at", [])  # of earlier versions
     for name, kind in _ENTRIES.items():
         meta[name] = tuple(_checked(f"an entry of {name}", entry, kind) for entry in meta[name])

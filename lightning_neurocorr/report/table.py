@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from functools import cached_property
@@ -27,6 +27,7 @@ from lightning_neurocorr.report.rows import (
     Outcomes,
     noise_ceiling,
 )
+from lightning_neurocorr.report.samples import Samples
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +57,11 @@ class NeuronReport:
             ``"baseline"``, ``"positions"`` and more.
         read_at: Where each layer is read: its own name, or that of the module behind it. Empty in
             reports of earlier versions, which read every layer at its own output.
+        samples: Every sample, and which of them drive each neuron most; None where that was not
+            kept.
+        class_names: Names of classes by their id; empty where none were given.
+        asked: Whether ``"attribution"``, ``"ablation"`` and so on were asked for; what is not in it
+            is not known.
     """
 
     layers: tuple[str, ...]
@@ -77,6 +83,9 @@ class NeuronReport:
     placebo: PlaceboCounts = field(default_factory=PlaceboCounts)
     provenance: Mapping[str, str] = field(default_factory=dict)
     read_at: tuple[str, ...] = ()
+    samples: Samples | None = None
+    class_names: Mapping[int, str] = field(default_factory=dict)
+    asked: Mapping[str, bool] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.read_at and len(self.read_at) != len(self.layers):
@@ -85,6 +94,9 @@ class NeuronReport:
                 f"but got {self.read_at}."
             )
         total = len(self.layout)
+        shown = {} if self.samples is None else self.samples.exemplars
+        if any(len(rows) != total for rows in shown.values()):
+            raise ValueError(f"Expected `samples` to have exemplars of {total} neurons.")
         for name, column in self.columns.items():
             found = np.asarray(column)
             if name not in COLUMNS or found.shape != (total,) or found.dtype.kind not in "fiub":
@@ -273,6 +285,51 @@ class NeuronReport:
             ValueError: If the file is not a report or is of a newer schema.
         """
         return storage.read(path, cls)
+
+    def export(
+        self,
+        path: str | Path,
+        *,
+        history: Sequence[Any] = (),
+        runs: Mapping[str, NeuronReport] | None = None,
+        title: str = "",
+        max_bytes: int = 20_000_000,
+    ) -> Path:
+        """Write the neuron microscope with this report as one HTML file and return its path.
+
+        It opens from disk, asks no network for anything and needs nothing installed.
+
+        Args:
+            path: Where to write it.
+            history: The validations before, ``callback.history``: r of every neuron over time.
+            runs: Further reports to compare with, by a name for each.
+            title: What stands in the title of the window.
+            max_bytes: About how large it may be. Beyond, older tables, thumbnails and columns are
+                left out, and the page says so.
+
+        Raises:
+            TypeError: If a report or an entry of the history is none.
+        """
+        from lightning_neurocorr.inspector import export
+        from lightning_neurocorr.report.history import HistoryEntry
+
+        others = dict(runs or {})
+        for name, wanted, kind in (
+            ("runs", list(others.values()), NeuronReport),
+            ("history", list(history), HistoryEntry),
+        ):
+            odd = [part for part in wanted if not isinstance(part, kind)]
+            if odd:
+                raise TypeError(
+                    f"Expected `{name}` to hold a {kind.__name__} each, but got {odd[0]!r}."
+                )
+        series = [export.of_report(self, history)]
+        series += [export.of_report(report, run=name) for name, report in others.items()]
+        return export.write(path, export.page(series, title, max_bytes))
+
+    def class_name(self, number: int) -> str:
+        """A class as it is shown: its name, else its id."""
+        return self.class_names.get(number, str(number))
 
     def _span(self, layer: str | None) -> slice:
         """The positions of a layer's neurons; of all where it is None."""

@@ -30,14 +30,14 @@ def log_report(
     report: NeuronReport, history: Sequence[HistoryEntry], loggers: Iterable[Any], top_k: int
 ) -> None:
     """Tables, histograms and the history figure for every TensorBoard among ``loggers``."""
-    _for_each(_writers(loggers), lambda writer: draw_report(report, history, writer, top_k))
+    _for_each(summary_writers(loggers), lambda writer: draw_report(report, history, writer, top_k))
 
 
 def log_table(
     report: NeuronReport, history: Sequence[HistoryEntry], loggers: Iterable[Any], top_k: int
 ) -> None:
     """The table alone, with columns that came later, for every TensorBoard among ``loggers``."""
-    _for_each(_writers(loggers), lambda writer: draw_table(report, history, writer, top_k))
+    _for_each(summary_writers(loggers), lambda writer: draw_table(report, history, writer, top_k))
 
 
 def log_history(
@@ -48,7 +48,9 @@ def log_history(
 ) -> None:
     """At the end of a run the history figure, where the last validation came without one."""
     if report is not None and not shows_history(len(history)):
-        _for_each(_writers(loggers), lambda writer: draw_history(report, history, writer, top_k))
+        _for_each(
+            summary_writers(loggers), lambda writer: draw_history(report, history, writer, top_k)
+        )
 
 
 def log_sheets(report: NeuronReport, loggers: Iterable[Any], folder: str | None) -> list[Path]:
@@ -77,7 +79,8 @@ def _for_each(loggers: Iterable[Any], show: Callable[[Any], Any]) -> list[Any]:
     return shown
 
 
-def _writers(loggers: Iterable[Any]) -> list[Any]:
+def summary_writers(loggers: Iterable[Any]) -> list[Any]:
+    """The ``SummaryWriter`` of every TensorBoard among ``loggers``."""
     return [writer for writer in map(_summary_writer, loggers) if writer is not None]
 
 

@@ -14,6 +14,7 @@ from lightning_neurocorr.ablation import Ablation
 from lightning_neurocorr.exemplars import Ranking
 from lightning_neurocorr.report import NeuronReport
 from lightning_neurocorr.studies.against_placebo import AgainstPlacebo
+from lightning_neurocorr.studies.gallery import Gallery
 from lightning_neurocorr.studies.inspection import NotImagesError, Subject, inspect
 from lightning_neurocorr.studies.needed import ablate
 from lightning_neurocorr.studies.second_pass import look_again
@@ -24,7 +25,17 @@ from lightning_neurocorr.visualization import Visualizer
 EXEMPLARS = 8  # strongest samples kept per neuron
 
 # Remarks that follow from the data; the report has them, a warning would be noise.
-REMARKS = ("No pictures:", "No ablation: the two halves")
+REMARKS = ("No pictures:", "No thumbnails:", "No ablation: the two halves")
+
+# Kinds of evidence by what is attempted, in the words of the guards.
+EVIDENCE = {
+    "ablate neurons": "ablation",
+    "go over the samples again": "second_pass",
+    "try a placebo": "placebo",
+    "count what a placebo earns": "placebo",
+    "make pictures": "pictures",
+    "make thumbnails": "thumbnails",
+}
 
 _NO_SHARED = "no sample that both get right is of a class of the advantage samples."
 
@@ -61,6 +72,7 @@ class CloserLook:
         samples: Every sample of the validation.
         rankings: The strongest samples of every neuron, by layer.
         result: The pass.
+        gallery: Makes small images of samples; None makes none.
     """
 
     options: Options
@@ -69,6 +81,7 @@ class CloserLook:
     samples: SampleTable
     rankings: Mapping[str, Ranking]
     result: ValidationPass
+    gallery: Gallery | None = None
 
     def __call__(self, report: NeuronReport, *, progress: bool) -> NeuronReport:
         """The report with ablation, second pass and pictures, as far as the guard lets them."""
@@ -88,6 +101,9 @@ class CloserLook:
         if options.visualizer is not None and report.shown(1):
             with self.guard("make pictures"):
                 report = self._pictured(report, options.visualizer, progress)
+        if self.gallery is not None and not report.message:
+            with self.guard("make thumbnails"):
+                report = self.gallery(report, self.subject, self.samples)
         return report
 
     def against_placebo(

@@ -188,7 +188,7 @@ def inspect(
     rows = report.shown(top_k)
     if not rows:
         return (), ()
-    prior = ImagePrior.fit(_reference(subject, samples))
+    prior = ImagePrior.fit(reference(subject, samples))
     chosen = _choose(rows, rankings, subject, samples, num_classes, shown)
     numbers = {
         e.position for groups in chosen for group in groups for e in group if e.position >= 0
@@ -209,9 +209,9 @@ def inspect(
         exemplars=starts,
         progress=progress,
     )
-    show = _Display(prior, to_image)
+    show = Display(prior, to_image)
     panels = tuple(
-        _panel(row, groups, picture, found, show)
+        _panel(row, groups, picture, found, show, report.class_names)
         for row, groups, picture in zip(rows, chosen, pictures, strict=True)
     )
     return panels, notes
@@ -241,7 +241,7 @@ class _Found:
         kept = subject.passing.images()
         images = {number: kept[number].float() for number in numbers if number in kept}
         images |= {number: fetched[position] for number, position in positions.items()}
-        return cls(numbers, positions, images, subject.passing.ids(numbers))
+        return cls(numbers, positions, images, subject.passing.ids())
 
     def notes(self) -> tuple[str, ...]:
         """That images are missing, where some are."""
@@ -256,7 +256,7 @@ class _Found:
         return (note,)
 
 
-def _reference(subject: Subject, samples: SampleTable) -> list[Tensor]:
+def reference(subject: Subject, samples: SampleTable) -> list[Tensor]:
     """Images that stand for the data: a fixed pseudo-random choice, or those seen first."""
     located = samples.position[samples.position >= 0]
     chosen = located[hashed(located).argsort()[:PRIOR_IMAGES]].tolist()
@@ -273,26 +273,32 @@ def _choose(
     shown: int,
 ) -> list[tuple[list[Exemplar], list[Exemplar], list[Exemplar]]]:
     """Per neuron: the strongest samples, the strongest of only_model, and class-matched both."""
-    reservoir: Reservoir | None = None
+    matched: Reservoir | None = None
     if num_classes is not None:
-        matched = MatchedSamples(num_classes, k=max(8, shown))
-        kept = torch.tensor(list(subject.passing.images()), dtype=torch.int64)
-        there = (samples.position >= 0) | torch.isin(samples.number, kept)
-        matched.update(samples.number[there], samples.outcome[there], samples.target[there])
-        matched.sync_on_compute = False  # the table is already that of all processes
-        reservoir = Reservoir(matched.state)
+        matched = reservoir(samples, subject, num_classes, max(8, shown))
     chosen = []
     for row in rows:
         ranking = rankings.get(row.layer)
         top = ranking.top(row.unit)[:shown] if ranking else []
         alone = ranking.only_model(row.unit)[:shown] if ranking else []
-        pairs = reservoir.match([e.target for e in alone], seed=row.unit) if reservoir else []
+        pairs = matched.match([e.target for e in alone], seed=row.unit) if matched else []
         missing = Exemplar(-1, math.nan, -1, F.BOTH)
         chosen.append((top, alone, [pair or missing for pair in pairs]))
     return chosen
 
 
-class _Display:
+def reservoir(samples: SampleTable, subject: Subject, num_classes: int, k: int) -> Reservoir:
+    """Samples of each class that model and baseline both get right, and that can be shown."""
+    matched = MatchedSamples(num_classes, k=k)
+    kept = torch.tensor(list(subject.passing.images()), dtype=torch.int64)
+    there = (samples.position >= 0) | torch.isin(samples.number, kept)
+    there |= not bool(there.any())  # nothing has an image: then none is needed
+    matched.update(samples.number[there], samples.outcome[there], samples.target[there])
+    matched.sync_on_compute = False  # the table is already that of all processes
+    return Reservoir(matched.state)
+
+
+class Display:
     """From an input to what is shown: the user's ``to_image``, else the data's range."""
 
     def __init__(self, prior: ImagePrior, to_image: ToImage | None) -> None:
@@ -300,6 +306,7 @@ class _Display:
         self._low, self._high = prior.low.numpy(), prior.high.numpy()
 
     def __call__(self, image: Tensor) -> np.ndarray:
+        """An input ``(C, H, W)`` as an image in [0, 1]."""
         if self._to_image is None:
             return to_display(image.numpy(), self._low, self._high)
         shown = torch.as_tensor(self._to_image(image)).detach().float().cpu()
@@ -318,7 +325,8 @@ def _panel(
     groups: tuple[list[Exemplar], list[Exemplar], list[Exemplar]],
     picture: Picture,
     found: _Found,
-    show: _Display,
+    show: Display,
+    class_names: Mapping[int, str],
 ) -> Panel:
     def sample(exemplar: Exemplar) -> Sample:
         image = found.images.get(exemplar.position)
@@ -329,6 +337,7 @@ def _panel(
             activation=exemplar.activation,
             outcome=GROUP_NAMES[exemplar.outcome] if known else "",
             target=exemplar.target,
+            class_name=class_names.get(exemplar.target, ""),
             image=None if image is None else show(image),
         )
 

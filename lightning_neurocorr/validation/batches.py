@@ -70,7 +70,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class SampleTable:
-    """What is remembered of every sample of a validation: seven integers, ``(N,)`` each.
+    """What is remembered of every sample of a validation: eight integers, ``(N,)`` each.
 
     Attributes:
         position: Where the sample lies in the data set, -1 where that is not known.
@@ -80,6 +80,7 @@ class SampleTable:
         target: Its class, -1 where there is none.
         answer: The baseline's class, -1 where there is none.
         nonzero: 1 where the advantage is not 0.
+        prediction: The model's class, -1 where there is none.
     """
 
     position: Tensor
@@ -89,6 +90,7 @@ class SampleTable:
     target: Tensor
     answer: Tensor
     nonzero: Tensor
+    prediction: Tensor
 
     @property
     def located(self) -> bool:

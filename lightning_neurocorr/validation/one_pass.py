@@ -254,6 +254,7 @@ class ValidationPass:
                     F.class_ids(batch.target).to(device) if known else none,
                     F.class_ids(batch.baseline).to(device) if known else none,
                     (advantage != 0).long(),
+                    F.class_ids(batch.prediction).to(device) if known else none,
                 ]
             )
         )
@@ -262,7 +263,7 @@ class ValidationPass:
 
     def samples(self, device: torch.device) -> SampleTable:
         """The samples of all processes, on the CPU."""
-        empty = torch.zeros(7, 0, dtype=torch.long, device=device)
+        empty = torch.zeros(8, 0, dtype=torch.long, device=device)
         table = torch.cat([empty, *(part.to(device) for part in self._samples)], 1)
         return SampleTable(*gather_rows(table.T, device)[0].T)
 

@@ -24,10 +24,12 @@ from lightning_neurocorr.attribution import Attribution
 from lightning_neurocorr.functional.placebo import Placebo
 from lightning_neurocorr.functional.ranks import SecondPass
 from lightning_neurocorr.functional.scores import Scores, check_scores
+from lightning_neurocorr.inspector import Inspector
 from lightning_neurocorr.validation.predictions import Predictions
 from lightning_neurocorr.visualization import Visualizer
 
 ToImage = Callable[[Tensor], Any]
+ClassNames = Sequence[str] | Mapping[int, str]
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,8 @@ class Options:
     num_classes: int | None = None
     dataloaders: Sequence[int] | None = None
     token_mask: B.Field | None = None
+    class_names: ClassNames | None = None
+    inspector: Inspector | None = None
     name: str = "neurocorr"
 
     @classmethod
@@ -88,6 +92,18 @@ class Options:
         """Whether anything is asked for that runs the model by itself."""
         return self.looks_closer or self.attribution is not None
 
+    @property
+    def asked(self) -> dict[str, bool]:
+        """What evidence is asked for, for a report to keep: not asked for is not failed."""
+        evidence = {
+            "attribution": self.attribution,
+            "ablation": self.ablation,
+            "placebo": self.placebo,
+            "second_pass": self.second_pass,
+            "pictures": self.visualizer,
+        }
+        return {"samples": True, **{name: part is not None for name, part in evidence.items()}}
+
     def __post_init__(self) -> None:
         B.check_baseline(self.baseline)
         F.check_advantage(self.advantage)
@@ -103,6 +119,7 @@ class Options:
         object.__setattr__(self, "attribution", chosen)
         tried = Placebo() if self.placebo is True else self.placebo or None
         object.__setattr__(self, "placebo", tried)
+        object.__setattr__(self, "class_names", _read_class_names(self.class_names))
         if self.dataloaders is not None:
             object.__setattr__(self, "dataloaders", tuple(self.dataloaders))
 
@@ -182,6 +199,10 @@ class Options:
                 raise TypeError(
                     f"Expected `{option}` to be None or {kind.__name__}(...), but got {value!r}."
                 )
+        if self.inspector is not None and not isinstance(self.inspector, Inspector):
+            raise TypeError(
+                f"Expected `inspector` to be None or Inspector(...), but got {self.inspector!r}."
+            )
         made = self.visualizer is None or isinstance(self.visualizer, Visualizer)
         if not made or isinstance(self.visualizer, type):
             raise TypeError(
@@ -201,3 +222,28 @@ class Options:
                 f"with attribution={self.attribution!r}. Pass Ablation(by='r'), or "
                 "attribution=True."
             )
+
+
+def _read_class_names(names: Any) -> dict[int, str] | None:
+    """Names by class id; the ``classes`` and the ``class_to_idx`` of a data set are read too.
+
+    Raises:
+        TypeError: If these are no names of classes.
+    """
+    if names is None:
+        return None
+    pairs: list[tuple[Any, Any]]
+    if isinstance(names, Mapping):
+        pairs = list(names.items())
+        if pairs and all(type(number) is int for _, number in pairs):  # from names to ids
+            pairs = [(number, name) for name, number in pairs]
+    elif isinstance(names, str) or not hasattr(names, "__iter__"):
+        pairs = [(None, names)]
+    else:
+        pairs = list(enumerate(names.tolist() if hasattr(names, "tolist") else names))
+    if not all(type(number) is int and number >= 0 and isinstance(n, str) for number, n in pairs):
+        raise TypeError(
+            "Expected `class_names` to be a list of names in the order of class ids, or a mapping "
+            f"from ids to names, but got {names!r}."
+        )
+    return dict(pairs)

@@ -101,14 +101,12 @@ class PassingSamples:
         self._strongest.close()
         return self._strongest.images
 
-    def ids(self, numbers: Iterable[int]) -> dict[int, Id]:
+    def ids(self) -> dict[int, Id]:
         """Ids by number, of samples that have one."""
-        wanted = set(numbers)
         return {
             number: name
             for some, names in self._ids
             for number, name in zip(some.tolist(), names, strict=True)
-            if number in wanted
         }
 
     def gather(self, shown: Iterable[tuple[Ranking, int]]) -> None:
@@ -132,7 +130,7 @@ class PassingSamples:
             classes = sorted({exemplar.target for exemplar in strongest if exemplar.target >= 0})
             wanted |= set(matched.numbers(classes).tolist())
         images = {number: image for number, image in self.images().items() if number in wanted}
-        for ids, others in _gathered((self.ids(wanted), images)):
+        for ids, others in _gathered((self.ids(), images)):
             self._ids.append((torch.tensor(list(ids), dtype=torch.int64), list(ids.values())))
             self._strongest.images.update(others)
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from lightning_neurocorr.report.images import to_rgb
 from lightning_neurocorr.report.panels import Panel, Picture, Sample
 from lightning_neurocorr.show.sheets import words
 from lightning_neurocorr.show.sheets.canvas import (
@@ -17,9 +18,10 @@ from lightning_neurocorr.show.sheets.canvas import (
     Palette,
     font,
     line_height,
+    shortened,
     wrapped,
 )
-from lightning_neurocorr.show.sheets.images import enlarge, to_rgb
+from lightning_neurocorr.show.sheets.images import enlarge
 
 _GAP = 2
 _BETWEEN = 10  # columns
@@ -131,6 +133,8 @@ def write_caption(canvas: Canvas, sample: Sample, box: tuple[int, int, int]) -> 
     while size > 9 and font(size).getlength(f"{target} {activation}") > width - 10:
         size -= 1
     y += _BAR + _SMALL - size
+    room = width - 10 - font(size).getlength(f" {activation}")
+    target = shortened(target, max(1, int(room)), font(size))
     canvas.write((x + 1, y), target, size, colour=canvas.palette.muted)
     # Further from the next sample's class than from its own.
     canvas.write((x + width - 8, y), activation, size, anchor="r")

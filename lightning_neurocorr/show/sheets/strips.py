@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from lightning_neurocorr.report.images import channel_colours, false_colour
 from lightning_neurocorr.report.panels import Panel, Picture
 from lightning_neurocorr.show.sheets import words
 from lightning_neurocorr.show.sheets.canvas import (
@@ -19,7 +20,7 @@ from lightning_neurocorr.show.sheets.canvas import (
     wrapped,
 )
 from lightning_neurocorr.show.sheets.grid import shown_picture, warn, write_caption
-from lightning_neurocorr.show.sheets.images import channel_colours, enlarge, false_colour
+from lightning_neurocorr.show.sheets.images import enlarge
 
 _LABEL = 136  # width of the words left of a line
 _VIEW = 72  # side of the false-colour view, at most

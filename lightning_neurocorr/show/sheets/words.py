@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from lightning_neurocorr.report import NeuronRow
+from lightning_neurocorr.report.listing import printable
 from lightning_neurocorr.report.panels import Picture, Sample
 
 DO_NOT_READ = "do not read this picture"
@@ -41,7 +42,7 @@ def correlation(row: NeuronRow) -> str:
 
 def caption(sample: Sample) -> tuple[str, str]:
     """Class and activation; empty where there is none."""
-    target = "" if sample.target < 0 else str(sample.target)
+    target = "" if sample.target < 0 else printable(sample.class_name) or str(sample.target)
     return target, "" if math.isnan(sample.activation) else number(sample.activation)
 
 

@@ -1,0 +1,212 @@
+"""The three claims of every neuron as bits, each with the controls that it passed or failed.
+
+The verdict says it in words; a page that draws it needs to know which control decided what, and
+must hold no threshold of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from lightning_neurocorr.report import verdict
+from lightning_neurocorr.report.verdict import ALPHA, Columns
+
+
+@dataclass(frozen=True, eq=False)
+class Control:
+    """One thing that a claim asks for.
+
+    Attributes:
+        name: A short name.
+        title: What it asks, in words.
+        columns: The columns that it was decided by.
+        passed: Whether each neuron passed, ``(D,)`` bool.
+        known: Whether that can be said, ``(D,)`` bool.
+    """
+
+    name: str
+    title: str
+    columns: tuple[str, ...]
+    passed: np.ndarray = field(repr=False)
+    known: np.ndarray = field(repr=False)
+
+
+@dataclass(frozen=True, eq=False)
+class Claim:
+    """*Encodes*, *used* or *needed*.
+
+    Attributes:
+        name: ``"encodes"``, ``"used"`` or ``"needed"``.
+        title: The same, to be read.
+        question: What it answers.
+        column: The column with its size.
+        low: The column with the lower end of its interval; empty where there is none.
+        high: The column with the upper end.
+        unit: The unit of its size.
+        made: Whether the claim is made of each neuron, ``(D,)`` bool.
+        known: Whether it was tried, ``(D,)`` bool.
+        controls: What it asks for.
+    """
+
+    name: str
+    title: str
+    question: str
+    column: str
+    low: str
+    high: str
+    unit: str
+    made: np.ndarray = field(repr=False)
+    known: np.ndarray = field(repr=False)
+    controls: tuple[Control, ...] = field(repr=False)
+
+
+def claims(columns: Columns) -> tuple[Claim, ...]:
+    """The three claims of ``D`` neurons.
+
+    Args:
+        columns: Arrays ``(D,)`` by name; a missing one is all NaN, but ``r`` has to be there.
+    """
+    return _encodes(columns), _used(columns), _needed(columns)
+
+
+def bits(found: Sequence[Claim]) -> tuple[np.ndarray, list[dict[str, Any]]]:
+    """Claims and controls as one number per neuron, ``(D,)`` uint32, and which bit is what."""
+    number = np.zeros(len(found[0].made), np.uint32)
+    next_bit = 0
+
+    def put(what: Claim | Control, values: np.ndarray) -> dict[str, int]:
+        nonlocal number, next_bit
+        number |= (values & what.known).astype(np.uint32) << np.uint32(next_bit)
+        number |= what.known.astype(np.uint32) << np.uint32(next_bit + 1)
+        next_bit += 2
+        return {"bit": next_bit - 2, "known": next_bit - 1}
+
+    described = [
+        {
+            **{name: getattr(claim, name) for name in ("name", "title", "question", "column")},
+            "low": claim.low or None,
+            "high": claim.high or None,
+            "unit": claim.unit,
+            **put(claim, claim.made),
+            "controls": [
+                {
+                    "name": control.name,
+                    "title": control.title,
+                    "columns": list(control.columns),
+                    **put(control, control.passed),
+                }
+                for control in claim.controls
+            ],
+        }
+        for claim in found
+    ]
+    return number, described
+
+
+def _encodes(columns: Columns) -> Claim:
+    r = _array(columns, "r")
+    up, known = r > 0, np.isfinite(r)
+    parts = np.where(up, _array(columns, "q_only_model"), _array(columns, "q_only_baseline"))
+    controls = (
+        Control("up", "higher where the model is better", ("r",), up, known),
+        Control(
+            "associated",
+            "clear of 0 among the neurons of its layer",
+            ("q_value",),
+            verdict.associated(columns),
+            _known(columns, "q_value"),
+        ),
+        Control(
+            "within_class",
+            "not just the class: with the class taken out",
+            ("r_within_class", "q_within_class"),
+            ~verdict.class_explains(columns),
+            verdict.controlled(columns) & known,
+        ),
+        Control(
+            "replicates",
+            "the same sign in both halves of the samples",
+            ("r_fold_0", "r_fold_1"),
+            verdict.replicates(columns),
+            _known(columns, "r_replicated"),
+        ),
+        Control(
+            "parts",
+            "both parts: higher where the baseline is wrong, and where the model is right",
+            ("r_baseline_wrong", "r_model_right", "q_only_model", "parts_replicated"),
+            verdict.parts_hold(columns) & up,
+            np.isfinite(parts),
+        ),
+    )
+    question = "Does its activation go with the advantage?"
+    made = verdict.encodes(columns)
+    return Claim("encodes", "Encodes", question, "r", "r_low", "r_high", "", made, known, controls)
+
+
+def _used(columns: Columns) -> Claim:
+    known = _known(columns, "attribution")
+    contrast, q = _array(columns, "attribution_contrast"), "attribution_contrast_q"
+    controls = (
+        Control(
+            "depends",
+            "clear of 0 among the neurons of its layer",
+            ("attribution_q", "attribution_low", "attribution_high"),
+            verdict.depends(columns),
+            _known(columns, "attribution_q"),
+        ),
+        Control(
+            "contrast",
+            "a larger share than on matched samples that both get right",
+            ("attribution_contrast", q),
+            (contrast > 0) & (_array(columns, q) <= ALPHA),
+            _known(columns, q),
+        ),
+    )
+    question = "Does the answer depend on it where the model wins?"
+    ends = ("attribution_low", "attribution_high")
+    made = verdict.used(columns)
+    return Claim("used", "Used", question, "attribution", *ends, "logits", made, known, controls)
+
+
+def _needed(columns: Columns) -> Claim:
+    known = _known(columns, "ablation")
+    effect, control = _array(columns, "ablation"), _array(columns, "ablation_control")
+    lost, shared = (_array(columns, f"ablation_{of}") for of in ("advantage", "shared"))
+    controls = (
+        Control(
+            "beyond_shared",
+            "advantage samples lose more than shared ones",
+            ("ablation", "ablation_q"),
+            _array(columns, "ablation_q") <= ALPHA,
+            _known(columns, "ablation_q"),
+        ),
+        Control(
+            "beyond_random",
+            "few random neurons cost as much",
+            ("ablation_p", "ablation_control"),
+            (_array(columns, "ablation_p") <= ALPHA) & (effect > np.fmax(control, 0)),
+            _known(columns, "ablation_p"),
+        ),
+        Control(
+            "answers",
+            "answers are lost, not only margin",
+            ("ablation_advantage", "ablation_shared"),
+            lost > np.fmax(shared, 0),
+            _known(columns, "ablation_advantage"),
+        ),
+    )
+    question = "What is lost without it?"
+    made = verdict.needed(columns)
+    return Claim("needed", "Needed", question, "ablation", "", "", "logits", made, known, controls)
+
+
+def _known(columns: Columns, name: str) -> np.ndarray:
+    return np.isfinite(_array(columns, name))
+
+
+def _array(columns: Columns, name: str) -> np.ndarray:
+    return np.asarray(columns.get(name, np.full(np.shape(columns["r"]), np.nan)), dtype=np.float64)
