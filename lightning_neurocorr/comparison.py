@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
@@ -36,7 +36,10 @@ from lightning_neurocorr.samples import LoaderPositions
 from lightning_neurocorr.studies.against_placebo import check_fetchable
 from lightning_neurocorr.studies.closer_look import EXEMPLARS, CloserLook, check_groups
 from lightning_neurocorr.studies.gallery import Gallery, record_samples
-from lightning_neurocorr.studies.inspection import Subject
+from lightning_neurocorr.studies.heard import Start
+from lightning_neurocorr.studies.listening import Listening
+from lightning_neurocorr.studies.protocol import Study
+from lightning_neurocorr.studies.subject import Subject
 from lightning_neurocorr.validation import PassingSamples, ValidationPass
 from lightning_neurocorr.validation.collector import (
     Collector,
@@ -79,6 +82,7 @@ def compare(
     token_mask: B.Field | None = None,
     class_names: ClassNames | None = None,
     inspector: Inspector | None = None,
+    studies: Sequence[Study] = (),
     name: str = "neurocorr",
     progress: bool = False,
 ) -> NeuronReport:
@@ -131,6 +135,8 @@ def compare(
             of a data set, or a mapping from ids.
         inspector: Keep for ``report.export`` which samples drive each neuron, and small images of
             samples: its settings. None does so where there is a visualizer.
+        studies: Further questions: a list of `lightning_neurocorr.studies.Study`, the built-in ones
+            and your own. What each found is in ``report.studies``, by its name.
         name: Name of the report.
         progress: Show progress bars.
 
@@ -184,7 +190,21 @@ def compare(
         check_fetchable(subject)
     subject.passing = PassingSamples(images=visualizer is not None)
     with PrivateRandomness()(device), evaluation_mode(model), torch.no_grad():
-        result = _one_pass(model, subject, collector)
+        start = Start(
+            options,
+            model,
+            settings.module,
+            settings.layers,
+            device,
+            settings.total,
+            inputs=arguments,
+        )
+        listening = Listening(studies, start, fetchable=subject.fetchable)
+        settings.hear = listening.hear
+        try:
+            result = _one_pass(model, subject, collector)
+        finally:
+            listening.close()
         check_groups(options, result)
         result.agree(device)
         samples = result.samples(device)
@@ -204,7 +224,14 @@ def compare(
         found = record_samples(samples, ranked, subject, result.num_classes, kept)
         report = replace(report, samples=found)
         look = CloserLook(
-            options, lambda _: nullcontext(), subject, samples, ranked, result, gallery
+            options,
+            lambda _: nullcontext(),
+            subject,
+            samples,
+            ranked,
+            result,
+            gallery,
+            listening.gathered(),
         )
         report = look.against_placebo(report, device)
         return look(report, progress=progress)

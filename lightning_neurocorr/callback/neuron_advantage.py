@@ -40,9 +40,10 @@ from lightning_neurocorr.inspector.writer import RunWriter
 from lightning_neurocorr.isolation.randomness import PrivateRandomness
 from lightning_neurocorr.isolation.swapping import KeptWeights, evaluation_mode
 from lightning_neurocorr.report import NeuronReport
-from lightning_neurocorr.report.history import HistoryEntry, with_history
+from lightning_neurocorr.report.history import HistoryEntry, briefs, with_history
 from lightning_neurocorr.samples import LoaderPositions
 from lightning_neurocorr.show.loggers import (
+    log_findings,
     log_history,
     log_report,
     log_sheets,
@@ -58,8 +59,12 @@ from lightning_neurocorr.studies.closer_look import (
     CloserLook,
     check_groups,
 )
+from lightning_neurocorr.studies.doing import HeardByStudies, not_now
 from lightning_neurocorr.studies.gallery import Gallery, record_samples
-from lightning_neurocorr.studies.inspection import Subject
+from lightning_neurocorr.studies.heard import Start
+from lightning_neurocorr.studies.listening import Listening
+from lightning_neurocorr.studies.protocol import Study
+from lightning_neurocorr.studies.subject import Subject
 from lightning_neurocorr.validation import PassingSamples, SampleTable, ValidationPass
 from lightning_neurocorr.validation.collector import Collector, Settings, describe, is_ready
 from lightning_neurocorr.validation.options import ClassNames, Options, ToImage
@@ -124,6 +129,9 @@ class NeuronAdvantage(Callback):
             of a data set, or a mapping from ids.
         inspector: What the neuron microscope, a tab of TensorBoard, gets; None for nothing. It
             writes where a run has a TensorBoard logger.
+        studies: Further questions: a list of `lightning_neurocorr.studies.Study`, the built-in ones
+            and your own. They run when ablation does, or as often as their settings say. What each
+            found is in ``report.studies``, by its name.
         name: Prefix of everything that is logged, and what tells two callbacks apart.
 
     Attributes:
@@ -159,6 +167,7 @@ class NeuronAdvantage(Callback):
         token_mask: B.Field | None = None,
         class_names: ClassNames | None = None,
         inspector: Inspector | None = Inspector(),
+        studies: Sequence[Study] = (),
         name: str = "neurocorr",
     ) -> None:
         self.options = Options.of(locals())
@@ -166,6 +175,7 @@ class NeuronAdvantage(Callback):
         self._begun = False
         self._when = When()
         self._collector: Collector | None = None
+        self._listening: Listening | None = None
         self._loaders: dict[int, LoaderPositions] = {}
         self._subject: Subject | None = None
         self._weights: KeptWeights | None = None
@@ -283,6 +293,8 @@ class NeuronAdvantage(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102
         if self._plan is Plan.HOLD and self._collector is not None:
             self._collector.close()
+            if self._listening is not None:
+                self._listening.close()
             return
         self._close()
         if self._plan is Plan.REPORT and not trainer.sanity_checking and not self._faults.broken:
@@ -412,10 +424,49 @@ class NeuronAdvantage(Callback):
         if options.placebo is not None:
             check_fetchable(self._subject)
         before = [] if self.report is None else self.report.shown(self.top_k)
+        if options.studies and (trainer.sanity_checking or self._may_look(trainer, pl_module)):
+            self._listen(trainer, self._collector, self._subject)
         self._subject.passing = PassingSamples(
             images=options.visualizer is not None,
             expected=[(row.layer, row.unit) for row in before],
         )
+
+    def _may_look(self, trainer: Trainer, pl_module: LightningModule) -> bool:
+        """Whether studies may be done when this validation is over."""
+        if not wiring.is_fitting(trainer) or self._looks_now():
+            return True
+        return plan(trainer, pl_module, self._in_fits, None) is not Plan.SKIP
+
+    def _looks_now(self) -> bool:
+        """Whether this validation of a fit is one of those that are looked at more closely."""
+        rooms = (self.visualizer, self.ablation, self.placebo, *self.studies)
+        plans = [getattr(room, "every_n_validations", None) for room in rooms]
+        return any(is_nth(self._in_fits, every) for every in plans)
+
+    def _listen(self, trainer: Trainer, collector: Collector, subject: Subject) -> None:
+        """Let the studies hear the batches that come."""
+        settings = collector.settings
+        start = Start(
+            self.options,
+            collector.model,
+            settings.module,
+            settings.layers,
+            trainer.strategy.root_device,
+            settings.total,
+            trainer.global_rank,
+            trainer.world_size,
+            trainer.current_epoch,
+            trainer.sanity_checking,
+            subject.arguments,
+        )
+        self._listening = Listening(
+            self.studies,
+            start,
+            fetchable=subject.fetchable,
+            strict=not self._faults.trusted,
+            warn=self._faults.say,
+        )
+        settings.hear = self._listening.hear
 
     def _update(
         self, collector: Collector, outputs: Any, batch: Any, loader: LoaderPositions
@@ -464,10 +515,12 @@ class NeuronAdvantage(Callback):
                 asked=self._asked(trainer),
             )
         rankings = result.rankings()
+        listening, self._listening = self._listening, None
+        told = HeardByStudies() if listening is None else listening.gathered()
         if not report.layers and not self._faults.trusted:
             raise ValueError(report.message)
         if not trainer.sanity_checking:
-            self._keep(report, samples, rankings, result)
+            self._keep(report, samples, rankings, result, told)
             with self._faults.forgiven("keep the samples"):
                 self._keep_samples(samples, rankings, result)
 
@@ -482,6 +535,7 @@ class NeuronAdvantage(Callback):
         samples: SampleTable,
         rankings: Mapping[str, Ranking],
         result: ValidationPass,
+        told: HeardByStudies,
     ) -> None:
         """The report becomes the callback's last one, and part of its history."""
         for alarm in result.alarms:
@@ -489,7 +543,7 @@ class NeuronAdvantage(Callback):
         previous = self.history[-1] if self.history else None
         entry = HistoryEntry.from_report(report, previous, self.top_k)
         self.history.append(entry)
-        self.report = with_history(report, self.history)
+        self.report = replace(with_history(report, self.history), studies=not_now(self.studies))
         self._scalars = summary_scalars(report, entry)
         self._class_outcomes = samples.by_class()
         self._last_step = report.step
@@ -507,6 +561,7 @@ class NeuronAdvantage(Callback):
                 rankings,
                 result,
                 self._gallery if result.keep_exemplars else None,
+                told,
             )
             self._look_weights = self._weights if self.options.looks_closer else None
 
@@ -563,10 +618,7 @@ class NeuronAdvantage(Callback):
         if trainer.is_global_zero:
             with self._faults.forgiven("write to the logger"):
                 log_report(self.report, self.history, trainer.loggers, self.top_k)
-        rooms = (self.visualizer, self.ablation, self.placebo)
-        plans = [getattr(room, "every_n_validations", None) for room in rooms]
-        due = any(is_nth(self._in_fits, every) for every in plans)
-        due = due or not wiring.is_fitting(trainer)
+        due = self._looks_now() or not wiring.is_fitting(trainer)
         if due:
             self._look_closer(trainer)
         self._inspect(trainer, last=due)
@@ -616,6 +668,8 @@ class NeuronAdvantage(Callback):
             before = len(self.report.notes)
             if trainer.is_global_zero:
                 self.report = look(self.report, progress=trainer.progress_bar_callback is not None)
+        if self.history:
+            self.history[-1] = replace(self.history[-1], studies=briefs(self.report.studies))
         if not trainer.is_global_zero:
             return
         for note in self.report.notes[before:]:
@@ -628,13 +682,18 @@ class NeuronAdvantage(Callback):
         )
         self.report = replace(self.report, notes=self.report.notes + faults)
         with self._faults.forgiven("write to the logger"):
-            if self.report.columns.keys() & {"ablation", "auroc"} or self.report.placebo.draws:
+            more = self.report.columns.keys() & {"ablation", "auroc"} or self.studies
+            if more or self.report.placebo.draws:
                 self._last_step += 1  # a second text at the same step would not be shown
                 newer = replace(self.report, step=self._last_step)
                 log_table(newer, self.history, trainer.loggers, self.top_k)
+                log_findings(newer, trainer.loggers)
             log_sheets(self.report, trainer.loggers, trainer.log_dir if trainer.loggers else None)
 
     def _close(self) -> None:
+        listening, self._listening = self._listening, None
+        if listening is not None:
+            listening.close()
         collector, self._collector = self._collector, None
         if collector is not None:
             collector.close()

@@ -43,7 +43,7 @@ def is_nth(number: int, every: int | None) -> bool:
     return every is not None and number > 0 and number % every == 0
 
 
-def plan(trainer: Trainer, pl_module: LightningModule, number: int, every: int) -> Plan:
+def plan(trainer: Trainer, pl_module: LightningModule, number: int, every: int | None) -> Plan:
     """What to do with the ``number``-th validation of a fit, counted from 1."""
     if is_nth(number, every):
         return Plan.REPORT

@@ -4,6 +4,9 @@ Nothing here needs torch: TensorBoard's side and a notebook without a GPU read r
 Columns are NumPy arrays over all neurons, layer after layer; rows are made when they are asked for.
 """
 
+from lightning_neurocorr.report.declared import Column
+from lightning_neurocorr.report.finding import Figure, Finding
+from lightning_neurocorr.report.finding_table import Table
 from lightning_neurocorr.report.history import HistoryEntry
 from lightning_neurocorr.report.images import to_rgb
 from lightning_neurocorr.report.listing import Rows, TopList
@@ -25,6 +28,9 @@ __all__ = [
     "COLUMNS",
     "SCHEMA",
     "SMALL_IS_STRONG",
+    "Column",
+    "Figure",
+    "Finding",
     "HistoryEntry",
     "LayerSummary",
     "NeuronReport",
@@ -36,6 +42,7 @@ __all__ = [
     "Rows",
     "Sample",
     "Samples",
+    "Table",
     "Thumbnails",
     "TopList",
     "noise_ceiling",

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from lightning_neurocorr.report.finding import Finding
 from lightning_neurocorr.report.layout import Layout
 from lightning_neurocorr.report.rows import Outcomes
 from lightning_neurocorr.report.table import NeuronReport
@@ -37,6 +38,8 @@ class HistoryEntry:
         top: Units with the largest r, per layer, strongest first.
         stability: Per layer, the share of the top list that the previous validation's list shares
             (Jaccard index); NaN for the first. Of a small layer, the better half is the list.
+        studies: Of each study that was asked for its state, what it says in a sentence, and a few
+            numbers, by name.
     """
 
     validation: int
@@ -49,6 +52,7 @@ class HistoryEntry:
     index: np.ndarray | None = field(default=None, repr=False)
     top: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     stability: Mapping[str, float] = field(default_factory=dict)
+    studies: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @classmethod
     def from_report(
@@ -79,6 +83,7 @@ class HistoryEntry:
             r=r,
             index=index,
             top=top,
+            studies=briefs(report.studies),
             stability={
                 name: _stability(top[name], previous.top.get(name, ()) if previous else (), size)
                 for name, size in zip(report.layers, report.sizes, strict=True)
@@ -113,6 +118,7 @@ class HistoryEntry:
             "sizes": list(self.sizes),
             "top": {name: list(units) for name, units in self.top.items()},
             "stability": dict(self.stability),
+            "studies": {name: dict(brief) for name, brief in self.studies.items()},
         }
 
     @classmethod
@@ -124,7 +130,13 @@ class HistoryEntry:
             layers=tuple(state["layers"]),
             sizes=tuple(state["sizes"]),
             top={name: tuple(units) for name, units in state["top"].items()},
+            studies=state.get("studies", {}),  # checkpoints of before have none
         )
+
+
+def briefs(studies: Mapping[str, Finding]) -> dict[str, dict[str, Any]]:
+    """What history keeps of findings that were asked for."""
+    return {name: f.brief() for name, f in studies.items() if f.state != "not_asked"}
 
 
 def _strongest(r: np.ndarray) -> np.ndarray:

@@ -10,14 +10,15 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from lightning_neurocorr.report.finding_files import pack_findings, unpack_findings
 from lightning_neurocorr.report.panels import pack_panels, unpack_panels
 from lightning_neurocorr.report.placebo import PlaceboCounts
 from lightning_neurocorr.report.rows import Outcomes
 from lightning_neurocorr.report.samples import pack_samples, unpack_samples
 
 # 2: columns of the history and ``stability``. 3: the parts of the advantage, without which nothing
-# is said to encode it. 4: samples, names of classes, what was asked for. Files of 1 to 3 are read
-# as well, without them.
+# is said to encode it. 4: samples, names of classes, what was asked for, ``studies``. Files of 1 to
+# 3 are read as well, without them.
 SCHEMA = 4
 
 _COLUMN = "column/"
@@ -38,12 +39,15 @@ def write(path: str | Path, report: Mapping[str, Any]) -> Path:
         raise IsADirectoryError(f"Expected `path` to be a file, but got the folder {str(path)!r}.")
     arrays, panels = pack_panels(report["panels"])
     seen, samples = pack_samples(report["samples"])
-    meta = {name: value for name, value in report.items() if name not in ("columns", "panels")}
+    found, studies = pack_findings(report["studies"])
+    apart = ("columns", "panels")
+    meta = {name: value for name, value in report.items() if name not in apart}
     meta |= {"schema": SCHEMA, "outcomes": vars(report["outcomes"]), "panels": panels}
-    meta |= {"placebo": report["placebo"].to_dict(), "samples": samples}
+    meta |= {"placebo": report["placebo"].to_dict(), "samples": samples, "studies": studies}
     meta["class_names"] = list(report["class_names"].items())  # keys of JSON are text
     encoded = json.dumps(meta, default=_plain).encode()
-    named: dict[str, Any] = {"meta": np.frombuffer(encoded, dtype=np.uint8), **arrays, **seen}
+    named: dict[str, Any] = {"meta": np.frombuffer(encoded, dtype=np.uint8)}
+    named |= {**arrays, **seen, **found}
     named |= {f"{_COLUMN}{name}": np.asarray(c) for name, c in report["columns"].items()}
     partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -92,6 +96,7 @@ def _fields(archive: Mapping[str, np.ndarray]) -> dict[str, Any]:
     }
     for what, asked in _checked("asked", meta.setdefault("asked", {}), dict).items():
         _checked(f"asked for {what}", asked, bool)
+    studies = unpack_findings(archive, meta.pop("studies", {}))
     meta.setdefault("read_at", [])  # of earlier versions
     for name, kind in _ENTRIES.items():
         meta[name] = tuple(_checked(f"an entry of {name}", entry, kind) for entry in meta[name])
@@ -109,7 +114,7 @@ def _fields(archive: Mapping[str, np.ndarray]) -> dict[str, Any]:
     _checked("p_value", outcomes.p_value, float)
     if meta["n"] and not outcomes.n:  # older files have 0 there
         outcomes = Outcomes()
-    return {**meta, "outcomes": outcomes, "columns": columns, "panels": panels}
+    return {**meta, "outcomes": outcomes, "columns": columns, "panels": panels, "studies": studies}
 
 
 def _is_column(key: str) -> bool:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from lightning_neurocorr.report import storage, verdict
+from lightning_neurocorr.report.finding import Finding, overview
 from lightning_neurocorr.report.layout import Layout
 from lightning_neurocorr.report.listing import Rows, TopList, is_dead, printable
 from lightning_neurocorr.report.panels import Panel
@@ -62,6 +63,7 @@ class NeuronReport:
         class_names: Names of classes by their id; empty where none were given.
         asked: Whether ``"attribution"``, ``"ablation"`` and so on were asked for; what is not in it
             is not known.
+        studies: What each study found, or why it found nothing, by the study's name.
     """
 
     layers: tuple[str, ...]
@@ -86,6 +88,7 @@ class NeuronReport:
     samples: Samples | None = None
     class_names: Mapping[int, str] = field(default_factory=dict)
     asked: Mapping[str, bool] = field(default_factory=dict)
+    studies: Mapping[str, Finding] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.read_at and len(self.read_at) != len(self.layers):
@@ -93,6 +96,11 @@ class NeuronReport:
                 f"Expected `read_at` to be empty or a place for each of {len(self.layers)} layers, "
                 f"but got {self.read_at}."
             )
+        for name, finding in self.studies.items():
+            if not isinstance(name, str) or not isinstance(finding, Finding):
+                raise TypeError(
+                    f"Expected `studies` to hold a Finding by name, but got {name!r}: {finding!r}."
+                )
         total = len(self.layout)
         shown = {} if self.samples is None else self.samples.exemplars
         if any(len(rows) != total for rows in shown.values()):
@@ -109,13 +117,18 @@ class NeuronReport:
         about = f"{len(self.rows):,} neurons in {len(self.layers)} layers, {self.n:,} samples"
         top = "" if self.message else f"\n\n{self.shown(5)}"
         compared = f"\n{printable(self.compared)}" if self.provenance else ""
-        return f"NeuronReport {self.name!r}: {about}.\n{self.headline}{compared}{top}"
+        told = "".join(f"\n  {line}" for line in overview(self.studies))
+        studies = f"\n\nStudies:{told}" if told else ""
+        return f"NeuronReport {self.name!r}: {about}.\n{self.headline}{compared}{top}{studies}"
 
     def _repr_html_(self) -> str:
         """The headline and the top neurons, for a notebook."""
         top = "" if self.message else self.shown(5)._repr_html_()
         compared = f"<p>{escape(printable(self.compared))}</p>" if self.provenance else ""
-        return f"<p>{escape(self.headline)}</p>{compared}{top}"
+        studies = "".join(
+            found._repr_html_() for found in self.studies.values() if found.state != "not_asked"
+        )
+        return f"<p>{escape(self.headline)}</p>{compared}{top}{studies}"
 
     @cached_property
     def layout(self) -> Layout:

@@ -15,6 +15,7 @@ from PIL import Image
 
 from lightning_neurocorr.report import NeuronReport
 from lightning_neurocorr.report.history import HistoryEntry
+from lightning_neurocorr.show.findings import draw_findings, plain_rows
 from lightning_neurocorr.show.scalars import tag_part
 from lightning_neurocorr.show.sheets import contact_sheets
 from lightning_neurocorr.show.tensorboard import (
@@ -38,6 +39,29 @@ def log_table(
 ) -> None:
     """The table alone, with columns that came later, for every TensorBoard among ``loggers``."""
     _for_each(summary_writers(loggers), lambda writer: draw_table(report, history, writer, top_k))
+
+
+def log_findings(report: NeuronReport, loggers: Iterable[Any]) -> None:
+    """What studies found, for every TensorBoard and every logger that takes tables."""
+    _for_each(loggers, lambda logger: _show_findings(report, logger))
+
+
+def _show_findings(report: NeuronReport, logger: Any) -> None:
+    writer = _summary_writer(logger)
+    if writer is not None:
+        draw_findings(report, writer)
+        return
+    for name, finding in report.studies.items():
+        for table in finding.tables:
+            columns, rows = plain_rows(table)
+            key = f"{report.name}/studies/{tag_part(name)}/{tag_part(table.name)}"
+            experiment = getattr(logger, "experiment", None)
+            if hasattr(logger, "log_table"):  # W&B
+                logger.log_table(key=key, columns=columns, data=rows, step=report.step)
+            elif experiment is not None and hasattr(logger, "run_id"):  # MLflow
+                data = {column: [row[i] for row in rows] for i, column in enumerate(columns)}
+                file = f"{key}-{report.step}.json"
+                experiment.log_table(logger.run_id, data, artifact_file=file)
 
 
 def log_history(

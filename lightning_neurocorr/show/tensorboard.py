@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from lightning_neurocorr.report import LayerSummary, NeuronReport, NeuronRow
+from lightning_neurocorr.report.finding import overview
 from lightning_neurocorr.report.history import HistoryEntry
 from lightning_neurocorr.show.figures import history_figure
 from lightning_neurocorr.show.scalars import group_r, layer_groups
@@ -127,6 +128,7 @@ def markdown(report: NeuronReport, history: Sequence[HistoryEntry] = (), top_k: 
     parts = [f"**{escape(headline)}**", _outcome_table(report)]
     if not report.message:
         parts += [_neuron_table(report, history, top_k), _layer_table(report)]
+    parts.append("\n".join(f"- {escape(line)}" for line in overview(report.studies)))
     parts.append(f"Baseline: {escape(report.baseline)}. Advantage: {escape(report.advantage)}.")
     if report.provenance:
         parts.append(f"Compared: {escape(report.compared)}.")

@@ -1,1 +1,28 @@
-"""What costs more than a correlation: it looks again at what a validation found."""
+"""What costs more than a correlation: questions that are asked of one validation.
+
+A study listens to the validation, runs samples again, or only reads the report; what it found is
+in ``report.studies``. A new one is one file: see :class:`Study`.
+"""
+
+from lightning_neurocorr.report.declared import Column
+from lightning_neurocorr.report.finding import Figure, Finding
+from lightning_neurocorr.report.finding_table import Table
+from lightning_neurocorr.studies.heard import Heard, Start
+from lightning_neurocorr.studies.look import Look, OutOfTimeError, RefusedError, Stored
+from lightning_neurocorr.studies.protocol import EverywhereStudy, Listener, Study
+
+__all__ = [
+    "Column",
+    "EverywhereStudy",
+    "Figure",
+    "Finding",
+    "Heard",
+    "Listener",
+    "Look",
+    "OutOfTimeError",
+    "RefusedError",
+    "Start",
+    "Stored",
+    "Study",
+    "Table",
+]

@@ -16,7 +16,7 @@ from lightning_neurocorr.baselines import read_field
 from lightning_neurocorr.functional.placebo import Placebo, shuffled_within_class
 from lightning_neurocorr.report import NeuronReport, PlaceboCounts, verdict
 from lightning_neurocorr.samples import LoaderPositions, fetch
-from lightning_neurocorr.studies.inspection import Subject
+from lightning_neurocorr.studies.subject import Subject
 from lightning_neurocorr.validation import Batch, SampleTable, ValidationPass
 from lightning_neurocorr.validation.collector import Collector, Settings
 from lightning_neurocorr.validation.options import Options

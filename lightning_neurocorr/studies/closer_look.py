@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import cast
 
 import torch
 from tqdm.auto import tqdm
@@ -14,10 +15,14 @@ from lightning_neurocorr.ablation import Ablation
 from lightning_neurocorr.exemplars import Ranking
 from lightning_neurocorr.report import NeuronReport
 from lightning_neurocorr.studies.against_placebo import AgainstPlacebo
+from lightning_neurocorr.studies.doing import HeardByStudies, do
 from lightning_neurocorr.studies.gallery import Gallery
-from lightning_neurocorr.studies.inspection import NotImagesError, Subject, inspect
+from lightning_neurocorr.studies.look import Look
 from lightning_neurocorr.studies.needed import ablate
+from lightning_neurocorr.studies.pictures import inspect
+from lightning_neurocorr.studies.protocol import Study
 from lightning_neurocorr.studies.second_pass import look_again
+from lightning_neurocorr.studies.subject import NotImagesError, Subject
 from lightning_neurocorr.validation import SampleTable, ValidationPass
 from lightning_neurocorr.validation.options import Options
 from lightning_neurocorr.visualization import Visualizer
@@ -73,6 +78,7 @@ class CloserLook:
         rankings: The strongest samples of every neuron, by layer.
         result: The pass.
         gallery: Makes small images of samples; None makes none.
+        told: What studies have heard.
     """
 
     options: Options
@@ -82,6 +88,7 @@ class CloserLook:
     rankings: Mapping[str, Ranking]
     result: ValidationPass
     gallery: Gallery | None = None
+    told: HeardByStudies = field(default_factory=HeardByStudies)
 
     def __call__(self, report: NeuronReport, *, progress: bool) -> NeuronReport:
         """The report with ablation, second pass and pictures, as far as the guard lets them."""
@@ -98,6 +105,8 @@ class CloserLook:
                     report, self.subject, self.samples, options.second_pass, options.pooling
                 )
                 report = replace(report, columns={**report.columns, **columns})
+        if options.studies and not report.message:
+            report = self._studied(report, progress)
         if options.visualizer is not None and report.shown(1):
             with self.guard("make pictures"):
                 report = self._pictured(report, options.visualizer, progress)
@@ -105,6 +114,15 @@ class CloserLook:
             with self.guard("make thumbnails"):
                 report = self.gallery(report, self.subject, self.samples)
         return report
+
+    def _studied(self, report: NeuronReport, progress: bool) -> NeuronReport:
+        """The report with what each study found, or why it did not."""
+        look = Look(report, self.options, self.samples, self.subject, self.result, self.rankings)
+        look.shows_progress = progress
+        look.device = next((p.device for p in self.subject.module.parameters()), look.device)
+        for study in self.options.studies:
+            do(cast(Study, study), look, self.told, self.guard)
+        return look.report
 
     def against_placebo(
         self,

@@ -15,13 +15,12 @@ from lightning_neurocorr.inspector.atlas import PER_PAGE, page, tile_size
 from lightning_neurocorr.inspector.settings import Inspector
 from lightning_neurocorr.report import NeuronReport, Samples, Thumbnails, to_rgb
 from lightning_neurocorr.report.samples import Id
-from lightning_neurocorr.studies.inspection import (
+from lightning_neurocorr.studies.pictures import (
     Display,
-    NotImagesError,
-    Subject,
     reference,
     reservoir,
 )
+from lightning_neurocorr.studies.subject import NotImagesError, Subject
 from lightning_neurocorr.validation import SampleTable
 from lightning_neurocorr.validation.options import ToImage
 from lightning_neurocorr.visualization import ImagePrior

@@ -14,7 +14,7 @@ from lightning_neurocorr.attribution import choose_samples
 from lightning_neurocorr.functional.hashing import folds, hashed
 from lightning_neurocorr.report import SMALL_IS_STRONG, NeuronReport
 from lightning_neurocorr.samples import fetch
-from lightning_neurocorr.studies.inspection import Subject
+from lightning_neurocorr.studies.subject import Subject
 from lightning_neurocorr.validation import SampleTable
 
 # Column arrays of each half of the samples, by layer.

@@ -11,7 +11,7 @@ from lightning_neurocorr.functional.hashing import hashed
 from lightning_neurocorr.functional.ranks import SecondPass, second_pass_columns
 from lightning_neurocorr.report import NeuronReport, NeuronRow
 from lightning_neurocorr.samples import fetch
-from lightning_neurocorr.studies.inspection import Subject
+from lightning_neurocorr.studies.subject import Subject
 from lightning_neurocorr.validation import SampleTable
 
 

@@ -63,6 +63,8 @@ class Settings:
         autocast: Opens the precision that the user's forward runs in.
         rehearsal: The model stands in for a baseline that is not ready yet.
         strict: A callable ``pooling`` that fails for a layer is an error.
+        hear: Is told of every batch that the pass has added: what was read, activations, outcome
+            groups, the batch, the pass.
     """
 
     options: Options
@@ -78,6 +80,7 @@ class Settings:
     rehearsal: bool = False
     strict: bool = False
     randomness: PrivateRandomness = field(default_factory=PrivateRandomness)
+    hear: Callable[..., None] | None = None
 
 
 class Collector:
@@ -218,6 +221,8 @@ class Collector:
             found = Batch(prediction, baseline, target, keys, keep, kinds, numbers, located, names)
             self._say_provenance(read, baseline, loader, ids)
             groups = self.result.add(found, activations, problems, self.recorder.over_positions)
+            if settings.hear is not None:
+                settings.hear(found, activations, groups, batch, self.result)
             if groups is not None and self.answers.of_labels:
                 self.result.no_attribution(NO_RIVAL)
             elif groups is not None:
@@ -313,7 +318,8 @@ class Collector:
     def _remember(self, batch: Batch, groups: Tensor, call: Call | None, loaded: Any) -> None:
         """What it takes to run the module again, and the samples that are to be attributed."""
         options = self.settings.options
-        if call is not None and (options.attribution or options.ablation or options.second_pass):
+        again = (options.attribution, options.ablation, options.second_pass, options.studies)
+        if call is not None and any(again):
             self.rerun.hear(call.output, batch.prediction)
         if options.attribution is not None:
             self._keep(batch, groups, call, loaded)

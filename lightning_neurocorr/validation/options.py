@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 from typing_extensions import Self
@@ -30,6 +30,22 @@ from lightning_neurocorr.visualization import Visualizer
 
 ToImage = Callable[[Tensor], Any]
 ClassNames = Sequence[str] | Mapping[int, str]
+
+# What the studies are called that have an option of their own.
+OWN_STUDIES = ("ablation", "second_pass", "placebo", "pictures")
+
+
+@runtime_checkable
+class Asked(Protocol):
+    """What an option has to know of a study; all of it is `lightning_neurocorr.studies.Study`."""
+
+    name: str
+
+    def check(self, options: Any) -> None:
+        """Raise where it cannot work."""
+
+    def find(self, look: Any) -> Any:
+        """What it found."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +85,7 @@ class Options:
     token_mask: B.Field | None = None
     class_names: ClassNames | None = None
     inspector: Inspector | None = None
+    studies: Sequence[Asked] = ()
     name: str = "neurocorr"
 
     @classmethod
@@ -85,7 +102,7 @@ class Options:
     def looks_closer(self) -> bool:
         """Whether evidence is asked for that runs the model by itself after a validation."""
         evidence = (self.ablation, self.second_pass, self.visualizer, self.placebo)
-        return any(part is not None for part in evidence)
+        return bool(self.studies) or any(part is not None for part in evidence)
 
     @property
     def runs_again(self) -> bool:
@@ -122,6 +139,7 @@ class Options:
         object.__setattr__(self, "class_names", _read_class_names(self.class_names))
         if self.dataloaders is not None:
             object.__setattr__(self, "dataloaders", tuple(self.dataloaders))
+        self._check_studies()
 
     def _check_numbers(self) -> None:
         for option, value in (
@@ -173,6 +191,34 @@ class Options:
             raise TypeError(
                 f"Expected `dataloaders` to be a list of indices such as [0], but got {chosen!r}."
             )
+
+    def _check_studies(self) -> None:
+        """Instances with names of their own, each content with everything else."""
+        given: Any = self.studies
+        if not isinstance(given, (list, tuple)):
+            raise TypeError(f"Expected `studies` to be a list of studies, but got {given!r:.200}.")
+        for study in given:
+            if isinstance(study, type) or not isinstance(study, Asked):
+                raise TypeError(
+                    "Expected `studies` to be a list of studies such as [Words()], but got "
+                    f"{study!r:.200}."
+                    + (" Call it to make one." if isinstance(study, type) else "")
+                )
+            if not isinstance(study.name, str) or not study.name.strip():
+                raise ValueError(
+                    f"Expected the `name` of a study to be a text, but {study!r:.200} has "
+                    f"{study.name!r}."
+                )
+        names = [*OWN_STUDIES, *(study.name for study in given)]
+        if repeated := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(
+                "Expected every study to have a `name` of its own, because that is its place in "
+                f"`report.studies`, but got {repeated[0]!r} twice. The names {OWN_STUDIES} are "
+                "those of studies with an argument of their own. Give one of them another name."
+            )
+        object.__setattr__(self, "studies", tuple(given))
+        for study in given:
+            study.check(self)
 
     def _check_evidence(self) -> None:
         """Settings of evidence: their own class, or nothing."""

@@ -12,6 +12,7 @@ from lightning_neurocorr.exemplars import MatchedSamples, PassingImages, Ranking
 from lightning_neurocorr.samples import Id
 from lightning_neurocorr.validation.batches import Batch
 from lightning_neurocorr.validation.one_pass import ValidationPass
+from lightning_neurocorr.validation.processes import gather_to_first, running
 from lightning_neurocorr.validation.watched import Watched
 
 SHOWN = 4  # samples of a kind that are shown per neuron
@@ -117,7 +118,7 @@ class PassingSamples:
         Args:
             shown: Ranking and unit of the neurons that may be shown, the same in every process.
         """
-        if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        if not running():
             return
         strongest = [
             exemplar
@@ -130,7 +131,7 @@ class PassingSamples:
             classes = sorted({exemplar.target for exemplar in strongest if exemplar.target >= 0})
             wanted |= set(matched.numbers(classes).tolist())
         images = {number: image for number, image in self.images().items() if number in wanted}
-        for ids, others in _gathered((self.ids(), images)):
+        for ids, others in gather_to_first((self.ids(), images)):
             self._ids.append((torch.tensor(list(ids), dtype=torch.int64), list(ids.values())))
             self._strongest.images.update(others)
 
@@ -149,11 +150,3 @@ def _together(parts: Sequence[Tensor], device: torch.device) -> Tensor:
     """All in one, where the images are; only what comes to the CPU is waited for."""
     moved = [part.to(device, non_blocking=device.type != "cpu") for part in parts]
     return torch.cat([torch.zeros(0, dtype=torch.int64, device=device), *moved])
-
-
-def _gathered(mine: Any) -> list[Any]:
-    """What every process has, in the first one; elsewhere nothing."""
-    first = torch.distributed.get_rank() == 0
-    everyone: list[Any] = [None] * torch.distributed.get_world_size()
-    torch.distributed.gather_object(mine, everyone if first else None, dst=0)
-    return everyone if first else []

@@ -23,6 +23,16 @@ def gather_objects(mine: Any) -> list[Any]:
     return everyone
 
 
+def gather_to_first(mine: Any) -> list[Any]:
+    """What every process says, in their order, in the first one; elsewhere nothing."""
+    if not running():
+        return [mine]
+    first = torch.distributed.get_rank() == 0
+    everyone: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.gather_object(mine, everyone if first else None, dst=0)
+    return everyone if first else []
+
+
 def gather_rows(mine: Tensor, device: torch.device) -> tuple[Tensor, int]:
     """The rows of all processes ``(N, ...)`` on the CPU, and where one's own begin.
 

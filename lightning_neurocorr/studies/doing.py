@@ -1,0 +1,116 @@
+"""Do one study: guarded, within its time; its finding is there afterwards, whatever happens."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from torch import nn
+
+from lightning_neurocorr.isolation.guests import guest
+from lightning_neurocorr.isolation.randomness import preserved_randomness
+from lightning_neurocorr.report.finding import Finding, missing
+from lightning_neurocorr.studies.look import Look, OutOfTimeError, RefusedError
+from lightning_neurocorr.studies.protocol import Listener, Study
+from lightning_neurocorr.studies.store import Store
+
+Guard = Callable[[str], AbstractContextManager[None]]
+
+_UNHEARD = (
+    "it listens to the validation, and nothing said beforehand that this one would be the last of "
+    "the fit. Call trainer.validate, or say with every_n_validations when to listen"
+)
+NOT_NOW = (
+    "it comes at the end of a fit and on trainer.validate; say with every_n_validations if it is "
+    "to come more often"
+)
+
+
+@dataclass(eq=False)
+class HeardByStudies:
+    """What listening to a validation gave.
+
+    Attributes:
+        model: The whole model, whose state studies must leave alone; None where none was listened
+            to.
+        listeners: By the study's name, with what all processes heard.
+        missing: Why a study has nothing to find, by its name.
+        store: Activations that were asked for.
+        listened: Whether studies could listen at all.
+    """
+
+    model: nn.Module | None = None
+    listeners: Mapping[str, Listener] = field(default_factory=dict)
+    missing: Mapping[str, Finding] = field(default_factory=dict)
+    store: Store | None = None
+    listened: bool = False
+
+
+def do(study: Study, look: Look, told: HeardByStudies, guard: Guard) -> None:
+    """Do a study; ``look.report`` has its finding afterwards.
+
+    Args:
+        study: What to do.
+        look: The validation that is over.
+        told: What was heard of it.
+        guard: Says what a fault means.
+    """
+    found = told.missing.get(study.name) or _unheard(study, told)
+    if found is None:
+        found = _done(study, look, told, guard)
+    look.fill(studies={**look.report.studies, study.name: found})
+
+
+def not_now(studies: Any) -> dict[str, Finding]:
+    """The findings of studies that come later."""
+    return {
+        study.name: missing(study.title, study.about, "not_asked", NOT_NOW) for study in studies
+    }
+
+
+def _unheard(study: Study, told: HeardByStudies) -> Finding | None:
+    listens = type(study).listen is not Study.listen or study.stores
+    if not listens or told.listened:
+        return None
+    return missing(study.title, study.about, "not_finished", _UNHEARD)
+
+
+def _done(study: Study, look: Look, told: HeardByStudies, guard: Guard) -> Finding:
+    """The finding, or why there is none; a report that was half filled is as before."""
+    before, budget = look.report, study.time_budget_s
+    found: Finding | None = None
+    fault = "it was stopped"
+    look.begin(
+        told.listeners.get(study.name),
+        told.store,
+        None if budget is None else time.monotonic() + budget,
+    )
+    with guard(f"do the study {study.name!r}"):
+        try:
+            with (
+                preserved_randomness(look.device, seed=0),
+                guest(told.model or look.subject.module),
+            ):
+                found = _checked(study, study.find(look))
+        except RefusedError as error:
+            found = missing(study.title, study.about, "refused", str(error))
+        except OutOfTimeError as error:
+            found = missing(study.title, study.about, "not_finished", str(error))
+        except Exception as error:
+            fault = f"{type(error).__name__}: {error}"
+            raise
+    if found is None or found.state != "measured":
+        look.report = before
+    return found or missing(study.title, study.about, "not_finished", fault[:1000])
+
+
+def _checked(study: Study, found: Any) -> Finding:
+    if not isinstance(found, Finding):
+        raise TypeError(
+            f"Expected `find` of the study {study.name!r} to return a Finding, but got "
+            f"{found!r:.80}."
+        )
+    return found if found.title else replace(found, title=study.title)

@@ -1,0 +1,235 @@
+"""What a study has before it when a validation is over."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from lightning_neurocorr import functional as F
+from lightning_neurocorr.activations import ActivationRecorder, Pooling
+from lightning_neurocorr.exemplars import Ranking
+from lightning_neurocorr.functional.hashing import folds, hashed
+from lightning_neurocorr.report import NeuronReport
+from lightning_neurocorr.samples import fetch
+from lightning_neurocorr.studies.heard import Heard
+from lightning_neurocorr.studies.subject import Subject
+from lightning_neurocorr.validation import SampleTable, ValidationPass
+from lightning_neurocorr.validation.options import Options
+
+T = TypeVar("T")
+
+
+class RefusedError(ValueError):
+    """A study cannot be done on these data; the text says why, and what to do."""
+
+
+class OutOfTimeError(RuntimeError):
+    """A study has used up its time budget."""
+
+
+class Stored(NamedTuple):
+    """Activations of some samples.
+
+    Attributes:
+        rows: Which rows of ``look.samples``, ``(n,)``.
+        activations: float32 ``(n, D)`` by layer, on the CPU.
+    """
+
+    rows: Tensor
+    activations: dict[str, Tensor]
+
+
+@dataclass(eq=False)
+class Look:
+    """A validation that is over: its report, its samples, and the model to run again.
+
+    Attributes:
+        report: The report, with all that was found up to now. A study that has a place of its own
+            in it (columns, pictures) fills it with :meth:`fill`.
+        options: What the user asked for.
+        samples: Every sample of all processes: seven integers each, ``(N,)``; see
+            :class:`~lightning_neurocorr.validation.SampleTable`.
+        subject: Model and data: fetches samples and runs them again.
+        result: The finished pass.
+        rankings: The strongest samples of every neuron, by layer.
+        heard: The study's own listener, with what all processes heard; None if it did not listen.
+        worked: What ``work`` of an :class:`EverywhereStudy` returned.
+        device: Where processes can exchange tensors.
+        process: Which this is.
+        processes: How many there are.
+        shows_progress: Whether long work shows a bar.
+    """
+
+    report: NeuronReport
+    options: Options
+    samples: SampleTable
+    subject: Subject
+    result: ValidationPass
+    rankings: Mapping[str, Ranking] = field(default_factory=dict)
+    heard: Any = None
+    worked: Any = None
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    process: int = 0
+    processes: int = 1
+    shows_progress: bool = False
+    _store: Any = None
+    _until: float | None = None
+
+    def begin(self, heard: Any, store: Any, until: float | None) -> None:
+        """Get ready for a study: what was heard for it, and when its time is up."""
+        self.heard, self._store, self._until = heard, store, until
+
+    # --- samples ---------------------------------------------------------------------------------
+
+    @property
+    def half(self) -> Tensor:
+        """0 or 1 for each row of ``samples``: halves by hash, to choose on one and test on one."""
+        return folds(self.samples.key)
+
+    def drawn(self, most: int, among: Tensor | None = None, seed: int = 0) -> Tensor:
+        """At most so many rows of ``samples``, by hash, in the order of the data set.
+
+        Args:
+            most: How many.
+            among: Rows, or a mask ``(N,)``, to draw from; all by default.
+            seed: Another seed draws others.
+        """
+        rows = torch.arange(len(self.samples.key))
+        if among is not None:
+            rows = rows[among]
+        return rows[hashed(self.samples.key[rows], seed=seed).argsort()[:most]].sort().values
+
+    def stored(self, least: int = 1) -> Stored:
+        """The activations that were kept as the validation passed by, as ``stores`` asked for.
+
+        Args:
+            least: How many samples the study needs.
+
+        Raises:
+            RefusedError: If fewer are there.
+        """
+        store = self._store
+        n = 0 if store is None else len(store.numbers)
+        if store is None or n < least:
+            raise RefusedError(
+                f"Expected activations of at least {least:,} samples, but {n:,} were kept: they "
+                "must fit into 256 MB. Name fewer layers, or take a larger validation set."
+            )
+        order = self.samples.number.argsort()
+        known = self.samples.number[order]
+        rows = order[torch.searchsorted(known, store.numbers).clamp_max(max(len(known) - 1, 0))]
+        layers = [name for name in self.report.layers if name in store.parts]
+        return Stored(rows, {name: torch.cat(store.parts[name]) for name in layers})
+
+    # --- run samples again -----------------------------------------------------------------------
+
+    def again(
+        self,
+        rows: Tensor,
+        layers: Iterable[str] | None = None,
+        pooling: Pooling | None = None,
+        size: int = 64,
+    ) -> Iterator[Heard]:
+        """Run the model again on some rows of ``samples``: batches as a listener hears them.
+
+        The predictions are logits, the baseline's answers and targets are class ids.
+
+        Args:
+            rows: Which samples, ``(n,)``.
+            layers: Which watched layers; all by default.
+            pooling: As in the validation by default.
+            size: Samples of a batch.
+
+        Raises:
+            ValueError: If samples cannot be fetched, or are answered otherwise than before.
+        """
+        samples, subject = self.samples, self.subject
+        subject.check_located(samples)
+        if subject.rerun.refused:
+            raise RefusedError(f"No sample is run again: {subject.rerun.refused}.")
+        names = self.report.layers if layers is None else tuple(layers)
+        places = {name: subject.layers[name] for name in names}
+        pooling = self.options.pooling if pooling is None else pooling
+        correct = (samples.outcome == F.BOTH) | (samples.outcome == F.ONLY_MODEL)
+        done = 0
+        with subject.quiet(), ActivationRecorder(places, pooling) as recorder:
+            for which, batch in fetch(subject.loaders, samples.position[rows].tolist(), size):
+                moved = subject.move(batch, which)
+                args, kwargs = subject.arguments(moved)
+                logits = subject.forward(*args, **kwargs)
+                at = rows[done : done + len(logits)]
+                done += len(logits)
+                if bool((samples.outcome[at] >= 0).all()):
+                    subject.confirm(logits, samples.target[at], correct[at])
+                taken, problems = recorder.take()
+                if problems:
+                    name, why = next(iter(problems.items()))
+                    raise RefusedError(f"Layer {name} cannot be read again: {why}.")
+                yield self._heard(at, logits, taken, moved)
+
+    def _heard(self, at: Tensor, logits: Tensor, taken: Mapping[str, Tensor], batch: Any) -> Heard:
+        samples, outcome = self.samples, self.samples.outcome[at]
+
+        def advantage(_: Heard) -> Tensor:
+            return (outcome == F.ONLY_MODEL).double() - (outcome == F.ONLY_BASELINE).double()
+
+        return Heard(
+            taken,
+            logits,
+            samples.answer[at],
+            samples.target[at],
+            outcome if bool((outcome >= 0).all()) else None,
+            samples.number[at],
+            samples.key[at],
+            samples.located,
+            None,
+            batch,
+            of_advantage=advantage if self.options.advantage == "correctness" else None,
+        )
+
+    # --- time, and what the report has a place for -----------------------------------------------
+
+    @property
+    def out_of_time(self) -> bool:
+        """Whether the study's time budget is used up: stop, and say what was done."""
+        return self._until is not None and time.monotonic() > self._until
+
+    def progress(self, work: Iterable[T], what: str, total: int | None = None) -> Iterator[T]:
+        """Go through work with a bar where bars are shown.
+
+        Raises:
+            OutOfTimeError: When the time budget is used up.
+        """
+        hidden = not self.shows_progress
+        for one in tqdm(work, desc=what, total=total, leave=False, disable=hidden):
+            if self.out_of_time:
+                raise OutOfTimeError("its time budget is used up")
+            yield one
+
+    def fill(
+        self,
+        columns: Mapping[str, np.ndarray] | None = None,
+        notes: Sequence[str] = (),
+        **fields: Any,
+    ) -> None:
+        """Put what the report has a place of its own for into it.
+
+        Args:
+            columns: Columns of the report ``(neurons,)``, by name.
+            notes: Further remarks.
+            **fields: Other fields of the report.
+        """
+        report = self.report
+        self.report = replace(
+            report,
+            columns={**report.columns, **(columns or {})},
+            notes=(*report.notes, *notes),
+            **fields,
+        )
