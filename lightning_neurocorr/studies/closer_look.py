@@ -105,7 +105,7 @@ class CloserLook:
                     report, self.subject, self.samples, options.second_pass, options.pooling
                 )
                 report = replace(report, columns={**report.columns, **columns})
-        if options.studies and not report.message:
+        if options.studies:
             report = self._studied(report, progress)
         if options.visualizer is not None and report.shown(1):
             with self.guard("make pictures"):

@@ -59,6 +59,8 @@ def do(study: Study, look: Look, told: HeardByStudies, guard: Guard) -> None:
         guard: Says what a fault means.
     """
     found = told.missing.get(study.name) or _unheard(study, told)
+    if found is None and "advantage" in study.needs and look.report.message:
+        found = missing(study.title, study.about, "refused", look.report.message)
     if found is None:
         found = _done(study, look, told, guard)
     look.fill(studies={**look.report.studies, study.name: found})

@@ -30,7 +30,7 @@ from lightning_neurocorr.studies.heard import Heard, Start
 from lightning_neurocorr.studies.look import Look
 from lightning_neurocorr.validation.options import Options
 
-Need = Literal["outcomes", "positions"]
+Need = Literal["outcomes", "advantage", "positions"]
 
 
 class Listener(ABC):
@@ -71,9 +71,10 @@ class Study(ABC):
             a field where somebody may ask two of a kind.
         title: What people call it; by default the name.
         about: What it asks and how, in one or two plain sentences.
-        needs: What it cannot do without: ``"outcomes"`` (something is right or wrong) and
-            ``"positions"`` (samples can be fetched again). It is refused early where that is not
-            there.
+        needs: What it cannot do without. ``"outcomes"``: something is right or wrong.
+            ``"positions"``: samples can be fetched again. Where these are not there, it is refused
+            early. ``"advantage"``: model and baseline differ on enough samples that the report has
+            no ``message``; else the finding is refused with that message.
         stores: On so many samples it wants the activations of all watched neurons:
             ``look.stored()``.
         every_n_validations: Also runs after validations n, 2n and so on of a fit; always at its end
