@@ -40,7 +40,7 @@ from lightning_neurocorr.studies.heard import Start
 from lightning_neurocorr.studies.listening import Listening
 from lightning_neurocorr.studies.protocol import Study
 from lightning_neurocorr.studies.subject import Subject
-from lightning_neurocorr.validation import PassingSamples, ValidationPass
+from lightning_neurocorr.validation import PassingSamples, ValidationPass, report_of
 from lightning_neurocorr.validation.collector import (
     Collector,
     Settings,
@@ -206,11 +206,10 @@ def compare(
         finally:
             listening.close()
         check_groups(options, result)
-        result.agree(device)
-        samples = result.samples(device)
+        validation = result.finish(device)
         said = advantage if isinstance(advantage, str) else describe(advantage)
-        report = result.report(
-            samples,
+        report = report_of(
+            validation,
             name=name,
             baseline=describe(baseline),
             advantage=said,
@@ -219,17 +218,13 @@ def compare(
         )
         if not report.layers:
             raise ValueError(report.message)
-        ranked = result.rankings()
         kept = HistoryEntry.from_report(report).index
-        found = record_samples(samples, ranked, subject, result.num_classes, kept)
-        report = replace(report, samples=found)
+        report = replace(report, samples=record_samples(validation, subject, kept))
         look = CloserLook(
             options,
             lambda _: nullcontext(),
             subject,
-            samples,
-            ranked,
-            result,
+            validation,
             gallery,
             listening.gathered(),
         )

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_neurocorr.report import NeuronReport, verdict
-from lightning_neurocorr.validation import Batch, ValidationPass
+from lightning_neurocorr.validation import Batch, ValidationPass, report_of
 
 KINDS = ("easiness", "failures", "advantage", "class", "noise")
 
@@ -37,9 +37,8 @@ class MadeUp:
         for part in position.split(1000):
             batch = Batch(self.model[part], given[part], self.target[part], part)
             result.add(batch, {"layer": self.activations[part]}, {})
-        result.agree(torch.device("cpu"))
-        samples = result.samples(torch.device("cpu"))
-        return result.report(samples, name="made up", baseline="", advantage="correctness")
+        found = result.finish(torch.device("cpu"))
+        return report_of(found, name="made up", baseline="", advantage="correctness")
 
     def called(self, report: NeuronReport) -> dict[str, float]:
         """Share of the neurons of each kind that are called encoding."""

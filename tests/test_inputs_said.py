@@ -7,6 +7,7 @@ import math
 import os
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -100,7 +101,7 @@ def test_processes_that_read_from_different_places_are_refused(monkeypatch: Any)
     there = {"prediction": "[0] of output of `forward`", "target": "`batch[1]`"}
 
     def gather(mine: Any) -> list[Any]:
-        return [mine, {**mine, "provenance": {**mine["provenance"], **there}}]
+        return [mine, replace(mine, provenance={**mine.provenance, **there})]
 
     monkeypatch.setattr(one_pass, "gather_objects", gather)
     batches = [(torch.randn(20, 3), torch.arange(20) % 2)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import FrozenInstanceError, replace
 from typing import Any
 
 import numpy as np
@@ -15,12 +16,22 @@ from lightning_neurocorr import BatchBaseline, choose_layers
 from lightning_neurocorr.attribution import Attribution
 from lightning_neurocorr.functional.hashing import folds
 from lightning_neurocorr.report import NeuronReport
+from lightning_neurocorr.report.layout import Layout
 from lightning_neurocorr.samples import LoaderPositions
-from lightning_neurocorr.validation import Batch, ValidationPass
+from lightning_neurocorr.validation import (
+    Batch,
+    Validation,
+    ValidationPass,
+    alarms_of,
+    halves_of,
+    report_of,
+)
 from lightning_neurocorr.validation.classes import pools
 from lightning_neurocorr.validation.collector import Collector, Settings, describe
 from lightning_neurocorr.validation.options import Options
 from lightning_neurocorr.validation.watched import Watched
+
+CPU = torch.device("cpu")
 
 
 def one_pass(
@@ -30,15 +41,14 @@ def one_pass(
     target: torch.Tensor,
     size: int = 32,
     **options: Any,
-) -> tuple[NeuronReport, ValidationPass]:
+) -> tuple[NeuronReport, Validation]:
     """A whole pass over one layer in batches of ``size``."""
     result = ValidationPass(**options)
     for rows in torch.arange(len(target)).split(size):
         batch = Batch(prediction[rows], baseline[rows], target[rows], rows)
         result.add(batch, {"layer": activations[rows]}, {})
-    cpu = torch.device("cpu")
-    result.agree(cpu)
-    return result.report(result.samples(cpu)), result
+    found = result.finish(CPU)
+    return report_of(found), found
 
 
 @pytest.fixture
@@ -125,7 +135,7 @@ def test_beyond_the_budget_classes_are_pooled_by_what_was_seen_before() -> None:
     assert first.rows[1].verdict == "goes with the advantage; classes were not controlled for"
     assert "Classes were not controlled for: sums for so many classes" in first.notes[0]
     np.testing.assert_allclose(first.column("mean"), x.double().mean(0), rtol=1e-6)
-    seen = result.samples(torch.device("cpu")).by_class()
+    seen = result.samples.by_class()
     pooled, _ = one_pass(x, *labels, **room, class_outcomes=seen)
     pool = pools(seen, 16)[target].numpy()
     assert len(set(pool)) == 16
@@ -161,7 +171,7 @@ def test_columns_of_a_half_come_from_its_samples_only(labels: Any) -> None:
     x = torch.randn(400, 2)
     _, result = one_pass(x, *labels)
     half_of = folds(torch.arange(400)).numpy()
-    found = result.halves(result.samples(torch.device("cpu")))
+    found = halves_of(result)
     for half in (0, 1):
         mine = half_of == half
         expected = np.corrcoef(x[:, 1].double().numpy()[mine], advantage_of(labels)[mine])[0, 1]
@@ -205,9 +215,7 @@ def test_messages_say_why_there_is_nothing_to_see(labels: Any) -> None:
     worse = torch.where(torch.arange(400) % 2 == 0, target, (target + 1) % 4)
     lost, _ = one_pass(x, worse, target, target)
     assert "never right where the baseline is wrong" in lost.message
-    empty = ValidationPass()
-    empty.agree(torch.device("cpu"))
-    assert "No sample" in empty.report(empty.samples(torch.device("cpu"))).message
+    assert "No sample" in report_of(ValidationPass().finish(CPU)).message
 
 
 def test_labels_that_are_no_classes_are_refused(labels: Any) -> None:
@@ -222,10 +230,10 @@ def test_neurons_that_are_not_finite_are_counted(labels: Any) -> None:
     x = torch.randn(400, 3)
     x[5, 1] = torch.inf
     with pytest.warns(UserWarning, match="1 of 3 neurons"):
-        report, result = one_pass(x, *labels)
+        report, found = one_pass(x, *labels)
     assert math.isnan(report.rows[1].r)
     assert math.isfinite(report.rows[0].r)
-    assert "1 neurons of layer layer" in result.alarms[0]
+    assert "1 neurons of layer layer" in alarms_of(found)[0]
 
 
 # --- the collector --------------------------------------------------------------------------------
@@ -238,15 +246,12 @@ def test_a_notebook_needs_no_lightning() -> None:
     options = Options(BatchBaseline(2), target=1, attribution=Attribution())
     settings = Settings(options, choose_layers(model), model, exemplars=3)
     positions = LoaderPositions(loader)
-    cpu = torch.device("cpu")
     with Collector(model, settings) as collector:
         for batch in loader:
             model(batch[0])
             collector.update(None, batch, positions)
-        collector.result.agree(cpu)
-        samples = collector.result.samples(cpu)
-        report = collector.result.report(samples)
-        rankings = collector.result.rankings()
+        found = collector.result.finish(CPU)
+    report, rankings = report_of(found), found.rankings
     assert not any(module._forward_hooks for module in model.modules())
     hidden = model[:2](x).detach()  # behind the activation function
     strongest = rankings["0"].top(4)[0]
@@ -271,11 +276,8 @@ def test_a_layer_that_drops_out_takes_nothing_from_the_others(labels: Any) -> No
         without.add(batch, some, {})
         there = [name for name in "abc" if name in some or rows[0] != 160]
         whole.add(batch, {name: some.get(name, xs[name][rows] * torch.nan) for name in there}, {})
-    cpu = torch.device("cpu")
-    reports = []
-    for result in (whole, without):
-        result.agree(cpu)
-        reports.append(result.report(result.samples(cpu)))
+    found = [result.finish(CPU) for result in (whole, without)]
+    reports = [report_of(one) for one in found]
     assert reports[0].layers == ("a", "c")
     assert "b was left out: it fired on 4 of 5 batches" in reports[0].notes[0]
     for name, values in reports[1].columns.items():
@@ -283,8 +285,8 @@ def test_a_layer_that_drops_out_takes_nothing_from_the_others(labels: Any) -> No
         np.testing.assert_allclose(
             reports[0].columns[name], values, rtol=1e-5, atol=1e-7, err_msg=name
         )
-    for layer, ranking in without.rankings().items():
-        assert whole.rankings()[layer].entries.equal(ranking.entries)
+    for layer, ranking in found[1].rankings.items():
+        assert found[0].rankings[layer].entries.equal(ranking.entries)
     q = reports[0].column("q_value")
     alone, _ = one_pass(xs["c"], *labels, size=80)
     np.testing.assert_allclose(q[3:], alone.column("q_value"), rtol=1e-6)
@@ -323,22 +325,47 @@ def test_a_layer_that_is_left_out_costs_nothing_more() -> None:
 def test_a_layer_that_another_process_lacks_is_left_out(
     labels: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    result, rows = ValidationPass(), torch.arange(400)
-    result.add(Batch(*labels, rows), {"a": torch.randn(400, 2), "b": torch.randn(400, 3)}, {})
-    gather = "lightning_neurocorr.validation.one_pass.gather_objects"
-    monkeypatch.setattr(gather, lambda mine: [mine, {**mine, "sizes": {"a": 2}}])
-    result.agree(torch.device("cpu"))
-    assert result.sizes == {"a": 2}
-    assert result.problems == {"b": "it fired in some of the processes only"}
-    monkeypatch.setattr(gather, lambda mine: [mine, {**mine, "sizes": {}, "classifies": None}])
-    result.agree(torch.device("cpu"))
-    assert result.sizes == {"a": 2}  # a process without samples lacks none
+    def found(**other: Any) -> Validation:
+        """What two processes find, the second of which says otherwise."""
+        result, rows = ValidationPass(), torch.arange(400)
+        result.add(Batch(*labels, rows), {"a": torch.randn(400, 2), "b": torch.randn(400, 3)}, {})
+        gather = "lightning_neurocorr.validation.one_pass.gather_objects"
+        monkeypatch.setattr(gather, lambda mine: [mine, replace(mine, **other)])
+        return result.finish(CPU)
+
+    lacking = found(sizes={"a": 2})
+    assert lacking.layout == Layout(("a",), (2,))
+    assert lacking.problems == {"b": "it fired in some of the processes only"}
+    assert len(found(sizes={}, classifies=None).layout) == 5  # without samples it lacks none
+    other = {"a": "0", "b": "1"}
+    assert "it is read at" not in str(found(read_at=other).problems)  # the first says nothing
+    assert "gave 2 neurons in one process and 4" in found(sizes={"a": 4, "b": 3}).problems["a"]
 
 
 def test_nothing_watched_has_two_empty_halves(labels: Any) -> None:
     result = ValidationPass()
     result.add(Batch(*labels, torch.arange(400)), {"a": torch.randn(400, 0)}, {})
-    result.agree(torch.device("cpu"))
-    samples = result.samples(torch.device("cpu"))
-    assert "a: it has no neurons" in result.report(samples).message
-    assert result.halves(samples) == [{}, {}]
+    found = result.finish(CPU)
+    assert "a: it has no neurons" in report_of(found).message
+    assert halves_of(found) == [{}, {}]
+
+
+def test_a_finished_validation_is_a_value(labels: Any) -> None:
+    """What is read of it depends on no order and changes nothing; a pass gives it once."""
+    x, result = torch.randn(400, 3), ValidationPass(exemplars=2)
+    result.add(Batch(*labels, torch.arange(400)), {"layer": x}, {})
+    found = result.finish(CPU)
+    late, early = halves_of(found), report_of(found)
+    again = report_of(found)
+    for name, values in early.columns.items():
+        np.testing.assert_array_equal(values, again.columns[name])
+    for half, repeated in zip(late, halves_of(found), strict=True):
+        for name, values in half["layer"].items():
+            np.testing.assert_array_equal(values, repeated["layer"][name])
+    assert early.notes == again.notes == report_of(found, name="x").notes
+    with pytest.raises(FrozenInstanceError):
+        found.samples = None  # type: ignore[misc]
+    with pytest.raises(RuntimeError, match="finish once"):
+        result.finish(CPU)
+    with pytest.raises(RuntimeError, match="no batch can follow"):
+        result.add(Batch(*labels, torch.arange(400)), {"layer": x}, {})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial, wraps
@@ -31,7 +31,6 @@ from lightning_neurocorr.callback.faults import Faults
 from lightning_neurocorr.callback.runs import Run, begin, learners, teach
 from lightning_neurocorr.callback.schedule import Plan, When, is_nth, plan
 from lightning_neurocorr.callback.state import pack_history, unpack_history
-from lightning_neurocorr.exemplars import Ranking
 from lightning_neurocorr.functional.placebo import Placebo
 from lightning_neurocorr.functional.ranks import SecondPass
 from lightning_neurocorr.functional.scores import Scores
@@ -65,7 +64,7 @@ from lightning_neurocorr.studies.heard import Start
 from lightning_neurocorr.studies.listening import Listening
 from lightning_neurocorr.studies.protocol import Study
 from lightning_neurocorr.studies.subject import Subject
-from lightning_neurocorr.validation import PassingSamples, SampleTable, ValidationPass
+from lightning_neurocorr.validation import PassingSamples, Validation, alarms_of, report_of
 from lightning_neurocorr.validation.collector import Collector, Settings, describe, is_ready
 from lightning_neurocorr.validation.options import ClassNames, Options, ToImage
 from lightning_neurocorr.validation.predictions import Predictions, Reader
@@ -500,45 +499,37 @@ class NeuronAdvantage(Callback):
             return
         result, device = self._collector.result, trainer.strategy.root_device
         with self._validated(self._weights):
-            result.agree(device)
-            samples = result.samples(device)
-            advantage = self.advantage
-            report = result.report(
-                samples,
-                name=self.name,
-                baseline=describe(self.baseline),
-                advantage=advantage if isinstance(advantage, str) else describe(advantage),
-                validation=self._when.validation,
-                step=max(self._when.step, self._last_step + 1),
-                epoch=self._when.epoch,
-                class_names=self.options.class_names or {},
-                asked=self._asked(trainer),
-            )
-        rankings = result.rankings()
+            validation = result.finish(device)
+        advantage = self.advantage
+        report = report_of(
+            validation,
+            name=self.name,
+            baseline=describe(self.baseline),
+            advantage=advantage if isinstance(advantage, str) else describe(advantage),
+            validation=self._when.validation,
+            step=max(self._when.step, self._last_step + 1),
+            epoch=self._when.epoch,
+            class_names=self.options.class_names or {},
+            asked=self._asked(trainer),
+        )
         listening, self._listening = self._listening, None
         told = HeardByStudies() if listening is None else listening.gathered()
         if not report.layers and not self._faults.trusted:
             raise ValueError(report.message)
         if not trainer.sanity_checking:
-            self._keep(report, samples, rankings, result, told)
+            self._keep(report, validation, told)
             with self._faults.forgiven("keep the samples"):
-                self._keep_samples(samples, rankings, result)
+                self._keep_samples(validation)
 
     @staticmethod
     def _validated(weights: KeptWeights | None) -> AbstractContextManager[None]:
         """Inside, the model has the weights that were validated, whatever changed them since."""
         return nullcontext() if weights is None else weights.in_place()
 
-    def _keep(
-        self,
-        report: NeuronReport,
-        samples: SampleTable,
-        rankings: Mapping[str, Ranking],
-        result: ValidationPass,
-        told: HeardByStudies,
-    ) -> None:
+    def _keep(self, report: NeuronReport, validation: Validation, told: HeardByStudies) -> None:
         """The report becomes the callback's last one, and part of its history."""
-        for alarm in result.alarms:
+        samples = validation.samples
+        for alarm in alarms_of(validation):
             self._faults.say(alarm)
         previous = self.history[-1] if self.history else None
         entry = HistoryEntry.from_report(report, previous, self.top_k)
@@ -549,18 +540,18 @@ class NeuronAdvantage(Callback):
         self._last_step = report.step
         self._faults.trusted = True
         if self._subject is not None:
-            if rankings and not (samples.located and self.sample_id is None):
+            if validation.rankings and not (samples.located and self.sample_id is None):
                 # More than are shown: what ablation finds may change which neurons these are.
                 likely = report.shown(2 * self.top_k)
-                self._subject.passing.gather((rankings[row.layer], row.unit) for row in likely)
+                self._subject.passing.gather(
+                    (validation.rankings[row.layer], row.unit) for row in likely
+                )
             self._closer_look = CloserLook(
                 self.options,
                 self._faults.forgiven,
                 self._subject,
-                samples,
-                rankings,
-                result,
-                self._gallery if result.keep_exemplars else None,
+                validation,
+                self._gallery if validation.rankings else None,
                 told,
             )
             self._look_weights = self._weights if self.options.looks_closer else None
@@ -575,13 +566,11 @@ class NeuronAdvantage(Callback):
         small = keeps and self.options.inspector is not None
         return {**self.options.asked, "exemplars": keeps, "thumbnails": small}
 
-    def _keep_samples(
-        self, samples: SampleTable, rankings: Mapping[str, Ranking], result: ValidationPass
-    ) -> None:
+    def _keep_samples(self, validation: Validation) -> None:
         if self.report is None or self._subject is None:
             return
         kept = self.history[-1].index
-        found = record_samples(samples, rankings, self._subject, result.num_classes, kept)
+        found = record_samples(validation, self._subject, kept)
         self.report = replace(self.report, samples=found)
 
     def _report_the_last(self, trainer: Trainer) -> None:

@@ -17,7 +17,7 @@ from lightning_neurocorr.functional.placebo import Placebo, shuffled_within_clas
 from lightning_neurocorr.report import NeuronReport, PlaceboCounts, verdict
 from lightning_neurocorr.samples import LoaderPositions, fetch
 from lightning_neurocorr.studies.subject import Subject
-from lightning_neurocorr.validation import Batch, SampleTable, ValidationPass
+from lightning_neurocorr.validation import Batch, SampleTable, ValidationPass, report_of
 from lightning_neurocorr.validation.collector import Collector, Settings
 from lightning_neurocorr.validation.options import Options
 
@@ -139,9 +139,8 @@ class AgainstPlacebo:
         neurons = 0
         for result in self._passes:
             with self.subject.quiet():
-                result.agree(device)
-                table = result.samples(device)
-                report = result.report(table, name="", baseline="", advantage="correctness")
+                validation = result.finish(device)
+            report = report_of(validation, name="", baseline="", advantage="correctness")
             neurons = len(report.layout)
             for claim, rule in _claims(report).items():
                 found = rule({"r": report.column("r"), **report.columns})

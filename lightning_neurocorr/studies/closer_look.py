@@ -23,7 +23,7 @@ from lightning_neurocorr.studies.pictures import inspect
 from lightning_neurocorr.studies.protocol import Study
 from lightning_neurocorr.studies.second_pass import look_again
 from lightning_neurocorr.studies.subject import NotImagesError, Subject
-from lightning_neurocorr.validation import SampleTable, ValidationPass
+from lightning_neurocorr.validation import SampleTable, Validation, ValidationPass, halves_of
 from lightning_neurocorr.validation.options import Options
 from lightning_neurocorr.visualization import Visualizer
 
@@ -74,9 +74,7 @@ class CloserLook:
         options: What the user asked for.
         guard: Opened around each part, with what is attempted in words: says what a fault means.
         subject: Model and data.
-        samples: Every sample of the validation.
-        rankings: The strongest samples of every neuron, by layer.
-        result: The pass.
+        validation: What it found.
         gallery: Makes small images of samples; None makes none.
         told: What studies have heard.
     """
@@ -84,11 +82,19 @@ class CloserLook:
     options: Options
     guard: Callable[[str], AbstractContextManager[None]]
     subject: Subject
-    samples: SampleTable
-    rankings: Mapping[str, Ranking]
-    result: ValidationPass
+    validation: Validation
     gallery: Gallery | None = None
     told: HeardByStudies = field(default_factory=HeardByStudies)
+
+    @property
+    def samples(self) -> SampleTable:
+        """Every sample of the validation."""
+        return self.validation.samples
+
+    @property
+    def rankings(self) -> Mapping[str, Ranking]:
+        """The strongest samples of every neuron, by layer."""
+        return self.validation.rankings
 
     def __call__(self, report: NeuronReport, *, progress: bool) -> NeuronReport:
         """The report with ablation, second pass and pictures, as far as the guard lets them."""
@@ -117,7 +123,9 @@ class CloserLook:
 
     def _studied(self, report: NeuronReport, progress: bool) -> NeuronReport:
         """The report with what each study found, or why it did not."""
-        look = Look(report, self.options, self.samples, self.subject, self.result, self.rankings)
+        look = Look(
+            report, self.options, self.samples, self.subject, self.validation, self.rankings
+        )
         look.shows_progress = progress
         look.device = next((p.device for p in self.subject.module.parameters()), look.device)
         for study in self.options.studies:
@@ -144,7 +152,7 @@ class CloserLook:
         options, fine = self.options, False
         if options.placebo is None or report.message:
             return report
-        seen, settings = self.result.class_outcomes, options.placebo
+        seen, settings = self.validation.class_outcomes, options.placebo
         test = AgainstPlacebo(
             self.subject, self.samples, options, settings, seen, process, processes
         )
@@ -158,7 +166,7 @@ class CloserLook:
 
     def _ablated(self, report: NeuronReport, settings: Ablation, progress: bool) -> NeuronReport:
         bar = partial(tqdm, desc="ablation", leave=False) if progress else None
-        halves = self.result.halves(self.samples)
+        halves = halves_of(self.validation)
         study, columns = ablate(report, self.subject, self.samples, halves, settings, bar)
         why = study.refused or ("" if study.num_shared else _NO_SHARED)
         notes = (*report.notes, *([f"No ablation: {why}"] if why else []))
@@ -176,7 +184,7 @@ class CloserLook:
                 self.samples,
                 self.rankings,
                 visualizer,
-                num_classes=self.result.num_classes,
+                num_classes=self.validation.num_classes,
                 to_image=self.options.to_image,
                 top_k=self.options.top_k,
                 progress=progress,

@@ -21,7 +21,7 @@ from lightning_neurocorr.studies.pictures import (
     reservoir,
 )
 from lightning_neurocorr.studies.subject import NotImagesError, Subject
-from lightning_neurocorr.validation import SampleTable
+from lightning_neurocorr.validation import SampleTable, Validation
 from lightning_neurocorr.validation.options import ToImage
 from lightning_neurocorr.visualization import ImagePrior
 
@@ -35,21 +35,19 @@ _AT_ONCE = 256  # images in memory
 
 
 def record_samples(
-    table: SampleTable,
-    rankings: Mapping[str, Ranking],
+    validation: Validation,
     subject: Subject,
-    num_classes: int | None,
     kept: np.ndarray | None = None,
 ) -> Samples:
     """Every sample of a validation, and which of them drive each neuron most.
 
     Args:
-        table: The samples.
-        rankings: The strongest samples of every neuron, by layer in the order of the report.
+        validation: What it found.
         subject: Model and data.
-        num_classes: Number of classes, for class-matched samples.
         kept: Places of the neurons that have exemplars; None for all.
     """
+    table, rankings = validation.samples, validation.rankings
+    num_classes = validation.num_classes
     order = table.number.argsort()
     numbers = table.number[order]
     exemplars, activations = {}, {}

@@ -20,7 +20,7 @@ from lightning_neurocorr.report import NeuronReport
 from lightning_neurocorr.samples import fetch
 from lightning_neurocorr.studies.heard import Heard
 from lightning_neurocorr.studies.subject import Subject
-from lightning_neurocorr.validation import SampleTable, ValidationPass
+from lightning_neurocorr.validation import SampleTable, Validation
 from lightning_neurocorr.validation.options import Options
 
 T = TypeVar("T")
@@ -57,7 +57,7 @@ class Look:
         samples: Every sample of all processes: seven integers each, ``(N,)``; see
             :class:`~lightning_neurocorr.validation.SampleTable`.
         subject: Model and data: fetches samples and runs them again.
-        result: The finished pass.
+        validation: What the validation found, over all processes.
         rankings: The strongest samples of every neuron, by layer.
         heard: The study's own listener, with what all processes heard; None if it did not listen.
         worked: What ``work`` of an :class:`EverywhereStudy` returned.
@@ -71,7 +71,7 @@ class Look:
     options: Options
     samples: SampleTable
     subject: Subject
-    result: ValidationPass
+    validation: Validation
     rankings: Mapping[str, Ranking] = field(default_factory=dict)
     heard: Any = None
     worked: Any = None

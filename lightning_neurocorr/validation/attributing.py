@@ -6,8 +6,9 @@ right is the wrong answer to an ``only_model`` sample of the same class.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Container, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -28,6 +29,31 @@ from lightning_neurocorr.validation.processes import gather_objects, gather_rows
 from lightning_neurocorr.validation.rerun import Arguments, Rerun, too_many
 from lightning_neurocorr.validation.rerun.module import NOT_AGAIN
 from lightning_neurocorr.validation.waiting import Piece, Waiting
+
+
+class Readiness(NamedTuple):
+    """What a process can attribute.
+
+    Attributes:
+        refused: Why nothing, or empty.
+        scale: At which rates it has thinned out its samples, see :class:`SampleChoice`.
+    """
+
+    refused: str
+    scale: Sequence[float]
+
+
+@dataclass(frozen=True)
+class Attributed:
+    """The *used* column of a validation.
+
+    Attributes:
+        columns: By layer.
+        notes: Why it is missing, of all layers or of some.
+    """
+
+    columns: Mapping[str, AttributionColumns] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 class Attributing:
@@ -56,7 +82,6 @@ class Attributing:
         self._choice = SampleChoice(settings or Attribution(), total, class_outcomes, processes)
         self._waiting: Waiting | None = None
         self._layers: Mapping[str, Place] = {}
-        self._problems: dict[str, str] = {}
         self._size = 1  # of a call: that of the loader's batches
 
     def refuse(self, reason: str) -> None:
@@ -90,45 +115,47 @@ class Attributing:
 
     # --- the end of a pass; every process must come here ----------------------------------------
 
-    def state(self) -> dict[str, Any]:
+    def readiness(self) -> Readiness:
         """What other processes must know."""
-        if self._waiting is not None:
-            self.refuse(self._waiting.rerun.judge())
-        return {"unattributed": self.refused, "scale": self._choice.scale}
-
-    def heed(self, other: Mapping[str, Any]) -> None:
-        """What went wrong in another process counts here too."""
-        self.refuse(other["unattributed"])
-        self._choice.scale = [*map(min, self._choice.scale, other["scale"])]
+        reason = self.refused
+        if not reason and self._waiting is not None:
+            reason = self._waiting.rerun.judge()
+        return Readiness(reason, self._choice.scale)
 
     @torch.inference_mode(False)
     @torch.no_grad()
-    def compute(
-        self, centres: Mapping[str, np.ndarray], device: torch.device
-    ) -> dict[str, AttributionColumns]:
-        """Columns by layer from the samples of all processes.
+    def finish(
+        self,
+        everyone: Sequence[Readiness],
+        centres: Mapping[str, np.ndarray],
+        device: torch.device,
+    ) -> Attributed:
+        """Columns from the samples of all processes; it can be called once.
 
         Args:
+            everyone: What each process can attribute.
             centres: What activations are compared with, ``(D,)`` by layer: their means.
             device: Where sums of all processes can be added up.
         """
         settings, waiting, layers = self.settings, self._waiting, self._layers
         self._waiting, self._layers = None, {}  # they hold on to inputs and the model
         if settings is None:
-            return {}
-        if self.refused:  # samples of some processes only would be a biased choice
-            return AttributionSums(centres, 0, settings).compute()
-        sums = AttributionSums(centres, self._paired(waiting, device), settings, device)
-        why = "" if waiting is None else self._attribute(sums, waiting, layers, settings)
-        for other in gather_objects({"why": why, "problems": sums.problems}):
-            self.refuse(other["why"])
-            self._problems |= other["problems"]
-        if self.refused:
-            return AttributionSums(centres, 0, settings).compute()
-        if running():
-            for tensor in sums.tensors():
-                torch.distributed.all_reduce(tensor)
-        return sums.compute()
+            return Attributed()
+        refused = next((one.refused for one in everyone if one.refused), "")
+        if not refused and centres:
+            rates = zip(*(one.scale for one in everyone), strict=True)
+            self._choice.scale = [min(of_group) for of_group in rates]
+            sums = AttributionSums(centres, self._paired(waiting, device), settings, device)
+            why = "" if waiting is None else self._attribute(sums, waiting, layers, settings)
+            everywhere = gather_objects((why, sums.problems))
+            refused = next((why for why, _ in everywhere if why), "")
+            if not refused:
+                problems = {name: why for _, some in everywhere for name, why in some.items()}
+                return Attributed(_summed(sums).compute(), _left_out(problems, centres))
+        # Samples of some processes only would be a biased choice.
+        columns = AttributionSums(centres, 0, settings).compute() if centres else {}
+        notes = (f"No attribution: {refused.rstrip('.')}.",) if refused else ()
+        return Attributed(columns, notes)
 
     def _paired(self, waiting: Waiting | None, device: torch.device) -> int:
         """Give every sample its rival and its pair, over all processes; how many pairs there are.
@@ -186,18 +213,21 @@ class Attributing:
             return NOT_AGAIN
         return ""
 
-    def notes(self, layers: Iterable[str]) -> list[str]:
-        """What a reader of the report must know."""
-        if self.settings is None:
-            return []
-        if self.refused:
-            return [f"No attribution: {self.refused.rstrip('.')}."]
-        known = set(layers)
-        return [
-            f"No attribution for layer {name}: {why}."
-            for name, why in self._problems.items()
-            if name in known
-        ]
+
+def _summed(sums: AttributionSums) -> AttributionSums:
+    """Sums over all processes."""
+    if running():
+        for tensor in sums.tensors():
+            torch.distributed.all_reduce(tensor)
+    return sums
+
+
+def _left_out(problems: Mapping[str, str], layers: Container[str]) -> tuple[str, ...]:
+    return tuple(
+        f"No attribution for layer {name}: {why}."
+        for name, why in problems.items()
+        if name in layers
+    )
 
 
 def _lowest(score: Tensor, group: Tensor, wanted: tuple[int, int]) -> Tensor:

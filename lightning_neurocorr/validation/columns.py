@@ -42,7 +42,7 @@ _ROUNDING = 1e-6
 
 def correlation_columns(
     total: Moments,
-    folds: list[Moments],
+    folds: Sequence[Moments],
     advantage_active: float,
     *,
     cells: Sequence[CellMoments] = (),
@@ -72,11 +72,16 @@ def correlation_columns(
         columns |= _parts(r, _array(total.active / total.n), cells, adjusted)
     columns |= _replication(r, folds)
     columns |= {
-        "mean": _array(torch.where(total.m2.isfinite(), total.mean, torch.nan)),
+        "mean": mean_column(total),
         "std": _array((total.m2.clamp_min(0) / total.n).sqrt()),
         "active": _array(total.active / total.n),
     }
     return columns if whole is None else columns | _profile(total, whole)
+
+
+def mean_column(total: Moments) -> np.ndarray:
+    """Mean activations ``(D,)``; NaN of neurons that were not always finite."""
+    return _array(torch.where(total.m2.isfinite(), total.mean, torch.nan))
 
 
 def attribution_columns(found: AttributionColumns) -> dict[str, np.ndarray]:
@@ -161,7 +166,7 @@ def _parts(
     return columns | {"parts_replicated": np.where(known, replicated, np.nan)}
 
 
-def _replication(r: np.ndarray, folds: list[Moments]) -> dict[str, np.ndarray]:
+def _replication(r: np.ndarray, folds: Sequence[Moments]) -> dict[str, np.ndarray]:
     """Pearson's r in each half of the samples, and the one that supports r less."""
     first, second = (_array(F.correlation(fold)) for fold in folds)
     sign = np.where(r < 0, -1.0, 1.0)

@@ -1,40 +1,28 @@
-"""A pass over the samples of one validation, and their merging into a report."""
+"""A pass over the samples of one validation: batches in, one frozen value out."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from lightning_neurocorr import functional as F
 from lightning_neurocorr.activations import Place
-from lightning_neurocorr.attribution import Attribution, AttributionColumns
-from lightning_neurocorr.exemplars import Ranking
-from lightning_neurocorr.functional import Moments
-from lightning_neurocorr.functional.scores import ScoreKind, check_kinds
+from lightning_neurocorr.attribution import Attribution
+from lightning_neurocorr.functional.scores import ScoreKind
 from lightning_neurocorr.functional.stratified import CellMoments
 from lightning_neurocorr.metric import BYTES_PER_CLASS
-from lightning_neurocorr.report import NeuronReport, Outcomes
 from lightning_neurocorr.report.layout import Layout
+from lightning_neurocorr.validation.agreeing import Account, Agreement, agree
 from lightning_neurocorr.validation.attributing import Attributing
 from lightning_neurocorr.validation.batches import Batch, SampleTable
-from lightning_neurocorr.validation.classes import ClassRows, pools, union
-from lightning_neurocorr.validation.columns import attribution_columns, correlation_columns
+from lightning_neurocorr.validation.classes import ClassRows, pools
+from lightning_neurocorr.validation.columns import mean_column
+from lightning_neurocorr.validation.finished import NeuronSums, Validation
 from lightning_neurocorr.validation.position_means import PositionMeans
 from lightning_neurocorr.validation.processes import gather_objects, gather_rows
-from lightning_neurocorr.validation.remarks import (
-    Control,
-    alarms,
-    check_labels,
-    control_notes,
-    message,
-    repeated_ids,
-)
+from lightning_neurocorr.validation.remarks import Control, check_labels
 from lightning_neurocorr.validation.rerun import Arguments, Rerun
 from lightning_neurocorr.validation.watched import Watched
 
@@ -82,20 +70,14 @@ class ValidationPass:
         self.classifies: bool | None = None
         self.keep_exemplars = exemplars
         self._watched: dict[torch.device, Watched] = {}
-        self._all: Watched | None = None
         self._attributing = Attributing(attribution, class_outcomes, total, processes)
         self.remarks: list[str] = []
         self.read_at: dict[str, str] = {}
         self._position_means = PositionMeans()
-        self.alarms: tuple[str, ...] = ()
         self._rows: ClassRows | None = None
-        self._classes: list[int] | None = []
         self.provenance: dict[str, str] = {}
         self._control: Control = "classes"
-        self._disagreement = ""
-        self._halves: list[Moments] = []
-        self._cells: list[CellMoments] = []
-        self._attributed: dict[str, AttributionColumns] = {}
+        self._finished = False
         self._batches = 0
         self._scores: tuple[ScoreKind | None, ScoreKind | None] = (None, None)
         self._fired: dict[str, int] = {}
@@ -118,6 +100,8 @@ class ValidationPass:
                 :class:`~lightning_neurocorr.activations.ActivationRecorder` keeps them; by default
                 every neuron has one position.
         """
+        if self._finished:
+            raise RuntimeError("Expected a validation pass to go on, but no batch can follow.")
         rows, batch = batch.keep, batch.kept()
         for name, reason in problems.items():
             self.problems.setdefault(name, reason)
@@ -167,10 +151,13 @@ class ValidationPass:
             if name not in self.problems:
                 self.sizes[name] = activation.shape[1]
                 by_device.setdefault(activation.device, {})[name] = activation.shape[1]
-        self._watched = {device: self._watch(sizes, device) for device, sizes in by_device.items()}
+        self._watched = {
+            device: self._watch(sizes, device, self.classifies)
+            for device, sizes in by_device.items()
+        }
 
-    def _watch(self, sizes: Mapping[str, int], device: torch.device) -> Watched:
-        rows = 0 if not self.classifies else 1 if self._rows is None else self._rows.room + 1
+    def _watch(self, sizes: Mapping[str, int], device: torch.device, classifies: bool) -> Watched:
+        rows = 0 if not classifies else 1 if self._rows is None else self._rows.room + 1
         return Watched(sizes, device, rows, self.keep_exemplars)
 
     def _class_rows(self, batch: Batch, activations: Mapping[str, Tensor]) -> ClassRows:
@@ -261,212 +248,119 @@ class ValidationPass:
 
     # --- the end of a pass; every process must come here ----------------------------------------
 
-    def samples(self, device: torch.device) -> SampleTable:
+    def finish(self, device: torch.device) -> Validation:
+        """What was found, over all processes, which all must call it, once: no batch can follow.
+
+        The model must have the weights that were validated: attribution runs it again.
+
+        Args:
+            device: Where processes can exchange tensors.
+
+        Raises:
+            RuntimeError: If it has finished before.
+            ValueError: If a label is no class, or processes read predictions from different places.
+        """
+        if self._finished:
+            raise RuntimeError("Expected a validation pass to finish once, but it has finished.")
+        self._finished = True
+        everyone = gather_objects(self._account())
+        agreed = agree(everyone)
+        samples = self._all_samples(device)
+        if agreed.classifies and agreed.num_classes is not None:
+            check_labels(samples, agreed.num_classes)
+        watched = self._arranged(agreed, device) if agreed.sizes else None
+        neurons, notes = self._neurons(watched, everyone, agreed, device)
+        return Validation(
+            samples,
+            Layout.of(agreed.sizes),
+            neurons,
+            agreed.problems,
+            agreed.read_at,
+            classifies=agreed.classifies,
+            num_classes=agreed.num_classes,
+            custom=callable(self.advantage),
+            control=agreed.control,
+            class_outcomes=self.class_outcomes,
+            remarks=agreed.remarks,
+            provenance=agreed.provenance,
+            attribution_notes=notes,
+        )
+
+    def _account(self) -> Account:
+        """What this process knows."""
+        for name, fired in self._fired.items():
+            if fired != self._batches:
+                self.problems.setdefault(name, f"it fired on {fired} of {self._batches} batches")
+        return Account(
+            sizes=self.sizes,
+            problems=self.problems,
+            classifies=self.classifies,
+            num_classes=self.num_classes,
+            classes=[] if self._rows is None else self._rows.labels(),
+            room=0 if self._rows is None else self._rows.room,
+            control=self._control,
+            scores=self._scores,
+            positions=self._position_means.kinds(),
+            read_at=self.read_at,
+            remarks=self.remarks,
+            provenance=self.provenance,
+            attribution=self._attributing.readiness(),
+        )
+
+    def _all_samples(self, device: torch.device) -> SampleTable:
         """The samples of all processes, on the CPU."""
         empty = torch.zeros(8, 0, dtype=torch.long, device=device)
         table = torch.cat([empty, *(part.to(device) for part in self._samples)], 1)
         return SampleTable(*gather_rows(table.T, device)[0].T)
 
-    def agree(self, device: torch.device) -> None:
-        """Bring all processes to the same layers: one that saw no sample still has to merge."""
-        for name, fired in self._fired.items():
-            if fired != self._batches:
-                self.problems.setdefault(name, f"it fired on {fired} of {self._batches} batches")
-        mine = {
-            "sizes": self.sizes,
-            "problems": self.problems,
-            "classifies": self.classifies,
-            "classes": [] if self._rows is None else self._rows.labels(),
-            "control": self._control,
-            "room": 0 if self._rows is None else self._rows.room,
-            "num_classes": self.num_classes,
-            "remarks": self.remarks,
-            "read_at": self.read_at,
-            "position_means": self._position_means.state(),
-            "scores": self._scores,
-            "provenance": self.provenance,
-            **self._attributing.state(),
-        }
-        everyone = gather_objects(mine)
-        check_kinds([other["scores"] for other in everyone])
-        told = next((m for m in everyone if m["classifies"] is not None), mine)
-        self.classifies, self.num_classes = told["classifies"], told["num_classes"]
-        self._control = told["control"]
-        self._classes = union(other["classes"] for other in everyone)
-        if self._classes is not None and len(self._classes) > told["room"]:
-            self._classes = None
-        self.remarks = list(dict.fromkeys(said for other in everyone for said in other["remarks"]))
-        self.provenance, self._disagreement = _agreed([other["provenance"] for other in everyone])
-        for other in everyone:
-            self._heed(other, told["sizes"])
-        seen = [other["sizes"] for other in everyone if other["classifies"] is not None]
-        for name in dict.fromkeys(name for sizes in seen for name in sizes):
-            if not all(name in sizes for sizes in seen):
-                self.problems.setdefault(name, "it fired in some of the processes only")
-        self.sizes = {
-            name: size for name, size in told["sizes"].items() if name not in self.problems
-        }
-        self._all = self._arranged(device) if self.sizes else None
-
-    def _arranged(self, device: torch.device) -> Watched:
+    def _arranged(self, agreed: Agreement, device: torch.device) -> Watched:
         """All layers of the report in its order, the same in every process."""
         parts, self._watched = list(self._watched.values()), {}
-        if len(parts) == 1 and list(parts[0].sizes) == list(self.sizes):
+        if len(parts) == 1 and list(parts[0].sizes) == list(agreed.sizes):
             return parts[0]
-        whole = self._watch(self.sizes, device)
+        whole = self._watch(agreed.sizes, device, agreed.classifies)
         for part in parts:
             whole.take(part)
         return whole
 
-    def _heed(self, other: Mapping[str, Any], sizes: Mapping[str, int]) -> None:
-        """What went wrong in another process counts here too."""
-        self.problems = {**other["problems"], **self.problems}
-        self._attributing.heed(other)
-        self._position_means.heed(other["position_means"])
-        for name, place in other["read_at"].items():
-            if self.read_at.setdefault(name, place) != place:
-                self.problems[name] = (
-                    f"it is read at {self.read_at[name]} in one process and at {place} in another; "
-                    'read it with at="raw"'
-                )
-        for name, size in other["sizes"].items():
-            if sizes.get(name, size) != size:
-                self.problems[name] = (
-                    f"it gave {sizes[name]} neurons in one process and {size} in another; "
-                    "pass `pooling` to bring every batch to the same (N, D)"
-                )
-
-    def report(self, samples: SampleTable, **fields: Any) -> NeuronReport:
-        """Merge the moments of all processes into a report; ``agree`` comes first.
-
-        Args:
-            samples: What :meth:`samples` gave.
-            fields: Further fields of the report: name, step, epoch, ...
-
-        Raises:
-            ValueError: If a label is no class, or processes read predictions from different places.
-        """
-        if self._disagreement:
-            raise ValueError(self._disagreement)
-        if self.classifies and self.num_classes is not None:
-            check_labels(samples, self.num_classes)
-        columns = self._columns(samples)
-        self.alarms = alarms(self.problems, self._split(columns["mean"]) if columns else {})
-        counts = samples.counts()
-        outcomes = Outcomes(*counts, p_value=F.mcnemar_p(counts[1], counts[2]))
-        why_empty = message(
-            samples,
-            outcomes,
-            self.problems,
-            recorded=bool(self.sizes),
-            classifies=bool(self.classifies),
-            custom=callable(self.advantage),
+    def _neurons(
+        self,
+        watched: Watched | None,
+        everyone: Sequence[Account],
+        agreed: Agreement,
+        device: torch.device,
+    ) -> tuple[NeuronSums | None, tuple[str, ...]]:
+        """What is known of all neurons, and why some have no attribution."""
+        ready = [one.attribution for one in everyone]
+        if watched is None:
+            return None, self._attributing.finish(ready, {}, device).notes
+        layout = Layout.of(agreed.sizes)
+        total, halves = watched.moments()
+        cells = self._cells(watched, agreed.classes)
+        means = self._position_means.compute(
+            layout.split(mean_column(total)),
+            watched.sums(),
+            watched.metric.device,
+            [one.positions for one in everyone],
         )
-        return NeuronReport(
-            layers=tuple(self.sizes),
-            sizes=tuple(self.sizes.values()),
-            read_at=tuple(self.read_at.get(name, name) for name in self.sizes),
-            columns=columns,
-            outcomes=outcomes if self.classifies else Outcomes(),
-            n=len(samples.position),
-            message=why_empty,
-            notes=(
-                *self.alarms,
-                *self.remarks,
-                *repeated_ids(samples),
-                *control_notes(self._cells, self._control),
-                *self._attributing.notes(self.sizes),
-            ),
-            provenance=self.provenance,
-            **fields,
+        centres = means if agreed.classifies else {}
+        attributed = self._attributing.finish(ready, centres, watched.metric.device)
+        found = NeuronSums(
+            total,
+            tuple(halves),
+            tuple(cells),
+            layout.joined(means),
+            attributed.columns,
+            watched.rankings(),
         )
+        return found, attributed.notes
 
-    def _columns(self, samples: SampleTable) -> dict[str, np.ndarray]:
-        """The columns of all layers, one after the other."""
-        if self._all is None:
-            return {}
-        total, self._halves = self._all.moments()
-        self._cells = self._moments_by_class()
-        columns = self._correlated(samples)(total, self._halves, cells=self._cells)
-        means, device = self._split(columns["mean"]), self._all.metric.device
-        means = self._position_means.compute(means, self._all.sums(), device)
-        columns["mean_over_positions"] = np.concatenate([means[name] for name in self.sizes])
-        if self.classifies:
-            self._attributed = self._attributing.compute(means, device)
-            found = {name: attribution_columns(part) for name, part in self._attributed.items()}
-            columns |= _joined(found, self.sizes)
-        return columns
-
-    def _moments_by_class(self) -> list[CellMoments]:
+    def _cells(self, watched: Watched, classes: Sequence[int] | None) -> list[CellMoments]:
         """Sums by class, outcome group and half over all processes; none without such groups."""
-        cells = None if self._all is None else self._all.cells
-        if cells is None:
+        if watched.cells is None:
             return []
-        if self._classes is None:
-            return cells.moments(None, by_class=False)
+        if classes is None:
+            return watched.cells.moments(None, by_class=False)
         mine = [] if self._rows is None else self._rows.labels() or []
         place = {label: row for row, label in enumerate(mine)}
-        return cells.moments([place.get(label, -1) for label in self._classes], by_class=True)
-
-    def halves(self, samples: SampleTable) -> list[dict[str, dict[str, np.ndarray]]]:
-        """Columns by layer of each half of the samples, once there is a report.
-
-        By one half neurons are chosen that are judged on the other.
-        """
-        if not self._halves:
-            return [{}, {}]
-        columns = self._correlated(samples)
-        found: list[dict[str, dict[str, np.ndarray]]] = []
-        for fold, moments in enumerate(self._halves):
-            half: dict[str, dict[str, np.ndarray]] = {name: {} for name in self.sizes}
-            cells = self._cells[fold : fold + 1]
-            for column, values in columns(moments, self._halves, cells=cells).items():
-                for name, part in self._split(values).items():
-                    half[name][column] = part
-            for name, attributed in self._attributed.items():
-                half[name]["attribution"] = attributed.per_fold[fold]
-            found.append(half)
-        return found
-
-    def _split(self, values: np.ndarray) -> dict[str, np.ndarray]:
-        """Values of all neurons by layer."""
-        return Layout.of(self.sizes).split(values)
-
-    def _correlated(self, samples: SampleTable) -> Callable[..., dict[str, np.ndarray]]:
-        active = float(samples.nonzero.double().mean()) if len(samples.position) else math.nan
-        return partial(
-            correlation_columns,
-            advantage_active=active,
-            sizes=list(self.sizes.values()),
-        )
-
-    def rankings(self) -> dict[str, Ranking]:
-        """The strongest samples of every neuron over all processes, by layer."""
-        return {} if self._all is None else self._all.rankings()
-
-
-def _joined(
-    parts: Mapping[str, Mapping[str, np.ndarray]], sizes: Mapping[str, int]
-) -> dict[str, np.ndarray]:
-    """Columns over all layers; NaN for a layer that lacks one."""
-    names = dict.fromkeys(name for part in parts.values() for name in part)
-    layout = Layout.of(sizes)
-    return {
-        name: layout.joined({layer: part[name] for layer, part in parts.items() if name in part})
-        for name in names
-    }
-
-
-def _agreed(everyone: Sequence[Mapping[str, str]]) -> tuple[dict[str, str], str]:
-    """Provenance over all processes, and what two of them read from different places."""
-    provenance: dict[str, str] = {}
-    disagreement = ""
-    for found in everyone:
-        for what, words in found.items():
-            if provenance.setdefault(what, words) != words and what in ("prediction", "target"):
-                disagreement = (
-                    f"Expected the {what} to be in one place in all processes, but got "
-                    f"{provenance[what]} in one and {words} in another. Say it with `predictions`, "
-                    "`output`, `target` or `num_classes`."
-                )
-    return provenance, disagreement
+        return watched.cells.moments([place.get(label, -1) for label in classes], by_class=True)

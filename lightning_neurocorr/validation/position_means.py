@@ -6,7 +6,7 @@ and every sample has as many positions, it is the mean that the metric has, and 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,7 +42,6 @@ class PositionMeans:
     def __init__(self) -> None:
         self._sums: dict[str, _Sum] = {}
         self._unknown: set[str] = set()
-        self._kinds: list[Mapping[str, int]] = []
 
     def add(
         self,
@@ -81,20 +80,17 @@ class PositionMeans:
 
     # --- the end of a pass; every process must come here ----------------------------------------
 
-    def state(self) -> dict[str, int]:
+    def kinds(self) -> dict[str, int]:
         """What other processes must know: how each layer's mean follows."""
         kinds = {name: _STREAMED if one.more else one.base for name, one in self._sums.items()}
         return {**kinds, **dict.fromkeys(self._unknown, _UNKNOWN)}
-
-    def heed(self, other: Mapping[str, int]) -> None:
-        """Take note of a process, this one too."""
-        self._kinds.append(other)
 
     def compute(
         self,
         columns: Mapping[str, np.ndarray],
         own: Mapping[str, tuple[Tensor, Tensor]],
         device: torch.device,
+        everyone: Sequence[Mapping[str, int]] | None = None,
     ) -> dict[str, np.ndarray]:
         """The means ``(D,)`` by layer; NaN where the neurons are not those of the layer.
 
@@ -102,10 +98,11 @@ class PositionMeans:
             columns: Mean of what the metric got, over all processes.
             own: Samples of this process and the sum of what its metric got, by layer.
             device: Where processes meet.
+            everyone: The :meth:`kinds` of each process, by default of this one.
         """
         found = {}
         for name, column in columns.items():
-            kinds = {kind[name] for kind in self._kinds if name in kind}
+            kinds = {kind[name] for kind in everyone or [self.kinds()] if name in kind}
             if not kinds or _UNKNOWN in kinds:
                 found[name] = np.full(len(column), np.nan)
             elif len(kinds) == 1 and _STREAMED not in kinds:

@@ -33,7 +33,7 @@ from lightning_neurocorr.activations import choose_layers
 from lightning_neurocorr.report.history import HistoryEntry
 from lightning_neurocorr.show.tensorboard import Writer, draw_report
 from lightning_neurocorr.validation import Batch as ValidationBatch
-from lightning_neurocorr.validation import ValidationPass
+from lightning_neurocorr.validation import ValidationPass, report_of
 from tests.benchmarks.scaling_plot import Panel, draw
 from tests.benchmarks.timing import forget_peak, machine, medians, peak, table
 
@@ -150,8 +150,7 @@ def whole_validation(activations: Tensor | int, between: Callable[[], None]) -> 
         batch = ValidationBatch(y, torch.where(y < 2, 0, y), y, torch.arange(start, start + 64))
         result.add(batch, {"layer": x}, {})
     between()
-    result.agree(torch.device("cpu"))
-    result.report(result.samples(torch.device("cpu")), name="", baseline="", advantage="")
+    report_of(result.finish(torch.device("cpu")), name="", baseline="", advantage="")
 
 
 def panels(fast: bool, repeats: int) -> Iterator[Panel]:
