@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from tests.benchmarks import __main__ as runner
-from tests.benchmarks import gpu, pooling, reading, replication, scaling
+from tests.benchmarks import gpu, pooling, reading, render_pairs, replication, scaling
 from tests.benchmarks.scaling_plot import Panel, draw
 
 SCRIPTS = [*runner.SCRIPTS, *runner.DEVICE, *runner.LONG]
@@ -170,3 +170,14 @@ def test_poolings_are_compared_on_both_halves(tmp_path, capsys):
 def test_replication_says_where_fashion_mnist_is_expected(tmp_path, capsys):
     replication.main(["--only", "fashion", "--data", str(tmp_path), "--cache", str(tmp_path)])
     assert f"four gzipped IDX files in {tmp_path}" in capsys.readouterr().out
+
+
+def test_pictures_are_compared_unit_by_unit(capsys):
+    render_pairs.main(["--fast"])
+    rows = [
+        line.split("|")[1:-1] for line in capsys.readouterr().out.splitlines() if ", by" in line
+    ]
+    assert len(rows) == 9
+    for units, _, pairs, none, *counts, _ in rows:
+        assert int(pairs) + int(none) == (96 if "all" in units else 16)  # of two networks
+        assert sum(map(int, counts)) <= int(pairs)

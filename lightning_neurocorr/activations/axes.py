@@ -31,6 +31,11 @@ def is_token_convolution(module: nn.Module) -> bool:
     return type(module).__name__ == "Conv1D" and isinstance(getattr(module, "nf", None), int)
 
 
+def has_samples_first(module: nn.Module) -> bool:
+    """Whether modules of its kind take samples first, then channels."""
+    return isinstance(module, _CHANNEL_SECOND)
+
+
 def known_unit_axis(module: nn.Module, ndim: int) -> int | None:
     """The axis that the kind of a module says; None where modules of its kind differ."""
     if ndim < 2:

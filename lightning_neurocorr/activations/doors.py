@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from lightning_neurocorr.activations.tracing import Heard, Spoken
+from lightning_neurocorr.activations.spoken import Heard, Spoken
 
 
 def reading_places(family: list[Spoken], heard: list[Heard], averages: bool) -> Iterator[Heard]:

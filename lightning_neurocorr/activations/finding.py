@@ -16,13 +16,18 @@ from torch.nn.modules.conv import _ConvNd
 from typing_extensions import Self
 
 from lightning_neurocorr.activations import layouts as L
-from lightning_neurocorr.activations.axes import is_token_convolution, known_unit_axis
+from lightning_neurocorr.activations.axes import (
+    has_samples_first,
+    is_token_convolution,
+    known_unit_axis,
+)
 from lightning_neurocorr.activations.choosing import Layers, choose_layers, layer_names
 from lightning_neurocorr.activations.doors import reading_places
 from lightning_neurocorr.activations.pooling import Pooling
 from lightning_neurocorr.activations.sequences import is_sequence_first
 from lightning_neurocorr.activations.sites import Place, Site, Unfold
-from lightning_neurocorr.activations.tracing import Heard, Speaker, Trace
+from lightning_neurocorr.activations.spoken import Heard, Speaker
+from lightning_neurocorr.activations.tracing import Trace
 from lightning_neurocorr.isolation.compilation import eager
 
 At = Literal["activation", "raw"] | Mapping[str, Literal["activation", "raw"]]
@@ -75,6 +80,7 @@ class SiteFinder:
         # At their doors other hooks of ours count calls; what they return is the prediction.
         self.closed: set[nn.Module] = {model}
         self.refused = ""
+        self._doubtful: set[str] = set()  # layers whose samples may lie on either of two axes
         self._heard: dict[Speaker, list[Heard]] = {}
         self.trace = Trace({"": model, **self._modules}, layers, self._rooted, self._listen)
 
@@ -87,7 +93,7 @@ class SiteFinder:
 
     def restart(self, batch: Any = None) -> None:
         """Forget what was seen: the forwards of a batch are about to come."""
-        self._heard = {}
+        self._heard, self._doubtful = {}, set()
         self.trace.restart(batch)
 
     @property
@@ -120,6 +126,11 @@ class SiteFinder:
                 problems[name] = (
                     "it cannot be known which of its axes are units. Say so with "
                     f"`unit_axis={{{name!r}: axis}}`"
+                )
+            elif name in self._doubtful:
+                problems[name] = (
+                    "it gives as many positions as samples, and which axis holds the samples "
+                    "cannot be followed from the batch; take another batch size"
                 )
         return places, keys, problems
 
@@ -174,8 +185,16 @@ class SiteFinder:
             samples = 1
             layout = L.with_axis(layout, 1, L.SAMPLES, value.shape[1])
         if samples is None:
+            if self._is_square(module, value, units):
+                self._doubtful.add(name)
             layout = L.with_axis(layout, 0, L.SAMPLES, value.shape[0])
         return layout if _is_told(layout) else None
+
+    @staticmethod
+    def _is_square(module: nn.Module, value: Tensor, units: int | None) -> bool:
+        """Whether another axis than the first is as long, and may be that of the samples."""
+        sizes = [n for axis, n in enumerate(value.shape) if axis != units]
+        return sizes.count(len(value)) > 1 and not has_samples_first(module)
 
     def _listen(self, speaker: Speaker, heard: Heard, value: Any) -> None:
         name, _ = speaker

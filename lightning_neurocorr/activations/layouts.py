@@ -87,6 +87,9 @@ def viewed(layout: Layout | None, shape: tuple[int, ...]) -> Layout | None:
             axis.append((label, part))
         if left > 1:
             return None
+        following = shape[len(found) + 1 : len(found) + 2]
+        if axis and queue and queue[0] == (SAMPLES, 1) and 1 not in following:
+            axis.append(queue.pop(0))  # one sample, merged with what comes before
         found.append(axis)
     if queue and found:
         found[-1] += queue  # of size 1

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lightning_neurocorr.activations.layouts import (
     OTHER,
+    SAMPLES,
     UNITS,
     UNKNOWN,
     Layout,
@@ -72,9 +73,11 @@ _KEEP |= {
     "bernoulli",
     "constant_pad_nd",
     "cumsum",
+    "fill",
     "flip",
     "glu",
     "index_select",
+    "masked_fill",
     "pixel_shuffle",
     "pixel_unshuffle",
     "reflection_pad1d",
@@ -96,7 +99,7 @@ REDUCTIONS = {
 }
 
 # Reductions that may go over places, channel by channel.
-POOLING = {"mean": "average"}
+POOLING = {"mean": "average", "amax": "pool", "max": "pool"}
 
 
 def is_pooling(name: str) -> bool:
@@ -153,6 +156,10 @@ def _broadcast(
         }
         size = shape[-back]
         whole = {a for a in axes if math.prod(n for _, n in a) == size}
+        if (
+            axis_of(SAMPLES, size) in whole
+        ):  # numbers of unknown origin leave samples where they are
+            whole -= {axis_of(UNKNOWN, size)}
         if len(whole) == 1:
             found.append(whole.pop())
         else:
@@ -226,6 +233,14 @@ def _selected(args: Sequence[Any], known: Known, _: tuple[int, ...]) -> Layout |
     return tuple(axis for i, axis in enumerate(layout) if i != gone)
 
 
+def _unfolded(args: Sequence[Any], known: Known, shape: tuple[int, ...]) -> Layout | None:
+    layout, dim = known(args[0]), args[1] % (len(shape) - 1)
+    if layout is None:
+        return None
+    windows = axis_of(layout[dim][0][0] if len(layout[dim]) == 1 else OTHER, shape[dim])
+    return (*layout[:dim], windows, *layout[dim + 1 :], axis_of(OTHER, shape[-1]))
+
+
 def _concatenated(args: Sequence[Any], known: Known, shape: tuple[int, ...]) -> Layout | None:
     dim = (args[1] if len(args) > 1 else 0) % len(shape)
     layouts = [layout for part in args[0] if (layout := known(part)) is not None]
@@ -291,8 +306,10 @@ _RULES: dict[str, _Rule] = {
     "squeeze": _squeezed,
     "expand": _expanded,
     "select": _selected,
+    "unfold": _unfolded,
     "unbind": _selected,
     "cat": _concatenated,
+    "copy": lambda a, known, shape: _broadcast([(x, known(x)) for x in a[:2]], shape),
     "stack": _stacked,
     "mm": lambda a, known, shape: _product(a[0], a[1], known, shape),
     "bmm": lambda a, known, shape: _product(a[0], a[1], known, shape),

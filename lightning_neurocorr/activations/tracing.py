@@ -5,12 +5,12 @@ Nothing is kept but small notes: tensors are known by weak references, and die a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.hooks import RemovableHandle
@@ -19,58 +19,16 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from lightning_neurocorr.activations import layouts as L
 from lightning_neurocorr.activations import operations as O
 from lightning_neurocorr.activations.pooling import first_tensor, packed_in
+from lightning_neurocorr.activations.sequences import is_sequence_first
+from lightning_neurocorr.activations.spoken import Heard, Speaker, Spoken, Traced
 from lightning_neurocorr.isolation.asides import depth
 
 _COMPOSITE = torch._C.DispatchKey.CompositeImplicitAutograd
 
 # With constants they move and stretch a neuron's values, no more.
 _AFFINE = {"add", "sub", "rsub", "mul", "div", "neg"}
-
-Speaker = tuple[str, int]  # a layer's name and which of its calls
-
-
-@dataclass(eq=False)
-class Spoken:
-    """A tensor that is, neuron by neuron, a function of what one call of a layer returned.
-
-    Attributes:
-        index: When it came to be.
-        kind: How: ``"raw"`` as the layer returned it; ``"same"`` numbers in another shape;
-            ``"affine"``; ``"pool"`` or ``"average"`` over places; ``"change"`` by a
-            normalisation or a function; or a ``"statistic"`` that no longer has neurons apart.
-        layout: Its axes; None where units cannot be told.
-        ndim: Their number.
-        parents: What it was made of.
-        uses: What was made of it: when, the result (None for one that is no longer the layer's
-            own), and the calls of modules that were open.
-    """
-
-    index: int
-    kind: str
-    layout: L.Layout | None
-    ndim: int
-    parents: list[Spoken] = field(default_factory=list)
-    uses: list[tuple[int, Spoken | None, tuple[int, ...]]] = field(default_factory=list)
-
-
-@dataclass(eq=False)
-class Traced:
-    """What is known of a tensor: its axes, and the layers whose own it is."""
-
-    layout: L.Layout | None
-    own: dict[Speaker, Spoken] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, eq=False)
-class Heard:
-    """A spoken tensor that a module took in (``argument``) or returned (None)."""
-
-    spoken: Spoken
-    module: nn.Module
-    argument: int | None
-    index: int
-    call: int
-
+# They compute by operations that are not followed, and say themselves what their axes are.
+_SEQUENCES = (nn.RNNBase, nn.MultiheadAttention)
 
 Rooted = Callable[[str, nn.Module, Tensor, "L.Layout | None"], "L.Layout | None"]
 Hearing = Callable[[Speaker, Heard, Any], None]
@@ -124,12 +82,13 @@ class Trace:
         """Forget what was seen; ``batch`` is about to come, samples first."""
         self.weights: set[int] = set()
         self._tensors: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+        self._written: dict[int, tuple[StorageWeakRef, L.Layout | None]] = {}
         self._stack: list[tuple[nn.Module, int]] = []
         self._index = 0
         self.families: dict[Speaker, list[Spoken]] = {}
         self.calls: dict[int, int] = {}
         self.fault: Exception | None = None
-        self._mark(pytree.tree_leaves(batch))
+        self._mark(batch)
 
     def open(self) -> None:
         """Start watching; opening twice is harmless."""
@@ -137,7 +96,7 @@ class Trace:
             return
         self._aside = depth()
         for module in self._hookable():
-            self._handles.append(module.register_forward_pre_hook(self._before))
+            self._handles.append(module.register_forward_pre_hook(self._before, with_kwargs=True))
             self._handles.append(module.register_forward_hook(self._after, always_call=True))
         self._mode.__enter__()
         self._open = True
@@ -170,7 +129,8 @@ class Trace:
         if self._stack:
             self.weights.update(id(x) for x in given if isinstance(x, nn.Parameter))
         blank = O.is_blank(func._schema.name)
-        if blank or not any(x in self._tensors for x in given):
+        known = [x for x in given if self._is_known(x)]
+        if blank or not known:
             return func(*args, **kwargs)
         if torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), _COMPOSITE):
             with self._mode:  # the very kernel that would have run
@@ -206,17 +166,20 @@ class Trace:
             return L.axes_of(x.shape, L.UNKNOWN) if found.layout is None else found.layout
 
         outs = pytree.tree_leaves(result)
-        if name in (*O.NORMS, *O.FUNCTIONS) or O.is_pooling(name):
-            outs = outs[:1]  # then come statistics, indices, buffers
+        if name in (*O.NORMS, *O.FUNCTIONS, "max", "min") or O.is_pooling(name):
+            outs, rest = outs[:1], outs[1:]  # then come statistics, indices, buffers
+            for other in rest:
+                if isinstance(other, Tensor):
+                    self._tensors[other] = Traced(None)
         for out in outs:
             if not isinstance(out, Tensor) or out.is_nested:
                 continue
             layout = O.follow(name, args, layout_of, out, pointwise)
             made = Traced(layout)
+            written = func._schema.is_mutable and any(out is x for x in given)
+            shared = written and self._overwritten(out, layout)
             for speaker in {s for traced in known.values() for s in traced.own}:
-                self._go_on(speaker, name, pointwise, list(known.values()), made, out.ndim)
-            if func._schema.is_mutable:
-                self._overwritten(out)
+                self._go_on(speaker, name, pointwise, list(known.values()), made, out.ndim, shared)
             self._tensors[out] = made
 
     def _go_on(
@@ -227,11 +190,12 @@ class Trace:
         known: list[Traced],
         made: Traced,
         ndim: int,
+        shared: bool,
     ) -> None:
-        """Note what became of one layer's own tensors in an operation."""
+        """Note what became of one layer's own tensors in an operation; nothing, if ``shared``."""
         parents = [traced.own[speaker] for traced in known if speaker in traced.own]
         spoken = None
-        if len(parents) == len(known):
+        if len(parents) == len(known) and not shared:
             kind = self._kind(name, pointwise, parents, made.layout, speaker)
             if kind:
                 spoken = Spoken(self._index, kind, made.layout, ndim, parents)
@@ -265,31 +229,63 @@ class Trace:
             return "change"
         if O.is_pooling(name):
             return "average" if "avg" in name else "pool"
-        if pointwise:
-            return "affine" if name in _AFFINE and len(parents) == 1 else "change"
-        return ""
+        if not pointwise:
+            return ""
+        affine = name in _AFFINE and len(parents) == 1 and not self._in_norm()
+        return "affine" if affine else "change"
 
-    def _overwritten(self, out: Tensor) -> None:
-        """Other views of what was written into are no longer what they were."""
-        storage = out.untyped_storage().data_ptr()
-        for other, traced in list(self._tensors.items()):
-            if other is not out and other.untyped_storage().data_ptr() == storage:
-                self._tensors[other] = Traced(traced.layout)
+    def _in_norm(self) -> bool:
+        """Whether a norm without statistics of its own is called, such as a frozen batch norm."""
+        return bool(self._stack) and "norm" in type(self._stack[-1][0]).__name__.lower()
+
+    def _is_known(self, value: Tensor) -> bool:
+        """Whether it is followed: also a constant, once what is followed was written into it."""
+        if value in self._tensors:
+            return True
+        if not self._written or value.is_nested:
+            return False
+        storage = value.untyped_storage()
+        written, layout = self._written.get(storage.data_ptr(), (None, None))
+        if written is None or written.expired():
+            return False
+        self._tensors[value] = Traced(L.resized(layout, tuple(value.shape)))
+        return True
+
+    def _overwritten(self, out: Tensor, layout: L.Layout | None) -> bool:
+        """Note a tensor that was written into; whether what it shares memory with is not followed.
+
+        Other views of it are no longer what they were, and buffers no longer constants.
+        """
+        storage = out.untyped_storage()
+        pointer = storage.data_ptr()
+        self._written[pointer] = StorageWeakRef(storage), layout
+        views = [
+            other
+            for other in self._tensors
+            if other is not out and other.untyped_storage().data_ptr() == pointer
+        ]
+        for other in views:
+            traced = self._tensors[other]
+            for spoken in traced.own.values():
+                spoken.uses.append((self._index, None, ()))
+            self._tensors[other] = Traced(traced.layout)
+        part = out.numel() * out.element_size() < storage.nbytes()
+        return bool(views) or part or out not in self._tensors
 
     # --- modules ----------------------------------------------------------------------------------
 
-    def _before(self, module: nn.Module, args: Any) -> None:
+    def _before(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         if depth() == self._aside:
             self.calls[id(module)] = self.calls.get(id(module), 0) + 1
             if self.fault is None:
-                self._noting(self._enter, module, args)
+                self._noting(self._enter, module, args, kwargs)
 
-    def _enter(self, module: nn.Module, args: Any) -> None:
+    def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._index += 1
         self._stack.append((module, self._index))
-        if not self._tensors:
-            self._mark(pytree.tree_leaves(args))
-        for argument, value in enumerate(args):
+        if len(self._stack) == 1:  # what a forward begins with, if it was not in the batch
+            self._mark((args, kwargs))
+        for argument, value in (*enumerate(args), *kwargs.items()):
             if isinstance(value, Tensor) and value in self._tensors:
                 for speaker, spoken in self._tensors[value].own.items():
                     heard = Heard(spoken, module, argument, self._index, self._index)
@@ -322,7 +318,13 @@ class Trace:
         if id(module) in self._names:
             self._speak(self._names[id(module)], module, value, packed_in(output) is not None)
         traced = self._tensors.get(value)
-        for speaker, spoken in ({} if traced is None else traced.own).items():
+        if traced is None:
+            return
+        if isinstance(module, _SEQUENCES) and not value.is_nested and value.ndim == 3:
+            layout = L.with_axis(L.axes_of(value.shape), 2, L.UNITS, value.shape[2])
+            rows = int(is_sequence_first(module))
+            traced.layout = L.with_axis(layout, rows, L.SAMPLES, value.shape[rows])
+        for speaker, spoken in traced.own.items():
             self._hear(speaker, Heard(spoken, module, None, self._index, call), output)
 
     def _speak(self, name: str, module: nn.Module, value: Tensor, packed: bool) -> None:
@@ -338,9 +340,25 @@ class Trace:
         self.families[speaker] = [own[speaker]]
         self._tensors[value] = Traced(layout, own)
 
-    def _mark(self, values: Sequence[Any]) -> None:
+    def _mark(self, batch: Any) -> None:
         """Tensors of the batch: their first axis is that of the samples."""
-        for value in values:
-            if isinstance(value, Tensor) and value.ndim and not value.is_nested:
+        for value in _tensors_in(batch):
+            if value.ndim and not value.is_nested and value not in self._tensors:
                 layout = L.axes_of(value.shape)
                 self._tensors[value] = Traced(L.with_axis(layout, 0, L.SAMPLES, len(value)))
+
+
+def _tensors_in(value: Any, deep: int = 6) -> Iterator[Tensor]:
+    """The tensors of a batch, be it a tensor, a container or an object of any class."""
+    if isinstance(value, Tensor):
+        yield value
+        return
+    parts: Any = ()
+    if isinstance(value, Mapping):
+        parts = list(value.values())
+    elif isinstance(value, (list, tuple)):
+        parts = value
+    elif not isinstance(value, (str, bytes, nn.Module, type)):
+        parts = list(getattr(value, "__dict__", {}).values())
+    for part in parts if deep else ():
+        yield from _tensors_in(part, deep - 1)

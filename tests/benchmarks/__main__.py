@@ -21,7 +21,7 @@ import torch
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "performance.md"
 SCRIPTS = ("metric_update", "validation_epoch", "scaling", "render_speed", "tensorboard_side")
-LONG = ("render_transfer",)  # networks are trained
+LONG = ("render_transfer", "render_pairs")  # networks are trained
 DEVICE = ("gpu",)  # needs one
 
 
