@@ -146,7 +146,7 @@ def test_noise_ceiling_is_what_the_largest_of_unrelated_neurons_reaches() -> Non
 def test_the_headline_is_the_message_where_there_is_one() -> None:
     assert make_report(SIZES, message="There is no advantage.").headline == "There is no advantage."
     report = make_report(SIZES)
-    assert report.headline == verdict.headline(report)
+    assert report.headline == verdict.headline(report.outcomes, report.columns)
 
 
 def test_panels_are_found_by_neuron() -> None:

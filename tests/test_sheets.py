@@ -8,6 +8,7 @@ import pytest
 
 from lightning_neurocorr.report import COLUMNS, NeuronReport, Outcomes
 from lightning_neurocorr.report.panels import Panel, Picture, Sample
+from lightning_neurocorr.report.written import significant
 from lightning_neurocorr.show.sheets import (
     channel_colours,
     contact_sheet,
@@ -24,7 +25,7 @@ from lightning_neurocorr.show.sheets.canvas import (
     shortened,
     wrapped,
 )
-from lightning_neurocorr.show.sheets.words import caption, facts, number, remarks, short_facts
+from lightning_neurocorr.show.sheets.words import caption, facts, remarks, short_facts
 
 LAYER = "features.3"
 
@@ -296,9 +297,9 @@ def test_wrapping_keeps_every_word_and_the_width() -> None:
 def test_captions_and_numbers_are_short() -> None:
     assert caption(Sample(0, 2.345678, "both", 7)) == ("7", "2.35")
     assert caption(Sample(0, math.nan, "both", -1)) == ("", "")
-    shown = {4.0: "4.00", 123.4: "123", 12345.6: "12346", -0.0123: "-0.0123", 0.0: "0.00"}
-    assert {value: number(value) for value in shown} == shown
-    assert len(number(1.23e-7)) <= 8
+    shown = {4.0: "4.00", 123.4: "123", 12345.6: "12346", -0.0123: "−0.0123", 0.0: "0.00"}
+    assert {value: significant(value) for value in shown} == shown
+    assert len(significant(1.23e-7)) <= 8
 
 
 def test_facts_about_a_picture() -> None:

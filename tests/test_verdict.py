@@ -266,16 +266,17 @@ def test_the_verdict_on_a_layer() -> None:
 def test_the_headline(outcomes: Outcomes, which: str) -> None:
     columns = {name: [value] * 2 + [NAN] for name, value in ENCODES.items()}
     report = make_report({"a": 3}, columns, outcomes=outcomes)
-    assert verdict.headline(report) == (
+    p = f"{outcomes.p_value:.2g}".replace("nan", "n/a")
+    assert verdict.headline(report.outcomes, report.columns) == (
         f"The model is {which} the baseline: right where it is wrong on {outcomes.only_model} of "
         f"100 samples, wrong where it is right on {outcomes.only_baseline} "
-        f"(McNemar p = {outcomes.p_value:.2g}). 2 of 3 neurons encode the advantage."
+        f"(McNemar p = {p}). 2 of 3 neurons encode the advantage."
     )
 
 
 def test_the_headline_without_outcomes_and_with_attribution() -> None:
     columns = {name: [value, NAN] for name, value in {**ENCODES, **USED}.items()}
     report = make_report({"a": 2}, columns, outcomes=Outcomes())
-    assert verdict.headline(report) == (
+    assert verdict.headline(report.outcomes, report.columns) == (
         "1 of 2 neurons encode the advantage, 1 are used where the model wins."
     )

@@ -16,6 +16,7 @@ from lightning_neurocorr.inspector.atlas import PER_PAGE, page, tile_size
 from lightning_neurocorr.inspector.encoding import Part, dumped, pack, pack_json, squeezed, text
 from lightning_neurocorr.report import COLUMNS, LayerSummary, NeuronReport, Samples, to_rgb
 from lightning_neurocorr.report.claims import Claim, bits, claims
+from lightning_neurocorr.report.rows import DECLARED
 
 SCHEMA = 1
 
@@ -217,7 +218,9 @@ def frame(found: Found, columns: Sequence[str] | None = None) -> Frame:
 
 def described_column(name: str) -> dict[str, str]:
     """What a page says of a column."""
-    return {"name": name, "title": name.replace("_", " "), "meaning": "", "unit": "", "format": ""}
+    column = DECLARED[name]
+    about = {"meaning": column.meaning, "unit": column.unit, "format": column.format}
+    return {"name": name, "title": name.replace("_", " "), **about}
 
 
 def _numbered(sentences: np.ndarray) -> tuple[list[str], np.ndarray]:

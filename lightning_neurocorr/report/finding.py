@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from lightning_neurocorr.report.finding_table import SHOWN_ROWS, Table
-from lightning_neurocorr.report.listing import printable
+from lightning_neurocorr.report.written import printable
 
 State = Literal["measured", "not_asked", "refused", "not_finished", "not_chosen"]
 

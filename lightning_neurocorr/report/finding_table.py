@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from lightning_neurocorr.report.declared import Column
-from lightning_neurocorr.report.listing import printable
+from lightning_neurocorr.report.written import plain, printable, written
 
 Per = Literal["neuron", "group", "slice", "sample", "layer"]
 
@@ -80,7 +80,7 @@ class Table:
     def as_text(self, most: int = SHOWN_ROWS) -> str:
         """The first rows as a table of plain text."""
         heads = [printable(title(column)) for column in shown_columns(self)]
-        rows = [heads, *cells(self, most)]
+        rows = [heads, *([plain(text) for text in row] for row in cells(self, most))]
         widths = [max(len(row[i]) for row in rows) for i in range(len(heads))]
         lines = ["   ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in rows]
         head = f"{printable(self.title)} ({len(self):,})"
@@ -112,22 +112,9 @@ def cells(table: Table, most: int = SHOWN_ROWS, view: str = "table") -> list[lis
 
 def cell(column: Column, value: object) -> str:
     """A value as its column says that it is written; n/a for what is undefined."""
-    if value is None:
-        return "n/a"
-    if column.format == "text" or isinstance(value, str):
+    if value is not None and (column.format == "text" or isinstance(value, str)):
         return shorten(printable(str(value)), _WIDTH, placeholder=" …")
-    number = float(value)  # type: ignore[arg-type]
-    if not math.isfinite(number):
-        return "n/a" if math.isnan(number) else f"{number}"
-    if column.format in ("count", "step"):
-        return f"{number:,.0f}" if column.format == "count" else f"{number:.0f}"
-    if column.format == "share":
-        return f"{number:.1%}"
-    if column.format == "small":
-        return f"{number:.2g}"
-    sign = "+" if column.format == "signed" else ""
-    plain = 5e-4 <= abs(number) < 1e4 or not number
-    return f"{number:{sign}.3f}" if plain else f"{number:{sign}.2e}"
+    return written(value, column.format)
 
 
 def title(column: Column) -> str:

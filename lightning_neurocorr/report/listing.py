@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from html import escape
 from textwrap import wrap
 from typing import SupportsIndex, overload
@@ -12,8 +13,11 @@ import numpy as np
 
 from lightning_neurocorr.report import verdict
 from lightning_neurocorr.report.layout import Layout
-from lightning_neurocorr.report.rows import COLUMNS, NeuronRow, noise_ceiling
+from lightning_neurocorr.report.rows import COLUMNS, DECLARED, LIST, NeuronRow, noise_ceiling
+from lightning_neurocorr.report.written import UNDEFINED, fixed, plain, printable, written
 
+# Columns that a list shows even where no neuron has a value: that says something too.
+_ALWAYS = ("r", "q_value")
 _BLOCK = 4096  # rows made at once when one goes through all
 _VERDICT = 54  # characters: the longest claim without numbers fits
 
@@ -55,11 +59,11 @@ class Rows(Sequence[NeuronRow]):
         numbers = zip(*(_numbers(columns[name]) for name in COLUMNS), strict=True)
         for i, values in enumerate(numbers):
             yield NeuronRow(
-                self._layout.layers[int(which[i])],
-                int(units[i]),
-                *values,
+                layer=self._layout.layers[int(which[i])],
+                unit=int(units[i]),
                 dead=bool(dead[i]),
                 verdict=sentences[i],
+                **dict(zip(COLUMNS, values, strict=True)),
             )
 
 
@@ -128,7 +132,7 @@ class TopList(list[NeuronRow]):
         table = [[title] for title in titles]
         for row in self:
             words = [line for claim in row.verdict.split("; ") for line in wrap(claim, _VERDICT)]
-            cells = [printable(row.name), *(cell(row) for cell in self._columns.values())]
+            cells = [printable(row.name), *(plain(cell(row)) for cell in self._columns.values())]
             for column, cell in zip(table, [*cells, words[0]], strict=True):
                 column.append(cell)
             for line in words[1:]:
@@ -168,7 +172,7 @@ class TopList(list[NeuronRow]):
             return self.placebo
         ceiling = (
             f"By chance, the largest |r| of {self.chosen_from:,} unrelated neurons over {self.n:,} "
-            f"samples is about {self.noise_ceiling:.3f}."
+            f"samples is about {fixed(self.noise_ceiling, 3)}."
         )
         return f"{ceiling} {self.placebo}".rstrip()
 
@@ -189,39 +193,36 @@ class TopList(list[NeuronRow]):
 
     @property
     def _columns(self) -> dict[str, Callable[[NeuronRow], str]]:
-        """Cells by title: columns that are known, and the one ranked by."""
-        columns: dict[str, Callable[[NeuronRow], str]] = {
-            "r [95 %]": lambda row: f"{row.r:+.3f} {_interval(row.r_low, row.r_high)}",
-            "q": lambda row: _small(row.q_value),
-        }
-        for name in ("attribution", "ablation"):
-            if any(math.isfinite(getattr(row, name)) for row in self):
-                columns[name] = lambda row, name=name: _number(getattr(row, name))
-        if self.by not in ("r", "q_value", "attribution", "ablation"):
-            columns[self.by] = lambda row: f"{getattr(row, self.by):.3g}"
-        return columns
+        """Cells by title: the columns that a list shows and knows, and the one ranked by."""
+        cells: dict[str, Callable[[NeuronRow], str]] = {}
+        for name in (name for name in COLUMNS if LIST in DECLARED[name].shown):
+            if name.endswith(("_low", "_high")):
+                continue  # stands in the cell of its column
+            if name in _ALWAYS or any(math.isfinite(getattr(row, name)) for row in self):
+                title = f"{name} [95 %]" if _has_interval(name) else name.removesuffix("_value")
+                cells[title] = partial(_cell, name=name)
+        if self.by not in ("q_value", *(title.removesuffix(" [95 %]") for title in cells)):
+            cells[self.by] = partial(_cell, name=self.by)
+        return cells
+
+
+def _has_interval(name: str) -> bool:
+    """Whether a list shows the interval of a column with it."""
+    low = DECLARED.get(f"{name}_low")
+    return low is not None and LIST in low.shown
+
+
+def _cell(row: NeuronRow, name: str) -> str:
+    """A value of a neuron, with its interval where a list shows that."""
+    text = written(getattr(row, name), DECLARED[name].format)
+    if not _has_interval(name):
+        return text
+    low, high = (getattr(row, f"{name}_{end}") for end in ("low", "high"))
+    if math.isnan(low):
+        return f"{text} [{UNDEFINED}]"
+    return f"{text} [{fixed(low, sign=True)}, {fixed(high, sign=True)}]"
 
 
 def _one(row: NeuronRow) -> dict[str, np.ndarray]:
     """The columns of one neuron."""
     return {name: np.array([getattr(row, name)]) for name in COLUMNS}
-
-
-def printable(text: str) -> str:
-    """Text that moves no cursor and breaks no line."""
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
-
-
-def _number(value: float) -> str:
-    """Three digits after the point, fewer where that would show nothing."""
-    if math.isnan(value):
-        return "n/a"
-    return f"{value:+.3f}" if 5e-4 <= abs(value) < 1e4 or not value else f"{value:+.0e}"
-
-
-def _interval(low: float, high: float) -> str:
-    return "[n/a]" if math.isnan(low) else f"[{low:+.2f}, {high:+.2f}]"
-
-
-def _small(value: float) -> str:
-    return "n/a" if math.isnan(value) else f"{value:.2g}"

@@ -154,7 +154,9 @@ class NeuronReport:
     @property
     def headline(self) -> str:
         """The result in one or two sentences."""
-        return self.message or verdict.headline(self)
+        if self.message:
+            return self.message
+        return verdict.headline(self.outcomes, {"r": self.column("r"), **self.columns})
 
     @property
     def compared(self) -> str:

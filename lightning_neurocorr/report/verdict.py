@@ -11,12 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import product
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from lightning_neurocorr.report import NeuronReport
+from lightning_neurocorr.report.rows import Outcomes
+from lightning_neurocorr.report.written import plain, small
 
 ALPHA = 0.05
 
@@ -263,13 +263,10 @@ def layer(columns: Columns) -> str:
     return ", ".join(parts)
 
 
-def headline(report: NeuronReport) -> str:
-    """The whole report in two sentences."""
-    outcomes = report.outcomes
-    columns = {"r": report.column("r"), "attribution": report.column("attribution")}
-    columns |= report.columns
+def headline(outcomes: Outcomes, columns: Columns) -> str:
+    """The outcomes and the columns of all neurons in two sentences."""
     found = f"{int(encodes(columns).sum())} of {len(columns['r'])} neurons encode the advantage"
-    if not np.isnan(columns["attribution"]).all():
+    if not np.isnan(_array(columns, "attribution")).all():
         found += f", {int(used(columns).sum())} are used where the model wins"
     found += "."
     if not controlled(columns).any() and associated(columns).any():
@@ -284,7 +281,7 @@ def headline(report: NeuronReport) -> str:
     return (
         f"The model is {which} than the baseline: right where it is wrong on {wins} of "
         f"{outcomes.n} samples, wrong where it is right on {losses} "
-        f"(McNemar p = {outcomes.p_value:.2g}). {found}"
+        f"(McNemar p = {plain(small(outcomes.p_value))}). {found}"
     )
 
 

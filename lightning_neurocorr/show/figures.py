@@ -12,6 +12,7 @@ from matplotlib.image import AxesImage
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from lightning_neurocorr.report.history import HistoryEntry, trajectory
+from lightning_neurocorr.report.written import fixed
 
 # TensorBoard shows images about 320 px wide until one clicks on them; text has to be legible there,
 # so the figure is drawn for that width, with twice as many pixels for the click.
@@ -56,8 +57,8 @@ def history_figure(
     shown = _cells(above, r, "RdBu_r", -limit, limit)
     _label(above, history, [_name(layer, unit) for layer, unit in neurons])
     if len(history) <= _NUMBERED_COLUMNS:
-        _number(above, r, limit, "+.2f")
-        _number(below, stability, 1.0, ".2f")
+        _number(above, r, limit, sign=True)
+        _number(below, stability, 1.0)
     bar = figure.colorbar(shown, ax=above, location="bottom", aspect=45, pad=0.03)
     bar.outline.set_visible(False)
     bar.ax.tick_params(length=0, labelsize=_TEXT)
@@ -109,14 +110,12 @@ def _label(axes: Axes, history: Sequence[HistoryEntry], names: Sequence[str]) ->
     axes.set_xlabel("epoch", fontsize=_TEXT, labelpad=2)
 
 
-def _number(axes: Axes, values: np.ndarray, limit: float, digits: str) -> None:
+def _number(axes: Axes, values: np.ndarray, limit: float, *, sign: bool = False) -> None:
     """Write the value into each cell, in the colour that can be read there."""
     for (row, column), value in np.ndenumerate(values):
         if np.isfinite(value):
             colour = "white" if abs(value) > 0.6 * limit else "black"
-            text = f"{value:{digits}}"
-            text = text if float(text) else text.lstrip("+-")  # no sign before zero
-            text = text.replace("0.", ".").replace("-", "−")
+            text = fixed(value, sign=sign).replace("0.", ".")
             axes.text(column, row, text, ha="center", va="center", fontsize=6, color=colour)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from textwrap import wrap
 from typing import Any, Protocol
 
@@ -17,6 +18,17 @@ import numpy as np
 from lightning_neurocorr.report import LayerSummary, NeuronReport, NeuronRow
 from lightning_neurocorr.report.finding import overview
 from lightning_neurocorr.report.history import HistoryEntry
+from lightning_neurocorr.report.rows import COLUMNS, DECLARED, TENSORBOARD
+from lightning_neurocorr.report.written import (
+    UNDEFINED,
+    fixed,
+    printable,
+    share,
+    small,
+    step,
+    typeset,
+    written,
+)
 from lightning_neurocorr.show.figures import history_figure
 from lightning_neurocorr.show.scalars import group_r, layer_groups
 from lightning_neurocorr.show.sheets import contact_sheets
@@ -123,9 +135,7 @@ def draw_sheets(
 
 def markdown(report: NeuronReport, history: Sequence[HistoryEntry] = (), top_k: int = 16) -> str:
     """The report as Markdown: headline, outcome groups, top neurons, layers and remarks."""
-    # A true minus, at which no line breaks: p = 8.7e−42.
-    headline = re.sub(r"(?<=\de)-(?=\d)", "−", report.headline)
-    parts = [f"**{escape(headline)}**", _outcome_table(report)]
+    parts = [f"**{escape(typeset(report.headline))}**", _outcome_table(report)]
     if not report.message:
         parts += [_neuron_table(report, history, top_k), _layer_table(report)]
     parts.append("\n".join(f"- {escape(line)}" for line in overview(report.studies)))
@@ -141,8 +151,7 @@ def escape(text: str) -> str:
 
     Entities rather than backslashes: these also survive inside tables.
     """
-    text = re.sub(r"\s+", " ", text).strip()
-    text = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+    text = printable(re.sub(r"\s+", " ", text).strip())
     return re.sub(r"[&<>|`*_\[\]{}#!~\\]|^[^A-Za-z]", lambda c: f"&#{ord(c[0])};", text)
 
 
@@ -151,9 +160,9 @@ def _outcome_table(report: NeuronReport) -> str:
     if not outcomes.n:
         return ""
     return (
-        f"| {outcomes.n} samples | baseline right ({outcomes.baseline_accuracy:.1%}) "
+        f"| {outcomes.n} samples | baseline right ({share(outcomes.baseline_accuracy)}) "
         "| baseline wrong |\n|---|---|---|\n"
-        f"| **model right** ({outcomes.model_accuracy:.1%}) | both: {outcomes.both} "
+        f"| **model right** ({share(outcomes.model_accuracy)}) | both: {outcomes.both} "
         f"| only_model: **{outcomes.only_model}** |\n"
         f"| **model wrong** | only_baseline: {outcomes.only_baseline} "
         f"| neither: {outcomes.neither} |"
@@ -166,22 +175,50 @@ def _neuron_table(report: NeuronReport, history: Sequence[HistoryEntry], top_k: 
     if not rows:
         return ""
     epochs = {float(entry.step): entry.epoch for entry in history}
-    columns: dict[str, Callable[[NeuronRow], str]] = {
+    cells = _cells(rows, epochs, bool(report.outcomes.n))
+    lines = ["Neurons to look at, those that passed their controls first:", ""]
+    lines += [f"| {' | '.join(cells)} |", "|" + "---|" * len(cells)]
+    lines += [f"| {' | '.join(cell(row) for cell in cells.values())} |" for row in rows]
+    lines += ["", escape(rows.foot)]
+    return "\n".join(lines)
+
+
+# Columns that stand below each other in one cell; any other one has a cell of its own.
+_CORRELATION = ("r", "r_low", "r_high", "q_value")
+_CONTROLS = ("r_within_class", "r_replicated", "risen_at")
+_ATTRIBUTION = ("attribution", "attribution_low", "attribution_high")
+_ABLATION = ("ablation", "ablation_control")
+_MEANS = ("mean_both", "mean_only_model", "mean_only_baseline", "mean_neither")
+_STACKED = {*_CORRELATION, *_CONTROLS, *_ATTRIBUTION, *_ABLATION, *_MEANS, "contrast_t"}
+
+
+def _cells(
+    rows: Sequence[NeuronRow], epochs: Mapping[float, int], grouped: bool
+) -> dict[str, Callable[[NeuronRow], str]]:
+    """What stands in a row of the table, by title; columns that nobody measured are left out."""
+
+    def known(name: str) -> bool:
+        return any(math.isfinite(getattr(row, name)) for row in rows)
+
+    cells: dict[str, Callable[[NeuronRow], str]] = {
         "neuron<br>verdict": _verdict,
         "r<br>95 %<br>q": _correlation,
         "r in class<br>replicated<br>since": lambda row: _controls(row, epochs),
     }
-    if any(math.isfinite(row.attribution) for row in rows):
-        columns["attribution<br>95 %"] = _attribution
-    if any(math.isfinite(row.ablation) for row in rows):
-        columns["ablation<br>random"] = _ablation
-    if report.outcomes.n:
-        columns["mean in both / only_model /<br>only_baseline / neither<br>contrast t"] = _profile
-    lines = ["Neurons to look at, those that passed their controls first:", ""]
-    lines += [f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
-    lines += [f"| {' | '.join(cell(row) for cell in columns.values())} |" for row in rows]
-    lines += ["", escape(rows.foot)]
-    return "\n".join(lines)
+    if known("attribution"):
+        cells["attribution<br>95 %"] = _attribution
+    if known("ablation"):
+        cells["ablation<br>random"] = _ablation
+    if grouped:
+        cells["mean in both / only_model /<br>only_baseline / neither<br>contrast t"] = _profile
+    for name in COLUMNS:
+        if TENSORBOARD in DECLARED[name].shown and name not in _STACKED and known(name):
+            cells[escape(name)] = partial(_own, name=name)
+    return cells
+
+
+def _own(row: NeuronRow, name: str) -> str:
+    return written(getattr(row, name), DECLARED[name].format)
 
 
 def _layer_table(report: NeuronReport) -> str:
@@ -192,7 +229,7 @@ def _layer_table(report: NeuronReport) -> str:
     lines += ["| layer | largest r | by chance | verdict |", "|---|---|---|---|"]
     for layer in report.summaries:
         unit = f" (unit {layer.strongest})" if layer.strongest >= 0 else ""
-        chance = _number(layer.noise_ceiling, sign=False)
+        chance = fixed(layer.noise_ceiling)
         lines.append(
             f"| **{escape(layer.layer)}**{_place(layer)} | {_number(layer.max_r)}{unit} | {chance} "
             f"| {escape(layer.verdict)} |"
@@ -213,11 +250,11 @@ def _verdict(row: NeuronRow) -> str:
 
 
 def _correlation(row: NeuronRow) -> str:
-    return f"**{_number(row.r)}**<br>{_interval(row.r_low, row.r_high)}<br>q {_small(row.q_value)}"
+    return f"**{_number(row.r)}**<br>{_interval(row.r_low, row.r_high)}<br>q {small(row.q_value)}"
 
 
 def _controls(row: NeuronRow, epochs: Mapping[float, int]) -> str:
-    since = "n/a" if math.isnan(row.risen_at) else f"step {row.risen_at:.0f}"
+    since = UNDEFINED if math.isnan(row.risen_at) else f"step {step(row.risen_at)}"
     if row.risen_at in epochs:
         since = f"epoch {epochs[row.risen_at]}"
     return f"{_number(row.r_within_class)}<br>{_number(row.r_replicated)}<br>{since}"
@@ -234,37 +271,23 @@ def _ablation(row: NeuronRow) -> str:
 
 
 def _profile(row: NeuronRow) -> str:
-    means = (row.mean_both, row.mean_only_model, row.mean_only_baseline, row.mean_neither)
+    means = [getattr(row, name) for name in _MEANS]
     largest = max((abs(mean) for mean in means if math.isfinite(mean)), default=0.0)
     digits = max(0, 2 - math.floor(math.log10(largest))) if largest else 0
     if digits > 4:
-        texts = [f"{mean:.2g}" if math.isfinite(mean) else "n/a" for mean in means]
+        texts = [small(mean) for mean in means]
     else:
-        texts = [_number(mean, digits, sign=False) for mean in means]
+        texts = [fixed(mean, digits) for mean in means]
     texts[1] = f"**{texts[1]}**"
     return f"{' / '.join(texts)}<br>t {_number(row.contrast_t, 1)}"
+
+
+_number = partial(fixed, sign=True)
 
 
 def _interval(low: float, high: float) -> str:
     """On one line wherever it fits."""
     return "\N{NO-BREAK SPACE}".join([_number(low), "to", _number(high)])
-
-
-def _number(value: float, digits: int = 2, *, sign: bool = True) -> str:
-    """Fixed digits with a true minus sign and no sign before zero; n/a for what is undefined."""
-    if not math.isfinite(value):
-        return "n/a"
-    text = f"{abs(value):.{digits}f}"
-    if not float(text):
-        return text
-    return f"−{text}" if value < 0 else f"{'+' if sign else ''}{text}"
-
-
-def _small(value: float) -> str:
-    """A q value with two digits at most."""
-    if not math.isfinite(value):
-        return "n/a"
-    return f"{value:.2g}" if value >= 1e-4 or value == 0 else f"{value:.0e}".replace("e-0", "e-")
 
 
 def _stacked(sheets: Sequence[np.ndarray]) -> np.ndarray:

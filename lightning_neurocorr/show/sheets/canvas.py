@@ -11,6 +11,8 @@ import matplotlib as mpl
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from lightning_neurocorr.report.written import printable
+
 Colour = tuple[int, int, int]
 
 # TensorBoard shows images 350 pixels wide without smoothing: this is every second pixel there, and
@@ -64,11 +66,6 @@ def font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
     name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
     path = Path(mpl.get_data_path()) / "fonts" / "ttf" / name
     return ImageFont.truetype(str(path), size, layout_engine=ImageFont.Layout.BASIC)
-
-
-def printable(text: str) -> str:
-    """The text with a replacement for each character that cannot be drawn on one line."""
-    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
 
 
 def wrapped(text: str, width: int, face: ImageFont.FreeTypeFont) -> list[str]:

@@ -8,6 +8,7 @@ import numpy as np
 
 from lightning_neurocorr.report import COLUMNS, NeuronReport, NeuronRow, verdict
 from lightning_neurocorr.report.panels import Panel
+from lightning_neurocorr.report.written import fixed
 from lightning_neurocorr.show.sheets import words
 from lightning_neurocorr.show.sheets.canvas import (
     DARK,
@@ -101,7 +102,7 @@ def _title(report: NeuronReport, layer: str, palette: Palette) -> Canvas:
     when = f"step {report.step}"
     spare = room - round(font(_TEXT).getlength(when)) - 16
     summary = report.summaries[report.layers.index(layer)]
-    chance = f"; by chance the largest |r| is about {summary.noise_ceiling:.2f}"
+    chance = f"; by chance the largest |r| is about {fixed(summary.noise_ceiling)}"
     about = summary.verdict + (chance if summary.noise_ceiling > 0 else "")
     lines = wrapped(about, room, font(_TEXT))
     if report.placebo.sentence:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 
 from lightning_neurocorr.report import NeuronRow
-from lightning_neurocorr.report.listing import printable
 from lightning_neurocorr.report.panels import Picture, Sample
+from lightning_neurocorr.report.written import fixed, printable, significant
 
 DO_NOT_READ = "do not read this picture"
 
@@ -36,25 +36,19 @@ def correlation(row: NeuronRow) -> str:
     if math.isnan(row.r):
         return "r undefined"
     if math.isnan(row.r_low):
-        return f"r = {row.r:.2f}"
-    return f"r = {row.r:.2f} [{row.r_low:.2f}, {row.r_high:.2f}]"
+        return f"r = {fixed(row.r)}"
+    return f"r = {fixed(row.r)} [{fixed(row.r_low)}, {fixed(row.r_high)}]"
 
 
 def caption(sample: Sample) -> tuple[str, str]:
     """Class and activation; empty where there is none."""
     target = "" if sample.target < 0 else printable(sample.class_name) or str(sample.target)
-    return target, "" if math.isnan(sample.activation) else number(sample.activation)
-
-
-def number(value: float) -> str:
-    """Three digits, without an exponent where that is short."""
-    text = f"{value:#.3g}"
-    return f"{value:.0f}" if "e" in text and 1 <= abs(value) < 1e5 else text.rstrip(".")
+    return target, "" if math.isnan(sample.activation) else significant(sample.activation)
 
 
 def ratio(value: float) -> str:
     """How many times as strong as real images."""
-    return "?" if math.isnan(value) else f"{value:.1f}×"
+    return "?" if math.isnan(value) else f"{fixed(value, 1)}×"
 
 
 def short_facts(picture: Picture) -> list[str]:
