@@ -150,7 +150,7 @@ def test_tensorboard_and_the_history_show_it(callback: NeuronAdvantage, folder: 
     shown = text.tensor_proto.string_val[0].decode()
     assert "were won" in shown
     assert "The heard of it" in shown
-    assert f"{slowly(PaperModule())[0]:.3f}" in shown
+    assert f"{slowly(PaperModule())[0]:#.3g}" in shown
     table = events.Tensors("neurocorr/top neurons/text_summary")[-1]
     assert "were won" in table.tensor_proto.string_val[0].decode()
     first, last = callback.history
