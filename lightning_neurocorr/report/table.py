@@ -149,7 +149,9 @@ class NeuronReport:
     def summaries(self) -> list[LayerSummary]:
         """One :class:`LayerSummary` per layer."""
         dead = self.column("dead")
-        return [self._summary(layer, span, dead) for layer, span in self.layout.slices.items()]
+        places = self.read_at or [""] * len(self.layers)
+        parts = zip(self.layout.slices.items(), places, strict=True)
+        return [self._summary(layer, span, dead, place) for (layer, span), place in parts]
 
     @property
     def headline(self) -> str:
@@ -350,7 +352,7 @@ class NeuronReport:
         """The positions of a layer's neurons; of all where it is None."""
         return slice(0, len(self.layout)) if layer is None else self.layout.span(layer)
 
-    def _summary(self, layer: str, span: slice, dead: np.ndarray) -> LayerSummary:
+    def _summary(self, layer: str, span: slice, dead: np.ndarray, read_at: str) -> LayerSummary:
         columns = {name: column[span] for name, column in self.columns.items()}
         columns.setdefault("r", self.column("r")[span])
         r = columns["r"]
@@ -366,7 +368,7 @@ class NeuronReport:
             noise_ceiling=noise_ceiling(len(r), self.n),
             stability=self.stability.get(layer, math.nan),
             verdict=verdict.layer(columns),
-            read_at=dict(zip(self.layers, self.read_at, strict=False)).get(layer, ""),
+            read_at=read_at,
         )
 
 
