@@ -1,0 +1,136 @@
+// The whole validation on one page: who was right, what was found, every layer, every neuron.
+
+import { html, nothing } from "../vendor/lit-html.js";
+import { histogram, lineChart, numbers } from "../charts.js";
+import { count, known, missing, percent, signed, small } from "../format.js";
+import { epochName, goTo, loading, otherEpoch, outcomeTable, stateWord } from "./pieces.js";
+import { neuronTable } from "./neuron_table.js";
+
+const CARDS = 6; // layers that get a card each; more get a line each
+
+export function overviewPage(app) {
+  const { meta, frame } = app;
+  return html`
+    <div class="row three">${headline(app)}${who(app)}${overTime(app)}</div>
+    ${notes(meta)}
+    ${studies(app)}
+    ${meta.layers.length ? layers(app) : nothing}
+    ${meta.message ? nothing : frame ? html`${otherEpoch(app)}${neuronTable(app)}`
+      : frame === null ? html`<p class="card empty">No table of neurons was written for this run.</p>` : loading("Loading the table")}`;
+}
+
+function headline(app) {
+  const { meta } = app;
+  if (meta.message) {
+    return html`<section class="card hero"><h1>Nothing to show at ${epochName(meta)}</h1><p class="message">${meta.message}</p>${compared(meta)}</section>`;
+  }
+  const { neurons, evidence } = meta;
+  return html`<section class="card hero"><h1>${meta.headline}</h1>
+    <dl class="facts">
+      ${fact(app, "is:encodes", count(neurons.encodes), "encode the advantage")}
+      ${fact(app, "is:used", ...told(neurons.used, "are used", evidence.attribution, "used"))}
+      ${fact(app, "is:needed", ...told(neurons.needed, `of ${count(neurons.silenced)} silenced are needed`, evidence.ablation, "needed"))}
+      ${fact(app, "", count(neurons.all), "neurons watched")}
+    </dl>${compared(meta)}</section>`;
+}
+
+const told = (value, words, state, word) =>
+  state && state.state !== "measured" ? ["–", `${word}: ${stateWord(state)}`, missing(state)] : [count(value), words];
+
+const fact = (app, filter, value, words, why) => html`<div title=${why ?? ""}>
+  <dt>${words}</dt><dd>${goTo(app, { filter: filter || null }, value)}</dd></div>`;
+
+function compared(meta) {
+  const outcomes = meta.outcomes;
+  const rows = Object.entries(meta.provenance ?? {});
+  return html`<p class="about">Baseline: <bdi>${meta.baseline || "not named"}</bdi>. ${count(meta.n)} samples.
+      ${outcomes && known(outcomes.p) ? html`McNemar p = ${small(outcomes.p)}.` : nothing} Advantage: <bdi>${meta.advantage}</bdi>.</p>
+    ${meta.placebo ? html`<p class="about">${meta.placebo}</p>` : nothing}
+    ${rows.length ? html`<details class="about"><summary>What was compared</summary><dl class="pairs">
+      ${rows.map(([what, words]) => html`<dt>${what}</dt><dd>${words}</dd>`)}</dl></details>` : nothing}`;
+}
+
+function who(app) {
+  const { meta } = app;
+  return html`<section class="card" aria-label="Who was right"><h2>Who was right? <small>A cell shows its samples</small></h2>
+    ${outcomeTable(app, meta.outcomes)}
+    ${meta.outcomes ? nothing : goTo(app, { page: "samples", cell: "all" }, "All samples", "button")}</section>`;
+}
+
+function overTime(app) {
+  const { series, meta } = app;
+  const { metas } = series;
+  const labels = metas.map(epochName);
+  const at = metas.indexOf(meta);
+  const onPick = (i) => app.goEpoch(i);
+  const right = metas.some(({ outcomes }) => outcomes);
+  const lines = right
+    ? [{ name: "model", label: "model", values: metas.map(({ outcomes }) => outcomes?.model) },
+      { name: "baseline", label: "baseline", values: metas.map(({ outcomes }) => outcomes?.baseline) }]
+    : [{ name: "r", label: "largest r", values: metas.map(({ layers }) => Math.max(...layers.map(({ max_r: r }) => r ?? -Infinity))) }];
+  const title = right ? "Share of right answers over the epochs" : "Largest r over the epochs";
+  const format = right ? (value) => percent(value, 0) : (value) => signed(value, 2);
+  const band = right ? undefined : metas.map(({ layers }) => Math.max(...layers.map(({ chance }) => chance ?? 0)));
+  return html`<section class="card" aria-label=${title}>
+    <h2>${title} <small>${metas.length > 1 ? "Choose one" : "One validation so far"}</small></h2>
+    ${lineChart(lines, { labels, at, onPick, title, format, band })}
+    ${numbers([["", ...lines.map(({ label }) => label)], ...metas.map((one, i) => [epochName(one), ...lines.map(({ values }) => (right ? percent(values[i]) : signed(values[i])))])])}
+  </section>`;
+}
+
+function notes(meta) {
+  const states = Object.entries(meta.evidence ?? {}).map(([what, state]) => [what, missing(state)]).filter(([, text]) => text);
+  if (!meta.notes?.length && !states.length) return nothing;
+  return html`<details class="card notes" ?open=${Boolean(meta.message)}><summary>Good to know <small>${count((meta.notes?.length ?? 0) + states.length)}</small></summary><ul>
+    ${meta.notes.map((note) => html`<li>${note}</li>`)}
+    ${states.map(([what, text]) => html`<li><b>${what.replaceAll("_", " ")}</b>: ${text}</li>`)}</ul></details>`;
+}
+
+function studies(app) {
+  const found = app.frame?.index.studies ?? [];
+  if (!found.length) return nothing;
+  return html`<nav class="studies" aria-label="Studies"><span>Studies</span>${found.map(({ name, title }) =>
+    goTo(app, { page: "study", study: name }, title || name, "chip"))}</nav>`;
+}
+
+// --- layers --------------------------------------------------------------------------------------
+
+function layers(app) {
+  const all = app.meta.layers;
+  if (all.length <= CARDS) return html`<div class="layers cards">${all.map((layer) => layerCard(app, layer))}</div>`;
+  const groups = new Map();
+  for (const layer of all) {
+    const name = layer.name.split(".")[0];
+    groups.set(name, [...(groups.get(name) ?? []), layer]);
+  }
+  const grouped = groups.size > 1 && groups.size < all.length;
+  return html`<section class="card layers lines" aria-label="Layers"><h2>${count(all.length)} layers <small>A line filters the table</small></h2>
+    <div class="layer-room">${grouped ? [...groups].map(([name, some]) => html`<h3><bdi>${name}</bdi></h3>${some.map((layer) => layerLine(app, layer))}`)
+      : all.map((layer) => layerLine(app, layer))}</div></section>`;
+}
+
+const filterTo = ({ name }) => ({ filter: /[\s"]/.test(name) ? `layer:"${name.replaceAll('"', "")}"` : `layer:${name}`, pick: null });
+
+function counts(layer) {
+  const used = layer.attribution?.state === "measured" ? `${count(layer.used)} used` : null;
+  const needed = layer.ablation?.state === "measured" ? `${count(layer.needed)} of ${count(layer.silenced)} needed` : null;
+  return [`${count(layer.encodes)} encode`, used, needed, layer.dead ? `${count(layer.dead)} dead` : null].filter(Boolean).join(" · ");
+}
+
+const reach = (layer) => `largest r ${signed(layer.max_r, 2)}, chance ${known(layer.chance) ? layer.chance.toFixed(2) : "–"}`;
+
+const drawn = (layer, name) => layer.hist && layer.hist_range
+  ? histogram({ counts: layer.hist, range: layer.hist_range, chance: layer.chance, name, title: `r of ${layer.name}: ${reach(layer)}` }) : nothing;
+
+function layerCard(app, layer) {
+  return goTo(app, filterTo(layer), html`<span class="layer-title"><b><bdi>${layer.name}</bdi></b> <small>${count(layer.size)} neurons</small></span>
+    ${drawn(layer, "tall")}<small>${counts(layer)}</small><small>${reach(layer)}</small>${readAt(layer)}`, "card layer-card");
+}
+
+const readAt = (layer) => layer.read_at && layer.read_at !== layer.name ? html`<small>read at <bdi>${layer.read_at}</bdi></small>` : nothing;
+
+function layerLine(app, layer) {
+  return goTo(app, filterTo(layer), html`<b class="name" title=${layer.name}><bdi>${layer.name}</bdi></b><small>${count(layer.size)}</small>
+    <span class="hist">${drawn(layer, "flat")}</span><small class="counts">${counts(layer)}</small><small class="reach">${reach(layer)}</small>`, "layer-line");
+}
+

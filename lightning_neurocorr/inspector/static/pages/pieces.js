@@ -1,0 +1,121 @@
+// What several pages show: names of neurons, claims, samples, the outcome table, what is missing.
+
+import { html, nothing } from "../vendor/lit-html.js";
+import { NONE, OUTCOMES, OUTCOME_WORDS, STATE_WORDS, count, known, missing, percent, plain } from "../format.js";
+import { tileCanvas } from "../images.js";
+
+export const nameOf = ({ layer, unit }) => `${layer}:${unit}`;
+
+/** {layer, unit} of a name; the unit is what follows the last colon. */
+export function neuronOf(name) {
+  const at = (name ?? "").lastIndexOf(":");
+  const unit = at > 0 && /^\d+$/.test(name.slice(at + 1)) ? Number(name.slice(at + 1)) : -1;
+  return { layer: name?.slice(0, Math.max(at, 0)) ?? "", unit };
+}
+
+/** A neuron's name that may shrink in its layer, never in its unit. */
+export const neuronName = ({ layer, unit }) =>
+  html`<span class="neuron-name" title=${nameOf({ layer, unit })}><bdi class="layer">${layer}</bdi><span class="unit">:${unit}</span></span>`;
+
+export const goTo = (app, changes, content, name = "") => html`<a class=${name} href=${app.link(changes)}
+  @click=${(event) => app.follow(event, changes)}>${content}</a>`;
+
+export const neuronLink = (app, neuron) =>
+  goTo(app, { page: "neuron", neuron: nameOf(neuron) }, neuronName(neuron), "neuron-link");
+
+export const loading = (what = "Loading") => html`<p class="loading" role="status">${what} …</p>`;
+
+// --- what is missing -----------------------------------------------------------------------------
+
+const FAMILIES = [
+  ["attribution", /^attribution/],
+  ["ablation", /^ablation/],
+  ["second_pass", /^(auroc|spearman|p_max_t)/],
+];
+
+/** Why a column has no number: the state of its evidence, of the layer where that is known. */
+export function stateOf(meta, column, layer) {
+  const family = FAMILIES.find(([, names]) => names.test(column))?.[0];
+  if (!family) return null;
+  const ofLayer = meta?.layers.find(({ name }) => name === layer)?.[family];
+  const state = ofLayer ?? meta?.evidence[family] ?? null;
+  // measured in this layer, but not for this neuron: it was not among those chosen
+  if (state?.state === "measured" && family !== "attribution") return { state: "not_chosen", why: "" };
+  return state;
+}
+
+export const stateWord = (state) => (state ? STATE_WORDS[state.state] ?? state.state : STATE_WORDS.measured);
+
+export const missingNote = (state, otherwise) => {
+  const text = missing(state) ?? otherwise;
+  return text ? html`<p class="missing">${text[0].toUpperCase() + text.slice(1)}${/[.!?]$/.test(text) ? "" : "."}</p>` : nothing;
+};
+
+// --- claims --------------------------------------------------------------------------------------
+
+export const MARKS = { yes: "✓", no: "✕", unknown: NONE };
+
+/** Whether a claim or control holds: yes, no or unknown. */
+export const answer = (bits, { bit, known: knownBit }) =>
+  (bits >>> knownBit) & 1 ? ((bits >>> bit) & 1 ? "yes" : "no") : "unknown";
+
+export const ANSWER_WORDS = { yes: "yes", no: "not shown", unknown: "not known" };
+
+// --- samples -------------------------------------------------------------------------------------
+
+/** What is known of a sample, or undefined while it is on its way. */
+export function sampleAt(frame, row) {
+  const parts = Object.fromEntries(["position", "target", "model", "baseline", "outcome", "tile", "id"].map((name) => [name, frame.get(`s/${name}`)]));
+  if (Object.values(parts).includes(undefined)) return undefined;
+  const at = (name) => parts[name]?.[row];
+  return { row, ...Object.fromEntries(Object.keys(parts).map((name) => [name, at(name)])), outcome: OUTCOMES[at("outcome")] ?? null };
+}
+
+export function sampleName({ id, position, row }) {
+  if (id !== undefined && id !== null) return String(id);
+  return position >= 0 ? `sample ${position}` : `row ${row}`;
+}
+
+/** How a sample is linked: by its position where it has one, which other epochs share. */
+export const sampleKey = ({ position, row }) => (position >= 0 ? `${position}` : `row${row}`);
+
+/** A thumbnail that leads to the sample's page, with what it is below. */
+export function sampleTile(app, frame, row, { size = 64, caption } = {}) {
+  const sample = sampleAt(frame, row);
+  if (!sample) return html`<span class="sample-tile"></span>`;
+  const tile = app.series.thumbnail(sample.tile ?? -1);
+  const label = sampleName(sample);
+  const words = [label, sample.outcome ? OUTCOME_WORDS[sample.outcome] : ""].filter(Boolean).join(", ");
+  const box = tile === null
+    ? html`<span class="tile words" style="width:${size}px;min-height:${Math.min(size, 56)}px"><bdi>${label}</bdi></span>`
+    : tileCanvas(tile, size, words);
+  return html`<a class="sample-tile ${sample.outcome ?? ""}" style="width:${size}px" title=${words} href=${app.link({ page: "sample", sample: sampleKey(sample) })}
+    @click=${(event) => app.follow(event, { page: "sample", sample: sampleKey(sample) })}>${box}<span class="caption">${caption?.(sample) ?? nothing}</span></a>`;
+}
+
+export const isClass = (frame, sample) => (known(sample.target) && sample.target >= 0 ? `is ${frame.className(sample.target)}` : "");
+
+// --- outcomes ------------------------------------------------------------------------------------
+
+/** Who was right, two by two; a cell leads to its samples. */
+export function outcomeTable(app, outcomes, { chosen, series = app.series, step } = {}) {
+  if (!outcomes) return html`<p class="empty">Nothing is right or wrong here, so there are no outcome groups.</p>`;
+  const cell = (name) => html`<td>${goTo(app, { page: "samples", cell: name, run: series.run, name: series.name, ...(step === undefined ? {} : { step }) },
+    html`<b>${count(outcomes[name])}</b><span>${OUTCOME_WORDS[name]}</span>`, `cell ${name} ${chosen === name ? "chosen" : ""}`)}</td>`;
+  return html`<table class="outcomes">
+    <thead><tr><td></td><th scope="col">baseline right<small>${percent(outcomes.baseline)}</small></th><th scope="col">baseline wrong</th></tr></thead>
+    <tbody><tr><th scope="row">model right<small>${percent(outcomes.model)}</small></th>${cell("both")}${cell("only_model")}</tr>
+      <tr><th scope="row">model wrong</th>${cell("only_baseline")}${cell("neither")}</tr></tbody></table>`;
+}
+
+// --- epochs --------------------------------------------------------------------------------------
+
+export const epochName = (meta) => `epoch ${plain(meta.epoch)}`;
+
+/** A note where the table is of another epoch than the one that is looked at. */
+export function otherEpoch(app) {
+  const { frame, meta } = app;
+  if (!frame || frame.step === meta.step) return nothing;
+  return html`<p class="note" role="note"><b>${epochName(meta)} has no full table.</b> Its r is shown. All other numbers here are of
+    ${goTo(app, { step: String(frame.step) }, `epoch ${plain(frame.index.epoch)}`)}, the nearest one that was written.</p>`;
+}
