@@ -174,8 +174,9 @@ const RUN = {
   },
 };
 
-/** Whole names where there is a star, parts of names otherwise. */
+/** Whole names where there is a star or a "=" in front, parts of names otherwise. */
 function globbed(text) {
+  if (text.startsWith("=")) return (name) => name === text.slice(1);
   if (!text.includes("*")) return (name) => name.includes(text);
   const parts = text.split("*");
   return (name) => {

@@ -6,7 +6,7 @@ const OF_PAGE = {
   neuron: ["neuron"],
   samples: ["cell", "truth", "answer", "from"],
   sample: ["sample"],
-  compare: ["other", "othername", "otherstep"],
+  compare: ["other", "othername", "otherstep", "by"],
   study: ["study", "by"],
 };
 

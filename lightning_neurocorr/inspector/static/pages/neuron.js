@@ -4,7 +4,7 @@ import { html, nothing } from "../vendor/lit-html.js";
 import { bars, interval, lineChart, numbers } from "../charts.js";
 import { NONE, OUTCOMES, OUTCOME_WORDS, STATE_WORDS, columnText, count, known, missing, ordinal, plain, signed } from "../format.js";
 import { tileCanvas } from "../images.js";
-import { ANSWER_WORDS, MARKS, answer, epochName, goTo, isClass, loading, missingNote, nameOf, neuronName, neuronOf, otherEpoch, sampleTile, stateOf } from "./pieces.js";
+import { ANSWER_WORDS, MARKS, answer, epochName, goTo, isClass, layerClause, loading, missingNote, nameOf, neuronName, neuronOf, otherEpoch, sampleTile, stateOf } from "./pieces.js";
 import { currentOrder, currentR } from "./neuron_table.js";
 import { neuronOfStudies } from "./study.js";
 
@@ -170,7 +170,7 @@ function rank(app, neuron, row) {
   const before = frame.column("rank_before")?.[row];
   const risen = frame.column("risen_at")?.[row];
   return html`<section class="card"><h2>Place in its layer</h2><p class="place"><b>${ordinal(above + 1)}</b> of ${count(size)} by r in
-      ${goTo(app, { page: "overview", filter: `layer:${neuron.layer}` }, html`<bdi>${neuron.layer}</bdi>`)}${known(before) ? `, ${ordinal(before)} at the validation before` : ""}.
+      ${goTo(app, { page: "overview", filter: layerClause(neuron.layer) }, html`<bdi>${neuron.layer}</bdi>`)}${known(before) ? `, ${ordinal(before)} at the validation before` : ""}.
     ${known(risen) ? html`Kept at least half of this r since step ${count(risen)}.` : nothing}</p></section>`;
 }
 

@@ -3,7 +3,7 @@
 import { html, nothing } from "../vendor/lit-html.js";
 import { histogram, lineChart, numbers } from "../charts.js";
 import { count, known, missing, percent, signed, small } from "../format.js";
-import { epochName, goTo, loading, otherEpoch, outcomeTable, stateWord } from "./pieces.js";
+import { epochName, goTo, layerClause, loading, otherEpoch, outcomeTable, stateWord } from "./pieces.js";
 import { neuronTable } from "./neuron_table.js";
 
 const CARDS = 6; // layers that get a card each; more get a line each
@@ -109,7 +109,7 @@ function layers(app) {
       : all.map((layer) => layerLine(app, layer))}</div></section>`;
 }
 
-const filterTo = ({ name }) => ({ filter: /[\s"]/.test(name) ? `layer:"${name.replaceAll('"', "")}"` : `layer:${name}`, pick: null });
+const filterTo = ({ name }) => ({ filter: layerClause(name) });
 
 function counts(layer) {
   const used = layer.attribution?.state === "measured" ? `${count(layer.used)} used` : null;

@@ -23,6 +23,12 @@ export const goTo = (app, changes, content, name = "") => html`<a class=${name} 
 export const neuronLink = (app, neuron) =>
   goTo(app, { page: "neuron", neuron: nameOf(neuron) }, neuronName(neuron), "neuron-link");
 
+/** The filter that keeps the neurons of one layer. */
+export function layerClause(name) {
+  if (name.includes('"')) return `layer:"${name.replaceAll('"', "*")}"`;
+  return /\s/.test(name) ? `layer:"=${name}"` : `layer:=${name}`;
+}
+
 export const loading = (what = "Loading") => html`<p class="loading" role="status">${what} …</p>`;
 
 // --- what is missing -----------------------------------------------------------------------------

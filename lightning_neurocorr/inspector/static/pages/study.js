@@ -1,0 +1,128 @@
+// Whatever a study found, drawn from its description alone: texts, tables, and its lines on a neuron.
+
+import { html, nothing } from "../vendor/lit-html.js";
+import { NONE, formatted, known, plural } from "../format.js";
+import { everyRow, sorted, sortedByText } from "../order.js";
+import { Table, made } from "../table.js";
+import { goTo, loading, nameOf, neuronLink, otherEpoch, sampleTile } from "./pieces.js";
+
+const PLAIN_UP_TO = 100; // rows; longer tables draw only what is in view
+
+export function studyPage(app) {
+  const { frame, state } = app;
+  if (frame === undefined) return loading();
+  const study = frame?.index.studies?.find(({ name }) => name === state.study);
+  if (!study) {
+    return html`<section class="card hero"><h1>No such study</h1><p class="message">The table of this epoch has no study of this name.</p>${goTo(app, { page: "overview" }, "Overview", "button")}</section>`;
+  }
+  return html`<header class="page-title"><div><h1>${study.title || study.name}</h1><p class="verdict">${study.about}</p></div></header>
+    ${otherEpoch(app)}
+    ${(study.texts ?? []).map(({ title, text }) => html`<section class="card"><h2>${title}</h2><p class="text">${text}</p></section>`)}
+    ${(study.tables ?? []).map((table) => html`<section class="card table-card" data-table=${table.name}><h2>${table.title || table.name} <small>${plural(table.rows, table.per)}</small></h2>${tableOf(app, study, table)}</section>`)}`;
+}
+
+/** The columns of a table with their values; undefined while on their way. */
+function valuesOf(frame, table) {
+  const columns = table.columns.map((column) => ({ ...column, values: frame.get(column.part) }));
+  return columns.some(({ values }) => values === undefined) ? undefined : columns;
+}
+
+export function cellText(value, format) {
+  if (Array.isArray(value)) return value.map((one) => cellText(one, format)).join(", ");
+  if (value === null || value === undefined || (typeof value === "number" && !known(value))) return NONE;
+  return typeof value === "number" ? formatted(value, format) : String(value);
+}
+
+const isText = (values) => Array.isArray(values) && values.some((value) => typeof value !== "number" && value !== null);
+
+function tableOf(app, study, table) {
+  const { frame, state } = app;
+  const all = valuesOf(frame, table);
+  if (!all) return loading("Loading the table");
+  const rowOf = subjects(frame, table, all);
+  const columns = all.filter(({ name }) => !(rowOf && name === "row"));
+  const [sortTable, sortKey] = sortOf(state.by);
+  const descending = sortKey.startsWith("-");
+  const by = sortTable === table.name ? columns.find(({ name }) => name === sortKey.replace(/^-/, "")) : null;
+  const rows = everyRow(table.rows);
+  const order = !by ? rows : isText(by.values) ? sortedByText(by.values.map((value) => cellText(value, "")), rows, descending)
+    : sorted(Float32Array.from(by.values, (value) => value ?? NaN), rows, descending);
+  const sort = (key) => app.go({ by: `${table.name}/${by?.name === key && descending ? "" : "-"}${key}` }, { replace: true });
+  if (table.rows > PLAIN_UP_TO) return long(app, study, table, columns, rowOf, order, by && { key: by.name, descending }, sort);
+  return html`<div class="scroll"><table class="list">
+    <thead><tr>${rowOf ? html`<th>${table.per}</th>` : nothing}${columns.map(({ name, title, meaning, unit, values }) => html`<th class=${isText(values) ? "" : "numeric"} title=${meaning}
+      aria-sort=${by?.name === name ? (descending ? "descending" : "ascending") : "none"}><button type="button" @click=${() => sort(name)}>${title || name}${unit ? html` <small>${unit}</small>` : nothing}${by?.name === name ? (descending ? " ↓" : " ↑") : ""}</button></th>`)}</tr></thead>
+    <tbody>${Array.from(order, (row) => html`<tr>${rowOf ? html`<td>${subject(app, table, rowOf(row))}</td>` : nothing}
+      ${columns.map(({ values, format }) => html`<td class=${isText(values) ? "words" : "numeric"}>${cellText(values?.[row], format)}</td>`)}</tr>`)}</tbody></table></div>`;
+}
+
+function sortOf(text = "") {
+  const at = text.lastIndexOf("/");
+  return [text.slice(0, Math.max(at, 0)), text.slice(at + 1)];
+}
+
+/** Which neuron or sample a row is about; null where it is about neither. */
+function subjects(frame, table, columns) {
+  const own = columns.find(({ name }) => name === "row")?.values;
+  if (table.per !== "neuron" && table.per !== "sample") return null;
+  if (own) return (row) => own[row];
+  return table.per === "neuron" && table.rows === frame.size ? (row) => row : null;
+}
+
+function subject(app, table, row) {
+  if (!known(row) || row < 0) return NONE;
+  return table.per === "neuron" ? neuronLink(app, app.frame.neuron(row)) : sampleTile(app, app.frame, row, { size: 48 });
+}
+
+function long(app, study, table, columns, rowOf, order, sort, onSort) {
+  const key = `study/${study.name}/${table.name}`;
+  const grid = (app.tables[key] ??= new Table({
+    label: table.title || table.name,
+    onSort: (column) => grid.sortBy(column),
+    onOpen: (row, event) => grid.openRow?.(row, event),
+  }));
+  grid.sortBy = onSort;
+  const named = rowOf && table.per === "neuron";
+  grid.openRow = named ? (row, event) => app.follow(event, { page: "neuron", neuron: nameOf(app.frame.neuron(rowOf(row))) }) : null;
+  const first = named ? [{ key: "subject", title: "neuron", width: "minmax(150px, 1fr)", sortable: false,
+    make: (cell) => {
+      cell.classList.add("neuron-name");
+      cell.append(made("bdi", "layer"), made("span", "unit"));
+    },
+    fill: (cell, row) => {
+      const { layer, unit } = app.frame.neuron(rowOf(row));
+      cell.children[0].textContent = layer;
+      cell.children[1].textContent = `:${unit}`;
+    } }] : [];
+  grid.show({
+    order: grid.last?.by === app.state.by && grid.last.frame === app.frame ? grid.last.order : order,
+    sort,
+    columns: [...first, ...columns.map(({ name, title, meaning, unit, format, values }) => ({
+      key: name, title: (title || name) + (unit ? ` (${unit})` : ""), hint: meaning, numeric: !isText(values), width: isText(values) ? "minmax(180px, 2fr)" : "minmax(96px, auto)",
+      fill: (cell, row) => {
+        cell.textContent = cellText(values?.[row], format);
+        cell.title = isText(values) ? cell.textContent : "";
+      },
+    }))],
+  });
+  if (grid.last?.by !== app.state.by || grid.last?.frame !== app.frame) grid.last = { by: app.state.by, frame: app.frame, order };
+  return html`<div class="table-room" style="height:${Math.min(table.rows * 44 + 58, Math.max(innerHeight * 0.7, 360))}px">${grid.element}</div>`;
+}
+
+/** What the studies say of one neuron. */
+export function neuronOfStudies(app, row) {
+  const { frame } = app;
+  return (frame.index.studies ?? []).map((study) => {
+    const lines = (study.tables ?? []).filter(({ per }) => per === "neuron").map((table) => {
+      const columns = valuesOf(frame, table);
+      if (!columns) return loading("");
+      const rowOf = subjects(frame, table, columns);
+      const own = columns.find(({ name }) => name === "row")?.values;
+      const at = own ? own.indexOf(row) : rowOf ? row : -1;
+      if (at < 0) return nothing;
+      return html`<dl class="pairs">${columns.filter(({ name }) => name !== "row").map(({ name, title, meaning, unit, format, values }) => html`<dt title=${meaning}>${title || name}</dt><dd>${cellText(values?.[at], format)} ${unit}</dd>`)}</dl>`;
+    });
+    if (lines.every((line) => line === nothing)) return nothing;
+    return html`<section class="card" data-study=${study.name}><h2>${goTo(app, { page: "study", study: study.name }, study.title || study.name)}</h2>${lines}</section>`;
+  });
+}
