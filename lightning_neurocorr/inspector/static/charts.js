@@ -1,7 +1,7 @@
 // Small charts in SVG, each with a name for those who cannot see it. No scale of ours is a threshold.
 
 import { html, nothing, svg } from "./vendor/lit-html.js";
-import { known, plain, signed } from "./format.js";
+import { fixed, known, plain, signed } from "./format.js";
 
 const finite = (values) => Array.from(values).filter(known);
 
@@ -39,8 +39,8 @@ export function numbers([head, ...rows]) {
  *   grey band around 0 (chance), one per point; format of the ticks
  */
 export function lineChart(lines, options) {
-  const { labels, at, onPick, band, format = plain, title, zero = false } = options;
-  const width = 560;
+  const { labels, at, onPick, band, format = plain, title, zero = false, wide = false } = options;
+  const width = innerWidth < 760 ? 330 : wide ? 600 : 440;
   const height = 210;
   const pad = { left: 52, right: 82, top: 14, bottom: 26 };
   const all = [...lines.flatMap(({ values }) => finite(values)), ...(zero ? [0] : [])];
@@ -68,7 +68,7 @@ export function lineChart(lines, options) {
       @click=${onPick && size > 1 ? pick : nothing}>
     ${band ? svg`<path class="band" d=${bandPath(band, x, (value) => y(clamp(value)))}></path>` : nothing}
     ${ticks(low, high).map((tick) => svg`<line class="grid" x1=${pad.left} x2=${width - pad.right} y1=${y(tick)} y2=${y(tick)}></line>
-      <text class="tick" x=${pad.left - 8} y=${y(tick) + 4} text-anchor="end">${format(tick)}</text>`)}
+      <text class="tick" x=${pad.left - 8} y=${y(tick) + 4} text-anchor="end">${tick === 0 ? "0" : format(tick)}</text>`)}
     ${known(at) && at >= 0 ? svg`<line class="now" x1=${x(at)} x2=${x(at)} y1=${pad.top} y2=${height - pad.bottom}></line>` : nothing}
     ${lines.map(({ values, name, label }, i) => svg`<path class="line ${name}" d=${path(values, x, y)}></path>
       ${values.length === 1 || known(values[at]) ? svg`<circle class="dot ${name}" r="4" cx=${x(Math.max(at, 0))} cy=${y(known(values[at]) ? values[at] : low)}></circle>` : nothing}
@@ -114,8 +114,10 @@ function bandPath(band, x, y) {
   return `M${[...above, ...below].join("L")}Z`;
 }
 
+const axis = (value) => fixed(value, Math.abs(value) < 0.095 ? 3 : 2).replace(/(\.\d*?)0+$/, "$1").replace(/\.$/, "");
+
 /** A value on a line with its interval and the grey of chance; 0 is marked. */
-export function interval({ value, low, high, chance, reach, title, format = signed }) {
+export function interval({ value, low, high, chance, reach, title, format = axis }) {
   const width = 400;
   const values = [value, low, high, chance].filter(known).map(Math.abs);
   const end = roundUp(Math.max(...values, reach ?? 0) * 1.02);
@@ -126,25 +128,25 @@ export function interval({ value, low, high, chance, reach, title, format = sign
     <line class="zero" x1=${x(0)} x2=${x(0)} y1="2" y2="24"></line>
     ${known(low) && known(high) ? svg`<line class="reach" x1=${x(low)} x2=${x(high)} y1="13" y2="13"></line>` : nothing}
     ${known(value) ? svg`<circle class="point" cx=${x(value)} cy="13" r="6"></circle>` : nothing}
-    <text class="tick" x="20" y="42">${format(-end, 2).replace(/0+$/, "").replace(/\.$/, "")}</text>
+    <text class="tick" x="20" y="42">${format(-end)}</text>
     <text class="tick" x=${x(0)} y="42" text-anchor="middle">0</text>
-    <text class="tick" x=${width - 20} y="42" text-anchor="end">${format(end, 2).replace(/0+$/, "").replace(/\.$/, "")}</text>
+    <text class="tick" x=${width - 20} y="42" text-anchor="end">${format(end)}</text>
   </svg>`;
 }
 
-/** Counts of r in bins, the chance level in grey behind them. */
-export function histogram({ counts, range, chance, title, name = "" }) {
+/** Counts of r in bins, the chance level in grey behind them; the axis goes from −end to end. */
+export function histogram({ counts, range, end, chance, title, name = "" }) {
   const width = 280;
   const height = 44;
   const [low, high] = range;
   const most = Math.max(...counts, 1);
-  const step = width / counts.length;
-  const x = (value) => (width * (value - low)) / (high - low || 1);
+  const x = (value) => width * (0.5 + value / (2 * end || 1));
+  const step = (x(high) - x(low)) / counts.length;
   const middle = (i) => low + ((i + 0.5) * (high - low)) / counts.length;
   const side = (i) => (!known(chance) || Math.abs(middle(i)) <= chance ? "inside" : middle(i) > 0 ? "above" : "below");
   return html`<svg class="chart histogram ${name}" viewBox="0 0 ${width} ${height}" preserveAspectRatio="none" role="img" aria-label=${title}>
     ${known(chance) ? svg`<rect class="band" x=${Math.max(x(-chance), 0)} width=${Math.min(x(chance), width) - Math.max(x(-chance), 0)} y="0" height=${height}></rect>` : nothing}
-    ${counts.map((size, i) => size ? svg`<rect class=${side(i)} x=${i * step + 0.5} width=${step - 1}
+    ${counts.map((size, i) => size ? svg`<rect class=${side(i)} x=${x(low) + i * step} width=${Math.max(step * 0.86, 0.8)}
       y=${height - Math.max(2, Math.sqrt(size / most) * height)} height=${Math.max(2, Math.sqrt(size / most) * height)}></rect>` : nothing)}
     <line class="zero" x1=${x(0)} x2=${x(0)} y1="0" y2=${height}></line>
   </svg>`;
@@ -207,7 +209,7 @@ export function scatter(canvas, { a, b, marked }) {
   for (const i of marked) draw(i, 4);
   pen.fillStyle = ink("--muted");
   pen.font = "12px system-ui, sans-serif";
-  pen.fillText(`A ${signed(end, 2)}`, size - 64, size / 2 - 6);
+  pen.fillText(`A ${signed(end, 2)}`, size - 62, size / 2 + 18);
   pen.fillText(`B ${signed(end, 2)}`, size / 2 + 6, 22);
   return (x, y) => {
     let best = -1;

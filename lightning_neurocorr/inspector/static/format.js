@@ -17,6 +17,13 @@ export function signed(value, digits = 3) {
   return typeset((value >= 0 ? "+" : "") + text);
 }
 
+/** An end of an interval or of an axis: always so many digits, +0.00 where it is smaller. */
+export function fixed(value, digits = 2) {
+  if (!known(value)) return NONE;
+  const text = value.toFixed(digits);
+  return typeset(Number(text) === 0 ? `+${text.replace("-", "")}` : value > 0 ? `+${text}` : text);
+}
+
 /** A p or q: two digits that count. */
 export function small(value) {
   if (!known(value)) return NONE;

@@ -11,7 +11,7 @@ export async function render() {
   Object.assign(style, { rel: "stylesheet", href: new URL("static/style.css", base).href });
   const styled = new Promise((resolve) => style.addEventListener("load", resolve));
   document.head.append(style);
-  const root = document.createElement("div");
+  const root = document.createElement("main");
   root.id = "app";
   document.body.append(root);
   await styled;

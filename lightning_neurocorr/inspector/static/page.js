@@ -13,5 +13,5 @@ try {
   const app = new App({ root, source, place: new OwnHash(), theme: ownTheme(() => app.redraw()), notes: manifest.left_out });
   app.start();
 } catch (error) {
-  render(html`<main><p class="note fault" role="alert"><b>This page cannot be shown.</b> ${error.message}</p></main>`, root);
+  render(html`<div class="page"><p class="note fault" role="alert"><b>This page cannot be shown.</b> ${error.message}</p></div>`, root);
 }

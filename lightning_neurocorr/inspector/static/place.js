@@ -47,14 +47,14 @@ export class OwnHash {
     if (query === this.#memory) return;
     this.#memory = query;
     try {
-      history[push ? "pushState" : "replaceState"](null, "", `#${query}`);
+      history[push ? "pushState" : "replaceState"](null, "", this.href(query));
     } catch {
       // an <iframe srcdoc> has no address of its own: the page works without links
     }
   }
 
   href(query) {
-    return `#${query}`;
+    return `${location.href.split("#")[0]}#${query}`; // whole: TensorBoard's frame has another base
   }
 
   listen(changed) {

@@ -2,12 +2,14 @@
 
 const TALLEST = 6e6; // pixels: browsers draw no element much taller
 
+const GAP = 14; // pixels between columns, as in the style sheet
+
 const STEPS = { ArrowDown: 1, j: 1, ArrowUp: -1, k: -1 };
 
 /**
  * Rows in view of a table of `count` rows.
  *
- * Columns: {key, title, hint, width, numeric, sortable, make(cell), fill(cell, row)}. `make` builds
+ * Columns: {key, title, hint, width (pixels), grow (a share of the rest), numeric, sortable, make(cell), fill(cell, row)}. `make` builds
  * a cell once, `fill` puts the row into it: both work with text and never with markup.
  */
 export class Table {
@@ -39,7 +41,9 @@ export class Table {
     Object.assign(this, { order, columns, sort });
     this.element.setAttribute("aria-rowcount", String(order.length + 1));
     this.element.setAttribute("aria-colcount", String(columns.length));
-    this.element.style.setProperty("--columns", columns.map(({ width }) => width).join(" "));
+    const tracks = columns.map(({ width, grow }) => (grow ? `minmax(${width}px, ${grow}fr)` : `${width}px`));
+    this.element.style.setProperty("--columns", tracks.join(" "));
+    this.element.style.setProperty("--least", `${columns.reduce((sum, { width }) => sum + width + GAP, GAP)}px`);
     this.#drawHead();
     const height = this.#height();
     this.room.style.height = `${Math.min(height, TALLEST)}px`;

@@ -7,7 +7,7 @@ import { everyRow, sorted } from "../order.js";
 import { Table, made } from "../table.js";
 import { answer, epochName, loading, nameOf, neuronLink, outcomeTable } from "./pieces.js";
 
-const LISTED = 8;
+const LISTED = 10;
 
 export function comparePage(app) {
   const { state } = app;
@@ -115,7 +115,7 @@ function neurons(app, a, b) {
     <div class="row three-even"><section class="card" data-list="risen"><h2>Risen most</h2>${list(app, found, top, "No neuron rose.")}</section>
       <section class="card" data-list="fallen"><h2>Fallen most</h2>${list(app, found, low, "No neuron fell.")}</section>
       <section class="card"><h2>r in A (across) against r in B (up)</h2>${points(app, found, [...top, ...low])}</section></div>
-    ${claimsChanged(app, a, b, found)}${outcomesChanged(a, b)}${allMatched(app, found)}`;
+    ${claimsChanged(app, a, b, found)}${allMatched(app, found)}`;
 }
 
 function list(app, found, rows, nothingHere) {
@@ -166,7 +166,7 @@ function claimsChanged(app, a, b, found) {
   });
   const some = (all) => (all.length ? html`<b>${count(all.length)}</b> <span class="some">${all.slice(0, LISTED).map((one) => html`${neuronLink(app, one)} `)}${all.length > LISTED ? "…" : ""}</span>` : html`<b>0</b>`);
   return html`<section class="card"><h2>Claims gained and lost</h2><div class="scroll"><table class="list claims-changed"><thead><tr><th></th><th>gained in B</th><th>lost since A</th></tr></thead>
-    <tbody>${lines.map(({ claim, gained, lost }) => html`<tr data-claim=${claim.name}><th scope="row">${claim.title}</th><td>${some(gained)}</td><td>${some(lost)}</td></tr>`)}</tbody></table></div></section>`;
+    <tbody>${lines.map(({ claim, gained, lost }) => html`<tr data-claim=${claim.name}><th scope="row">${claim.title}</th><td>${some(gained)}</td><td>${some(lost)}</td></tr>`)}</tbody></table></div>${outcomesChanged(a, b)}</section>`;
 }
 
 function outcomesChanged(a, b) {
@@ -190,9 +190,9 @@ function allMatched(app, found) {
     found.sortedBy = by;
     found.rows = found[key] instanceof Float32Array ? sorted(found[key], everyRow(found.a.length), descending) : everyRow(found.a.length);
   }
-  const number = (name, title) => ({ key: name, title, numeric: true, width: "minmax(84px, 120px)", fill: (cell, row) => (cell.textContent = signed(found[name][row])) });
+  const number = (name, title) => ({ key: name, title, numeric: true, width: 76, grow: 1, fill: (cell, row) => (cell.textContent = signed(found[name][row])) });
   table.show({ order: found.rows, sort: { key, descending }, columns: [
-    { key: "neuron", title: "neuron", width: "minmax(140px, 1fr)", sortable: false,
+    { key: "neuron", title: "neuron", width: 110, grow: 1, sortable: false,
       make: (cell) => {
         cell.classList.add("neuron-name");
         cell.append(made("bdi", "layer"), made("span", "unit"));

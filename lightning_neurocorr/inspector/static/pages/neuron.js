@@ -2,7 +2,7 @@
 
 import { html, nothing } from "../vendor/lit-html.js";
 import { bars, interval, lineChart, numbers } from "../charts.js";
-import { NONE, OUTCOMES, OUTCOME_WORDS, STATE_WORDS, columnText, count, known, missing, ordinal, plain, signed } from "../format.js";
+import { NONE, OUTCOMES, OUTCOME_WORDS, STATE_WORDS, columnText, count, fixed, known, missing, ordinal, plain, signed } from "../format.js";
 import { tileCanvas } from "../images.js";
 import { ANSWER_WORDS, MARKS, answer, epochName, goTo, isClass, layerClause, loading, missingNote, nameOf, neuronName, neuronOf, otherEpoch, sampleTile, stateOf } from "./pieces.js";
 import { currentOrder, currentR } from "./neuron_table.js";
@@ -71,8 +71,8 @@ function claimCard(app, claim, neuron, row, bits) {
     <h2>${claim.title} <span class="badge ${found}">${found === "unknown" ? words : ANSWER_WORDS[found]}</span></h2>
     <p class="question">${claim.question}</p>
     ${known(value) ? html`<p class="value">${ofR ? "r " : ""}<b>${columnText(column, value)}</b> <small>${claim.unit}</small></p>
-      ${interval({ value, low, high, chance, title: `${claim.title}: ${columnText(column, value)}${known(low) ? `, interval ${signed(low)} to ${signed(high)}` : ""}` })}
-      <p class="interval-words">${[known(low) ? `95 % interval ${signed(low, 2)} to ${signed(high, 2)}` : "", known(chance) ? `grey: chance, up to ${chance.toFixed(3)}` : ""].filter(Boolean).join(" · ")}</p>`
+      ${interval({ value, low, high, chance, title: `${claim.title}: ${columnText(column, value)}${known(low) ? `, interval ${fixed(low, 3)} to ${fixed(high, 3)}` : ""}` })}
+      <p class="interval-words">${[known(low) ? `95 % interval ${fixed(low)} to ${fixed(high)}` : "", known(chance) ? `grey: chance, up to ${chance.toFixed(3)}` : ""].filter(Boolean).join(" · ")}</p>`
       : html`<p class="value none">${NONE}</p>${missingNote(state, "no value")}`}
     ${known(value) || ofR ? html`<ul class="controls">${claim.controls.map((control) => controlLine(app, control, row, bits))}</ul>` : nothing}
   </section>`;
@@ -105,9 +105,12 @@ function sees(app, neuron, row) {
     const mine = rows ? [...rows.subarray(row * K, row * K + K)] : [];
     if (!mine.some((sample) => sample >= 0)) return nothing;
     return html`<div class="seen" data-group=${part.slice(2)}><div><b>${name}</b><small>${about}</small></div><div class="tiles">${mine.map((sample, k) => sample < 0 ? nothing
-      : sampleTile(app, frame, sample, { caption: (one) => captioned(frame, one, strength?.[row * K + k]) }))}</div></div>`;
+      : sampleTile(app, frame, sample, { size: K > 6 ? 56 : 64, caption: (one) => captioned(frame, one, strength?.[row * K + k]) }))}</div></div>`;
   });
   const some = lines.some((line) => line !== nothing);
+  if (frame.column("std")?.[row] === 0) {
+    return html`<section class="card" aria-label="What it sees"><h2>What it sees</h2><p class="empty">It is the same on every sample: none drives it more than another.</p></section>`;
+  }
   const evidence = frameMeta.evidence;
   return html`<section class="card" aria-label="What it sees"><h2>What it sees</h2>
     ${some ? lines : missingNote(evidence.exemplars, "no samples were kept for this neuron")}
@@ -140,7 +143,7 @@ function appeared(app, neuron, row) {
   const shown = values ?? Float32Array.from(metas, ({ step }) => (step === frame.step ? frame.column("r")?.[row] ?? NaN : NaN));
   const attribution = series.curve(neuron.layer, neuron.unit, "attribution");
   const labels = metas.map(epochName);
-  const options = { labels, at: metas.indexOf(meta), onPick: (i) => app.goEpoch(i), zero: true, format: (value) => signed(value, 2) };
+  const options = { labels, at: metas.indexOf(meta), onPick: (i) => app.goEpoch(i), zero: true, format: fixed, wide: true };
   const some = Array.from(shown).some(known);
   return html`<section class="card" aria-label="r over the epochs"><h2>When did it appear? <small>r over the epochs, grey: chance</small></h2>
     ${some ? lineChart([{ name: "r", label: "r", values: shown }], { ...options, band: chance, title: `r of ${nameOf(neuron)} over the epochs` })

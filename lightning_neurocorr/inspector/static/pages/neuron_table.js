@@ -2,15 +2,17 @@
 
 import { html, nothing } from "../vendor/lit-html.js";
 import { sparkPath } from "../charts.js";
-import { NONE, columnText, count, known, missing, signed, smallFirst } from "../format.js";
+import { NONE, columnText, count, fixed, known, missing, signed, smallFirst } from "../format.js";
 import { drawTile } from "../images.js";
 import { everyRow, parsed, passing, sorted } from "../order.js";
 import { Table, made } from "../table.js";
 import { MARKS, answer, loading, nameOf, stateOf, stateWord } from "./pieces.js";
 
-const FIRST = ["r", "interval", "q_value", "r_within_class", "r_replicated", "attribution", "ablation", "epochs", "evidence", "verdict"];
+const FIRST = ["r", "evidence", "interval", "q_value", "r_within_class", "r_replicated", "attribution", "ablation", "epochs", "verdict"];
 const TITLES = { q_value: "q", r_within_class: "in class", r_replicated: "replicated" };
 const NO_EXEMPLARS_ABOVE = 131072;
+
+const narrow = () => innerWidth < 760;
 
 /** r of the neurons of the table at the epoch that is looked at, from history where need be. */
 export function currentR(app) {
@@ -156,25 +158,25 @@ function columnChoice(app) {
 // --- cells ---------------------------------------------------------------------------------------
 
 function tableColumns(app) {
-  const found = [{ key: "neuron", title: "neuron", width: "minmax(150px, 1.3fr)", make: makeName, fill: (cell, row) => fillName(cell, app.frame.neuron(row)) }];
-  if (hasImages(app)) found.unshift({ key: "pic", title: "", width: "44px", sortable: false, make: makePicture, fill: (cell, row) => fillPicture(app, cell, row) });
+  const found = [{ key: "neuron", title: "neuron", width: narrow() ? 108 : 146, grow: 1.3, make: makeName, fill: (cell, row) => fillName(cell, app.frame.neuron(row)) }];
+  if (hasImages(app)) found.unshift({ key: "pic", title: "", width: narrow() ? 34 : 40, sortable: false, make: makePicture, fill: (cell, row) => fillPicture(app, cell, row) });
   return [...found, ...chosenColumns(app).map((name) => SPECIAL[name]?.(app) ?? numberColumn(app, name))];
 }
 
 const SPECIAL = {
-  r: (app) => ({ key: "r", title: "r", numeric: true, width: "132px", hint: app.frame.columns.get("r")?.meaning,
+  r: (app) => ({ key: "r", title: "r", numeric: true, width: narrow() ? 60 : 122, hint: app.frame.columns.get("r")?.meaning,
     make: (cell) => cell.append(made("span", "tiny-bar"), made("b")),
     fill: (cell, row) => fillR(app, cell, row) }),
-  interval: (app) => ({ key: "interval", title: "95 % interval", numeric: true, sortable: false, width: "124px",
+  interval: (app) => ({ key: "interval", title: "95 % interval", numeric: true, sortable: false, width: 112,
     fill: (cell, row) => {
       const [low, high] = ["r_low", "r_high"].map((name) => app.frame.column(name)?.[row]);
-      cell.textContent = known(low) ? `${signed(low, 2)} to ${signed(high, 2)}` : NONE;
+      cell.textContent = known(low) ? `${fixed(low)} to ${fixed(high)}` : NONE;
     } }),
-  epochs: (app) => ({ key: "epochs", title: "over epochs", sortable: false, width: "96px", make: makeSpark, fill: (cell, row) => fillSpark(app, cell, row) }),
-  evidence: (app) => ({ key: "evidence", title: "evidence", sortable: false, width: "212px",
+  epochs: (app) => ({ key: "epochs", title: "over epochs", sortable: false, width: 90, make: makeSpark, fill: (cell, row) => fillSpark(app, cell, row) }),
+  evidence: (app) => ({ key: "evidence", title: "evidence", sortable: false, width: 212,
     make: (cell) => app.frame.index.claims.forEach(() => cell.append(made("span", "badge"))),
     fill: (cell, row) => fillEvidence(app, cell, row) }),
-  verdict: (app) => ({ key: "verdict", title: "verdict", sortable: false, width: "minmax(200px, 2fr)",
+  verdict: (app) => ({ key: "verdict", title: "verdict", sortable: false, width: 168, grow: 2,
     fill: (cell, row) => {
       const text = app.frame.index.verdicts[app.frame.get("verdict")?.[row]] ?? "";
       cell.textContent = text;
@@ -184,7 +186,7 @@ const SPECIAL = {
 
 function numberColumn(app, name) {
   const column = app.frame.columns.get(name);
-  return { key: name, title: TITLES[name] ?? (column.title || name), hint: column.meaning, numeric: true, width: "96px",
+  return { key: name, title: TITLES[name] ?? (column.title || name), hint: column.meaning, numeric: true, width: 78,
     fill: (cell, row) => {
       const value = columnOf(app, name)?.[row];
       const state = known(value) ? null : stateOf(app.frameMeta, name, app.frame.neuron(row).layer);

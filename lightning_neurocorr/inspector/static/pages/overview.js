@@ -2,7 +2,7 @@
 
 import { html, nothing } from "../vendor/lit-html.js";
 import { histogram, lineChart, numbers } from "../charts.js";
-import { count, known, missing, percent, signed, small } from "../format.js";
+import { count, fixed, known, missing, percent, signed } from "../format.js";
 import { epochName, goTo, layerClause, loading, otherEpoch, outcomeTable, stateWord } from "./pieces.js";
 import { neuronTable } from "./neuron_table.js";
 
@@ -41,10 +41,9 @@ const fact = (app, filter, value, words, why) => html`<div title=${why ?? ""}>
   <dt>${words}</dt><dd>${goTo(app, { filter: filter || null }, value)}</dd></div>`;
 
 function compared(meta) {
-  const outcomes = meta.outcomes;
   const rows = Object.entries(meta.provenance ?? {});
   return html`<p class="about">Baseline: <bdi>${meta.baseline || "not named"}</bdi>. ${count(meta.n)} samples.
-      ${outcomes && known(outcomes.p) ? html`McNemar p = ${small(outcomes.p)}.` : nothing} Advantage: <bdi>${meta.advantage}</bdi>.</p>
+      Advantage: <bdi>${meta.advantage}</bdi>.</p>
     ${meta.placebo ? html`<p class="about">${meta.placebo}</p>` : nothing}
     ${rows.length ? html`<details class="about"><summary>What was compared</summary><dl class="pairs">
       ${rows.map(([what, words]) => html`<dt>${what}</dt><dd>${words}</dd>`)}</dl></details>` : nothing}`;
@@ -69,7 +68,7 @@ function overTime(app) {
       { name: "baseline", label: "baseline", values: metas.map(({ outcomes }) => outcomes?.baseline) }]
     : [{ name: "r", label: "largest r", values: metas.map(({ layers }) => Math.max(...layers.map(({ max_r: r }) => r ?? -Infinity))) }];
   const title = right ? "Share of right answers over the epochs" : "Largest r over the epochs";
-  const format = right ? (value) => percent(value, 0) : (value) => signed(value, 2);
+  const format = right ? (value) => percent(value, 0) : fixed;
   const band = right ? undefined : metas.map(({ layers }) => Math.max(...layers.map(({ chance }) => chance ?? 0)));
   return html`<section class="card" aria-label=${title}>
     <h2>${title} <small>${metas.length > 1 ? "Choose one" : "One validation so far"}</small></h2>
@@ -117,20 +116,24 @@ function counts(layer) {
   return [`${count(layer.encodes)} encode`, used, needed, layer.dead ? `${count(layer.dead)} dead` : null].filter(Boolean).join(" · ");
 }
 
-const reach = (layer) => `largest r ${signed(layer.max_r, 2)}, chance ${known(layer.chance) ? layer.chance.toFixed(2) : "–"}`;
+const reach = (layer) => `largest r ${fixed(layer.max_r)}, chance ${known(layer.chance) ? layer.chance.toFixed(2) : "–"}`;
 
-const drawn = (layer, name) => layer.hist && layer.hist_range
-  ? histogram({ counts: layer.hist, range: layer.hist_range, chance: layer.chance, name, title: `r of ${layer.name}: ${reach(layer)}` }) : nothing;
+/** All layers on one scale, so that they can be compared. */
+function drawn(app, layer, name) {
+  if (!layer.hist || !layer.hist_range) return nothing;
+  const end = Math.max(...app.meta.layers.flatMap(({ hist_range: range, chance }) => [...(range ?? []), chance ?? 0]).map(Math.abs));
+  return histogram({ counts: layer.hist, range: layer.hist_range, end, chance: layer.chance, name, title: `r of ${layer.name}: ${reach(layer)}` });
+}
 
 function layerCard(app, layer) {
   return goTo(app, filterTo(layer), html`<span class="layer-title"><b><bdi>${layer.name}</bdi></b> <small>${count(layer.size)} neurons</small></span>
-    ${drawn(layer, "tall")}<small>${counts(layer)}</small><small>${reach(layer)}</small>${readAt(layer)}`, "card layer-card");
+    ${drawn(app, layer, "tall")}<small>${counts(layer)}</small><small>${reach(layer)}</small>${readAt(layer)}`, "card layer-card");
 }
 
 const readAt = (layer) => layer.read_at && layer.read_at !== layer.name ? html`<small>read at <bdi>${layer.read_at}</bdi></small>` : nothing;
 
 function layerLine(app, layer) {
   return goTo(app, filterTo(layer), html`<b class="name" title=${layer.name}><bdi>${layer.name}</bdi></b><small>${count(layer.size)}</small>
-    <span class="hist">${drawn(layer, "flat")}</span><small class="counts">${counts(layer)}</small><small class="reach">${reach(layer)}</small>`, "layer-line");
+    <span class="hist">${drawn(app, layer, "flat")}</span><small class="counts">${counts(layer)}</small><small class="reach">${reach(layer)}</small>`, "layer-line");
 }
 

@@ -59,9 +59,12 @@ function driven(app, sample) {
   const r = currentR(app);
   if (any === undefined || only === undefined || Object.values(strengths).includes(undefined)) return loading("Loading");
   if (!any) return missingNote(frameMeta.evidence.exemplars, "strongest samples were not kept");
-  const first = found(frame, any, sample, "any");
+  const std = frame.column("std");
+  if (std === undefined) return loading("Loading");
+  const moves = ({ row }) => std?.[row] !== 0; // one that never changes has no strongest sample
+  const first = found(frame, any, sample, "any").filter(moves);
   const seen = new Set(first.map(({ row }) => row));
-  const more = only ? found(frame, only, sample, "only_model").filter(({ row }) => !seen.has(row)) : [];
+  const more = only ? found(frame, only, sample, "only_model").filter((one) => moves(one) && !seen.has(one.row)) : [];
   const all = [...first, ...more];
   if (!all.length) return html`<p class="empty">It is among the ${count(frame.index.K)} strongest samples of no neuron.</p>`;
   return html`<div class="scroll"><table class="list"><thead><tr><th>neuron</th><th>its place</th><th class="numeric">activation</th><th class="numeric">r</th><th>verdict</th></tr></thead>

@@ -84,7 +84,7 @@ function long(app, study, table, columns, rowOf, order, sort, onSort) {
   grid.sortBy = onSort;
   const named = rowOf && table.per === "neuron";
   grid.openRow = named ? (row, event) => app.follow(event, { page: "neuron", neuron: nameOf(app.frame.neuron(rowOf(row))) }) : null;
-  const first = named ? [{ key: "subject", title: "neuron", width: "minmax(150px, 1fr)", sortable: false,
+  const first = named ? [{ key: "subject", title: "neuron", width: 150, grow: 1, sortable: false,
     make: (cell) => {
       cell.classList.add("neuron-name");
       cell.append(made("bdi", "layer"), made("span", "unit"));
@@ -98,7 +98,7 @@ function long(app, study, table, columns, rowOf, order, sort, onSort) {
     order: grid.last?.by === app.state.by && grid.last.frame === app.frame ? grid.last.order : order,
     sort,
     columns: [...first, ...columns.map(({ name, title, meaning, unit, format, values }) => ({
-      key: name, title: (title || name) + (unit ? ` (${unit})` : ""), hint: meaning, numeric: !isText(values), width: isText(values) ? "minmax(180px, 2fr)" : "minmax(96px, auto)",
+      key: name, title: (title || name) + (unit ? ` (${unit})` : ""), hint: meaning, numeric: !isText(values), ...(isText(values) ? { width: 180, grow: 2 } : { width: 120 }),
       fill: (cell, row) => {
         cell.textContent = cellText(values?.[row], format);
         cell.title = isText(values) ? cell.textContent : "";
