@@ -197,7 +197,7 @@ def compare(
             settings.layers,
             device,
             settings.total,
-            inputs=arguments,
+            arguments=arguments,
         )
         listening = Listening(studies, start, fetchable=subject.fetchable)
         settings.hear = listening.hear

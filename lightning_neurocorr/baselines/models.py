@@ -72,6 +72,10 @@ class ModuleBaseline:
         with evaluating(self.module, self._randomness, autocast=False):
             return _run(self.module, inputs, self.module.__call__, self.output)
 
+    def network(self) -> nn.Module:
+        """The module."""
+        return self.module
+
     def __repr__(self) -> str:
         return f"ModuleBaseline({type(self.module).__name__}{_shown(self)})"
 
@@ -140,6 +144,10 @@ class CheckpointBaseline:
     def __call__(self, batch: Any) -> Tensor:
         """What the model of the checkpoint says about the batch."""
         return self._load()(batch)
+
+    def network(self) -> nn.Module:
+        """The model of the checkpoint."""
+        return self._load().module
 
     def _load(self) -> ModuleBaseline:
         if self._loaded is None:
@@ -215,6 +223,16 @@ class SnapshotBaseline:
                     k: v.to(buffers[k]) for k, v in self._buffers.items() if k in buffers
                 }
         self._module = module
+
+    def network(self) -> nn.Module:
+        """The live model: while the snapshot is asked, it runs with the snapshot's weights.
+
+        Raises:
+            RuntimeError: If no snapshot has been taken.
+        """
+        if self._module is None:
+            raise RuntimeError(f"Expected a snapshot to have been taken, but {self!r} has none.")
+        return self._module
 
     def renew(self) -> None:
         """Drop the snapshot of an earlier run."""

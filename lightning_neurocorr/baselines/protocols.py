@@ -58,6 +58,15 @@ class Fittable(Protocol):
 
 
 @runtime_checkable
+class Networked(Protocol):
+    """A baseline that is a network: its layers can be listened to while it is asked."""
+
+    def network(self) -> nn.Module:
+        """The module that answers."""
+        ...
+
+
+@runtime_checkable
 class Snapshotting(Protocol):
     """A baseline that looks at the model itself before the first batch of each validation."""
 

@@ -457,6 +457,7 @@ class NeuronAdvantage(Callback):
             trainer.current_epoch,
             trainer.sanity_checking,
             subject.arguments,
+            settings.autocast,
         )
         self._listening = Listening(
             self.studies,

@@ -89,6 +89,13 @@ class KeptWeights:
         self._module = module
         self._kept = {name: _copied(tensor) for name, tensor in _distinct(module).items()}
 
+    @classmethod
+    def of(cls, module: nn.Module, values: Mapping[str, Tensor]) -> KeptWeights:
+        """Other values for the module: all of its parameters and buffers, by name."""
+        found = cls.__new__(cls)
+        found._module, found._kept = module, dict(values)
+        return found
+
     def move_to_cpu(self) -> None:
         """Leave the device to training."""
         self._kept = {name: tensor.cpu() for name, tensor in self._kept.items()}

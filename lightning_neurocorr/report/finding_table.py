@@ -7,12 +7,27 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from textwrap import shorten
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 
 from lightning_neurocorr.report.declared import Column
 from lightning_neurocorr.report.written import plain, printable, written
+
+
+class Neurons(Protocol):
+    """What has to be known of a report: its layers and how many neurons each has."""
+
+    @property
+    def layers(self) -> Sequence[str]:
+        """Names of the layers."""
+        ...
+
+    @property
+    def sizes(self) -> Sequence[int]:
+        """Neurons of each."""
+        ...
+
 
 Per = Literal["neuron", "group", "slice", "sample", "layer"]
 
@@ -24,7 +39,8 @@ _WIDTH = 60  # characters of a text in a cell
 class Table:
     """Rows of one kind.
 
-    A table per neuron has the columns ``layer`` and ``unit``, one per layer has ``layer``.
+    A table per neuron has the columns ``layer`` and ``unit``, one per layer has ``layer``. A column
+    whose ``shown`` is empty is shown by every view.
 
     Attributes:
         per: What a row is about: ``"neuron"``, ``"group"``, ``"slice"``, ``"sample"`` or
@@ -73,6 +89,34 @@ class Table:
         object.__setattr__(self, "values", read)
         object.__setattr__(self, "name", str(self.name or self.per))
         object.__setattr__(self, "title", str(self.title or self.name))
+
+    @classmethod
+    def of_neurons(
+        cls,
+        report: Neurons,
+        rows: np.ndarray | Sequence[int] | None,
+        values: Mapping[Column, Any],
+        name: str = "",
+        title: str = "",
+    ) -> Table:
+        """A table about neurons of a report, with the columns ``layer`` and ``unit`` first.
+
+        Args:
+            report: The report.
+            rows: Places of the neurons in its columns; None for all.
+            values: Numbers or texts, one for each of these neurons, by their column.
+            name: See the class.
+            title: See the class.
+        """
+        layers, sizes = list(report.layers), list(report.sizes)
+        units = np.concatenate([np.zeros(0, np.int64), *(np.arange(size) for size in sizes)])
+        chosen = np.arange(len(units)) if rows is None else np.asarray(rows, dtype=np.int64)
+        which = np.repeat(np.arange(len(layers)), sizes)[chosen]
+        layer = Column("layer", "The layer of the neuron.", format="text")
+        unit = Column("unit", "The neuron's index in its layer.", format="count")
+        every = {layer: [layers[i] for i in which], unit: units[chosen], **values}
+        named = {column.name: value for column, value in every.items()}
+        return cls("neuron", tuple(every), named, name, title)
 
     def __len__(self) -> int:
         return len(next(iter(self.values.values()), ()))

@@ -7,11 +7,13 @@ in ``report.studies``. A new one is one file: see :class:`Study`.
 from lightning_neurocorr.report.declared import Column
 from lightning_neurocorr.report.finding import Figure, Finding
 from lightning_neurocorr.report.finding_table import Table
+from lightning_neurocorr.studies.beside import Beside
 from lightning_neurocorr.studies.heard import Heard, Start
 from lightning_neurocorr.studies.look import Look, OutOfTimeError, RefusedError, Stored
 from lightning_neurocorr.studies.protocol import EverywhereStudy, Listener, Study
 
 __all__ = [
+    "Beside",
     "Column",
     "EverywhereStudy",
     "Figure",

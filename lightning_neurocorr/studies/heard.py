@@ -6,6 +6,7 @@ Shapes: ``N`` samples of a batch, ``D`` neurons of a layer, ``C`` classes.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -18,6 +19,7 @@ from lightning_neurocorr.functional.hashing import folds
 from lightning_neurocorr.samples import Id
 from lightning_neurocorr.validation.batches import Batch
 from lightning_neurocorr.validation.options import Options
+from lightning_neurocorr.validation.reading import Arguments
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +37,9 @@ class Start:
         processes: How many there are.
         epoch: The epoch of training.
         rehearsal: Lightning's sanity check: nothing of it is kept.
-        inputs: From a batch to what ``module`` is called with, ``(args, kwargs)``.
+        arguments: From a batch to what ``module`` is called with, ``(args, kwargs)``; only when a
+            batch has passed.
+        autocast: Opens the precision that ``module`` runs in.
     """
 
     options: Options
@@ -48,7 +52,8 @@ class Start:
     processes: int = 1
     epoch: int = 0
     rehearsal: bool = False
-    inputs: Callable[[Any], tuple[tuple[Any, ...], dict[str, Any]]] | None = None
+    arguments: Callable[[Any], Arguments] = lambda batch: ((batch,), {})
+    autocast: Callable[[], AbstractContextManager[Any]] = nullcontext
 
 
 @dataclass(frozen=True, eq=False)

@@ -241,7 +241,7 @@ def said(error: Exception) -> str:
 
 def _packed(listener: Listener) -> bytes | None:
     """What a listener has heard, all of it on the CPU, and as it travels where that is needed."""
-    plain = {k: v for k, v in vars(listener).items() if k != "also" and not _is_module(v)}
+    plain = {k: v for k, v in vars(listener).items() if k != "also" and not callable(v)}
     moved = apply_to_collection(plain, Tensor, lambda part: part.detach().cpu())
     vars(listener).update(moved)
     return pickle.dumps(moved) if running() else None
@@ -252,7 +252,3 @@ def _unpacked(like: Listener, state: bytes) -> Any:
     other = object.__new__(type(like))
     vars(other).update(pickle.loads(state))  # noqa: S301 -- from our own processes
     return other
-
-
-def _is_module(value: Any) -> bool:
-    return isinstance(value, nn.Module)

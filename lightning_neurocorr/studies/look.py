@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, TypeVar
 
@@ -16,9 +17,12 @@ from lightning_neurocorr import functional as F
 from lightning_neurocorr.activations import ActivationRecorder, Pooling
 from lightning_neurocorr.exemplars import Ranking
 from lightning_neurocorr.functional.hashing import folds, hashed
+from lightning_neurocorr.isolation.swapping import KeptWeights
+from lightning_neurocorr.isolation.untrained import untrained_weights
 from lightning_neurocorr.report import NeuronReport
 from lightning_neurocorr.samples import fetch
 from lightning_neurocorr.studies.heard import Heard
+from lightning_neurocorr.studies.kept import KeptActivations
 from lightning_neurocorr.studies.subject import Subject
 from lightning_neurocorr.validation import SampleTable, Validation
 from lightning_neurocorr.validation.options import Options
@@ -79,6 +83,7 @@ class Look:
     process: int = 0
     processes: int = 1
     shows_progress: bool = False
+    _kept: KeptActivations = field(default_factory=KeptActivations)
     _store: Any = None
     _until: float | None = None
 
@@ -136,6 +141,7 @@ class Look:
         layers: Iterable[str] | None = None,
         pooling: Pooling | None = None,
         size: int = 64,
+        untrained: int | None = None,
     ) -> Iterator[Heard]:
         """Run the model again on some rows of ``samples``: batches as a listener hears them.
 
@@ -146,6 +152,8 @@ class Look:
             layers: Which watched layers; all by default.
             pooling: As in the validation by default.
             size: Samples of a batch.
+            untrained: Seed of weights as before training, to run the model with instead: what the
+                architecture does by itself. Its answers are then other ones.
 
         Raises:
             ValueError: If samples cannot be fetched, or are answered otherwise than before.
@@ -159,20 +167,44 @@ class Look:
         pooling = self.options.pooling if pooling is None else pooling
         correct = (samples.outcome == F.BOTH) | (samples.outcome == F.ONLY_MODEL)
         done = 0
-        with subject.quiet(), ActivationRecorder(places, pooling) as recorder:
+        weights = nullcontext()
+        if untrained is not None:
+            values = untrained_weights(subject.module, untrained)
+            weights = KeptWeights.of(subject.module, values).in_place()
+        with subject.quiet(), weights, ActivationRecorder(places, pooling) as recorder:
             for which, batch in fetch(subject.loaders, samples.position[rows].tolist(), size):
                 moved = subject.move(batch, which)
                 args, kwargs = subject.arguments(moved)
                 logits = subject.forward(*args, **kwargs)
                 at = rows[done : done + len(logits)]
                 done += len(logits)
-                if bool((samples.outcome[at] >= 0).all()):
+                if untrained is None and bool((samples.outcome[at] >= 0).all()):
                     subject.confirm(logits, samples.target[at], correct[at])
                 taken, problems = recorder.take()
                 if problems:
                     name, why = next(iter(problems.items()))
                     raise RefusedError(f"Layer {name} cannot be read again: {why}.")
                 yield self._heard(at, logits, taken, moved)
+
+    def activations(self, rows: Tensor, layers: Iterable[str] | None = None) -> dict[str, Tensor]:
+        """Activations float32 ``(n, D)`` by layer of some rows of ``samples``, on the CPU.
+
+        They come from one run of the model for all studies: samples that another study has asked
+        for are not run again.
+
+        Args:
+            rows: Which samples, ``(n,)``.
+            layers: Which watched layers; all by default.
+
+        Raises:
+            RefusedError: If samples cannot be run again, or their activations take more than
+                256 MB.
+        """
+        sizes = dict(zip(self.report.layers, self.report.sizes, strict=True))
+        wanted = sizes if layers is None else {name: sizes[name] for name in layers}
+        if why := self._kept.refusal(len(rows), wanted):
+            raise RefusedError(why)
+        return self._kept.take(rows, wanted, self.again)
 
     def _heard(self, at: Tensor, logits: Tensor, taken: Mapping[str, Tensor], batch: Any) -> Heard:
         samples, outcome = self.samples, self.samples.outcome[at]

@@ -38,7 +38,8 @@ class Listener(ABC):
 
     Keep sums, not batches: the memory of a listener must not grow with the data. Its attributes
     travel between processes: keep numbers, texts, tensors and arrays in them, or lists and dicts
-    of these. They are on the CPU when :meth:`merge` and ``find`` see them.
+    of these. They are on the CPU when :meth:`merge` and ``find`` see them. What can be called
+    (a module, a :class:`Beside`, a function) stays where it is.
 
     Attributes:
         also: Further modules by name, of the model or not: what each returned last is in
