@@ -216,7 +216,7 @@ def test_columns_are_the_same_for_every_batch_size(validations: int) -> None:
 
 
 def test_settings() -> None:
-    assert Attribution().limit(2000) == 384
+    assert Attribution().limit(2000) == 512
     assert Attribution().limit(10_000) == 600
     assert Attribution().limit(10**6) == Attribution().limit() == 1024
     assert SampleChoice(Attribution(max_samples=100), 800).rate == 1

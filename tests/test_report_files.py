@@ -139,7 +139,7 @@ def test_files_of_the_first_schema_are_read(tmp_path: Path) -> None:
 
 
 def test_files_without_the_parts_of_the_advantage_do_not_say_encodes(tmp_path: Path) -> None:
-    passing = {"r": 0.5, "q_value": 0.01, "r_within_class": 0.4, "q_within_class": 0.01}
+    passing = {"r": 0.5, "q_value": 0.005, "r_within_class": 0.4, "q_within_class": 0.01}
     parts = {"q_only_model": 0.01, "parts_replicated": 0.1}
     columns = {name: [value] for name, value in (passing | parts).items()}
     path = make_report({"a": 1}, columns).save(tmp_path / "report.npz")

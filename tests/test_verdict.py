@@ -12,18 +12,18 @@ from lightning_neurocorr.report import COLUMNS, Outcomes, verdict
 NAN = math.nan
 NOTHING = dict.fromkeys(COLUMNS, NAN)
 ENCODES = NOTHING | {
-    "r": 0.5, "q_value": 0.01, "r_within_class": 0.4, "q_within_class": 0.01, "r_replicated": 0.3,
-    "r_baseline_wrong": 0.3, "q_baseline_wrong": 0.01, "r_model_right": 0.2, "q_model_right": 0.01,
-    "q_only_model": 0.02, "parts_replicated": 0.1,
+    "r": 0.5, "q_value": 0.005, "r_within_class": 0.4, "q_within_class": 0.01, "r_replicated": 0.3,
+    "r_baseline_wrong": 0.3, "q_baseline_wrong": 0.005, "r_model_right": 0.2, "q_model_right": 0.05,
+    "q_only_model": 0.05, "parts_replicated": 0.1,
 }  # fmt: skip
 BASELINE = {
     "r": -0.5, "r_within_class": -0.4, "r_replicated": -0.3, "q_baseline_wrong": 0.9,
-    "q_model_right": 0.9, "q_only_model": 0.9, "q_baseline_right": 0.01, "q_model_wrong": 0.01,
-    "q_only_baseline": 0.02,
+    "q_model_right": 0.9, "q_only_model": 0.9, "q_baseline_right": 0.005, "q_model_wrong": 0.05,
+    "q_only_baseline": 0.05,
 }  # fmt: skip
 USED = {
     "attribution": 2.0, "attribution_q": 0.01, "attribution_low": 1.0, "attribution_high": 3.0,
-    "attribution_contrast": 0.1, "attribution_contrast_q": 0.05,
+    "attribution_contrast": 0.1, "attribution_contrast_q": 0.005,
 }  # fmt: skip
 NEEDED = {
     "ablation": 0.2, "ablation_control": 0.1, "ablation_p": 0.05, "ablation_q": 0.05,
@@ -50,6 +50,8 @@ COST = (
         ),
         ({"q_only_model": NAN}, "goes with the advantage; its two parts were not tested"),
         ({"q_only_model": 0.051}, "not shown to encode the advantage"),
+        ({"q_baseline_wrong": 0.0051}, "not shown to encode the advantage"),
+        ({"q_value": 0.0051}, "not shown to encode the advantage"),
         (
             {"q_only_model": 0.9, "q_baseline_wrong": 0.9},
             "goes with the model being right",
@@ -81,6 +83,7 @@ COST = (
             {**BASELINE, "q_only_baseline": 0.9, "q_only_model": 0.01},
             "not shown to encode the advantage",
         ),
+        ({**BASELINE, "q_value": 0.0051}, "not shown to encode the advantage"),
         ({"r_replicated": NAN}, "encodes the advantage"),
         ({"r": NAN}, "undefined: no correlation can be computed"),
         ({"q_value": NAN}, "too sparse to test"),
@@ -101,7 +104,7 @@ COST = (
         (USED, "encodes the advantage and is used"),
         ({**USED, "attribution_contrast": NAN}, f"encodes the advantage; {NO_MORE}"),
         ({**USED, "attribution_contrast_q": NAN}, f"encodes the advantage; {NO_MORE}"),
-        ({**USED, "attribution_contrast_q": 0.06}, f"encodes the advantage; {NO_MORE}"),
+        ({**USED, "attribution_contrast_q": 0.0051}, f"encodes the advantage; {NO_MORE}"),
         ({**USED, "attribution_q": 0.06}, "encodes the advantage; not shown to be used"),
         ({**USED, "attribution_q": NAN}, "encodes the advantage; not shown to be used"),
         ({**USED, "attribution_contrast": 0.0}, f"encodes the advantage; {NO_MORE}"),
@@ -136,6 +139,7 @@ def slow_verdict(row: dict, dead: bool) -> str:
         return "undefined: no correlation can be computed"
     unknown = math.isnan(row["r_within_class"]) and math.isnan(row["q_within_class"])
     same = row["r_within_class"] * row["r"] > 0 and row["q_within_class"] <= 0.05
+    first = row["q_baseline_right"] if row["r"] < 0 else row["q_baseline_wrong"]
     halves = math.isnan(row["r_replicated"]) or row["r_replicated"] * row["r"] > 0
     whose = "the baseline's advantage" if row["r"] < 0 else "the advantage"
     claim = row["q_only_baseline"] if row["r"] < 0 else row["q_only_model"]
@@ -144,6 +148,7 @@ def slow_verdict(row: dict, dead: bool) -> str:
         0: (),
         1: ("model being right", "baseline being wrong"),
     }[int(np.sign(row["r"]))]
+    both = claim <= 0.05 and not first > 0.005
     clear = [row[f"q_{part.replace(' being ', '_')}"] <= 0.05 for part in parts]
     if math.isnan(row["q_value"]):
         claims = ["too sparse to test"]
@@ -151,11 +156,11 @@ def slow_verdict(row: dict, dead: bool) -> str:
         claims = ["not shown to encode the advantage"]
     elif not unknown and not same:
         claims = ["goes with the class, not with the advantage within it"]
-    elif not halves or (claim <= 0.05 and row["parts_replicated"] <= 0):
+    elif not halves or (both and row["parts_replicated"] <= 0):
         claims = ["goes with the advantage in one half of the samples only"]
     elif unknown:
         claims = [f"goes with {whose}; classes were not controlled for"]
-    elif claim <= 0.05:
+    elif both and row["q_value"] <= 0.005:
         claims = ["goes with the baseline's advantage" if row["r"] < 0 else "encodes the advantage"]
     elif math.isnan(claim):
         claims = [f"goes with {whose}; its two parts were not tested"]
@@ -165,7 +170,7 @@ def slow_verdict(row: dict, dead: bool) -> str:
         claims = ["not shown to encode the advantage"]
     if not math.isnan(row["attribution"]):
         clear = row["attribution_q"] <= 0.05
-        more = row["attribution_contrast"] > 0 and row["attribution_contrast_q"] <= 0.05
+        more = row["attribution_contrast"] > 0 and row["attribution_contrast_q"] <= 0.005
         if clear and row["attribution_low"] > 0:
             claims.append("is used" if more else NO_MORE)
         elif clear and row["attribution_high"] < 0:
@@ -179,7 +184,7 @@ def slow_verdict(row: dict, dead: bool) -> str:
 
 def test_verdicts_on_many_neurons_against_one_at_a_time() -> None:
     rng = np.random.default_rng(0)
-    columns = {name: rng.choice([-0.3, 0.01, 0.04, 0.3, NAN], 3000) for name in COLUMNS}
+    columns = {name: rng.choice([-0.3, 0.001, 0.01, 0.04, 0.3, NAN], 3000) for name in COLUMNS}
     columns |= {"ablation_advantage": np.full(3000, 0.25), "ablation_shared": np.full(3000, 0.05)}
     dead = rng.random(3000) < 0.05
     found = verdict.neurons(columns, dead)
@@ -198,12 +203,13 @@ def test_dead_neurons() -> None:
 def test_masks_and_words_agree() -> None:
     """Claims appear in the words exactly where the masks, which are counted, say so."""
     values = {
-        "r": (0.3, -0.3), "q_value": (0.01, 0.2, NAN), "r_within_class": (0.2, -0.2, NAN),
+        "r": (0.3, -0.3), "q_value": (0.001, 0.02, 0.2, NAN), "r_within_class": (0.2, -0.2, NAN),
         "q_within_class": (0.01, 0.03, 0.2), "r_replicated": (0.1, -0.1, NAN),
-        "q_only_model": (0.01, 0.2, NAN), "parts_replicated": (0.1, -0.1, NAN),
+        "q_only_model": (0.01, 0.2, NAN), "q_baseline_wrong": (0.001, 0.02, NAN),
+        "parts_replicated": (0.1, -0.1, NAN),
         "attribution": (1.0, -1.0, NAN), "attribution_q": (0.01, 0.2),
         "attribution_low": (0.5, -2.0), "attribution_high": (2.0, -0.5),
-        "attribution_contrast": (0.5, -0.5, NAN), "attribution_contrast_q": (0.01, 0.2, NAN),
+        "attribution_contrast": (0.5, -0.5, NAN), "attribution_contrast_q": (0.001, 0.02, NAN),
         "ablation": (0.2, -0.2, NAN),
         "ablation_control": (0.1, NAN), "ablation_p": (0.01, 0.2), "ablation_q": (0.01, 0.2),
         "ablation_advantage": (0.3,), "ablation_shared": (0.1,),

@@ -9,6 +9,8 @@ from typing import Any
 # Claims by the names of their counts, in the words of the verdict.
 CLAIMS = {"encodes": '"encodes the advantage"', "used": '"is used"'}
 
+_UNTRIED = 'Whether a neuron is "needed" was not tried.'
+
 
 @dataclass(frozen=True)
 class PlaceboCounts:
@@ -50,7 +52,7 @@ class PlaceboCounts:
         return (
             "Placebo: a baseline as good as this one, but right and wrong at random within each "
             f"class. Against it, of {self.neurons:,} neurons, the verdict says of "
-            f"{', and of '.join(said)}{draws}."
+            f"{', and of '.join(said)}{draws}. {_UNTRIED}"
         )
 
     def to_dict(self) -> dict[str, Any]:

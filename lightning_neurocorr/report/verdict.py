@@ -20,6 +20,11 @@ from lightning_neurocorr.report.written import plain, small
 
 ALPHA = 0.05
 
+# Of what just passes a q of 0.05, too much fails on other samples. So what a claim rests on has to
+# show more: r and its first part, which a placebo cannot earn, and the contrast of shares. Chosen by
+# `python -m tests.benchmarks.replication`; docs/concepts.md has the numbers.
+CLEAR = 0.005
+
 Columns = Mapping[str, Any]
 
 
@@ -54,15 +59,12 @@ def parts_hold(columns: Columns) -> np.ndarray:
     wrong; among those that the baseline gets wrong, higher where the model is right. In both halves
     of the samples the signs are the same.
     """
-    claim = np.where(_array(columns, "r") < 0, *(_array(columns, name) for name in _CLAIMS))
-    return (claim <= ALPHA) & ~(_array(columns, "parts_replicated") <= 0)
+    return _parts_clear(columns) & ~(_array(columns, "parts_replicated") <= 0)
 
 
 def encodes(columns: Columns) -> np.ndarray:
     """Whether the activation goes with the model's advantage and passed every control."""
-    up = _array(columns, "r") > 0
-    clear = controlled(columns) & ~class_explains(columns)
-    return associated(columns) & clear & replicates(columns) & parts_hold(columns) & up
+    return _goes_with_advantage(columns) & (_array(columns, "r") > 0)
 
 
 def used(columns: Columns) -> np.ndarray:
@@ -72,7 +74,7 @@ def used(columns: Columns) -> np.ndarray:
     the baseline right and wrong at random, a neuron would carry as much of the answer there.
     """
     more = _array(columns, "attribution_contrast") > 0
-    return depends(columns) & more & (_array(columns, "attribution_contrast_q") <= ALPHA)
+    return depends(columns) & more & (_array(columns, "attribution_contrast_q") <= CLEAR)
 
 
 def depends(columns: Columns) -> np.ndarray:
@@ -144,8 +146,9 @@ def standing(columns: Columns) -> tuple[np.ndarray, np.ndarray]:
     return kind, np.where(kind == KINDS.index("that are used"), _array(columns, "attribution"), r)
 
 
-# q of both parts of the baseline's advantage and of the model's.
+# Of the baseline's advantage and of the model's: q of both parts, and of the first.
 _CLAIMS = ("q_only_baseline", "q_only_model")
+_FIRSTS = ("q_baseline_right", "q_baseline_wrong")
 
 _SPARSE, _ENCODES, _USED, _NEEDED = (
     "too sparse to test",
@@ -196,11 +199,11 @@ def _encoding(columns: Columns, dead: np.ndarray) -> np.ndarray:
         np.isnan(_array(columns, "q_value")),
         ~associated(columns),
         class_explains(columns),
-        ~replicates(columns) | ((claims <= ALPHA) & ~parts_hold(columns)),
+        ~replicates(columns) | (_parts_clear(columns) & ~parts_hold(columns)),
         unknown & low,
         unknown,
         encodes(columns),
-        parts_hold(columns),
+        _goes_with_advantage(columns),
         np.isnan(claims) & low,
         np.isnan(claims),
         low & _only(columns, "model_wrong", "baseline_right"),
@@ -209,6 +212,21 @@ def _encoding(columns: Columns, dead: np.ndarray) -> np.ndarray:
         high & _only(columns, "baseline_wrong", "model_right"),
     )
     return np.select(conditions, range(len(conditions)), _ENCODING.index(_NOTHING))
+
+
+def _goes_with_advantage(columns: Columns) -> np.ndarray:
+    """Whether every control was passed, for the model's advantage or, below 0, the baseline's."""
+    clear = controlled(columns) & ~class_explains(columns)
+    clear &= _array(columns, "q_value") <= CLEAR
+    return clear & replicates(columns) & parts_hold(columns)
+
+
+def _parts_clear(columns: Columns) -> np.ndarray:
+    """Whether both parts of the advantage are clear over all samples, whatever their halves."""
+    low = _array(columns, "r") < 0
+    both = np.where(low, *(_array(columns, name) for name in _CLAIMS))
+    first = np.where(low, *(_array(columns, name) for name in _FIRSTS))
+    return (both <= ALPHA) & ~(first > CLEAR)  # both is unknown where the first is
 
 
 def _only(columns: Columns, part: str, other: str) -> np.ndarray:
