@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import warnings
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
@@ -77,6 +78,18 @@ def chromium() -> str:
     if path is None:
         pytest.skip("needs Chromium on the path (on Debian: apt-get install chromium)")
     return path
+
+
+@pytest.fixture(scope="session")
+def microscope_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+    """A folder with a run of digits that the callback wrote, and the callback."""
+    from tests.make_microscope_run import make_run
+
+    folder = tmp_path_factory.mktemp("microscope")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Lightning's advice
+        callback = make_run(folder, epochs=4)
+    return folder, callback
 
 
 def _seed_everything() -> None:

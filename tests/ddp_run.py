@@ -168,6 +168,7 @@ def described(callback: NeuronAdvantage) -> dict[str, Any]:
         for group in (panel.exemplars, panel.only_model, panel.matched)
     ]
     return {
+        "samples": _plain_samples(report),
         "report": True,
         "history": history,
         "n": report.n,
@@ -184,6 +185,17 @@ def described(callback: NeuronAdvantage) -> dict[str, Any]:
         "message": report.message,
         "placebo": report.placebo.to_dict(),
         "notes": list(report.notes),
+    }
+
+
+def _plain_samples(report: Any) -> dict[str, Any]:
+    """Samples in their order, and the exemplars of every neuron."""
+    found = report.samples
+    arrays = ("position", "outcome", "target", "model", "baseline")
+    return {
+        **{name: getattr(found, name).tolist() for name in arrays},
+        **{group: rows.tolist() for group, rows in found.exemplars.items()},
+        "ids": list(found.ids),
     }
 
 

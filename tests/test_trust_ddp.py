@@ -123,6 +123,26 @@ def test_exemplars_are_the_same_samples(ranks: list[Results], alone: Results) ->
             assert a[1] == pytest.approx(b[1], abs=1e-5, nan_ok=True)
 
 
+def test_samples_and_their_exemplars_are_those_of_one_process(
+    ranks: list[Results], alone: Results
+) -> None:
+    kept = 0
+    for name in SAME:
+        found, expected = ranks[0][name], alone[name]
+        if name in UNORDERED or not expected["report"]:
+            continue
+        if name == "text_ids":  # in another order, but each with its own answers
+            rows = [
+                sorted(zip(*(part["samples"][k] for k in ("ids", "target", "model")), strict=True))
+                for part in (found, expected)
+            ]
+            assert rows[0] == rows[1]
+            continue
+        assert found["samples"] == expected["samples"], name
+        kept += "any" in found["samples"]
+    assert kept
+
+
 def test_ids_say_which_samples_they_are(ranks: list[Results], alone: Results) -> None:
     found, expected = ranks[0]["text_ids"], alone["text_ids"]
     strongest = [group for i, group in enumerate(expected["panels"]) if i % 3 < 2]

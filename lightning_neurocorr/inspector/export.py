@@ -34,6 +34,8 @@ for (const element of document.querySelectorAll("script.neurocorr-module")) {
 import(urls["page.js"]);
 """  # noqa: E501
 
+_ELEMENT = 90  # bytes of a script element
+
 Steps = tuple[tuple[int, tuple[bytes, ...]], ...]
 
 
@@ -61,9 +63,10 @@ class Exported:
 
     @property
     def size(self) -> int:
-        """Bytes of its blobs as base64."""
+        """About how many bytes it takes in a file: base64 of its blobs in their elements."""
         blobs = {*self.history.values(), *_blobs(self.frames, self.tiles, self.pictures)}
-        return sum(map(len, blobs)) * 4 // 3
+        said = sum(len(dumped(one)) for one in self.meta)
+        return said + sum(4 * len(blob) // 3 + _ELEMENT for blob in blobs)
 
 
 def of_report(

@@ -130,7 +130,7 @@ def _layer(
         **counts,
         "chance": summary.noise_ceiling,
         "stability": summary.stability,
-        "hist": np.histogram(known, _BINS, (-widest, widest))[0],
+        "hist": np.histogram(known, _BINS, (-widest, widest))[0].tolist(),
         "hist_range": [-widest, widest],
         "verdict": summary.verdict,
         "attribution": states.attribution(report, attributed, summary.layer),
