@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from lightning_neurocorr.report import verdict
-from lightning_neurocorr.report.verdict import ALPHA, Columns
+from lightning_neurocorr.report.verdict import Columns
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,10 +114,10 @@ def _encodes(columns: Columns) -> Claim:
     controls = (
         Control("up", "higher where the model is better", ("r",), up, known),
         Control(
-            "associated",
+            "clear",
             "clear of 0 among the neurons of its layer",
             ("q_value",),
-            verdict.associated(columns),
+            verdict.clear(columns),
             _known(columns, "q_value"),
         ),
         Control(
@@ -149,7 +149,6 @@ def _encodes(columns: Columns) -> Claim:
 
 def _used(columns: Columns) -> Claim:
     known = _known(columns, "attribution")
-    contrast, q = _array(columns, "attribution_contrast"), "attribution_contrast_q"
     controls = (
         Control(
             "depends",
@@ -161,9 +160,9 @@ def _used(columns: Columns) -> Claim:
         Control(
             "contrast",
             "a larger share than on matched samples that both get right",
-            ("attribution_contrast", q),
-            (contrast > 0) & (_array(columns, q) <= ALPHA),
-            _known(columns, q),
+            ("attribution_contrast", "attribution_contrast_q"),
+            verdict.depends_more(columns),
+            _known(columns, "attribution_contrast_q"),
         ),
     )
     question = "Does the answer depend on it where the model wins?"
@@ -174,28 +173,26 @@ def _used(columns: Columns) -> Claim:
 
 def _needed(columns: Columns) -> Claim:
     known = _known(columns, "ablation")
-    effect, control = _array(columns, "ablation"), _array(columns, "ablation_control")
-    lost, shared = (_array(columns, f"ablation_{of}") for of in ("advantage", "shared"))
     controls = (
         Control(
             "beyond_shared",
             "advantage samples lose more than shared ones",
             ("ablation", "ablation_q"),
-            _array(columns, "ablation_q") <= ALPHA,
+            verdict.costs_more(columns),
             _known(columns, "ablation_q"),
         ),
         Control(
             "beyond_random",
             "few random neurons cost as much",
             ("ablation_p", "ablation_control"),
-            (_array(columns, "ablation_p") <= ALPHA) & (effect > np.fmax(control, 0)),
+            verdict.costs_beyond_random(columns),
             _known(columns, "ablation_p"),
         ),
         Control(
             "answers",
             "answers are lost, not only margin",
             ("ablation_advantage", "ablation_shared"),
-            lost > np.fmax(shared, 0),
+            verdict.loses_answers(columns),
             _known(columns, "ablation_advantage"),
         ),
     )

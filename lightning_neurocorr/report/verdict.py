@@ -21,8 +21,8 @@ from lightning_neurocorr.report.written import plain, small
 ALPHA = 0.05
 
 # Of what just passes a q of 0.05, too much fails on other samples. So what a claim rests on has to
-# show more: r and its first part, which a placebo cannot earn, and the contrast of shares. Chosen by
-# `python -m tests.benchmarks.replication`; docs/concepts.md has the numbers.
+# show more: r and its first part, which a placebo cannot earn, and the contrast of shares. Chosen
+# by `python -m tests.benchmarks.replication`; docs/concepts.md has the numbers.
 CLEAR = 0.005
 
 Columns = Mapping[str, Any]
@@ -31,6 +31,11 @@ Columns = Mapping[str, Any]
 def associated(columns: Columns) -> np.ndarray:
     """Whether r differs from 0 after correction for all neurons of the layer."""
     return _array(columns, "q_value") <= ALPHA
+
+
+def clear(columns: Columns) -> np.ndarray:
+    """Whether r is so far from 0 that a claim can rest on it."""
+    return _array(columns, "q_value") <= CLEAR
 
 
 def class_explains(columns: Columns) -> np.ndarray:
@@ -73,14 +78,19 @@ def used(columns: Columns) -> np.ndarray:
     Elsewhere are matched samples that both get right: of the same class, with the same rival. Were
     the baseline right and wrong at random, a neuron would carry as much of the answer there.
     """
-    more = _array(columns, "attribution_contrast") > 0
-    return depends(columns) & more & (_array(columns, "attribution_contrast_q") <= CLEAR)
+    return depends(columns) & depends_more(columns)
 
 
 def depends(columns: Columns) -> np.ndarray:
     """Whether the answer depends on the neuron where the model wins, elsewhere maybe as much."""
     clear = _array(columns, "attribution_q") <= ALPHA
     return clear & (_array(columns, "attribution_low") > 0)
+
+
+def depends_more(columns: Columns) -> np.ndarray:
+    """Whether the neuron's share is larger where the model wins than on matched samples."""
+    more = _array(columns, "attribution_contrast") > 0
+    return more & (_array(columns, "attribution_contrast_q") <= CLEAR)
 
 
 def needed(columns: Columns) -> np.ndarray:
@@ -90,11 +100,24 @@ def needed(columns: Columns) -> np.ndarray:
     correction for all neurons silenced. A margin can shrink without a single answer lost: that is
     no need.
     """
+    return costs_more(columns) & costs_beyond_random(columns) & loses_answers(columns)
+
+
+def costs_more(columns: Columns) -> np.ndarray:
+    """Whether advantage samples lose more than shared ones, and by no accident of the samples."""
+    return _array(columns, "ablation_q") <= ALPHA
+
+
+def costs_beyond_random(columns: Columns) -> np.ndarray:
+    """Whether hardly any random neuron of the layer costs as much."""
     beats = _array(columns, "ablation") > np.fmax(_array(columns, "ablation_control"), 0)
+    return beats & (_array(columns, "ablation_p") <= ALPHA)
+
+
+def loses_answers(columns: Columns) -> np.ndarray:
+    """Whether more answers are lost on advantage samples than on shared ones."""
     shared = np.fmax(_array(columns, "ablation_shared"), 0)
-    answers = _array(columns, "ablation_advantage") > shared
-    rare = _array(columns, "ablation_p") <= ALPHA
-    return rare & (_array(columns, "ablation_q") <= ALPHA) & beats & answers
+    return _array(columns, "ablation_advantage") > shared
 
 
 def neurons(columns: Columns, dead: np.ndarray) -> np.ndarray:
@@ -216,9 +239,8 @@ def _encoding(columns: Columns, dead: np.ndarray) -> np.ndarray:
 
 def _goes_with_advantage(columns: Columns) -> np.ndarray:
     """Whether every control was passed, for the model's advantage or, below 0, the baseline's."""
-    clear = controlled(columns) & ~class_explains(columns)
-    clear &= _array(columns, "q_value") <= CLEAR
-    return clear & replicates(columns) & parts_hold(columns)
+    within = controlled(columns) & ~class_explains(columns)
+    return clear(columns) & within & replicates(columns) & parts_hold(columns)
 
 
 def _parts_clear(columns: Columns) -> np.ndarray:
