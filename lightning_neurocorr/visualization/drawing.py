@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,24 +18,22 @@ from lightning_neurocorr.activations import Place
 from lightning_neurocorr.report.panels import Picture
 from lightning_neurocorr.visualization import parametrization
 from lightning_neurocorr.visualization.augmentation import draw_warps, warp
-from lightning_neurocorr.visualization.isolation import IsolatedModel
+from lightning_neurocorr.visualization.isolated_model import IsolatedModel, alike
 from lightning_neurocorr.visualization.prior import ImagePrior
 from lightning_neurocorr.visualization.reference import Reference, measure
+from lightning_neurocorr.visualization.settings import Settings
 from lightning_neurocorr.visualization.targets import Readout, Target, group_by_layer
 
-if TYPE_CHECKING:
-    from lightning_neurocorr.visualization.render import FeatureVisualizer
-
-_TRIED = 4  # real images on which shortcuts through the model must give the same
+_TRIED = 4  # real images on which the short way through the model must read the same
 _FRESH = 8  # warps per picture that its augmented activation is the mean of
 
 
 class Drawing:
-    """One call of :meth:`FeatureVisualizer.render`."""
+    """One call of a visualizer."""
 
     def __init__(
         self,
-        settings: FeatureVisualizer,
+        settings: Settings,
         model: IsolatedModel,
         layers: Mapping[str, Place],
         targets: Sequence[Target],
@@ -52,7 +50,7 @@ class Drawing:
         self.references: dict[int, Reference] = {}
         self.calls: dict[str, int] = {}
         self.readouts: dict[tuple[int, ...], Readout] = {}
-        self.shortened = False
+        self.shortened: str | None = None  # the layer that the short way leads to
 
     def pictures(
         self, exemplars: Mapping[int, Tensor], advance: Callable[[int], Any]
@@ -85,12 +83,15 @@ class Drawing:
     def draw(self, chunk: Sequence[int], start: str) -> dict[int, Picture]:
         """Pictures of targets of one layer; what noise cannot reach starts from a real image."""
         images, moved, steps = self.optimise(chunk, start)
+        plain, augmented = self.judge(chunk, images)
+        if self.model.is_short and not self.is_read_alike(chunk, images) and not self.spent():
+            self.model.go_the_plain_way()  # the forward goes another way than on real images
+            return self.draw(chunk, start)
         still = [i for i, reached in zip(chunk, moved, strict=True) if not reached]
         if still and start == "noise" and not self.spent():
             again = self.draw(still, "exemplar")
         else:
             again = {}
-        plain, augmented = self.judge(chunk, images)
         made = {}
         for row, index in enumerate(chunk):
             made[index] = self.describe(
@@ -101,7 +102,7 @@ class Drawing:
     def optimise(self, chunk: Sequence[int], start: str) -> tuple[Tensor, list[bool], int]:
         """Images ``(K, C, H, W)``, whether each could be moved, and the number of steps taken."""
         settings, device = self.settings, self.model.device
-        self.shorten()
+        self.shorten(self.targets[chunk[0]].layer)
         noise, warps = self.randomness(chunk)
         warps = warps.to(device)
         references = [self.references[i] for i in chunk]
@@ -136,19 +137,14 @@ class Drawing:
         mean, span, limit = columns.to(self.model.device)
         return mean, span, limit
 
-    def shorten(self) -> None:
-        """Once: see whether the model can be run in a cheaper way."""
-        if self.shortened:
+    def shorten(self, layer: str) -> None:
+        """Once per layer: see whether the model can be run in a cheaper way up to it."""
+        if self.shortened == layer:
             return
-        self.shortened = True
-        groups = group_by_layer(self.targets)
-        readers = {
-            name: Readout([self.targets[i] for i in group]).all
-            for name, group in groups.items()
-            if self.calls.get(name)
-        }
+        self.shortened = layer
+        targets = [target for target in self.targets if target.layer == layer]
         images = self.model.prepare(self.prior.images[:_TRIED]).requires_grad_()
-        self.model.shorten(images, readers, self.calls)
+        self.model.shorten(images, {layer: Readout(targets).all}, self.calls)
 
     def activations(self, chunk: Sequence[int], images: Tensor, *, short: bool = False) -> Tensor:
         """Target ``i`` on image ``i``, ``(K,)``, averaged over the calls of the layer."""
@@ -168,6 +164,12 @@ class Drawing:
             plain = self.activations(chunk, images)
             augmented = [self.activations(chunk, warp(images, warps[:, i])) for i in range(_FRESH)]
         return plain.tolist(), torch.stack(augmented).mean(0).tolist()
+
+    def is_read_alike(self, chunk: Sequence[int], images: Tensor) -> bool:
+        """Whether the short way drives the targets as the plain one does."""
+        with torch.no_grad():
+            plain, short = (self.activations(chunk, images, short=s) for s in (False, True))
+        return alike([plain], [short])
 
     def randomness(self, chunk: Sequence[int], fresh: bool = False) -> tuple[Tensor, Tensor]:
         """Noise ``(K, C, H, W)`` and warps ``(K, S, 2, 3)``, from a generator per target."""

@@ -22,11 +22,12 @@ from torch.utils.hooks import RemovableHandle
 from lightning_neurocorr.activations import Place, first_tensor, layer_names, listen, unit_axis
 from lightning_neurocorr.report.panels import Picture
 from lightning_neurocorr.visualization.drawing import Drawing
-from lightning_neurocorr.visualization.isolation import IsolatedModel
+from lightning_neurocorr.visualization.isolated_model import IsolatedModel
 from lightning_neurocorr.visualization.prior import ImagePrior
-from lightning_neurocorr.visualization.render import FeatureVisualizer, progress_bar
+from lightning_neurocorr.visualization.render import progress_bar
+from lightning_neurocorr.visualization.settings import Settings
 from lightning_neurocorr.visualization.targets import (
-    Exemplars,
+    ExemplarImages,
     Readout,
     Target,
     check_exemplars,
@@ -87,7 +88,7 @@ class LucentVisualizer:
         targets: Sequence[Target],
         prior: ImagePrior,
         *,
-        exemplars: Exemplars = None,
+        exemplars: ExemplarImages = None,
         progress: bool = False,
     ) -> list[Picture]:
         """Make one picture per target; arguments and result as :meth:`FeatureVisualizer.render`.
@@ -116,9 +117,9 @@ class LucentVisualizer:
         with drawing.model.opened(self.seed), progress_bar(progress, len(targets)) as advance:
             return drawing.pictures(given, advance)
 
-    def _shared_settings(self) -> FeatureVisualizer:
+    def _shared_settings(self) -> Settings:
         """What both visualizers understand alike."""
-        return FeatureVisualizer(
+        return Settings(
             parametrization="fourier",
             start="noise",
             steps=self.steps,

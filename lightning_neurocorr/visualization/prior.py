@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_neurocorr.visualization.reservoir import Reservoir
+from lightning_neurocorr.visualization.image_sample import ImageSample
 
 _CHUNK = 64  # images per float64 temporary
 _T = TypeVar("_T")
@@ -99,7 +99,7 @@ class ImagePrior:
                 different images are left.
         """
         _check_counts(max_images=max_images, pca_components=pca_components, max_bytes=max_bytes)
-        sample = Reservoir(max_images, max_bytes, seed)
+        sample = ImageSample(max_images, max_bytes, seed)
         with torch.inference_mode(False), torch.no_grad():
             for batch in batches:
                 sample.add(batch)

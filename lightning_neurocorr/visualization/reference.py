@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lightning_neurocorr.visualization.isolation import IsolatedModel
+from lightning_neurocorr.visualization.isolated_model import IsolatedModel
 from lightning_neurocorr.visualization.prior import ImagePrior
 from lightning_neurocorr.visualization.targets import Readout, Target
 

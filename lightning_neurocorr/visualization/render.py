@@ -1,4 +1,4 @@
-"""The settings of our renderer, and its front door.
+"""The front door of our renderer.
 
 Shapes: pictures are ``(C, H, W)`` in the units the model gets.
 """
@@ -9,18 +9,18 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor, nn
 
 from lightning_neurocorr.activations import Place
 from lightning_neurocorr.report.panels import Picture
 from lightning_neurocorr.visualization.drawing import Drawing
-from lightning_neurocorr.visualization.isolation import IsolatedModel
-from lightning_neurocorr.visualization.parametrization import KINDS, Kind
+from lightning_neurocorr.visualization.isolated_model import IsolatedModel
 from lightning_neurocorr.visualization.prior import ImagePrior
+from lightning_neurocorr.visualization.settings import Settings
 from lightning_neurocorr.visualization.targets import (
-    Exemplars,
+    ExemplarImages,
     Target,
     check_exemplars,
     resolve_layers,
@@ -28,7 +28,7 @@ from lightning_neurocorr.visualization.targets import (
 
 
 @dataclass(frozen=True)
-class FeatureVisualizer:
+class FeatureVisualizer(Settings):
     """Makes pictures of what drives neurons.
 
     Attributes:
@@ -58,36 +58,6 @@ class FeatureVisualizer:
         ValueError: If a setting is out of range.
     """
 
-    parametrization: Kind = "auto"
-    start: Literal["exemplar", "noise"] = "exemplar"
-    steps: int = 64
-    strength: float | None = 1.25
-    learning_rate: float | None = None
-    max_batch: int = 16
-    seed: int = 0
-    time_budget_s: float | None = 120.0
-    every_n_validations: int | None = None
-    shift: float = 1 / 16
-    scale: float = 0.1
-    degrees: float = 5.0
-    reference_images: int = 256
-
-    def __post_init__(self) -> None:
-        _check_choice("parametrization", self.parametrization, KINDS)
-        _check_choice("start", self.start, ("exemplar", "noise"))
-        _check_least("steps", self.steps, 1)
-        _check_least("max_batch", self.max_batch, 1)
-        _check_least("seed", self.seed, 0)
-        _check_least("reference_images", self.reference_images, 2)
-        for name in ("strength", "learning_rate", "time_budget_s", "every_n_validations"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ValueError(f"Expected `{name}` to be positive or None, but got {value!r}.")
-        for name, limit in (("shift", 0.5), ("scale", 0.9), ("degrees", 180.0)):
-            value = getattr(self, name)
-            if not 0 <= value <= limit:
-                raise ValueError(f"Expected `{name}` to be from 0 to {limit}, but got {value!r}.")
-
     def render(
         self,
         forward: nn.Module | Callable[[Tensor], Any],
@@ -95,7 +65,7 @@ class FeatureVisualizer:
         targets: Sequence[Target],
         prior: ImagePrior,
         *,
-        exemplars: Exemplars = None,
+        exemplars: ExemplarImages = None,
         progress: bool = False,
     ) -> list[Picture]:
         """Make one picture per target. The model and every global state are left as they were.
@@ -140,17 +110,3 @@ def progress_bar(show: bool, total: int) -> Iterator[Callable[[int], Any]]:
 
     with tqdm(total=total, desc="Pictures", leave=False, file=sys.stdout) as bar:
         yield bar.update
-
-
-def _check_choice(name: str, value: object, choices: Sequence[str]) -> None:
-    if value not in choices:
-        raise ValueError(
-            f"Expected `{name}` to be one of {', '.join(map(repr, choices))}, but got {value!r}."
-        )
-
-
-def _check_least(name: str, value: object, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(
-            f"Expected `{name}` to be an integer of at least {least}, but got {value!r}."
-        )

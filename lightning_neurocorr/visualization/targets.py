@@ -24,7 +24,7 @@ from lightning_neurocorr.activations import (
 from lightning_neurocorr.report.panels import Picture
 from lightning_neurocorr.visualization.prior import ImagePrior
 
-Exemplars = Mapping[int, Tensor] | Sequence[Tensor | None] | None
+ExemplarImages = Mapping[int, Tensor] | Sequence[Tensor | None] | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +75,7 @@ class Visualizer(Protocol):
         targets: Sequence[Target],
         prior: ImagePrior,
         *,
-        exemplars: Exemplars = None,
+        exemplars: ExemplarImages = None,
         progress: bool = False,
     ) -> list[Picture]:
         """One picture per target, in their order."""
@@ -200,7 +200,7 @@ def resolve_layers(
     return {name: layers[name] for name in wanted}
 
 
-def check_exemplars(exemplars: Exemplars, count: int, prior: ImagePrior) -> dict[int, Tensor]:
+def check_exemplars(exemplars: ExemplarImages, count: int, prior: ImagePrior) -> dict[int, Tensor]:
     """Exemplars by position in the targets, on the CPU as float32.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Shortcuts give what the plain model gives, and are left alone where they would not."""
+"""Stand-ins give what the plain model gives, and are left alone where they would not."""
 
 import copy
 
@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.overrides import _get_current_function_mode_stack
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lightning_neurocorr.visualization import FeatureVisualizer, ImagePrior, Target, shortcuts
-from lightning_neurocorr.visualization.isolation import IsolatedModel
+from lightning_neurocorr.isolation.replacing import replaced_modules
+from lightning_neurocorr.visualization import FeatureVisualizer, ImagePrior, Target, stand_ins
+from lightning_neurocorr.visualization.isolated_model import IsolatedModel
 from lightning_neurocorr.visualization.targets import Readout
 
 
@@ -52,16 +52,16 @@ class Shared(nn.Module):
 
 
 class Wayward(nn.Module):
-    """Goes another way when told to."""
+    """Goes another way with few images than with many."""
 
     def __init__(self, way):
         super().__init__()
         self.conv, self.norm = nn.Conv2d(3, 6, 3, 2), nn.BatchNorm2d(6)
-        self.other, self.way, self.turned = nn.Conv2d(3, 6, 3, 2), way, False
+        self.other, self.way = nn.Conv2d(3, 6, 3, 2), way
 
     def forward(self, images):
         hidden = self.conv(images)
-        if not self.turned:
+        if len(images) > 2:
             return self.norm(hidden)
         if self.way == "norm of something else":
             return self.norm(self.other(images))
@@ -69,7 +69,7 @@ class Wayward(nn.Module):
 
 
 def _odd():
-    """Convolutions of every kind that the shortcuts must read right or leave alone."""
+    """Convolutions of every kind that must be read right or left alone."""
     return nn.Sequential(
         nn.Conv2d(3, 4, 4, (2, 1), padding=2),
         nn.Conv2d(4, 4, 3, padding="same", groups=2),
@@ -106,19 +106,17 @@ def _norms(run):
     return sum(seen), result
 
 
-def _compare(net, layer, size=24, turn=None, rtol=1e-9):
+def _compare(net, layer, size=24, rtol=1e-9):
     """Readings and gradients, short and plain; returns the norms computed on the short way."""
     net = _with_statistics(net.double().eval())
-    module = net.get_submodule(layer) if layer else net
+    module, modules = net.get_submodule(layer) if layer else net, dict(net.named_modules())
     model = IsolatedModel(net, {"layer": module})
     targets = [Target("layer", unit) for unit in range(4)]
     readout, calls = Readout(targets), {"layer": 1}
     images = torch.rand(4, 3, size, size + 1, dtype=torch.float64, requires_grad=True)
     with model.opened(0):
         model.shorten(model.prepare(images), {"layer": readout.all}, calls)
-        if turn is not None:
-            turn.turned = True
-        for _ in range(2):  # the second time with what the first has kept
+        for _ in range(2):
 
             def read(short):
                 prepared = model.prepare(images)
@@ -129,13 +127,13 @@ def _compare(net, layer, size=24, turn=None, rtol=1e-9):
             _, plain = _norms(lambda: read(False))
             torch.testing.assert_close(short, plain, rtol=rtol, atol=rtol)
             assert plain[1].abs().max() > 1e-6
-    assert not _get_current_function_mode_stack()
+    assert dict(net.named_modules()) == modules
     return count
 
 
 @pytest.mark.parametrize("size", [16, 23, 32])
-@pytest.mark.parametrize(("layer", "norms"), [("5", 0), ("4.first", 0), ("0", 0), ("1", 0)])
-def test_a_residual_network_without_its_batch_norms(layer, norms, size):
+@pytest.mark.parametrize(("layer", "norms"), [("5", 0), ("4.first", 0), ("0", 0), ("1", 1)])
+def test_a_residual_network_without_its_batch_norms_but_the_one_read(layer, norms, size):
     assert _compare(residual(), layer, size) == norms
 
 
@@ -148,7 +146,7 @@ def test_modules_with_hooks_of_the_user_run_as_they_are(kind, which):
     net, seen = residual(), []
     net[2] = nn.ReLU()  # PyTorch allows no in-place one behind a backward hook
     getattr(net.get_submodule(which), f"register_{kind}")(lambda *args: seen.append(args[-1]))
-    assert _compare(net, "4.one") == 1
+    assert _compare(net, "4.first") == 1
     assert seen
 
 
@@ -161,9 +159,18 @@ def test_odd_convolutions():
 
 
 @pytest.mark.parametrize("way", ["norm first", "norm of the double", "norm of something else"])
-def test_a_forward_that_goes_another_way_is_run_as_it_is(way):
-    net = Wayward(way)
-    assert _compare(net, "", turn=net) == 1
+def test_a_forward_that_goes_another_way_is_drawn_as_it_is(monkeypatch, way):
+    net = _with_statistics(Wayward(way)).eval()
+    prior = ImagePrior.fit([torch.rand(12, 3, 16, 16)])
+    visualizer = FeatureVisualizer(steps=6, reference_images=8)
+
+    def run():
+        return visualizer.render(net, {"net": net}, [Target("net", 1), Target("net", 4)], prior)
+
+    found = run()
+    monkeypatch.setattr(IsolatedModel, "shorten", lambda *_: None)
+    for one, other in zip(found, run(), strict=True):
+        np.testing.assert_array_equal(one.image, other.image)
 
 
 @pytest.mark.parametrize(
@@ -171,35 +178,67 @@ def test_a_forward_that_goes_another_way_is_run_as_it_is(way):
     [(3, 7, 2, 3), (1, 3, 2, 1), (6, 5, 2, 0), (3, 4, 4, 0), (2, 11, 4, 2), (3, 2, 3, 1)],
 )
 @pytest.mark.parametrize("size", [19, 24])
-def test_the_gradient_by_phases_is_the_gradient(channels, kernel, stride, padding, size):
+def test_a_strided_convolution_as_a_dense_one(channels, kernel, stride, padding, size):
     images = torch.rand(2, channels, size, size + 3, dtype=torch.float64, requires_grad=True)
-    weight = torch.randn(5, channels, kernel, kernel, dtype=torch.float64)
-    bias = torch.randn(5, dtype=torch.float64)
-    pad = (padding, padding)
-    phases = shortcuts._phases(weight, stride)
-    short = shortcuts._Strided.apply(images, weight, bias, phases, stride, pad)
-    plain = torch.conv2d(images, weight, bias, stride, pad)
-    assert torch.equal(short, plain)
-    into = torch.randn_like(plain)
-    (found,), (expected,) = (torch.autograd.grad(y, images, into) for y in (short, plain))
+    plain = nn.Conv2d(channels, 5, kernel, stride, padding).double()
+    spread = stand_ins.SpreadConvolution(plain)
+    expected, found = plain(images), spread(images)
     torch.testing.assert_close(found, expected)
+    into = torch.randn_like(found)
+    (gradient,) = torch.autograd.grad(found, images, into)
     slow = torch.zeros(2, channels, size + 2 * padding, size + 3 + 2 * padding).double()
-    for row in range(plain.shape[2]):
-        for column in range(plain.shape[3]):
-            share = torch.einsum("nd,dchw->nchw", into[:, :, row, column], weight)
+    for row in range(found.shape[2]):
+        for column in range(found.shape[3]):
+            share = torch.einsum("nd,dchw->nchw", into[:, :, row, column], plain.weight)
             top, left = stride * row, stride * column
             slow[:, :, top : top + kernel, left : left + kernel] += share
     rows, columns = slice(padding, padding + size), slice(padding, padding + size + 3)
-    torch.testing.assert_close(found, slow[:, :, rows, columns])
+    torch.testing.assert_close(gradient, slow[:, :, rows, columns])
 
 
-def test_the_gradient_by_phases_has_a_gradient():
-    weight, images = torch.randn(2, 1, 3, 3).double(), torch.rand(1, 1, 6, 6).double()
-    phases = shortcuts._phases(weight, 2)
-    torch.autograd.gradgradcheck(
-        lambda x: shortcuts._Strided.apply(x, weight, None, phases, 2, (1, 1)).sin(),
-        images.requires_grad_(),
-    )
+def test_only_convolutions_of_a_few_channels_and_a_large_stride_are_spread():
+    few = [nn.Conv2d(3, 4, 7, 2, 3), nn.Conv2d(3, 4, 4, 4), nn.Conv2d(1, 4, 11, 4, 2)]
+    others = [
+        nn.Conv2d(3, 4, 7),
+        nn.Conv2d(3, 4, 3, 2),
+        nn.Conv2d(16, 4, 7, 2),
+        nn.Conv2d(3, 3, 7, 2, groups=3),
+        nn.Conv2d(3, 4, 7, (2, 1)),
+        nn.Conv2d(3, 4, 7, 2, 3, 2),
+        nn.Conv2d(3, 4, 7, 2, 3, padding_mode="reflect"),
+        nn.Conv2d(3, 4, 7, 2, device="meta"),
+    ]
+    assert all(map(stand_ins._spreads, few))
+    assert not any(map(stand_ins._spreads, others))
+
+
+def test_a_replaced_module_is_in_its_place_again_also_after_an_error():
+    shared = nn.Linear(2, 2)
+    net = nn.Sequential(shared, nn.Sequential(nn.Tanh(), shared), nn.Linear(2, 2))
+    before, new = [id(part) for part in net.modules()], nn.Identity()
+
+    def stopped():
+        with replaced_modules(net, {shared: new}):
+            assert net[0] is net[1][1] is new
+            assert [name for name, _ in net.named_children()] == ["0", "1", "2"]
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stopped()
+    assert [id(part) for part in net.modules()] == before
+    assert net[1][1] is shared
+
+
+def test_a_module_that_looks_into_what_is_replaced_runs_as_it_is():
+    class Looking(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body = residual()[:2]
+
+        def forward(self, images):
+            return self.body(images) * self.body[1].weight.sum()
+
+    assert _compare(Looking(), "") == 1
 
 
 def test_pictures_are_the_same_and_come_without_batch_norms(monkeypatch):
@@ -208,10 +247,7 @@ def test_pictures_are_the_same_and_come_without_batch_norms(monkeypatch):
     targets = [Target("5.two", 1), Target("4.second", 2)]
     visualizer = FeatureVisualizer(steps=9, reference_images=8)
     few, short = _norms(lambda: visualizer.render(net, None, targets, prior))
-    monkeypatch.setattr(shortcuts, "still_tensors", lambda *_: set())
-    monkeypatch.setattr(
-        "lightning_neurocorr.visualization.isolation.still_tensors", lambda *_: set()
-    )
+    monkeypatch.setattr(IsolatedModel, "shorten", lambda *_: None)
     many, plain = _norms(lambda: visualizer.render(net, None, targets, prior))
     assert few < many
     for one, other in zip(short, plain, strict=True):
@@ -230,18 +266,18 @@ class Mapped(nn.Module):
         return torch.vmap(lambda image: self.body(image[None])[0])(images)
 
 
-def test_shortcuts_that_raise_are_not_taken():
-    assert _compare(Mapped(), "") == 1
+def test_a_network_that_maps_over_single_images():
+    assert _compare(Mapped(), "") == 0
 
 
-def test_shortcuts_that_read_something_else_are_not_taken(monkeypatch):
-    true = shortcuts._folded
+def test_stand_ins_that_read_something_else_are_not_taken(monkeypatch):
+    true = stand_ins.fuse_conv_bn_weights
 
     def wrong(*args):
         weight, bias = true(*args)
         return weight, bias + 0.1
 
-    monkeypatch.setattr(shortcuts, "_folded", wrong)
+    monkeypatch.setattr(stand_ins, "fuse_conv_bn_weights", wrong)
     assert _compare(residual(), "5") == 8 - 1
 
 
@@ -260,12 +296,12 @@ def test_an_exception_on_the_short_way_leaves_nothing_behind():
 
     net = Raising()
     net.body[0].weight.grad = torch.ones_like(net.body[0].weight)
-    before = copy.deepcopy(net.state_dict())
+    before, modules = copy.deepcopy(net.state_dict()), dict(net.named_modules())
     prior = ImagePrior.fit([torch.rand(12, 3, 24, 24)])
     state = torch.get_rng_state()
     with pytest.raises(KeyboardInterrupt):
         FeatureVisualizer(reference_images=8).render(net, None, [Target("body.5", 0)], prior)
-    assert not _get_current_function_mode_stack()
+    assert dict(net.named_modules()) == modules
     assert torch.equal(torch.get_rng_state(), state)
     assert net.training
     assert net.body[0].weight.grad.eq(1).all()

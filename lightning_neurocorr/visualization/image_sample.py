@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 
-class Reservoir:
+class ImageSample:
     """A reservoir: every image seen so far is kept with the same probability."""
 
     def __init__(self, max_images: int, max_bytes: int, seed: int) -> None:

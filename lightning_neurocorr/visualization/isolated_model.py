@@ -9,16 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_neurocorr.activations import Place, carrier, eager, listen
+from lightning_neurocorr.activations import Place, carrier, listen
 from lightning_neurocorr.isolation import without_checkpointing
+from lightning_neurocorr.isolation.compilation import eager
 from lightning_neurocorr.isolation.randomness import preserved_randomness
+from lightning_neurocorr.isolation.replacing import replaced_modules
 from lightning_neurocorr.isolation.swapping import call_with, evaluation_mode, own_tensors
-from lightning_neurocorr.visualization.shortcuts import (
-    Shortcuts,
-    Surprised,
-    Watch,
-    still_tensors,
-)
+from lightning_neurocorr.visualization.stand_ins import stand_ins
 
 Read = Callable[[Any, Place], Tensor]
 
@@ -71,7 +68,7 @@ class IsolatedModel:
         self._known = carriers if self._root is None else self._root
         self._shell = None if self._root is None else _Shell(self._root, forward)
         self._state: dict[str, Tensor] = {}
-        self._shortcuts: Shortcuts | None = None
+        self._stand_ins: dict[nn.Module, nn.Module] = {}
         tensors = [*self._known.parameters(), *self._known.buffers()]
         floating = [t for t in tensors if t.is_floating_point()]
         self.device = tensors[0].device if tensors else torch.device("cpu")
@@ -105,7 +102,7 @@ class IsolatedModel:
                 with eager(self._known), torch.autocast(self.device.type, enabled=False):
                     yield
             finally:
-                self._state, self._shortcuts = {}, None
+                self._state, self._stand_ins = {}, {}
                 torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
 
     def __call__(self, images: Tensor) -> Any:
@@ -125,20 +122,33 @@ class IsolatedModel:
     def shorten(
         self, images: Tensor, readers: Mapping[str, Read], calls: Mapping[str, int]
     ) -> None:
-        """Let further reads with ``short`` take shortcuts, if these read the same on ``images``."""
-        still = set() if self._shell is None else still_tensors(self._shell, self._state)
-        if not still:
+        """Let further reads with ``short`` use stand-ins, if these read the same on ``images``."""
+        if self._shell is None:
             return
-        with Watch(still) as watch:
-            plain = self.read(images, readers, calls)
-        self._shortcuts = Shortcuts(still, watch.pairs())
+        self._stand_ins = stand_ins(
+            self._shell,
+            self._state,
+            lambda: self.read(images, readers, calls),
+            {carrier(self._layers[name]) for name in readers},
+        )
+        if not self._stand_ins:
+            return
+        plain = self.read(images, readers, calls)
         try:
             short = self.read(images, readers, calls, short=True)
-        except RuntimeError:  # the plain way has just worked: vmap can be too much for this one
-            self._shortcuts = None
-            return
-        if not all(_alike(plain[name], short[name]) for name in readers):
-            self._shortcuts = None
+        except Exception:  # noqa: BLE001 -- any: a forward may look into what is replaced
+            short = {}
+        if not all(alike(values, short.get(name, [])) for name, values in plain.items()):
+            self.go_the_plain_way()
+
+    @property
+    def is_short(self) -> bool:
+        """Whether reads with ``short`` differ from others."""
+        return bool(self._stand_ins)
+
+    def go_the_plain_way(self) -> None:
+        """Give up the stand-ins."""
+        self._stand_ins = {}
 
     def read(
         self,
@@ -156,17 +166,14 @@ class IsolatedModel:
                 layers can write into the output.
             calls: How often each layer is called in one forward; with it, the forward stops after
                 the last call.
-            short: Take the shortcuts that :meth:`shorten` found.
+            short: Use the stand-ins that :meth:`shorten` found.
 
         Returns:
             What the readers gave, call by call, by layer name.
         """
-        if short and self._shortcuts is not None:
-            try:
-                with self._shortcuts:
-                    return self.read(images, readers, calls)
-            except Surprised:
-                self._shortcuts = None
+        if short and self._shell is not None:
+            with replaced_modules(self._shell, self._stand_ins):
+                return self.read(images, readers, calls)
         seen: dict[str, list[Tensor]] = {name: [] for name in readers}
 
         def hook(name: str) -> Callable[[Place, Any], None]:
@@ -191,7 +198,7 @@ class IsolatedModel:
         return seen
 
 
-def _alike(values: Sequence[Tensor], others: Sequence[Tensor]) -> bool:
+def alike(values: Sequence[Tensor], others: Sequence[Tensor]) -> bool:
     """Whether readings are the same but for rounding."""
     if len(values) != len(others):
         return False
