@@ -23,8 +23,12 @@ from pytorch_lightning.loggers import (
 )
 
 from lightning_neurocorr import FeatureVisualizer, NeuronAdvantage
-from lightning_neurocorr.show.loggers import log_sheets
+from lightning_neurocorr.report import Finding, Table
+from lightning_neurocorr.report.declared import Column
+from lightning_neurocorr.show import ways
+from lightning_neurocorr.show.loggers import log_findings, log_sheets, log_table
 from lightning_neurocorr.show.sheets import contact_sheet
+from lightning_neurocorr.show.ways import Way
 from tests.helpers import make_panel, make_report
 from tests.one_module import Trained, answer, cnn, loaders, pictures
 from tests.paper_model import paper_trainer
@@ -313,6 +317,48 @@ def test_a_logger_that_fails_costs_the_others_nothing(alone: Path) -> None:
     events = EventAccumulator(board.log_dir).Reload()
     shown = events.Images("neurocorr/what neurons see/net.0")[-1].encoded_image_string
     np.testing.assert_array_equal(pixels(io.BytesIO(shown)), sheet(callback))
+
+
+class Notebook(Recording):
+    """A logger of a kind that nobody knew: it keeps pages."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pages: dict[str, Any] = {}
+
+    def add_page(self, title: str, content: Any) -> None:
+        self.pages[title] = content
+
+
+class IntoNotebook(Way):
+    shows_sheets = True
+
+    @staticmethod
+    def fits(logger: Any) -> bool:
+        return hasattr(logger, "add_page")
+
+    def top(self, report: Any, history: Any, top_k: int) -> None:
+        self.logger.add_page("top", str(report.shown(top_k)))
+
+    def sheet(self, report: Any, layer: str, sheet: np.ndarray) -> None:
+        self.logger.add_page(layer, sheet)
+
+    def finding(self, report: Any, key: str, table: Any) -> None:
+        self.logger.add_page(key, table.as_text())
+
+
+def test_a_new_kind_of_logger_is_one_class(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ways, "WAYS", (*ways.WAYS, IntoNotebook))
+    notebook = Notebook()
+    callback = fit(notebook, CSVLogger(tmp_path))
+    np.testing.assert_array_equal(notebook.pages["net.0"], sheet(callback))
+    assert not pngs(tmp_path), "the new kind shows them"
+    table = Table("layer", (Column("layer", "Its name.", format="text"),), {"layer": ["net.0"]})
+    finding = Finding("Made up", tables=(table,))
+    log_findings(make_report({"net.0": 1}, studies={"made/up": finding}), [notebook])
+    assert "net.0" in notebook.pages["neurocorr/studies/made_up/layer"]
+    log_table(make_report({"net.0": 2}, {"r": [0.1, 0.2]}), [], [notebook], 1)
+    assert notebook.pages["top"].startswith("1 of 2 neurons")
 
 
 # --- names ----------------------------------------------------------------------------------------

@@ -217,7 +217,7 @@ class NeuronRow:
     )
     attribution_contrast_high: float = column("Upper end of that interval.", format="signed")
     attribution_contrast_q: float = column(
-        "q, within the layer, of a share that is no larger where only the model is right.",
+        "q of a share that is no larger where only the model is right, within the layer.",
         format="small", null="1",
     )  # fmt: skip
 
@@ -235,8 +235,8 @@ class NeuronRow:
         "Share of random neurons that cost at least as much.", format="small", null="uniform"
     )
     ablation_q: float = column(
-        "q, over all neurons silenced, of costing advantage samples no more than shared ones, "
-        "beyond what random neurons cost (permutation of samples).",
+        "q of costing advantage samples no more than shared ones, beyond what random neurons cost, "
+        "over all neurons silenced (permutation of samples).",
         format="small", null="1",
     )  # fmt: skip
     ablation_advantage: float = column(
