@@ -189,13 +189,16 @@ def result(callback: nc.NeuronAdvantage, truth: np.ndarray = PLANTED) -> Result:
     )
 
 
-def train(seed: int, deep: bool, epochs: int = 30) -> nc.NeuronAdvantage:
+def train(
+    seed: int, deep: bool, epochs: int = 30, layers: str | list[str] = "neurons"
+) -> nc.NeuronAdvantage:
     """Fit the baseline and the model, with the callback watching."""
     training, validation = digits(seed)
     x, y = training.tensors
     baseline = LogisticRegression(max_iter=2000).fit(left_half([x]).numpy(), y.numpy())
     callback = watch(
         nc.EstimatorBaseline(baseline, features=left_half),
+        layers,
         ablation=nc.Ablation(sizes=(8,), singles=0),
     )
     pl.seed_everything(seed, verbose=False)

@@ -85,7 +85,9 @@ def save(model: pl.LightningModule, path: Path) -> Path:
 # --- trained networks ----------------------------------------------------------------------------
 
 
-def train(seed: int, deep: bool, folder: Path, epochs: int = 20) -> nc.NeuronAdvantage:
+def train(
+    seed: int, deep: bool, folder: Path, epochs: int = 20, layers: str | list[str] = "neurons"
+) -> nc.NeuronAdvantage:
     """Train without the right halves, save, and go on with them; the callback watches the rest."""
     training, validation = digits(seed)
     x, y = training.tensors
@@ -97,7 +99,9 @@ def train(seed: int, deep: bool, folder: Path, epochs: int = 20) -> nc.NeuronAdv
     path = folder / f"{seed}-{deep}.ckpt"
     older.save_checkpoint(path, weights_only=True)
     callback = watch(
-        nc.CheckpointBaseline(path, TwoStreams), ablation=nc.Ablation(sizes=(8,), singles=0)
+        nc.CheckpointBaseline(path, TwoStreams),
+        layers,
+        ablation=nc.Ablation(sizes=(8,), singles=0),
     )
     trainer(callback, max_epochs=epochs, check_val_every_n_epoch=epochs // 4).fit(
         model, DataLoader(training, batch_size=32, shuffle=True), later

@@ -298,7 +298,7 @@ LAYERS = ["features.1", "features.3", "features.6"]
 def train(seed: int, n: int = 3000, epochs: int = 6) -> tuple[RingNet, nc.NeuronAdvantage]:
     """A network and what the callback found at the end."""
     (x, shows), (x_val, shows_val) = xrays(n, seed), xrays(2000, seed + 1000)
-    threshold = _best_threshold(brightness(x), shows != NONE)
+    threshold = best_threshold(brightness(x), shows != NONE)
 
     def rule(batch: list[Tensor]) -> Tensor:
         return (brightness(batch[0]) > threshold).long()
@@ -315,7 +315,8 @@ def train(seed: int, n: int = 3000, epochs: int = 6) -> tuple[RingNet, nc.Neuron
     return model, callback
 
 
-def _best_threshold(value: Tensor, ill: Tensor) -> float:
+def best_threshold(value: Tensor, ill: Tensor) -> float:
+    """The brightness above which calling an image ill is right most often."""
     candidates = value.quantile(torch.linspace(0.02, 0.98, 97))
     right = ((value[:, None] > candidates) == ill[:, None]).float().mean(0)
     return float(candidates[right.argmax()])
