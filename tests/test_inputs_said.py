@@ -39,6 +39,7 @@ def test_a_report_says_what_was_compared(tmp_path: Path) -> None:
         "target": "`target` (1) of the batch",
         "baseline": "BatchBaseline(2), class ids",
         "positions": "sequential loader",
+        "neurons": "read as returned by model.detector, model.head",
     }
     assert report.compared.startswith("prediction: output of `forward`, scores (N, 2); target:")
     assert report.compared in repr(report)
@@ -63,6 +64,16 @@ def test_other_sources_are_said_too() -> None:
     assert said["target"] == "`target` (<lambda>) of the batch"
     assert said["id"] == "`sample_id` (2)"
     assert said["positions"].startswith("numbered as seen, as ")
+
+
+def test_where_neurons_are_read_is_said() -> None:
+    layers = [nn.Linear(3, 4), nn.ReLU(), *(nn.Linear(4, 4) for _ in range(4)), nn.Linear(4, 2)]
+    batches = [(torch.randn(20, 3), torch.arange(20) % 2)]
+    report = compare(nn.Sequential(*layers), batches, lambda batch: batch[1])
+    assert report.provenance["neurons"] == (
+        "read behind norm or activation function in 1 layers, as returned by 2, 3, 4 and 2 more"
+    )
+    assert report.read_at == ("1", "2", "3", "4", "5", "6")
 
 
 def test_files_without_provenance_load(tmp_path: Path) -> None:

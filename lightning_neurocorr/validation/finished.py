@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -112,10 +112,11 @@ def report_of(validation: Validation, /, **fields: Any) -> NeuronReport:
         classifies=validation.classifies,
         custom=validation.custom,
     )
+    read_at = tuple(validation.read_at.get(name, name) for name in layout.layers)
     return NeuronReport(
         layers=layout.layers,
         sizes=layout.sizes,
-        read_at=tuple(validation.read_at.get(name, name) for name in layout.layers),
+        read_at=read_at,
         columns={} if neurons is None else _columns(validation, neurons),
         outcomes=outcomes if validation.classifies else Outcomes(),
         n=len(samples.position),
@@ -127,9 +128,18 @@ def report_of(validation: Validation, /, **fields: Any) -> NeuronReport:
             *control_notes(() if neurons is None else neurons.cells, validation.control),
             *validation.attribution_notes,
         ),
-        provenance=dict(validation.provenance),
+        provenance={**validation.provenance, **_neurons_said(layout.layers, read_at)},
         **fields,
     )
+
+
+def _neurons_said(layers: Sequence[str], read_at: Sequence[str]) -> dict[str, str]:
+    """Which tensors the neurons are, in words."""
+    raw = [name for name, place in zip(layers, read_at, strict=True) if place == name]
+    behind, more = len(layers) - len(raw), f" and {len(raw) - 3} more" if len(raw) > 3 else ""
+    said = [f"behind norm or activation function in {behind} layers"] if behind else []
+    said += [f"as returned by {', '.join(raw[:3])}{more}"] if raw else []
+    return {"neurons": f"read {', '.join(said)}"} if layers else {}
 
 
 def alarms_of(validation: Validation) -> tuple[str, ...]:

@@ -29,10 +29,10 @@ from tests.benchmarks.timing import machine, table
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
 
-import half_blind_digits  # noqa: E402
-import older_checkpoint  # noqa: E402
-import ring_xray  # noqa: E402
-from half_blind_digits import PLANTED, auroc, precision  # noqa: E402
+import half_blind_digits
+import older_checkpoint
+import ring_xray
+from half_blind_digits import PLANTED, auroc, precision
 
 PLACES: dict[str, Any] = {"raw": ["left", "right"], "activation": "neurons"}
 Pair = tuple[dict[str, NeuronReport], np.ndarray]  # reports by place, and the truth
@@ -107,8 +107,7 @@ def rows(seeds: int, names: list[str]) -> Iterator[list[str]]:
         pairs = [build(seed) for seed in range(first, first + seeds)]
         pairs = [(reports, truth) for reports, truth in pairs if truth.sum() > 1]
         found = {
-            at: np.array([numbers(reports[at], truth) for reports, truth in pairs])
-            for at in PLACES
+            at: np.array([numbers(reports[at], truth) for reports, truth in pairs]) for at in PLACES
         }
         for at, values in found.items():
             means = zip(values.mean(0), values.std(0), strict=True)
