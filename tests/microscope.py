@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import re
 import struct
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from lightning_neurocorr.inspector.encoding import Part, unpack
 
@@ -103,6 +105,8 @@ def table(items: list[bytes]) -> tuple[dict[str, Any], dict[str, Any]]:
         about = index["parts"][name]
         if about["type"] == "json":
             found[name] = json.loads(gzip.decompress(blob))
+        elif about["type"] == "image":
+            found[name] = np.asarray(Image.open(io.BytesIO(blob)))
         else:
             found[name] = unpack(Part(about["type"], tuple(about["shape"]), blob))
     return index, found

@@ -25,7 +25,11 @@ from lightning_neurocorr.report import (
     verdict,
 )
 from lightning_neurocorr.report.claims import claims
+from lightning_neurocorr.report.declared import Column
+from lightning_neurocorr.report.finding import Figure, Finding
+from lightning_neurocorr.report.finding_table import Table
 from tests.event_files import a_report
+from tests.microscope import table as table_of
 
 NAN = math.nan
 
@@ -235,6 +239,52 @@ def test_every_layer_has_its_own_reason() -> None:
     assert b["ablation"] == {"state": "not_finished", "why": SLOW}
     _, b = meta(Found.of(replace(report, study={})), full=False)["layers"]
     assert b["ablation"]["state"] == "not_chosen"
+
+
+# --- studies -------------------------------------------------------------------------------------
+
+
+def test_what_studies_found_is_drawn_from_its_description() -> None:
+    """Numbers, texts and pictures of a table come back by the parts that the index names."""
+    image = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
+    table = Table(
+        "neuron",
+        (Column("layer", "Its layer.", format="text"), Column("unit", "Its unit."),
+         Column("odds", "How odd it is.", "nats", "signed"),
+         Column("word", "What fits.", format="text")),
+        {"layer": ["head", "gone", "conv"], "unit": np.array([2, 0, 5]),
+         "odds": np.array([0.1, NAN, 3]), "word": ["<b>", None, "x"]},
+        title="Odd ones",
+    )  # fmt: skip
+    groups = Table("group", (Column("size", "Members.", format="count"),), {"size": np.arange(4)})
+    odd = Finding(
+        "Odd things", "What is odd?", headline="Two are.", tables=(table, groups),
+        figures=(Figure("map", image, "all"),), notes=("beware",), numbers={"n": 2},
+    )  # fmt: skip
+    refused = Finding("Words", "Which?", state="refused", why="no words were given")
+    report = a_report(studies={"odd": odd, "words": refused})
+    found = frame(Found.of(report))
+    index, parts = table_of(found.items)
+    first, second = index["studies"]
+    assert (first["name"], first["title"], first["headline"]) == ("odd", "Odd things", "Two are.")
+    assert first["texts"] == [{"title": "", "text": "beware"}]
+    assert (second["state"], second["why"]) == ("refused", "no words were given")
+    neurons, sizes = first["tables"]
+    assert (neurons["title"], neurons["per"], neurons["rows"], neurons["all"]) == (
+        "Odd ones", "neuron", 3, 3,
+    )  # fmt: skip
+    row, odds, word = (parts[column["part"]] for column in neurons["columns"])
+    assert row.tolist() == [report.layout.position("head", 2), -1, 5]
+    np.testing.assert_allclose(odds, [0.1, NAN, 3], rtol=1.3e-4)
+    assert word == ["<b>", None, "x"]
+    assert neurons["columns"][1] == {
+        "name": "odds", "title": "odds", "meaning": "How odd it is.", "unit": "nats",
+        "format": "signed", "part": "t/odd/neuron/odds",
+    }  # fmt: skip
+    assert parts[sizes["columns"][0]["part"]].tolist() == [0, 1, 2, 3]
+    (picture,) = first["pictures"]
+    assert picture["caption"] == "all"
+    assert np.array_equal(parts[picture["part"]], image)
 
 
 # --- samples, pictures, settings -----------------------------------------------------------------

@@ -27,9 +27,10 @@ class Part:
     """One array or JSON value of the page's data.
 
     Attributes:
-        kind: ``"float32"``, ``"int32"``, ``"uint32"``, ``"uint16"``, ``"uint8"`` or ``"json"``.
-        shape: Of the array; of JSON its length.
-        data: The gzip bytes.
+        kind: ``"float32"``, ``"int32"``, ``"uint32"``, ``"uint16"``, ``"uint8"``, ``"json"`` or
+            ``"image"``.
+        shape: Of the array; of JSON its length; of an image its height and width.
+        data: The gzip bytes; of an image the encoded picture.
     """
 
     kind: str

@@ -14,6 +14,7 @@ import numpy as np
 from lightning_neurocorr.inspector import states
 from lightning_neurocorr.inspector.atlas import PER_PAGE, page, tile_size
 from lightning_neurocorr.inspector.encoding import Part, dumped, pack, pack_json, squeezed, text
+from lightning_neurocorr.inspector.findings import described_column, studies
 from lightning_neurocorr.report import COLUMNS, LayerSummary, NeuronReport, Samples, to_rgb
 from lightning_neurocorr.report.claims import Claim, bits, claims
 from lightning_neurocorr.report.rows import DECLARED
@@ -192,6 +193,8 @@ def frame(found: Found, columns: Sequence[str] | None = None) -> Frame:
     samples = report.samples if _listable(report.samples) else None
     if samples is not None:
         parts |= _sample_parts(samples, classes=bool(report.outcomes.n))
+    told, more = studies(report)
+    parts |= more
     pictures, pages, grid = _pictures(report)
     index = {
         "schema": SCHEMA,
@@ -202,7 +205,7 @@ def frame(found: Found, columns: Sequence[str] | None = None) -> Frame:
             {"name": name, "size": size}
             for name, size in zip(report.layers, report.sizes, strict=True)
         ],
-        "columns": [described_column(name) for name in names],
+        "columns": [described_column(DECLARED[name]) for name in names],
         "verdicts": sentences,
         "claims": described,
         "classes": [[number, name] for number, name in report.class_names.items()],
@@ -211,16 +214,9 @@ def frame(found: Found, columns: Sequence[str] | None = None) -> Frame:
         "tile_of": "s/tile" if "s/tile" in parts else None,
         "picture": {**grid, "step": report.step} if pages else None,
         "pictures": pictures,
-        "studies": [],
+        "studies": told,
     }
     return Frame(index, parts, pages)
-
-
-def described_column(name: str) -> dict[str, str]:
-    """What a page says of a column."""
-    column = DECLARED[name]
-    about = {"meaning": column.meaning, "unit": column.unit, "format": column.format}
-    return {"name": name, "title": name.replace("_", " "), **about}
 
 
 def _numbered(sentences: np.ndarray) -> tuple[list[str], np.ndarray]:
