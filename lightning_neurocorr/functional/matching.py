@@ -1,0 +1,139 @@
+"""Which neuron of another network says the same as one of the model: streamed cross-correlation.
+
+Shapes: ``N`` samples, ``P`` neurons of the model, ``Q`` of the other network. Moments of two sets
+of samples are merged as in Chan, Golub and LeVeque (1983).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+MOST_BYTES = 1 << 30
+_MOST_ASSIGNED = 4_000_000
+_BLOCK = 1 << 21  # numbers
+_NONE = -2.0  # below every r
+
+
+class CrossMoments:
+    """Means, second moments and co-moments of two networks' neurons on the same samples.
+
+    Args:
+        p: Neurons of the model, the rows.
+        q: Neurons of the other network, the columns.
+        device: Where they are summed.
+
+    Raises:
+        ValueError: If the co-moments would take more than a gigabyte.
+    """
+
+    def __init__(self, p: int, q: int, device: torch.device | str = "cpu") -> None:
+        if 4 * p * q > MOST_BYTES:
+            raise ValueError(
+                f"Expected at most {MOST_BYTES // 4:,} pairs of neurons, but got {p:,} x {q:,}: "
+                "choose fewer neurons with `neurons=` or fewer layers."
+            )
+        self.n = 0
+        double = {"dtype": torch.float64, "device": device}
+        self.mean = [torch.zeros(p, **double), torch.zeros(q, **double)]
+        self.m2 = [torch.zeros(p, **double), torch.zeros(q, **double)]
+        self.c = torch.zeros(p, q, dtype=torch.float32, device=device)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """On the CPU: it travels between processes."""
+        moved = {name: [part.cpu() for part in getattr(self, name)] for name in ("mean", "m2")}
+        return {"n": self.n, **moved, "c": self.c.cpu()}
+
+    def update(self, a: Tensor, b: Tensor) -> None:
+        """Add a batch: ``(N, P)`` and ``(N, Q)`` activations of the same samples."""
+        if len(a) != len(b):
+            raise ValueError(f"Expected as many samples of both, but got {len(a)} and {len(b)}.")
+        if not len(a):
+            return
+        wide = [part.detach().to(self.c.device).double() for part in (a, b)]
+        means = [part.mean(0) for part in wide]
+        centred = [part - mean for part, mean in zip(wide, means, strict=True)]
+        self._add(len(a), means, [part.square().sum(0) for part in centred])
+        # The product of centred float32 is exact enough: its error does not grow with the mean.
+        self.c.addmm_(centred[0].float().T, centred[1].float())
+
+    def merge(self, other: CrossMoments) -> None:
+        """Add what another process saw."""
+        if other.n:
+            self._add(other.n, other.mean, other.m2)
+            self.c += other.c.to(self.c.device)
+
+    def _add(self, more: int, means: Sequence[Tensor], m2: Sequence[Tensor]) -> None:
+        """Everything but the sum of co-moments: what lies between the means included."""
+        n = self.n + more
+        deltas = [new.to(old.device) - old for new, old in zip(means, self.mean, strict=True)]
+        weight = self.n * more / n
+        if self.n:
+            self.c.addr_(deltas[0].float(), deltas[1].float(), alpha=weight)
+        for i, delta in enumerate(deltas):
+            self.m2[i] += m2[i].to(delta.device) + delta.square() * weight
+            self.mean[i] += delta * (more / n)
+        self.n = n
+
+    def correlation_(self) -> Tensor:
+        """Pearson's r, ``(P, Q)`` float32 in place of the co-moments; NaN for constant neurons."""
+        for m2, mean, axis in zip(self.m2, self.mean, (1, 0), strict=True):
+            live = (m2 / max(self.n, 1)).sqrt() > 1e-6 * mean.abs()
+            self.c *= torch.where(live, m2.rsqrt(), torch.nan).float().unsqueeze(axis)
+        return self.c.clamp_(-1, 1)
+
+
+@dataclass(frozen=True)
+class Matched:
+    """The match of each neuron of the model, ``(P,)`` each.
+
+    Attributes:
+        best: Index of the neuron with the largest r; -1 where none has one.
+        r: That r; a negative one is no match but is said.
+        mutual: Whether the neuron is also the best of its best.
+        one_to_one: Index where every neuron is given away once, with the largest sum of r (the
+            Hungarian method: Kuhn 1955); -1 where there is none left.
+        novelty: 1 - r of the best: 0 for a neuron that is there as it is, above 1 for none.
+    """
+
+    best: np.ndarray
+    r: np.ndarray
+    mutual: np.ndarray
+    one_to_one: np.ndarray
+    novelty: np.ndarray
+
+
+def match(r: Tensor) -> Matched:
+    """Best, mutual and one-to-one matches by ``(P, Q)`` correlations; NaN is never matched.
+
+    One to one up to four million pairs; above, ``one_to_one`` is -1.
+    """
+    p, q = r.shape
+    if not p or not q:
+        none = np.full(p, -1)
+        nan = np.full(p, np.nan)
+        return Matched(none, nan, np.zeros(p, dtype=bool), none, nan)
+    value, best = (part.cpu().numpy() for part in _largest(r))
+    _, back = (part.cpu().numpy() for part in _largest(r.T))
+    live = value > _NONE
+    mutual = live & (back[best] == np.arange(p))
+    one = np.full(p, -1)
+    if p * q <= _MOST_ASSIGNED:
+        filled = r.nan_to_num(nan=_NONE).cpu().numpy()
+        rows, columns = linear_sum_assignment(-filled)
+        given = filled[rows, columns] > _NONE
+        one[rows[given]] = columns[given]
+    value = np.where(live, value.astype(np.float64), np.nan)
+    return Matched(np.where(live, best, -1), value, mutual, one, 1 - value)
+
+
+def _largest(r: Tensor) -> tuple[Tensor, Tensor]:
+    """The largest of each row and where it is, a few rows at a time: no copy of all."""
+    found = [rows.nan_to_num(nan=_NONE).max(1) for rows in r.split(max(1, _BLOCK // r.shape[1]))]
+    return torch.cat([part.values for part in found]), torch.cat([part.indices for part in found])

@@ -1,0 +1,118 @@
+"""Parts of the data in which one of the two is better, found without words for them.
+
+Activations of all layers are projected on the few directions that go with winning and losing inside
+the class (partial least squares: Wold 1975); a mixture that also explains the outcomes splits that
+space (as in Domino: Eyuboglu et al. 2022). Found on the first half of the samples, tested on the
+second.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from lightning_neurocorr.functional.scikit import scikit
+from lightning_neurocorr.functional.slices import MIN_SAMPLES, Slice, judge, less_class, too_few
+
+PARTS, COMPONENTS, ROUNDS = 25, 8, 40
+OUTCOME_WEIGHT = 10.0
+_TRIED = 5
+_ALPHA = 0.025  # per direction
+
+
+def find_parts(
+    activations: np.ndarray,
+    outcome: np.ndarray,
+    advantage: np.ndarray,
+    classes: np.ndarray,
+    second_half: np.ndarray,
+    *,
+    seed: int = 0,
+) -> list[Slice]:
+    """Parts of the activations' space in which model or baseline is better than elsewhere.
+
+    Args:
+        activations: Of all layers, ``(N, D)``.
+        outcome: Outcome groups ``(N,)``.
+        advantage: 1, 0 or -1, ``(N,)``.
+        classes: Class ids ``(N,)``.
+        second_half: ``(N,)`` bool.
+        seed: Of the mixture's start.
+
+    Returns:
+        Those that hold, strongest first, without words. p counts the parts that were tried.
+
+    Raises:
+        ModuleNotFoundError: If scikit-learn is not installed.
+    """
+    if too_few(advantage, second_half):
+        return []
+    first = ~second_half
+    space = _space(activations, advantage, classes, first)
+    members = _mixture(space, outcome, classes, first, seed)
+    found = []
+    for direction in (1, -1):
+        excess = direction * less_class(advantage, classes, first)
+        strength = {k: _strength(members == k, first, excess) for k in np.unique(members).tolist()}
+        order = sorted(strength, key=lambda k: -strength[k])[:_TRIED]
+        for k in (k for k in order if strength[k] > 0):
+            part = judge(members == k, second_half, advantage, excess, direction)
+            if part is not None and part.p * _TRIED <= _ALPHA:
+                found.append(part)
+    return sorted(found, key=lambda part: -abs(part.advantage))
+
+
+def _strength(inside: np.ndarray, rows: np.ndarray, excess: np.ndarray) -> float:
+    """Z of the mean excess inside, 0 where there are too few samples."""
+    part = excess[inside & rows]
+    if len(part) < MIN_SAMPLES:
+        return 0.0
+    rest = excess[~inside & rows]
+    return float((part.mean() - rest.mean()) / (excess[rows].std() / np.sqrt(len(part)) + 1e-12))
+
+
+def _space(
+    activations: np.ndarray, advantage: np.ndarray, classes: np.ndarray, rows: np.ndarray
+) -> np.ndarray:
+    """The activations less class means, on directions that go with winning and losing."""
+    pls = scikit("cross_decomposition").PLSRegression
+    x = np.stack([less_class(column, classes, rows) for column in activations.T], 1)
+    scale = x[rows].std(0)
+    x = (
+        x[:, scale > 1e-7 * np.abs(activations).max(0).clip(1e-30)]
+        / scale[scale > 1e-7 * np.abs(activations).max(0).clip(1e-30)]
+    )
+    sides = np.stack([(advantage > 0).astype(float), (advantage < 0).astype(float)], 1)
+    y = np.stack([less_class(side, classes, rows) for side in sides.T], 1)
+    components = min(COMPONENTS, x.shape[1], int(rows.sum()) - 1)
+    return pls(components, scale=False).fit(x[rows], y[rows]).transform(x)
+
+
+def _mixture(
+    space: np.ndarray, outcome: np.ndarray, classes: np.ndarray, rows: np.ndarray, seed: int
+) -> np.ndarray:
+    """The part that each sample is in, told without its outcome, ``(N,)``."""
+    x = space / space[rows].std(0).clip(1e-12)
+    _, y = np.unique(classes, return_inverse=True)
+    k = min(PARTS, max(2, int(rows.sum()) // (2 * MIN_SAMPLES)))
+    start = scikit("cluster").KMeans(k, n_init=1, random_state=seed).fit_predict(x[rows])
+    soft = np.eye(k)[start]
+    log_x = log_y = log_prior = np.empty(0)
+    for _ in range(ROUNDS):
+        weight = soft.sum(0) + 1e-9
+        mean = soft.T @ x[rows] / weight[:, None]
+        variance = soft.T @ x[rows] ** 2 / weight[:, None] - mean**2 + 1e-3
+        log_x = -0.5 * ((x[:, None] - mean) ** 2 / variance + np.log(variance)).sum(2)
+        log_y = np.log(_shares(soft, y[rows], int(y.max()) + 1))[:, y].T
+        log_outcome = np.log(_shares(soft, outcome[rows], 4))[:, outcome].T
+        log_prior = np.log(weight / weight.sum())
+        joint = log_prior + log_x + log_y + OUTCOME_WEIGHT * log_outcome
+        joint = joint[rows] - joint[rows].max(1, keepdims=True)
+        soft = np.exp(joint)
+        soft /= soft.sum(1, keepdims=True)
+    return (log_prior + log_x + log_y).argmax(1)
+
+
+def _shares(soft: np.ndarray, label: np.ndarray, values: int) -> np.ndarray:
+    """The share of each label in each part, ``(parts, values)``, never 0."""
+    counts = soft.T @ np.eye(values)[label] + 0.1
+    return counts / counts.sum(1, keepdims=True)

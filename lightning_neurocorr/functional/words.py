@@ -1,0 +1,378 @@
+"""Which words go with a neuron, which with its advantage, and whether any does: pure functions.
+
+Shapes: ``N`` samples, ``D`` neurons, ``V`` words. A word is a column ``(N,)``: 1 where it fits a
+sample and 0 where it does not, or a score; NaN where nobody knows. The word of a neuron is the one
+with the largest Pearson r, over all samples: exemplars alone name whatever rare word one of them
+happens to have. The exemplars then have to have it more often than chance allows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+from lightning_neurocorr.functional.inference import p_value
+
+# A word with fewer samples, or samples without it, tells nothing.
+MIN_SAMPLES = 5
+
+# An r within class counts from so many standard errors on: of neuron and word, and word and
+# advantage; of neuron and advantage.
+_WORD_ERRORS, _NEURON_ERRORS = 4.0, 3.0
+
+# A formula has to be so much better than its best word, on samples that it was not chosen on: as a
+# ratio, and in standard errors of r, which count where samples are few.
+_GAIN, _GAIN_ERRORS = 1.1, 1.64
+_BEAM = 8
+_FORMULA_SAMPLES = 20
+_FORMULA_SHARE = 0.6
+
+
+@dataclass(frozen=True)
+class Named:
+    """The word of each neuron, ``(D,)`` each.
+
+    Attributes:
+        word: Index of the word with the largest r; -1 where there is none.
+        score: Its r over all samples that have a value.
+        held_out: r of the word that one half of the samples names, on the other half; the mean of
+            both ways.
+        null: The r that the best word reaches by chance in one of twenty neurons.
+        p: Of the word among the exemplars, or of r on the other half for a word that is a score.
+        share: Share of the exemplars that have the word; NaN for a score.
+        base: Share of all samples that have it; NaN for a score.
+    """
+
+    word: np.ndarray
+    score: np.ndarray
+    held_out: np.ndarray
+    null: np.ndarray
+    p: np.ndarray
+    share: np.ndarray
+    base: np.ndarray
+
+
+def correlations(
+    activations: np.ndarray, words: np.ndarray, classes: np.ndarray | None = None
+) -> np.ndarray:
+    """Pearson's r of every word and neuron, over the samples for which the word is known.
+
+    Args:
+        activations: ``(N, D)``.
+        words: ``(N, V)``, NaN where unknown.
+        classes: Class ids ``(N,)``: means of a class are taken out of both.
+
+    Returns:
+        ``(V, D)``; NaN where one of the two is constant or too few samples are known.
+    """
+    r = np.full((words.shape[1], activations.shape[1]), np.nan)
+    for rows, columns in _complete(words):
+        a = _centred(activations[rows], None if classes is None else classes[rows])
+        w = _centred(words[rows][:, columns], None if classes is None else classes[rows])
+        r[columns] = w.T @ a
+    return r
+
+
+def name_neurons(
+    activations: np.ndarray,
+    words: np.ndarray,
+    second_half: np.ndarray,
+    *,
+    shuffles: int = 20,
+    seed: int = 0,
+) -> Named:
+    """The word of each neuron, and what it would be by chance.
+
+    Args:
+        activations: ``(N, D)``.
+        words: ``(N, V)``: 0, 1 or a score; NaN where unknown.
+        second_half: Which samples are of the second half, ``(N,)`` bool.
+        shuffles: How often words are shuffled among samples for ``null``.
+        seed: Of the shuffles.
+    """
+    usable = usable_words(words)
+    r = _masked(correlations(activations, words), usable)
+    halves = [
+        _masked(correlations(activations[half], words[half]), usable)
+        for half in (~second_half, second_half)
+    ]
+    word, score = _best(r)
+    named = [_best(half)[0] for half in halves]
+    rows = np.arange(len(word))
+    crossed = [np.where(named[i] >= 0, halves[1 - i][named[i], rows], np.nan) for i in (0, 1)]
+    binary = is_binary(words)
+    share, base, p = _exemplar_test(activations, words, word, binary, int(usable.sum()))
+    scored = (word >= 0) & ~binary[word]
+    p = np.where(scored, _held_out_p(word, named[0], halves[1], int(second_half.sum())), p)
+    return Named(
+        word,
+        score,
+        held_out=(crossed[0] + crossed[1]) / 2,
+        null=_chance(activations, words[:, usable], shuffles, seed),
+        p=np.where(word < 0, np.nan, p),
+        share=np.where(scored, np.nan, share),
+        base=np.where(scored, np.nan, base),
+    )
+
+
+@dataclass(frozen=True)
+class AdvantageWords:
+    """What goes with a neuron and with the advantage inside the class, ``(D,)`` each.
+
+    Attributes:
+        word: Index of the word; -1 where none does.
+        score: r(neuron, word) x r(word, advantage), both within class.
+        share: How much of the neuron's covariance with the advantage within class the word
+            explains: 1 - cov(a, d | class, word) / cov(a, d | class).
+    """
+
+    word: np.ndarray
+    score: np.ndarray
+    share: np.ndarray
+
+
+def advantage_words(
+    activations: np.ndarray, words: np.ndarray, advantage: np.ndarray, classes: np.ndarray
+) -> AdvantageWords:
+    """The word of the advantage of each neuron.
+
+    Three r within class must stand out: neuron and advantage, neuron and word, word and advantage.
+    Without the first, any word that the advantage goes with would be said of every neuron.
+
+    Args:
+        activations: ``(N, D)``.
+        words: ``(N, V)``; words of the class itself say nothing here.
+        advantage: ``(N,)``.
+        classes: Class ids, ``(N,)``.
+    """
+    error = 1 / np.sqrt(len(advantage))
+    own = correlations(activations, advantage[:, None].astype(float), classes)[0]
+    with_neuron = _masked(correlations(activations, words, classes), usable_words(words))
+    with_advantage = correlations(advantage[:, None].astype(float), words, classes)[:, 0]
+    known = np.isfinite(words).mean(0).clip(1e-9)[:, None]
+    least = _WORD_ERRORS * error / np.sqrt(known)
+    fits = (with_neuron > least) & (with_advantage[:, None] > least)
+    fits &= own > _NEURON_ERRORS * error
+    product = np.where(fits, with_neuron * with_advantage[:, None], np.nan)
+    word, score = _best(product)
+    share = np.full(len(word), np.nan)
+    for d in np.flatnonzero(word >= 0):
+        share[d] = _explained(activations[:, d], words[:, word[d]], advantage, classes)
+    return AdvantageWords(word, score, share)
+
+
+@dataclass(frozen=True)
+class Formula:
+    """Two words that fit a neuron better than one.
+
+    Attributes:
+        first: Index of the first word.
+        joined: ``"and"``, ``"and not"`` or ``"or"``.
+        second: Index of the second word.
+        score: r on the half that it was not chosen on.
+        single: r of the best word on that half.
+    """
+
+    first: int
+    joined: str
+    second: int
+    score: float
+    single: float
+
+
+def find_formula(
+    activation: np.ndarray, words: np.ndarray, second_half: np.ndarray
+) -> Formula | None:
+    """The best formula of two words, if it holds on samples that it was not chosen on.
+
+    Args:
+        activation: Of one neuron, ``(N,)``.
+        words: ``(N, V)``, scores and words with unknown samples are left out.
+        second_half: ``(N,)`` bool.
+    """
+    whole = np.flatnonzero(is_binary(words) & usable_words(words) & np.isfinite(words).all(0))
+    if len(whole) < 2:
+        return None
+    w = words[:, whole] > 0
+    first = ~second_half
+    r = correlations(activation[first, None], w[first].astype(float))[:, 0]
+    order = np.argsort(-np.nan_to_num(r, nan=-2.0), kind="stable")
+    best = _Candidate(float(r[order[0]]), int(order[0]), "", int(order[0]))
+    for i in order[:_BEAM]:
+        for joined, columns in _joined(w[:, i], w):
+            size = columns.sum(0)
+            fair = (size >= _FORMULA_SAMPLES) & (size <= _FORMULA_SHARE * len(w))
+            fair[i] = False
+            if not fair.any():
+                continue
+            score = np.full(len(size), np.nan)
+            part = columns[first][:, fair].astype(float)
+            score[fair] = correlations(activation[first, None], part)[:, 0]
+            j = int(np.argmax(np.nan_to_num(score, nan=-2.0)))
+            if score[j] > best.score:
+                best = _Candidate(float(score[j]), int(i), joined, j)
+    if not best.joined:
+        return None
+    pair = dict(_joined(w[:, best.first], w[:, [best.second]]))[best.joined]
+    half = second_half
+    both = np.concatenate([pair, w[:, [int(order[0])]]], 1)[half].astype(float)
+    score, single = correlations(activation[half, None], both)[:, 0]
+    gain = _GAIN_ERRORS / np.sqrt(half.sum())
+    if not score > max(_GAIN * max(single, 0.0), single + gain):
+        return None
+    names = whole[best.first], whole[best.second]
+    return Formula(int(names[0]), best.joined, int(names[1]), float(score), float(single))
+
+
+def within(values: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """Columns ``(N, k)`` less the means of the group that each sample is of, ``(N,)``."""
+    _, group, counts = np.unique(groups, return_inverse=True, return_counts=True)
+    order = np.argsort(group, kind="stable")
+    starts = np.append(0, np.cumsum(counts)[:-1])
+    sums = np.add.reduceat(values[order], starts, axis=0)
+    return values - (sums / counts[:, None])[group]
+
+
+def usable_words(words: np.ndarray) -> np.ndarray:
+    """Words that some samples have and some lack, ``(V,)`` bool."""
+    known = np.isfinite(words)
+    with np.errstate(invalid="ignore"):
+        has = (known & (words > 0)).sum(0)
+    enough = (has >= MIN_SAMPLES) & (known.sum(0) - has >= MIN_SAMPLES)
+    varied = np.array(
+        [len(np.unique(c[k])) > 1 for c, k in zip(words.T, known.T, strict=True)], dtype=bool
+    )
+    return np.where(is_binary(words), enough, varied & (known.sum(0) >= 2 * MIN_SAMPLES))
+
+
+def is_binary(words: np.ndarray) -> np.ndarray:
+    """Words that are 0 or 1 wherever they are known, ``(V,)`` bool."""
+    return ((words == 0) | (words == 1) | np.isnan(words)).all(0)
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    score: float
+    first: int
+    joined: str
+    second: int
+
+
+def _joined(one: np.ndarray, others: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+    yield "and", one[:, None] & others
+    yield "and not", one[:, None] & ~others
+    yield "or", one[:, None] | others
+
+
+def _complete(words: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Columns that are known for the same samples: those rows, those columns."""
+    known = np.isfinite(words)
+    packed = np.packbits(known, axis=0)
+    _, which = np.unique(packed, axis=1, return_inverse=True)
+    for group in range(int(which.max(initial=-1)) + 1):
+        columns = np.flatnonzero(which.ravel() == group)
+        rows = np.flatnonzero(known[:, columns[0]])
+        if len(rows) > 2:
+            yield rows, columns
+
+
+def _centred(values: np.ndarray, classes: np.ndarray | None) -> np.ndarray:
+    """Columns less their means, or those of each class, at length 1; NaN where constant."""
+    values = values.astype(np.float64)
+    size = np.abs(values).max(0)
+    centred = values - values.mean(0) if classes is None else within(values, classes)
+    length = np.sqrt((centred**2).sum(0))
+    # What rounding leaves of a constant column is no spread.
+    constant = length <= 1e-7 * np.sqrt(len(values)) * size
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return centred / np.where(constant, np.nan, length)
+
+
+def _masked(r: np.ndarray, usable: np.ndarray) -> np.ndarray:
+    return np.where(usable[:, None], r, np.nan)
+
+
+def _best(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The word with the largest positive score of each neuron, -1 and NaN where there is none."""
+    filled = np.nan_to_num(scores, nan=-2.0)
+    if not len(filled):
+        return np.full(scores.shape[1], -1), np.full(scores.shape[1], np.nan)
+    word = filled.argmax(0)
+    score = filled[word, np.arange(filled.shape[1])]
+    return np.where(score > 0, word, -1), np.where(score > 0, score, np.nan)
+
+
+def _exemplar_test(
+    activations: np.ndarray, words: np.ndarray, word: np.ndarray, binary: np.ndarray, tried: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Share of exemplars with the word, share of samples, and p: hypergeometric, times words.
+
+    Exemplars are the samples with the largest activation: one in a hundred, 25 at least, but none
+    on which the neuron is at its lowest.
+    """
+    share, base, p = (np.full(len(word), np.nan) for _ in range(3))
+    for d in np.flatnonzero((word >= 0) & binary[word]):
+        column = words[:, word[d]]
+        rows = np.flatnonzero(np.isfinite(column))
+        a, has = activations[rows, d], column[rows] > 0
+        k = min(max(25, len(rows) // 100), int((a > a.min()).sum()))
+        if k < 1:
+            continue
+        top = np.argsort(-a, kind="stable")[:k]
+        hits = int(has[top].sum())
+        share[d], base[d] = hits / k, has.mean()
+        tail = stats.hypergeom.sf(hits - 1, len(rows), int(has.sum()), k)
+        p[d] = min(1.0, tried * float(tail))
+    return share, base, p
+
+
+def _held_out_p(word: np.ndarray, named: np.ndarray, r: np.ndarray, n: int) -> np.ndarray:
+    """One-sided p of r on the second half; 1 where the first half named another word."""
+    found = r[word, np.arange(len(word))]
+    two = p_value(found, n)
+    p = np.where(found > 0, two / 2, 1 - two / 2)
+    return np.where(named == word, p, 1.0)
+
+
+def _chance(activations: np.ndarray, words: np.ndarray, shuffles: int, seed: int) -> np.ndarray:
+    """The 95th percentile of the best word's r when words are shuffled, ``(D,)``.
+
+    A Gumbel distribution through mean and spread of the shuffles: the limit of a largest value.
+    """
+    if not words.shape[1]:
+        return np.full(activations.shape[1], np.nan)
+    draw = np.random.default_rng(seed)
+    best = np.stack(
+        [
+            np.nanmax(np.nan_to_num(correlations(activations, w), nan=-2.0), 0)
+            for w in (words[draw.permutation(len(words))] for _ in range(shuffles))
+        ]
+    )
+    best[best < -1] = np.nan
+    scale = best.std(0, ddof=1) * np.sqrt(6) / np.pi
+    return best.mean(0) - scale * (np.euler_gamma + np.log(-np.log(0.95)))
+
+
+def _explained(
+    a: np.ndarray, word: np.ndarray, advantage: np.ndarray, classes: np.ndarray
+) -> float:
+    """1 - cov(a, d | class, word) / cov(a, d | class) over the samples with a known word."""
+    rows = np.isfinite(word)
+    both = np.stack([a[rows], advantage[rows]], 1).astype(np.float64)
+    word, classes = word[rows], classes[rows]
+    binary = bool(((word == 0) | (word == 1)).all())
+    total = within(both, classes)
+    if binary:
+        _, group = np.unique(np.stack([classes, word]), axis=1, return_inverse=True)
+        left = within(both, group.ravel())
+        left_cov = left[:, 0] @ left[:, 1]
+    else:
+        w = within(word[:, None].astype(np.float64), classes)[:, 0]
+        slope = (w @ total) / (w @ w)
+        rest = total - w[:, None] * slope
+        left_cov = rest[:, 0] @ rest[:, 1]
+    whole = total[:, 0] @ total[:, 1]
+    return float(1 - left_cov / whole) if whole else float("nan")

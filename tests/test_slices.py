@@ -1,0 +1,129 @@
+"""Slices: planted ones are found and measured, and none where outcomes are shuffled."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from lightning_neurocorr.functional.mixture import find_parts
+from lightning_neurocorr.functional.slices import find_slices, judge, less_class
+
+
+def world(rng: np.random.Generator, n: int, *, null: bool = False):
+    """Two conditions that the baseline fails on, one that the model fails on, and noise."""
+    classes = rng.integers(0, 8, n)
+    planted = np.stack([rng.random(n) < p for p in (0.1, 0.12, 0.1)], 1)
+    noise = [rng.random(n) < p for p in np.geomspace(0.01, 0.3, 20)]
+    stands_for_classes = [(classes < 3) | (rng.random(n) < 0.05), rng.random(n) < classes / 10]
+    words = np.column_stack([planted, *noise, *stands_for_classes]).astype(np.float32)
+    hard = np.linspace(-0.15, 0.15, 8)[classes]
+    model = rng.random(n) < 0.85 + hard - 0.35 * planted[:, 2]
+    baseline = rng.random(n) < 0.8 + hard - 0.6 * planted[:, 0] - 0.5 * planted[:, 1]
+    baseline[planted[:, 2]] |= rng.random(int(planted[:, 2].sum())) < 0.5
+    if null:
+        for c in range(8):
+            mine = np.flatnonzero(classes == c)
+            order = rng.permutation(mine)
+            model[mine], baseline[mine] = model[order], baseline[order]
+    return classes, words, model, baseline, rng.random(n) < 0.5
+
+
+def test_planted_slices_are_found_in_both_directions() -> None:
+    rng = np.random.default_rng(0)
+    classes, words, model, baseline, half = world(rng, 6000)
+    d = model.astype(int) - baseline.astype(int)
+    better = find_slices(words, d, classes, half, 1)
+    worse = find_slices(words, d, classes, half, -1)
+    assert {0, 1} <= {w for part in better for w in part.words}
+    assert [part.words for part in worse][:1] == [(2,)]
+    first = better[0]
+    planted = words[:, list(first.words)].all(1)
+    assert (first.members == planted).all()
+    inside = d[first.members & half]
+    assert first.n == len(inside)
+    assert first.advantage == pytest.approx(inside.mean())
+    assert (first.wins, first.losses) == ((inside > 0).sum(), (inside < 0).sum())
+    spread = 1.96 * inside.std(ddof=1) / np.sqrt(len(inside))
+    assert (first.low, first.high) == pytest.approx(
+        (inside.mean() - spread, inside.mean() + spread)
+    )
+
+
+def test_p_is_the_larger_of_a_contrast_and_mcnemars() -> None:
+    rng = np.random.default_rng(1)
+    classes, words, model, baseline, half = world(rng, 1500)
+    d = model.astype(int) - baseline.astype(int)
+    excess = less_class(d, classes, ~half)
+    members = words[:, 15] == 1
+    part = judge(members, half, d, excess, 1)
+    assert part is not None
+    t, _ = stats.ttest_ind(excess[members & half], excess[~members & half])
+    contrast = stats.norm.sf(t)
+    exact = stats.binomtest(part.wins, part.wins + part.losses).pvalue
+    assert part.p == pytest.approx(max(contrast, exact if part.wins > part.losses else 1.0))
+
+
+def test_the_mean_of_the_class_is_that_of_the_first_half() -> None:
+    d, classes = np.array([1, 0, 0, -1, 1]), np.array([0, 0, 1, 1, 2])
+    first = np.array([True, True, True, False, False])
+    assert less_class(d, classes, first).tolist() == [0.5, -0.5, 0.0, -1.0, 1 - 1 / 3]
+
+
+def test_words_with_unknown_samples_put_them_in_no_slice() -> None:
+    rng = np.random.default_rng(2)
+    classes, words, model, baseline, half = world(rng, 6000)
+    unknown = rng.random(6000) < 0.3
+    words[unknown, 0] = np.nan
+    found = find_slices(words, model.astype(int) - baseline.astype(int), classes, half, 1)
+    part = next(part for part in found if part.words == (0,))
+    assert not (part.members & unknown).any()
+
+
+def test_nothing_is_found_where_outcomes_are_shuffled_within_class() -> None:
+    false = np.zeros(2)
+    for seed in range(60):
+        classes, words, model, baseline, half = world(np.random.default_rng(seed), 1500, null=True)
+        d = model.astype(int) - baseline.astype(int)
+        false += [bool(find_slices(words, d, classes, half, sign)) for sign in (1, -1)]
+    assert (false <= 0.07 * 60).all()
+
+
+def test_too_few_advantage_samples_make_no_slices() -> None:
+    rng = np.random.default_rng(3)
+    classes, words, _, _, half = world(rng, 400)
+    d = np.zeros(400, dtype=int)
+    d[:20] = 1
+    assert find_slices(words, d, classes, half, 1) == []
+    assert find_slices(words[:, :0], rng.integers(-1, 2, 400), classes, half, 1) == []
+
+
+def activations(rng: np.random.Generator, words: np.ndarray, classes: np.ndarray) -> np.ndarray:
+    """Forty rectified neurons that mix the three conditions with the class."""
+    seen = words[:, :3] @ rng.normal(size=(3, 40)) * 1.5 + rng.normal(size=(8, 40))[classes]
+    return np.maximum(seen + rng.normal(size=seen.shape), 0)
+
+
+def test_parts_of_the_activations_are_the_planted_conditions() -> None:
+    pytest.importorskip("sklearn")
+    rng = np.random.default_rng(4)
+    classes, words, model, baseline, half = world(rng, 5000)
+    d = model.astype(int) - baseline.astype(int)
+    outcome = np.where(model, np.where(baseline, 0, 1), np.where(baseline, 2, 3))
+    found = find_parts(activations(rng, words, classes), outcome, d, classes, half)
+    assert {part.direction for part in found} == {1, -1}
+    for part in found:
+        planted = words[:, :2].any(1) if part.direction > 0 else words[:, 2] > 0
+        assert planted[part.members].mean() > 0.5
+    best = next(part for part in found if part.direction > 0)
+    assert words[best.members][:, :2].any(1).mean() > 0.9
+
+
+def test_no_parts_where_outcomes_are_shuffled_within_class() -> None:
+    pytest.importorskip("sklearn")
+    false = 0
+    for seed in range(12):
+        rng = np.random.default_rng(100 + seed)
+        classes, words, model, baseline, half = world(rng, 1500, null=True)
+        d = model.astype(int) - baseline.astype(int)
+        outcome = np.where(model, np.where(baseline, 0, 1), np.where(baseline, 2, 3))
+        false += bool(find_parts(activations(rng, words, classes), outcome, d, classes, half))
+    assert false <= 1
