@@ -49,33 +49,47 @@ def read_csv(path: Path, column: str | Sequence[str], id_column: str | None) -> 
         ValueError: If a column is missing or there twice, a line has too few or too many cells, or
             a cell is not a number; the message names line and column.
     """
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-        records = list(_records(text, path))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(
-            f"Expected `table` {str(path)!r} to be CSV text in UTF-8, but got {error}."
-        ) from error
-    if len(records) < 2:
-        raise ValueError(
-            f"Expected `table` {str(path)!r} to have a header and rows, but got {len(records)} "
-            "lines."
-        )
-    header = [cell.strip() for cell in records[0][1]]
+    header, rows, lines = read_text_table(path)
     names = [column] if isinstance(column, str) else list(column)
     wanted = [_find(header, name, "column", path) for name in names]
     id_at = None if id_column is None else _find(header, id_column, "id_column", path)
-    values, lines = [], []
+    values = [
+        [_number(cells[at], line, header[at], path) for at in wanted]
+        for cells, line in zip(rows, lines, strict=True)
+    ]
+    ids = None if id_at is None else [cells[id_at] for cells in rows]
+    return Rows(_tensor(values, scores=not isinstance(column, str)), ids, lines)
+
+
+def read_text_table(
+    path: Path, argument: str = "table"
+) -> tuple[list[str], list[list[str]], list[int]]:
+    """The header, the cells of each row, and the line on which each row starts.
+
+    Args:
+        path: A CSV or TSV file in UTF-8; see `read_csv`.
+        argument: What the user gave the path as, for the error message.
+
+    Raises:
+        ValueError: If it is no such file, has no rows, or a line has too few or too many cells.
+    """
+    named = f"`{argument}` {str(path)!r}"
+    try:
+        records = list(_records(path.read_bytes().decode("utf-8-sig"), path))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"Expected {named} to be CSV text in UTF-8, but got {error}.") from error
+    if len(records) < 2:
+        raise ValueError(
+            f"Expected {named} to have a header and rows, but got {len(records)} lines."
+        )
+    header = [cell.strip() for cell in records[0][1]]
     for line, cells in records[1:]:
         if len(cells) != len(header):
             raise ValueError(
-                f"Expected line {line} of `table` {str(path)!r} to have {len(header)} cells as the "
-                f"header, but got {len(cells)}."
+                f"Expected line {line} of {named} to have {len(header)} cells as the header, but "
+                f"got {len(cells)}."
             )
-        values.append([_number(cells[at], line, header[at], path) for at in wanted])
-        lines.append(line)
-    ids = None if id_at is None else [cells[id_at] for _, cells in records[1:]]
-    return Rows(_tensor(values, scores=not isinstance(column, str)), ids, lines)
+    return header, [cells for _, cells in records[1:]], [line for line, _ in records[1:]]
 
 
 def read_npy(path: Path) -> np.ndarray:
