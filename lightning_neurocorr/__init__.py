@@ -37,6 +37,13 @@ if TYPE_CHECKING:
     from lightning_neurocorr.report import NeuronRow as NeuronRow
     from lightning_neurocorr.report import Outcomes as Outcomes
     from lightning_neurocorr.report import PlaceboCounts as PlaceboCounts
+    from lightning_neurocorr.studies.groups import Groups as Groups
+    from lightning_neurocorr.studies.matches import Matches as Matches
+    from lightning_neurocorr.studies.matches import Snapshot as Snapshot
+    from lightning_neurocorr.studies.readout import Readout as Readout
+    from lightning_neurocorr.studies.slices import Slices as Slices
+    from lightning_neurocorr.studies.words import Words as Words
+    from lightning_neurocorr.validation.metadata import ImageStatistics as ImageStatistics
     from lightning_neurocorr.visualization import FeatureVisualizer as FeatureVisualizer
     from lightning_neurocorr.visualization import ImagePrior as ImagePrior
     from lightning_neurocorr.visualization import LucentVisualizer as LucentVisualizer
@@ -51,11 +58,14 @@ else:
         "EstimatorBaseline": "baselines",
         "Exemplars": "exemplars",
         "FeatureVisualizer": "visualization",
+        "Groups": "studies.groups",
         "HistoryEntry": "report",
         "ImagePrior": "visualization",
         "Inspector": "inspector",
+        "ImageStatistics": "validation.metadata",
         "LucentVisualizer": "visualization",
         "MajorityBaseline": "baselines",
+        "Matches": "studies.matches",
         "ModuleBaseline": "baselines",
         "NeuronAdvantage": "callback",
         "NeuronAdvantageCorrelation": "metric",
@@ -64,9 +74,13 @@ else:
         "Outcomes": "report",
         "PlaceboCounts": "report",
         "Placebo": "functional.placebo",
+        "Readout": "studies.readout",
         "SecondPass": "functional.ranks",
+        "Slices": "studies.slices",
+        "Snapshot": "studies.matches",
         "SnapshotBaseline": "baselines",
         "TableBaseline": "baselines",
+        "Words": "studies.words",
         "choose_layers": "activations",
         "compare": "comparison",
         "record": "activations",

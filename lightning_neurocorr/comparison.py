@@ -82,6 +82,7 @@ def compare(
     token_mask: B.Field | None = None,
     class_names: ClassNames | None = None,
     inspector: Inspector | None = None,
+    metadata: Any = None,
     studies: Sequence[Study] = (),
     name: str = "neurocorr",
     progress: bool = False,
@@ -135,6 +136,11 @@ def compare(
             of a data set, or a mapping from ids.
         inspector: Keep for ``report.export`` which samples drive each neuron, and small images of
             samples: its settings. None does so where there is a visualizer.
+        metadata: What you know about samples, for studies that speak in words: a CSV or TSV file, a
+            DataFrame or a dict of columns (by position, or by ``sample_id`` where that is given); a
+            key or a function of the batch that gives ``{name: (N,) values}``;
+            ``ImageStatistics()``; or a list of these. Numbers, truth values and texts; what is
+            missing stays unknown.
         studies: Further questions: a list of `lightning_neurocorr.studies.Study`, the built-in ones
             and your own. What each found is in ``report.studies``, by its name.
         name: Name of the report.
@@ -164,7 +170,8 @@ def compare(
     gallery = Gallery(inspector or Inspector(), to_image) if keeps else None
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     positions = LoaderPositions(loader)
-    _prepare(baseline, positions, device)
+    for part in options.answerers:
+        _prepare(part, positions, device)
     settings = Settings(
         options,
         choose_layers(model, layers),

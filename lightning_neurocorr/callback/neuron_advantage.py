@@ -128,6 +128,11 @@ class NeuronAdvantage(Callback):
             of a data set, or a mapping from ids.
         inspector: What the neuron microscope, a tab of TensorBoard, gets; None for nothing. It
             writes where a run has a TensorBoard logger.
+        metadata: What you know about samples, for studies that speak in words: a CSV or TSV file, a
+            DataFrame or a dict of columns (by position, or by ``sample_id`` where that is given); a
+            key or a function of the batch that gives ``{name: (N,) values}``;
+            ``ImageStatistics()``; or a list of these. Numbers, truth values and texts; what is
+            missing stays unknown.
         studies: Further questions: a list of `lightning_neurocorr.studies.Study`, the built-in ones
             and your own. They run when ablation does, or as often as their settings say. What each
             found is in ``report.studies``, by its name.
@@ -166,6 +171,7 @@ class NeuronAdvantage(Callback):
         token_mask: B.Field | None = None,
         class_names: ClassNames | None = None,
         inspector: Inspector | None = Inspector(),
+        metadata: Any = None,
         studies: Sequence[Study] = (),
         name: str = "neurocorr",
     ) -> None:
@@ -320,14 +326,15 @@ class NeuronAdvantage(Callback):
     @wraps(Callback.state_dict, assigned=())  # two of one name meet our error, not Lightning's
     def state_dict(self) -> dict[str, Any]:
         """History, counters and the baseline's state: plain data and tensors."""
-        stateful = isinstance(self.baseline, B.Stateful) and is_ready(self.baseline)
+        baseline, *others = map(_state_of, self.options.answerers)
         return {
             "history": pack_history(self.history),
             "validations": self._validations,
             "validations_in_fits": self._in_fits,
             "last_step": self._last_step,
             "class_outcomes": self._class_outcomes,
-            "baseline": self.baseline.state_dict() if stateful else None,
+            "baseline": baseline,
+            "asked_by_studies": others,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -338,9 +345,11 @@ class NeuronAdvantage(Callback):
         self._last_step = state_dict["last_step"]
         self._class_outcomes = state_dict["class_outcomes"]
         self._run = None  # what was loaded belongs to the run that comes
-        if state_dict["baseline"] is not None and isinstance(self.baseline, B.Stateful):
-            self._restored = learners(self.baseline)
-            self.baseline.load_state_dict(state_dict["baseline"])
+        states = [state_dict["baseline"], *state_dict.get("asked_by_studies", ())]
+        for part, state in zip(self.options.answerers, states, strict=False):
+            if state is not None and isinstance(part, B.Stateful):
+                self._restored += learners(part)
+                part.load_state_dict(state)
 
     def export(self, path: str | Path, **options: Any) -> Path:
         """Write the last report and the history as one HTML page: see ``NeuronReport.export``.
@@ -390,7 +399,8 @@ class NeuronAdvantage(Callback):
         module = output_module(pl_module, options.output)
         run = self._run or Run(trainer, pl_module, fitting=wiring.is_fitting(trainer))
         if self._plan is Plan.SKIP:
-            wiring.show_model(self.baseline, trainer, module, run)
+            for part in options.answerers:
+                wiring.show_model(part, trainer, module, run)
             return
         checks.check_loaders(trainer, "fit" if wiring.is_fitting(trainer) else "validate")
         self._loaders = wiring.validation_loaders(trainer, self.dataloaders)
@@ -399,7 +409,8 @@ class NeuronAdvantage(Callback):
             self._faults.say(wiring.REPEATED)
         if any(loader.uncertain_padding for loader in loaders):
             self._faults.say(wiring.PADDED)
-        wiring.prepare_baseline(self.baseline, trainer, pl_module, module, loaders, run)
+        for part in options.answerers:
+            wiring.prepare_baseline(part, trainer, pl_module, module, loaders, run)
         if not trainer.sanity_checking and not is_ready(self.baseline):
             return  # a snapshot that is still to come
         settings = Settings(
@@ -687,3 +698,9 @@ class NeuronAdvantage(Callback):
         collector, self._collector = self._collector, None
         if collector is not None:
             collector.close()
+
+
+def _state_of(baseline: Any) -> dict[str, Any] | None:
+    """What a checkpoint keeps of a baseline."""
+    stateful = isinstance(baseline, B.Stateful) and is_ready(baseline)
+    return baseline.state_dict() if stateful else None

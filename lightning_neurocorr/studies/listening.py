@@ -65,7 +65,7 @@ class Listening:
                 self._begin(study, fetchable)
         stored = max((study.stores for study in studies), default=0)
         if stored:
-            self.store = Store(stored)
+            self.store = Store(stored, source=start.options.metadata, strict=strict)
 
     def _begin(self, study: Study, fetchable: bool) -> None:
         if "positions" in study.needs and not fetchable:
@@ -241,7 +241,9 @@ def said(error: Exception) -> str:
 
 def _packed(listener: Listener) -> bytes | None:
     """What a listener has heard, all of it on the CPU, and as it travels where that is needed."""
-    plain = {k: v for k, v in vars(listener).items() if k != "also" and not callable(v)}
+    plain = {
+        k: v for k, v in vars(listener).items() if k not in ("also", "_source") and not callable(v)
+    }
     moved = apply_to_collection(plain, Tensor, lambda part: part.detach().cpu())
     vars(listener).update(moved)
     return pickle.dumps(moved) if running() else None

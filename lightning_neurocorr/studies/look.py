@@ -44,10 +44,14 @@ class Stored(NamedTuple):
     Attributes:
         rows: Which rows of ``look.samples``, ``(n,)``.
         activations: float32 ``(n, D)`` by layer, on the CPU.
+        metadata: What is known of them: values ``(n,)`` by column.
+        unknown: Why nothing is known; empty where something is.
     """
 
     rows: Tensor
     activations: dict[str, Tensor]
+    metadata: dict[str, Sequence[Any]]
+    unknown: str = ""
 
 
 @dataclass(eq=False)
@@ -131,7 +135,8 @@ class Look:
         known = self.samples.number[order]
         rows = order[torch.searchsorted(known, store.numbers).clamp_max(max(len(known) - 1, 0))]
         layers = [name for name in self.report.layers if name in store.parts]
-        return Stored(rows, {name: torch.cat(store.parts[name]) for name in layers})
+        found = {name: torch.cat(store.parts[name]) for name in layers}
+        return Stored(rows, found, store.columns(), store.unknown)
 
     # --- run samples again -----------------------------------------------------------------------
 

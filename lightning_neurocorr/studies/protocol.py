@@ -78,6 +78,8 @@ class Study(ABC):
             no ``message``; else the finding is refused with that message.
         stores: On so many samples it wants the activations of all watched neurons:
             ``look.stored()``.
+        asks: Further baselines that it asks: they are moved to the device, shown the model at every
+            validation, and kept in checkpoints, like the callback's own.
         every_n_validations: Also runs after validations n, 2n and so on of a fit; always at its end
             and on ``trainer.validate``.
         time_budget_s: Seconds for all of its ``add`` and, apart from these, for ``find``; None is
@@ -89,6 +91,7 @@ class Study(ABC):
     about: ClassVar[str] = ""
     needs: ClassVar[tuple[Need, ...]] = ()
     stores: int = 0
+    asks: tuple[Any, ...] = ()
     every_n_validations: int | None = None
     time_budget_s: float | None = 300.0
 

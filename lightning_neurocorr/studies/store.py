@@ -5,6 +5,9 @@ Which samples depends on their hashes alone: any number of processes keeps the s
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import torch
 from torch import Tensor
 from typing_extensions import Self
@@ -12,25 +15,41 @@ from typing_extensions import Self
 from lightning_neurocorr.functional.hashing import hashed
 from lightning_neurocorr.studies.heard import Heard
 from lightning_neurocorr.studies.protocol import Listener
+from lightning_neurocorr.validation.metadata import MetadataSource, SamplesOfBatch
 
 STORE_BYTES = 1 << 28
 _SLACK = 1.5  # kept at most, in parts of what is wanted, until the rest is thrown away
 
 
 class Store(Listener):
-    """The activations, float32, of the samples with the smallest hashes.
+    """The activations, float32, of the samples with the smallest hashes, and what is known of them.
 
     Args:
         most: How many samples, at most.
-        budget: Bytes that they may take; with many neurons fewer samples are kept.
+        budget: Bytes that activations may take; with many neurons fewer samples are kept.
+        source: Where metadata come from; None where there are none.
+        strict: Metadata that cannot be read are an error; else ``unknown`` says why they are
+            missing.
 
     Attributes:
         numbers: Of the samples kept, ``(n,)``.
         parts: Activations by layer: pieces ``(., D)`` that make ``(n, D)`` together.
+        metadata: Values by column: pieces that make ``(n,)`` together.
+        unknown: Why there are no metadata; empty where there are.
     """
 
-    def __init__(self, most: int, budget: int = STORE_BYTES) -> None:
+    def __init__(
+        self,
+        most: int,
+        budget: int = STORE_BYTES,
+        source: MetadataSource | None = None,
+        *,
+        strict: bool = True,
+    ) -> None:
         self.most, self.budget = most, budget
+        self.metadata: dict[str, list[Any]] = {}
+        self.unknown = "" if source is not None else "no `metadata` was given"
+        self._source, self._strict = source, strict
         self.numbers = torch.zeros(0, dtype=torch.int64)
         self.draws = torch.zeros(0, dtype=torch.int64)
         self.parts: dict[str, list[Tensor]] = {}
@@ -53,6 +72,7 @@ class Store(Listener):
             elif len(rows):
                 chosen = rows.to(part.device, non_blocking=True)
                 self.parts[name].append(part.detach().float()[chosen])
+        self._read(heard, rows)
         if len(self.numbers) > _SLACK * self.most:
             self.trim()
 
@@ -66,11 +86,12 @@ class Store(Listener):
         self.most = min(self.most, other.most)
         self.numbers = torch.cat([self.numbers, other.numbers])
         self.draws = torch.cat([self.draws, other.draws])
-        self.parts = {
-            name: [*parts, *other.parts[name]]
-            for name, parts in self.parts.items()
-            if name in other.parts
-        }
+        for mine, others in ((self.parts, other.parts), (self.metadata, other.metadata)):
+            for name in list(mine):
+                mine[name] = [*mine[name], *others[name]] if name in others else []
+            for name in [name for name in mine if name not in others]:
+                del mine[name]
+        self.unknown = self.unknown or other.unknown
         self.trim()
 
     def trim(self) -> None:
@@ -80,9 +101,57 @@ class Store(Listener):
         for name, parts in self.parts.items():
             whole = torch.cat(parts)
             self.parts[name] = [whole[order.to(whole.device, non_blocking=True)]]
+        for name, pieces in self.metadata.items():
+            self.metadata[name] = [_rows(_joined(pieces), order)]
+
+    def columns(self) -> dict[str, Sequence[Any]]:
+        """The metadata, ``(n,)`` values by column."""
+        return {name: _joined(pieces) for name, pieces in self.metadata.items()}
+
+    def _read(self, heard: Heard, rows: Tensor) -> None:
+        """The metadata of the samples that are kept."""
+        if self._source is None or self.unknown:
+            return
+        asked = SamplesOfBatch(
+            heard.batch, heard.rows, len(heard), heard.numbers, heard.located, heard.ids
+        )
+        try:
+            found: Mapping[str, Any] = self._source.read(asked)
+            for name, values in found.items():
+                if len(values) != len(heard):
+                    raise ValueError(
+                        f"Expected `metadata` {name!r} to have one value for each of {len(heard)} "
+                        f"samples, but got {len(values)}."
+                    )
+            if self.metadata and set(found) != set(self.metadata):
+                raise ValueError(
+                    f"Expected `metadata` to have the columns {sorted(self.metadata)} in every "
+                    f"batch, but got {sorted(found)}."
+                )
+        except Exception as error:
+            if self._strict:
+                raise
+            self.unknown, self.metadata = f"{type(error).__name__}: {error}", {}
+            return
+        for name, values in found.items():
+            self.metadata.setdefault(name, []).append(_rows(values, rows))
 
     def _begin(self, sizes: dict[str, int]) -> None:
         self._begun = True
         self.parts = {name: [] for name in sizes}
         room = int(self.budget / _SLACK) // (4 * max(1, sum(sizes.values())))
         self.most = min(self.most, room)
+
+
+def _rows(values: Any, rows: Tensor) -> Any:
+    """Some of the values of a column."""
+    if isinstance(values, Tensor):
+        return values.detach()[rows.to(values.device, non_blocking=True)]
+    return [values[i] for i in rows.tolist()]
+
+
+def _joined(pieces: Sequence[Any]) -> Any:
+    """Pieces of a column as one."""
+    if pieces and all(isinstance(piece, Tensor) for piece in pieces):
+        return torch.cat([piece.to(pieces[0].device) for piece in pieces])
+    return [value for piece in pieces for value in piece]

@@ -25,6 +25,7 @@ from lightning_neurocorr.functional.placebo import Placebo
 from lightning_neurocorr.functional.ranks import SecondPass
 from lightning_neurocorr.functional.scores import Scores, check_scores
 from lightning_neurocorr.inspector import Inspector
+from lightning_neurocorr.validation.metadata import metadata_source
 from lightning_neurocorr.validation.predictions import Predictions
 from lightning_neurocorr.visualization import Visualizer
 
@@ -40,6 +41,7 @@ class Asked(Protocol):
     """What an option has to know of a study; all of it is `lightning_neurocorr.studies.Study`."""
 
     name: str
+    asks: tuple[Any, ...]
 
     def check(self, options: Any) -> None:
         """Raise where it cannot work."""
@@ -85,6 +87,7 @@ class Options:
     token_mask: B.Field | None = None
     class_names: ClassNames | None = None
     inspector: Inspector | None = None
+    metadata: Any = None  # anything that `metadata_source` reads; then a MetadataSource or None
     studies: Sequence[Asked] = ()
     name: str = "neurocorr"
 
@@ -97,6 +100,11 @@ class Options:
     def names(cls) -> tuple[str, ...]:
         """What can be asked for."""
         return tuple(option.name for option in fields(cls))
+
+    @property
+    def answerers(self) -> tuple[Any, ...]:
+        """The baseline, and all that studies ask beside it."""
+        return (self.baseline, *(part for study in self.studies for part in study.asks))
 
     @property
     def looks_closer(self) -> bool:
@@ -139,6 +147,7 @@ class Options:
         object.__setattr__(self, "class_names", _read_class_names(self.class_names))
         if self.dataloaders is not None:
             object.__setattr__(self, "dataloaders", tuple(self.dataloaders))
+        object.__setattr__(self, "metadata", metadata_source(self.metadata, self.sample_id))
         self._check_studies()
 
     def _check_numbers(self) -> None:

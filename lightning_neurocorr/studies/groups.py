@@ -1,0 +1,255 @@
+"""Which neurons belong together: groups that say the same inside a class, and what they are for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lightning_neurocorr.ablation import silence
+from lightning_neurocorr.functional import ONLY_MODEL
+from lightning_neurocorr.functional.groups import MIN_SAMPLES, Grouping, find_groups
+from lightning_neurocorr.functional.scikit import scikit
+from lightning_neurocorr.functional.words import name_neurons
+from lightning_neurocorr.report.declared import Column
+from lightning_neurocorr.report.finding import Finding
+from lightning_neurocorr.report.finding_table import Table
+from lightning_neurocorr.samples import fetch
+from lightning_neurocorr.studies.look import Look, RefusedError
+from lightning_neurocorr.studies.protocol import Study
+from lightning_neurocorr.studies.vocabulary import WordedSamples, worded
+from lightning_neurocorr.validation.options import Options
+
+_MOST_NEURONS = 2000  # of a layer: those with the largest |attribution|
+_RANDOM = 5  # random groups of the same size
+
+COLUMNS = (
+    Column("group", "The group's number in its layer.", format="step"),
+    Column("layer", "The layer.", format="text"),
+    Column("units", "The units of its neurons.", format="text"),
+    Column("neurons", "How many they are.", format="count"),
+    Column("word", "The word that goes best with their mean; none where none fits.", format="text"),
+    Column("r", "Their mean r.", format="signed", null="0"),
+    Column("attribution", "Their attributions together.", unit="logits", format="signed"),
+    Column(
+        "ablation",
+        "Of the samples that only the model gets right, the share that it loses without them.",
+        format="share",
+        null="`ablation_random`",
+    ),
+    Column(
+        "ablation_random",
+        "The same for as many random neurons of the layer with a positive attribution.",
+        format="share",
+    ),
+    Column("modularity", "How separate the layer's groups are, on held-out samples."),
+    Column("stability", "How well the groups of both halves agree: adjusted Rand index."),
+)
+
+
+@dataclass(frozen=True)
+class Groups(Study):
+    """Groups of neurons of a layer that share something inside a class, or that there are none.
+
+    Clusters of r^2 within class over the samples that only the model gets right. How many there are
+    is what holds on the other half of the samples.
+
+    Args:
+        layers: Which of the watched layers; all by default.
+        max_samples: Activations of so many samples are kept, at most.
+        ablation_samples: A group is silenced on so many samples; 0 silences none.
+        name: The key in ``report.studies``.
+        every_n_validations: Also after validations n, 2n and so on of a fit.
+        time_budget_s: Seconds it may take.
+    """
+
+    layers: tuple[str, ...] | None = None
+    max_samples: int = 10_000
+    ablation_samples: int = 256
+    name: str = "groups"
+    every_n_validations: int | None = None
+    time_budget_s: float | None = 300.0
+
+    title = "Groups"
+    about = (
+        "Which neurons of a layer share something inside a class where only the model is right, "
+        "what word they have together, and what is lost without them."
+    )
+    needs = ("outcomes",)
+
+    def __post_init__(self) -> None:
+        if self.max_samples < 2 * MIN_SAMPLES or self.ablation_samples < 0:
+            raise ValueError(
+                f"Expected `max_samples` of at least {2 * MIN_SAMPLES} and `ablation_samples` of "
+                f"at least 0, but got {self.max_samples} and {self.ablation_samples}."
+            )
+        if self.layers is not None:
+            object.__setattr__(self, "layers", tuple(self.layers))
+
+    @property
+    def stores(self) -> int:
+        """How many samples' activations it wants."""
+        return self.max_samples
+
+    def check(self, options: Options) -> None:  # noqa: ARG002
+        """The clustering is scikit-learn's."""
+        scikit("cluster")
+
+    def find(self, look: Look) -> Finding:
+        """A row for each group; a note for each layer that has none."""
+        samples = worded(look, 2 * MIN_SAMPLES)
+        won = samples.outcome == ONLY_MODEL
+        if min(won[samples.half].sum(), won[~samples.half].sum()) < MIN_SAMPLES:
+            raise RefusedError(
+                f"Only {int(won.sum())} samples are right for the model alone; each half needs "
+                f"{MIN_SAMPLES}. Take a larger validation set."
+            )
+        notes: list[str] = list(samples.vocabulary.notes)
+        silencer = self._silencer(look, notes)
+        columns: dict[str, list[Any]] = {column.name: [] for column in COLUMNS}
+        for layer in look.progress(self._layers(look, samples), "groups"):
+            units = _units(look, layer)
+            a = samples.activations[layer][:, units]
+            found = find_groups(a[won], samples.target[won], samples.half[won])
+            if found.why:
+                notes.append(f"No groups in {layer}: {found.why}.")
+                continue
+            for group in range(int(found.label.max()) + 1):
+                row = self._row(look, layer, units, group, found, a, samples, silencer)
+                for name, value in row.items():
+                    columns[name].append(value)
+        table = Table("group", COLUMNS, columns, title="Groups of neurons")
+        layers = len(set(columns["layer"]))
+        return Finding(
+            self.title,
+            self.about,
+            headline=(
+                f"{len(table)} groups in {layers} layers."
+                if len(table)
+                else "No layer splits into groups that hold on the other half of the samples."
+            ),
+            tables=(table,),
+            notes=tuple(notes),
+            numbers={"groups": len(table)},
+        )
+
+    def _layers(self, look: Look, samples: WordedSamples) -> list[str]:
+        unknown = [name for name in self.layers or () if name not in look.report.layers]
+        if unknown:
+            raise RefusedError(
+                f"Expected `layers` of Groups to be watched layers, but got {unknown[0]!r}. There "
+                f"are {', '.join(look.report.layers[:12])}."
+            )
+        return [n for n in self.layers or look.report.layers if n in samples.activations]
+
+    def _silencer(self, look: Look, notes: list[str]) -> Silencer | None:
+        if not self.ablation_samples:
+            return None
+        if not look.samples.located or look.subject.rerun.refused:
+            why = look.subject.rerun.refused or "their positions are not known"
+            notes.append(f"No group is silenced: samples cannot be run again, {why}.")
+            return None
+        won = look.samples.outcome == ONLY_MODEL
+        return Silencer(look, look.drawn(self.ablation_samples, won, seed=9))
+
+    def _row(
+        self,
+        look: Look,
+        layer: str,
+        units: np.ndarray,
+        group: int,
+        found: Grouping,
+        a: np.ndarray,
+        samples: WordedSamples,
+        silencer: Silencer | None,
+    ) -> dict[str, Any]:
+        inside = found.label == group
+        mine = units[inside]
+        r, attribution = (_of_layer(look, name, layer) for name in ("r", "attribution"))
+        lost, random = np.nan, np.nan
+        if silencer is not None:
+            lost = silencer.lost(layer, mine)
+            others = np.flatnonzero(attribution > 0)
+            if len(others) < len(mine):
+                others = np.arange(len(attribution))
+            draw = np.random.default_rng(group)
+            drawn = [draw.choice(others, len(mine), replace=False) for _ in range(_RANDOM)]
+            random = float(np.mean([silencer.lost(layer, one) for one in drawn]))
+        return {
+            "group": group,
+            "layer": layer,
+            "units": ", ".join(map(str, mine.tolist())),
+            "neurons": len(mine),
+            "word": _word(a[:, inside], samples),
+            "r": float(np.nanmean(r[mine])) if np.isfinite(r[mine]).any() else np.nan,
+            "attribution": float(np.nansum(attribution[mine]))
+            if np.isfinite(attribution[mine]).any()
+            else np.nan,
+            "ablation": lost,
+            "ablation_random": random,
+            "modularity": found.modularity,
+            "stability": found.stability,
+        }
+
+
+class Silencer:
+    """Counts what the model loses on some of its wins without some neurons.
+
+    Args:
+        look: The validation that is over.
+        rows: Rows of ``look.samples``: wins.
+    """
+
+    def __init__(self, look: Look, rows: Tensor) -> None:
+        self._look = look
+        self._target = look.samples.target[rows]
+        positions = look.samples.position[rows].tolist()
+        subject = look.subject
+        self._chunks = [
+            subject.arguments(subject.move(batch, which))
+            for which, batch in fetch(subject.loaders, positions)
+        ]
+
+    def lost(self, layer: str, units: Sequence[int] | np.ndarray) -> float:
+        """The share of the wins that are lost when the units say their mean."""
+        look = self._look
+        place = {layer: look.subject.layers[layer]}
+        mean = torch.from_numpy(_of_layer(look, "mean_over_positions", layer)).float()
+        chosen: Mapping[str, list[int]] = {layer: [int(unit) for unit in units]}
+        answers = []
+        with look.subject.quiet():
+            for args, kwargs in self._chunks:
+                with silence(place, chosen, values={layer: mean}):
+                    answers.append(look.subject.forward(*args, **kwargs).argmax(1).cpu())
+        return float((torch.cat(answers) != self._target).double().mean())
+
+
+def _word(a: np.ndarray, samples: WordedSamples) -> str | None:
+    """The word of the mean of standardised activations, where one fits."""
+    words = samples.vocabulary
+    if not len(words):
+        return None
+    spread = a.std(0)
+    live = spread > 0
+    mean = ((a - a.mean(0))[:, live] / spread[live]).mean(1, keepdims=True)
+    named = name_neurons(mean, words.values, samples.half)
+    return words.words[int(named.word[0])] if named.p[0] <= 0.05 else None
+
+
+def _of_layer(look: Look, column: str, layer: str) -> np.ndarray:
+    report = look.report
+    at = report.layers.index(layer)
+    start = sum(report.sizes[:at])
+    return report.column(column)[start : start + report.sizes[at]]
+
+
+def _units(look: Look, layer: str) -> np.ndarray:
+    """All units; of many those with the largest |attribution|."""
+    strength = np.nan_to_num(np.abs(_of_layer(look, "attribution", layer)), nan=-1.0)
+    if len(strength) <= _MOST_NEURONS:
+        return np.arange(len(strength))
+    return np.sort(np.argpartition(-strength, _MOST_NEURONS)[:_MOST_NEURONS])
