@@ -8,6 +8,7 @@ import pytest
 from helpers import make_report
 
 from lightning_neurocorr.report import COLUMNS, Outcomes, verdict
+from lightning_neurocorr.report.claims import claims
 
 NAN = math.nan
 NOTHING = dict.fromkeys(COLUMNS, NAN)
@@ -237,6 +238,16 @@ def test_masks_and_words_agree() -> None:
                 any(part.startswith(words) for part in text.replace(" and ", "; ").split("; "))
                 == claimed
             )
+
+
+def test_a_claim_is_made_where_all_of_its_controls_are_passed() -> None:
+    """So that a page that shows the controls never contradicts the verdict."""
+    rng = np.random.default_rng(1)
+    columns = {name: rng.choice([-0.3, 0.001, 0.01, 0.04, 0.3], 4000) for name in COLUMNS}
+    for claim in claims(columns):
+        assert claim.made.any()
+        passed = np.all([control.passed & control.known for control in claim.controls], 0)
+        np.testing.assert_array_equal(claim.made, passed, err_msg=claim.name)
 
 
 def layer(*changes: dict) -> str:
