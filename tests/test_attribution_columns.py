@@ -26,7 +26,7 @@ def batches(model: nn.Module, count: int, seed: int = 3) -> list[dict[str, Tenso
         pair = torch.where(alone, -1, pair)
         made.append(
             {"x": x, "target": target, "rival": rival, "group": group % 2, "fold": fold % 2,
-             "pair": pair}
+             "pair": pair, "weight": torch.rand(N, generator=generator).double()}
         )  # fmt: skip
     return made
 
@@ -35,7 +35,7 @@ def added(
     model: nn.Module, sums: AttributionSums, made: list[dict[str, Tensor]]
 ) -> AttributionSums:
     for b in made:
-        rest = (b["target"], b["rival"], b["group"], b["fold"], b["pair"])
+        rest = (b["target"], b["rival"], b["group"], b["fold"], b["pair"], b["weight"])
         sums.update(lambda b=b: model(b["x"]), choose_layers(model), *rest)
     return sums
 
@@ -111,6 +111,19 @@ def test_the_contrast_is_of_shares_and_its_error_a_jackknife() -> None:
         np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-6)
 
 
+def test_the_share_on_partners_is_weighted() -> None:
+    model = conv_net()
+    made, means = batches(model, 5), centres(model)
+    columns = added(model, AttributionSums(means, PAIRS), made).compute()
+    group, weight = joined(made, "group"), joined(made, "weight")
+    for name, mean in means.items():
+        k = contributions(model, made, name, mean)
+        expected = slow_shares(k[group == 1] * weight[group == 1, None])
+        np.testing.assert_allclose(columns[name].shared, expected, rtol=1e-5, atol=1e-8)
+    unknown = AttributionSums(means, 0).compute()
+    assert all(np.isnan(found.shared).all() for found in unknown.values())
+
+
 def test_the_error_is_that_of_the_contrast_over_many_data_sets() -> None:
     """And its p is one of chance where the members of a pair are exchangeable."""
     generator = np.random.default_rng(0)
@@ -168,7 +181,7 @@ def test_processes_add_up() -> None:
         tensors[0].copy_(sum(tensors))
     found, expected = left.compute(), whole.compute()
     for name in means:
-        for column in ("attribution", "contrast", "contrast_p", "p_value", "per_fold"):
+        for column in ("attribution", "contrast", "contrast_p", "shared", "p_value", "per_fold"):
             ours, theirs = getattr(found[name], column), getattr(expected[name], column)
             np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-7)
         assert (found[name].n, found[name].pairs) == (expected[name].n, expected[name].pairs)

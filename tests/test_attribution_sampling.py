@@ -9,7 +9,12 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_neurocorr import Attribution, BatchBaseline, NeuronAdvantage
 from lightning_neurocorr.activations import first_tensor as logits_of
-from lightning_neurocorr.attribution import SampleChoice, choose_samples, match_by_class
+from lightning_neurocorr.attribution import (
+    SampleChoice,
+    balanced,
+    choose_samples,
+    match_by_class,
+)
 from lightning_neurocorr.functional import BOTH, NEITHER, ONLY_BASELINE, ONLY_MODEL
 from lightning_neurocorr.validation.rerun import Rerun
 from lightning_neurocorr.validation.rerun.arguments import Axis
@@ -213,6 +218,22 @@ def test_columns_are_the_same_for_every_batch_size(validations: int) -> None:
     for size in (1, 7, 64):
         for name, values in report_of(size, validations).items():
             np.testing.assert_allclose(values, expected[name], atol=1e-5, rtol=1e-5, err_msg=name)
+
+
+def test_balanced_weights_give_both_directions_of_two_classes_the_same() -> None:
+    target, rival = torch.randint(0, 5, (2, 400), generator=seeded())
+    rival[::7] = -1
+    rival[(target == 2) & (rival == 3)] = 4  # 3 is taken for 2, but 2 never for 3
+    weight = balanced(target, rival)
+    for a in range(5):
+        for b in range(5):
+            one, other = ((target == x) & (rival == y) for x, y in ((a, b), (b, a)))
+            n, m = int(one.sum()), int(other.sum())
+            expected = n * m / (n + m) if n and m and a != b else 0
+            assert float(weight[one].sum()) == pytest.approx(expected), (a, b)
+            assert len(weight[one].unique()) <= 1
+    assert (weight[rival < 0] == 0).all()
+    assert (weight[(target == 3) & (rival == 2)] == 0).all()
 
 
 def test_settings() -> None:

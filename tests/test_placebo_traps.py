@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_neurocorr import TableBaseline, compare
+from lightning_neurocorr import NeuronReport, TableBaseline, compare
 from lightning_neurocorr.functional.placebo import shuffled_within_class
 from lightning_neurocorr.report import verdict
 from tests.made_up import Streams, two_streams, validation
@@ -35,11 +35,20 @@ def test_against_a_placebo_hardly_anything_encodes(classes: int, n: int) -> None
     assert (np.mean(shares, 1) == 0).sum() >= 3, "some neuron is called in nearly every run"
 
 
+def report_on(streams: Streams, answers: torch.Tensor) -> NeuronReport:
+    """Of the hidden units, against a baseline that gives these answers."""
+    loader = DataLoader(TensorDataset(streams.x, streams.target), batch_size=500)
+    return compare(streams.model, loader, TableBaseline(answers), "hidden")
+
+
+def columns_of(streams: Streams, answers: torch.Tensor) -> dict[str, np.ndarray]:
+    report = report_on(streams, answers)
+    return {"r": report.column("r"), **report.columns}
+
+
 def used(streams: Streams, answers: torch.Tensor) -> np.ndarray:
     """Whether each hidden unit is called used against a baseline that gives these answers."""
-    loader = DataLoader(TensorDataset(streams.x, streams.target), batch_size=500)
-    report = compare(streams.model, loader, TableBaseline(answers), "hidden")
-    return verdict.used({"r": report.column("r"), **report.columns})
+    return verdict.used(columns_of(streams, answers))
 
 
 @pytest.mark.parametrize("classes", [2, 5, 10, 100])
@@ -53,9 +62,37 @@ def test_against_a_placebo_hardly_anything_is_used(classes: int) -> None:
     assert np.mean(called) <= 0.05
 
 
-@pytest.mark.parametrize("classes", [5, 10])
+@pytest.mark.parametrize("classes", [3, 5, 10])
 def test_used_is_what_the_baseline_cannot_see(classes: int) -> None:
     streams = two_streams(classes, 4000)
     first, second = np.split(used(streams, streams.baseline), 2)
     assert second.sum() >= 3
     assert first.sum() <= 0.1 * (first.sum() + second.sum())
+
+
+def test_with_two_classes_what_misleads_the_baseline_is_not_used() -> None:
+    """Units of its picture that count against the class they see speak for the rival elsewhere."""
+    misled, called = [], []
+    for seed in range(4):
+        torch.manual_seed(seed)
+        streams = two_streams(2, 4000)
+        columns = columns_of(streams, streams.baseline)
+        more = verdict.depends(columns) & verdict.depends_more(columns)
+        misled.append(np.split(more, 2)[0])
+        called.append(np.split(verdict.used(columns), 2)[0])
+    assert np.mean(misled) >= 0.15, "nothing to keep out"
+    assert np.mean(called) <= np.mean(misled) / 3
+
+
+def test_with_two_classes_a_baseline_that_errs_one_way_says_nothing_of_use() -> None:
+    """It never takes 0 for 1, so that nothing can be weighed against its taking 1 for 0."""
+    streams = two_streams(2, 3000)
+    answers = torch.where(streams.target == 0, 0, streams.baseline)
+    assert ((answers == 0) & (streams.target == 1)).any()
+    report = report_on(streams, answers)
+    assert np.isfinite(report.columns["attribution_q"]).any()
+    assert np.isnan(report.columns["attribution_contrast"]).all()
+    assert any("baseline takes only one of them for the other" in note for note in report.notes)
+    both_ways = report_on(streams, streams.baseline)
+    assert np.isfinite(both_ways.columns["attribution_contrast"]).any()
+    assert not any("for the other" in note for note in both_ways.notes)

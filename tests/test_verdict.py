@@ -31,6 +31,7 @@ NEEDED = {
     "ablation_advantage": 0.25, "ablation_shared": 0.05,
 }  # fmt: skip
 NO_MORE = "the answer depends on it, but not shown to do so more where the model wins"
+ELSEWHERE = "the answer depends on it where the model wins, but elsewhere it speaks for the rival"
 COST = (
     "needed: silencing it costs 25.0 points on the samples only the model gets right, "
     "5.0 on the others"
@@ -106,6 +107,8 @@ COST = (
         ({**USED, "attribution_contrast": NAN}, f"encodes the advantage; {NO_MORE}"),
         ({**USED, "attribution_contrast_q": NAN}, f"encodes the advantage; {NO_MORE}"),
         ({**USED, "attribution_contrast_q": 0.0051}, f"encodes the advantage; {NO_MORE}"),
+        ({**USED, "attribution_shared": 0.0}, "encodes the advantage and is used"),
+        ({**USED, "attribution_shared": -0.01}, f"encodes the advantage; {ELSEWHERE}"),
         ({**USED, "attribution_q": 0.06}, "encodes the advantage; not shown to be used"),
         ({**USED, "attribution_q": NAN}, "encodes the advantage; not shown to be used"),
         ({**USED, "attribution_contrast": 0.0}, f"encodes the advantage; {NO_MORE}"),
@@ -173,7 +176,8 @@ def slow_verdict(row: dict, dead: bool) -> str:
         clear = row["attribution_q"] <= 0.05
         more = row["attribution_contrast"] > 0 and row["attribution_contrast_q"] <= 0.005
         if clear and row["attribution_low"] > 0:
-            claims.append("is used" if more else NO_MORE)
+            use = ELSEWHERE if row["attribution_shared"] < 0 else "is used"
+            claims.append(use if more else NO_MORE)
         elif clear and row["attribution_high"] < 0:
             claims.append("speaks for the baseline's answer")
         else:
@@ -210,7 +214,8 @@ def test_masks_and_words_agree() -> None:
         "parts_replicated": (0.1, -0.1, NAN),
         "attribution": (1.0, -1.0, NAN), "attribution_q": (0.01, 0.2),
         "attribution_low": (0.5, -2.0), "attribution_high": (2.0, -0.5),
-        "attribution_contrast": (0.5, -0.5, NAN), "attribution_contrast_q": (0.001, 0.02, NAN),
+        "attribution_shared": (0.1, -0.1, NAN), "attribution_contrast": (0.5, -0.5, NAN),
+        "attribution_contrast_q": (0.001, 0.02, NAN),
         "ablation": (0.2, -0.2, NAN),
         "ablation_control": (0.1, NAN), "ablation_p": (0.01, 0.2), "ablation_q": (0.01, 0.2),
         "ablation_advantage": (0.3,), "ablation_shared": (0.1,),

@@ -10,6 +10,7 @@ the model beats its baseline.
 from lightning_neurocorr.attribution.columns import AttributionColumns as AttributionColumns
 from lightning_neurocorr.attribution.gradients import attribute as attribute
 from lightning_neurocorr.attribution.sampling import SampleChoice as SampleChoice
+from lightning_neurocorr.attribution.sampling import balanced as balanced
 from lightning_neurocorr.attribution.sampling import choose_samples as choose_samples
 from lightning_neurocorr.attribution.sampling import match_by_class as match_by_class
 from lightning_neurocorr.attribution.settings import Attribution as Attribution

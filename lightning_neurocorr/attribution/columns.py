@@ -30,6 +30,8 @@ class AttributionColumns:
         contrast_low: Lower end of its 95 % interval (jackknife over parts of the pairs).
         contrast_high: Upper end.
         contrast_p: One-sided p of a share that is no larger on ``only_model``.
+        shared: Share on the partners, where "a, not b" counts as much as "b, not a". Below 0
+            the neuron speaks against what its activation tells of the class.
         per_fold: ``attribution`` of each fold, ``(2, D)``.
         n: How many ``only_model`` samples were attributed.
         pairs: How many of them had a partner.
@@ -43,6 +45,7 @@ class AttributionColumns:
     contrast_low: np.ndarray
     contrast_high: np.ndarray
     contrast_p: np.ndarray
+    shared: np.ndarray
     per_fold: np.ndarray
     n: int
     pairs: int
@@ -50,7 +53,7 @@ class AttributionColumns:
 
 @np.errstate(invalid="ignore", divide="ignore")
 def columns(
-    moments: np.ndarray, counts: np.ndarray, members: np.ndarray, pairs: int
+    moments: np.ndarray, counts: np.ndarray, members: np.ndarray, pairs: int, shared: np.ndarray
 ) -> AttributionColumns:
     """Columns of a layer.
 
@@ -59,6 +62,7 @@ def columns(
         counts: How many these are, ``(2,)``.
         members: Sums of k over the two members of the pairs in each part, ``(2, G, D)``.
         pairs: How many pairs there are.
+        shared: Weighted sum of k over the partners, ``(D,)``.
     """
     (k, kk), n = moments.sum(1), counts.sum()
     mean = _over(k, n)
@@ -79,6 +83,7 @@ def columns(
             special.stdtr(max(dof, 1), -contrast / error),
             np.nan,
         ),
+        shared=shared / (np.nansum(np.abs(shared)) or np.nan),
         per_fold=_over(moments[0], counts[:, None]),
         n=int(n),
         pairs=pairs,

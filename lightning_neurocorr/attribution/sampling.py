@@ -8,6 +8,8 @@ Shapes: ``N`` samples of a batch, ``C`` classes.
 
 from __future__ import annotations
 
+from collections import Counter
+
 import torch
 from torch import Tensor
 
@@ -118,6 +120,22 @@ def match_by_class(target: Tensor, outcome: Tensor, draw: Tensor | None = None) 
     }
     rows = [partner.get(i, -1) for i, group in enumerate(groups) if group == ONLY_MODEL]
     return torch.tensor(rows, dtype=torch.long)
+
+
+def balanced(target: Tensor, rival: Tensor) -> Tensor:
+    """Weights of samples with which "a, not b" counts as much as "b, not a", ``(n,)`` float64.
+
+    With n and m samples of the two kinds their weights are m / (n + m) and n / (n + m). They are 0
+    where the other kind is missing, and without a rival.
+
+    Args:
+        target: Class ids ``(n,)``.
+        rival: The class that speaks against the target, ``(n,)``; negative where there is none.
+    """
+    kinds = list(zip(target.tolist(), rival.tolist(), strict=True))
+    count = Counter(kinds)
+    weights = [count[b, a] / (count[a, b] + count[b, a]) if 0 <= b != a else 0.0 for a, b in kinds]
+    return torch.tensor(weights, dtype=torch.float64)
 
 
 def choose_samples(

@@ -21,7 +21,7 @@ from lightning_neurocorr.attribution.settings import Attribution
 class AttributionSums:
     """Sums of contributions k = u - mean v, see :func:`attribute`, over the samples of a process.
 
-    Per neuron, 32 bytes for ``only_model`` samples and 8 for each of ``G`` parts of the pairs.
+    Per neuron, 40 bytes and 8 for each of ``G`` parts of the pairs.
 
     Args:
         centres: What an activation is compared with by layer name, its mean over all samples,
@@ -51,6 +51,7 @@ class AttributionSums:
         self._pairs = torch.zeros(1, **wide)
         # Rows k and k^2, by fold.
         self._moments = {n: torch.zeros(2, 2, len(c), **wide) for n, c in self._centres.items()}
+        self._shared = {name: torch.zeros(len(c), **wide) for name, c in self._centres.items()}
         # The members of pairs: `only_model`, `both`.
         self._members = {
             name: torch.zeros(2, self.parts, len(centre), device=device)
@@ -66,6 +67,7 @@ class AttributionSums:
         group: Tensor,
         fold: Tensor,
         pair: Tensor,
+        weight: Tensor | None = None,
     ) -> None:
         """Add samples, see :func:`attribute`.
 
@@ -77,12 +79,14 @@ class AttributionSums:
             group: 0 for ``only_model``, 1 for ``both``, ``(n,)``.
             fold: 0 or 1, ``(n,)``.
             pair: Number of the pair that a sample belongs to, -1 for none, ``(n,)``.
+            weight: Of each sample of ``both``, see :func:`balanced`, ``(n,)``; None is 0.
         """
         layers = {name: layers[name] for name in self._centres if name in layers}
         method, steps = self.settings.method, self.settings.path_steps
         found = attribute(forward, layers, target, rival, method=method, path_steps=steps)
         group, fold, pair = group.long().cpu(), fold.long().cpu(), pair.long().cpu()
         wins = nn.functional.one_hot(fold, 2).T.double() * (group == 0)
+        weight = torch.zeros(len(group)) if weight is None else weight.cpu() * (group == 1)
         paired = (pair >= 0).nonzero().flatten()
         member = group[paired] * self.parts + pair[paired] % max(self.parts, 1)
         for name, centre in self._centres.items():
@@ -99,6 +103,7 @@ class AttributionSums:
                 continue
             k, where = u - centre * v, wins.to(centre.device)
             self._moments[name] += torch.stack([where @ k, where @ (k * k)])
+            self._shared[name] += weight.to(k) @ k
             sums = self._members[name].view(-1, len(centre))
             chosen = k[paired.to(k.device)].to(sums.dtype)
             sums.index_add_(0, member.to(sums.device), chosen)
@@ -107,13 +112,20 @@ class AttributionSums:
 
     def tensors(self) -> list[Tensor]:
         """The live sums, in the same order in every process: to be added up in place over them."""
-        return [self._counts, self._pairs, *self._moments.values(), *self._members.values()]
+        found = (self._moments, self._members, self._shared)
+        return [self._counts, self._pairs, *(x for each in found for x in each.values())]
 
     def compute(self) -> dict[str, AttributionColumns]:
         """The columns of every layer."""
         counts, pairs = self._counts.cpu().numpy(), int(self._pairs)
         return {
-            name: columns(moments.cpu().numpy(), counts, self._members[name].cpu().numpy(), pairs)
+            name: columns(
+                moments.cpu().numpy(),
+                counts,
+                self._members[name].cpu().numpy(),
+                pairs,
+                self._shared[name].cpu().numpy(),
+            )
             for name, moments in self._moments.items()
         }
 
@@ -122,3 +134,4 @@ class AttributionSums:
         self.problems.setdefault(name, reason)
         self._moments[name].fill_(torch.nan)
         self._members[name].fill_(torch.nan)
+        self._shared[name].fill_(torch.nan)

@@ -164,6 +164,13 @@ def _used(columns: Columns) -> Claim:
             verdict.depends_more(columns),
             _known(columns, "attribution_contrast_q"),
         ),
+        Control(
+            "own_side",
+            "on these it does not speak for the rival",
+            ("attribution_shared",),
+            ~verdict.against_itself(columns),
+            _known(columns, "attribution_shared"),
+        ),
     )
     question = "Does the answer depend on it where the model wins?"
     ends = ("attribution_low", "attribution_high")

@@ -220,6 +220,11 @@ class NeuronRow:
         "q of a share that is no larger where only the model is right, within the layer.",
         format="small", null="1",
     )  # fmt: skip
+    attribution_shared: float = column(
+        "The share on these matched samples, where a against b counts as much as b against a for "
+        "all classes a and b. Below 0 the neuron speaks against what it tells of the class.",
+        format="signed", null="0",
+    )  # fmt: skip
 
     # Needed: what is lost without it?
     ablation: float = column(

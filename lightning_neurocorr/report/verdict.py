@@ -78,7 +78,7 @@ def used(columns: Columns) -> np.ndarray:
     Elsewhere are matched samples that both get right: of the same class, with the same rival. Were
     the baseline right and wrong at random, a neuron would carry as much of the answer there.
     """
-    return depends(columns) & depends_more(columns)
+    return depends(columns) & depends_more(columns) & ~against_itself(columns)
 
 
 def depends(columns: Columns) -> np.ndarray:
@@ -91,6 +91,15 @@ def depends_more(columns: Columns) -> np.ndarray:
     """Whether the neuron's share is larger where the model wins than on matched samples."""
     more = _array(columns, "attribution_contrast") > 0
     return more & (_array(columns, "attribution_contrast_q") <= CLEAR)
+
+
+def against_itself(columns: Columns) -> np.ndarray:
+    """Whether the neuron speaks for the rival where both are right; false where that is unknown.
+
+    Such a neuron sees what misleads the baseline, like the baseline, and counts it the other way.
+    With two classes that is most of what has a larger share where the model wins.
+    """
+    return _array(columns, "attribution_shared") < 0
 
 
 def needed(columns: Columns) -> np.ndarray:
@@ -203,6 +212,7 @@ _ENCODING = (
 _USE = (
     "",
     _USED,
+    "the answer depends on it where the model wins, but elsewhere it speaks for the rival",
     "the answer depends on it, but not shown to do so more where the model wins",
     "speaks for the baseline's answer",
     "not shown to be used",
@@ -261,7 +271,9 @@ def _use(columns: Columns) -> np.ndarray:
     against = _array(columns, "attribution_q") <= ALPHA
     against &= _array(columns, "attribution_high") < 0
     unknown = np.isnan(_array(columns, "attribution"))
-    return np.select([unknown, used(columns), depends(columns), against], range(4), 4)
+    leaning = depends(columns)
+    conditions = (unknown, used(columns), leaning & depends_more(columns), leaning, against)
+    return np.select(conditions, range(5), 5)
 
 
 def _need(columns: Columns) -> np.ndarray:

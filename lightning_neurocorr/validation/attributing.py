@@ -21,6 +21,7 @@ from lightning_neurocorr.attribution import (
     AttributionColumns,
     AttributionSums,
     SampleChoice,
+    balanced,
     match_by_class,
 )
 from lightning_neurocorr.functional.hashing import folds, hashed
@@ -56,6 +57,13 @@ class Attributed:
     notes: tuple[str, ...] = ()
 
 
+_ONE_WAY = (
+    "Not tried whether a neuron is used more where the model wins: there are two classes, and the "
+    "baseline takes only one of them for the other. What it lacks cannot be told from what "
+    "misleads it."
+)
+
+
 class Attributing:
     """Attributes the samples of one validation that tell model and baseline apart, up to a cap.
 
@@ -81,6 +89,7 @@ class Attributing:
         self._processes = processes
         self._choice = SampleChoice(settings or Attribution(), total, class_outcomes, processes)
         self._waiting: Waiting | None = None
+        self._notes: tuple[str, ...] = ()
         self._layers: Mapping[str, Place] = {}
         self._size = 1  # of a call: that of the loader's batches
 
@@ -151,7 +160,8 @@ class Attributing:
             refused = next((why for why, _ in everywhere if why), "")
             if not refused:
                 problems = {name: why for _, some in everywhere for name, why in some.items()}
-                return Attributed(_summed(sums).compute(), _left_out(problems, centres))
+                notes = (*self._notes, *_left_out(problems, centres))
+                return Attributed(_summed(sums).compute(), notes)
         # Samples of some processes only would be a biased choice.
         columns = AttributionSums(centres, 0, settings).compute() if centres else {}
         notes = (f"No attribution: {refused.rstrip('.')}.",) if refused else ()
@@ -177,16 +187,22 @@ class Attributing:
         partner = match_by_class(target, outcome)
         wins = (outcome == F.ONLY_MODEL).nonzero().flatten()
         wins, shared = wins[partner >= 0], partner[partner >= 0]
+        weight = balanced(target[wins], answer[wins])
+        if len(wins) and not weight.any() and len(torch.cat([target, answer]).unique()) == 2:
+            self._notes = (_ONE_WAY,)
+            wins, shared, weight = wins[:0], shared[:0], weight[:0]
         rival = torch.where(group == 0, answer, -1)
         rival[shared] = answer[wins]
         pair = torch.full_like(rival, -1)
         pair[wins] = pair[shared] = torch.arange(len(wins))
         needed = ((group == 0) & wanted) | (pair >= 0)
-        found = torch.empty(len(order), 3, dtype=torch.long)
-        found[order] = torch.stack([rival, pair, needed.long()], 1)
+        bits = torch.zeros_like(rival)
+        bits[shared] = weight.view(torch.int64)
+        found = torch.empty(len(order), 4, dtype=torch.long)
+        found[order] = torch.stack([rival, pair, bits, needed.long()], 1)
         found = found[at : at + len(mine)]
         if waiting is not None:
-            waiting.select(found[:, 2] > 0, found[:, :2])
+            waiting.select(found[:, 3] > 0, found[:, :3])
         return len(wins)
 
     def _attribute(
@@ -202,9 +218,11 @@ class Attributing:
             with rerun.undisturbed():
                 for piece in waiting.calls(min(self._size, settings.samples_per_pass)):
                     checked = _Checked(rerun, piece)
-                    _, target, group, _, fold, rival, pair = piece.integers.T
+                    _, target, group, _, fold, rival, pair, bits = piece.integers.T
+                    weight = bits.contiguous().view(torch.float64)
                     here = piece.prediction.device
-                    sums.update(checked, layers, target.to(here), rival.to(here), group, fold, pair)
+                    classes = target.to(here), rival.to(here)
+                    sums.update(checked, layers, *classes, group, fold, pair, weight)
                     differs.append(checked.differs)
         except Exception as error:  # noqa: BLE001 -- other processes wait for the sums
             text = str(error).strip().split("\n")[0][:300]

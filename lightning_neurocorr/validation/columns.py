@@ -101,6 +101,7 @@ def attribution_columns(found: AttributionColumns) -> dict[str, np.ndarray]:
         "attribution_contrast_low": found.contrast_low,
         "attribution_contrast_high": found.contrast_high,
         "attribution_contrast_q": F.adjust_p_values(found.contrast_p),
+        "attribution_shared": found.shared,
     }
 
 

@@ -20,7 +20,8 @@ class Piece:
         arguments: Of the module, ``n`` samples.
         prediction: The judged prediction, ``(n, ...)``.
         integers: Hash of the position, class, group (0 ``only_model``, 1 ``both``), the baseline's
-            answer, fold; later also rival and number of the pair: ``(n, 5)`` or ``(n, 7)``.
+            answer, fold; later also rival, number of the pair and bits of the weight, a
+            float64: ``(n, 5)`` or ``(n, 8)``.
         score: See :class:`~lightning_neurocorr.attribution.SampleChoice`, ``(n,)``.
     """
 
