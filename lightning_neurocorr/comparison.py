@@ -263,9 +263,9 @@ def _one_pass(model: nn.Module, subject: Subject, collector: Collector) -> Valid
                 ids = B.read_field(moved, options.sample_id, "sample_id")
             args, kwargs = _arguments(moved, options.inputs)
             collector.begin(moved)
-            read = collector.update(model(*args, **kwargs), moved, positions, ids)
+            judged = collector.update(model(*args, **kwargs), moved, positions, ids)
             subject.layers = collector.recorder.places
-            subject.remember(moved, read, collector.result)
+            subject.remember(moved, judged, collector.result)
         collector.finish()
     return collector.result
 

@@ -26,6 +26,7 @@ from lightning_neurocorr.validation import (
     halves_of,
     report_of,
 )
+from lightning_neurocorr.validation.batches import judge_batch
 from lightning_neurocorr.validation.classes import pools
 from lightning_neurocorr.validation.collector import Collector, Settings, describe
 from lightning_neurocorr.validation.options import Options
@@ -295,12 +296,14 @@ def test_a_layer_that_drops_out_takes_nothing_from_the_others(labels: Any) -> No
 def test_layers_of_two_devices_come_together_in_the_order_of_the_report() -> None:
     cpu, sizes = torch.device("cpu"), {"a": 2, "b": 3, "c": 1}
     xs = {name: torch.randn(60, size) for name, size in sizes.items()}
-    rest = (torch.randn(60), torch.arange(60), torch.arange(60) % 4, None, torch.arange(60) % 3)
+    rows, group, target = torch.arange(60), torch.arange(60) % 4, torch.arange(60) % 3
+    judged = judge_batch(Batch(target, target, target, rows), "correctness", classifies=True)
+    judged = replace(judged, advantage=torch.randn(60), outcome=group)
     there, here, everywhere = (
         Watched({name: sizes[name] for name in names}, cpu, 3, 4) for names in ("b", "ca", "abc")
     )
     for watched in (there, here, everywhere):
-        watched.add(xs, *rest)
+        watched.add(xs, judged, target)
     whole = Watched(sizes, cpu, 3, 4)
     for part in (there, here):
         whole.take(part)

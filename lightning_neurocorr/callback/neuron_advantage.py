@@ -485,12 +485,12 @@ class NeuronAdvantage(Callback):
         ids = None if self.sample_id is None else B.read_field(batch, self.sample_id, "sample_id")
         if self._weights is None and self.options.runs_again:
             self._weights = KeptWeights(collector.model)
-        read = collector.update(outputs, batch, loader, ids)
+        judged = collector.update(outputs, batch, loader, ids)
         self._found = collector.recorder.found
         check_groups(self.options, collector.result)
         if self._subject is not None:
             self._subject.layers = collector.recorder.places
-            self._subject.remember(batch, read, collector.result)
+            self._subject.remember(batch, judged, collector.result)
 
     def _finish(self, trainer: Trainer) -> None:
         """Merge all processes; every one of them comes here, also where it has failed."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -27,8 +28,56 @@ def correctness(prediction: Tensor, target: Tensor) -> Tensor:
             correct. Or label sets ``(N, L)`` bool, which are correct where they are the true ones.
         target: Class ids ``(N,)``, or one-hot labels ``(N, C)``. Or the true label sets.
     """
+    _check_pair(prediction, target)
+    return _are_correct(prediction, target, class_ids(prediction), class_ids(target))
+
+
+class Judgement(NamedTuple):
+    """Who is right about ``N`` samples, ``(N,)`` each: all of it is worked out once.
+
+    Attributes:
+        model: The model's classes; -1 of a set of labels, as in the next two.
+        baseline: The baseline's.
+        target: The true ones.
+        model_correct: Whether the model is right.
+        baseline_correct: Whether the baseline is.
+    """
+
+    model: Tensor
+    baseline: Tensor
+    target: Tensor
+    model_correct: Tensor
+    baseline_correct: Tensor
+
+    def outcome(self) -> Tensor:
+        """Outcome groups, see :func:`outcome_groups`."""
+        return outcome_groups(self.model_correct, self.baseline_correct)
+
+
+def judge(prediction: Tensor, baseline: Tensor, target: Tensor) -> Judgement:
+    """Who is right about each sample.
+
+    Args:
+        prediction: The model's, as :func:`correctness` takes it.
+        baseline: The baseline's.
+        target: The truth.
+    """
+    for answer in (prediction, baseline):
+        _check_pair(answer, target)
+    model, other, truth = class_ids(prediction), class_ids(baseline), class_ids(target)
+    return Judgement(
+        model,
+        other,
+        truth,
+        _are_correct(prediction, target, model, truth),
+        _are_correct(baseline, target, other, truth),
+    )
+
+
+def _check_pair(prediction: Tensor, target: Tensor) -> None:
+    """Raise unless a prediction can be compared with the target."""
     if is_label_sets(prediction) and is_label_sets(target):
-        return (prediction == target).all(1)
+        return
     check_labels("prediction", prediction)
     check_labels("target", target)
     if len(prediction) != len(target):
@@ -36,10 +85,14 @@ def correctness(prediction: Tensor, target: Tensor) -> Tensor:
             "Expected `prediction` and `target` to have the same length, but got "
             f"{len(prediction)} and {len(target)}."
         )
-    correct = class_ids(prediction) == class_ids(target)
-    if prediction.ndim == 2:
-        correct = correct & ~prediction.isnan().any(1)
-    return correct
+
+
+def _are_correct(prediction: Tensor, target: Tensor, answer: Tensor, truth: Tensor) -> Tensor:
+    """Whether each sample is predicted correctly, where both class ids are known, ``(N,)``."""
+    if is_label_sets(prediction) and is_label_sets(target):
+        return (prediction == target).all(1)
+    correct = answer == truth
+    return correct & ~prediction.isnan().any(1) if prediction.ndim == 2 else correct
 
 
 def is_label_sets(values: Tensor) -> bool:
@@ -91,16 +144,25 @@ def log_probability(scores: Tensor, target: Tensor, kind: ScoreKind | None = Non
     Raises:
         ValueError: If ``scores`` have another shape, or may be either kind.
     """
+    _check_scores(scores)
+    return _log_probability(scores, class_ids(target), kind)
+
+
+def _check_scores(scores: Tensor) -> None:
     if scores.ndim != 2:
         raise ValueError(
             "Expected predictions of shape (N, C) for `advantage='log_prob'`, but got "
             f"{tuple(scores.shape)}. Give a baseline with scores, or use `advantage='correctness'`."
         )
+
+
+def _log_probability(scores: Tensor, target: Tensor, kind: ScoreKind | None) -> Tensor:
+    """The same for class ids ``(N,)``."""
     probabilities = (kind or ScoreReader("source").of_classes(scores)) == "probabilities"
     scores = _widest(scores)
     floor = torch.finfo(torch.float32).tiny
     log_p = scores.clamp_min(floor).log() if probabilities else scores.log_softmax(1)
-    return log_p.gather(1, class_ids(target)[:, None]).squeeze(1).clamp_min(math.log(floor))
+    return log_p.gather(1, target[:, None]).squeeze(1).clamp_min(math.log(floor))
 
 
 def jaccard(given: Tensor, target: Tensor) -> Tensor:
@@ -120,6 +182,7 @@ def compute_advantage(
     baseline: Tensor,
     target: Tensor,
     scores: tuple[ScoreKind | None, ScoreKind | None] = (None, None),
+    judgement: Judgement | None = None,
 ) -> Tensor:
     """The advantage of the model over the baseline on each sample, ``(N,)``.
 
@@ -134,6 +197,7 @@ def compute_advantage(
         target: Class ids ``(N,)`` or label sets, or what the callable takes.
         scores: Whether scores of model and baseline are logits or probabilities, for
             ``"log_prob"``; None decides by all samples given.
+        judgement: Who is right, where :func:`judge` has said so before.
 
     Raises:
         ValueError: If shapes or values are not what ``kind`` needs.
@@ -145,12 +209,16 @@ def compute_advantage(
     if kind == "jaccard":
         return jaccard(prediction, target) - jaccard(baseline, target)
     if kind == "log_prob":
+        truth = class_ids(target) if judgement is None else judgement.target
+        for values in (prediction, baseline):
+            _check_scores(values)
         model, other = (
-            log_probability(values, target, said)
+            _log_probability(values, truth, said)
             for values, said in zip((prediction, baseline), scores, strict=True)
         )
         return model - other
-    return _widest(correctness(prediction, target)) - _widest(correctness(baseline, target))
+    right = judge(prediction, baseline, target) if judgement is None else judgement
+    return _widest(right.model_correct) - _widest(right.baseline_correct)
 
 
 def _check_label_sets(*sets: Tensor) -> None:

@@ -57,6 +57,12 @@ def read_parts(activations: Tensor | Sequence[Tensor], neurons: int) -> list[Ten
     return [part.detach() for part in parts if part.shape[1]]
 
 
+def joined(parts: Sequence[Tensor]) -> list[Tensor]:
+    """The parts as :func:`side_by_side` goes through them, which copies nothing of these again."""
+    parts = [part for part in parts if part.shape[1]]
+    return [x for _, x in side_by_side(parts)] if len(parts) > 1 else parts
+
+
 def side_by_side(parts: Sequence[Tensor]) -> Iterator[tuple[slice, Tensor]]:
     """Neurons and their activations, in few passes: small neighbours copied together."""
     scale = 1 if parts[0].device.type == "cpu" else _ON_DEVICE

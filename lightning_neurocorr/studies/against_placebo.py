@@ -17,7 +17,13 @@ from lightning_neurocorr.functional.placebo import Placebo, shuffled_within_clas
 from lightning_neurocorr.report import NeuronReport, PlaceboCounts, verdict
 from lightning_neurocorr.samples import LoaderPositions, fetch
 from lightning_neurocorr.studies.subject import Subject
-from lightning_neurocorr.validation import Batch, SampleTable, ValidationPass, report_of
+from lightning_neurocorr.validation import (
+    Batch,
+    JudgedBatch,
+    SampleTable,
+    ValidationPass,
+    report_of,
+)
 from lightning_neurocorr.validation.collector import Collector, Settings
 from lightning_neurocorr.validation.options import Options
 
@@ -41,28 +47,18 @@ class Draws(ValidationPass):
         super().__init__()
         self.rows = torch.zeros(0, dtype=torch.long)
         self._dealt, self._passes = dealt, passes
-        self._groups: list[Tensor | None] = []
 
-    def add(self, batch: Batch, *rest: Any) -> Tensor | None:
-        """As that of a pass; the outcome groups are those of the first shuffle."""
-        pairs = zip(self._passes, self._each(batch), strict=True)
-        self._groups = [result.add(one, *rest) for result, one in pairs]
-        return self._groups[0]
-
-    def keep(self, batch: Batch, _: Tensor, *rest: Any) -> None:
-        """As that of a pass, each with outcome groups of its own."""
-        for result, one, groups in zip(self._passes, self._each(batch), self._groups, strict=True):
-            if groups is not None:
-                result.keep(one, groups, *rest)
+    def add(self, batch: Batch | JudgedBatch, *rest: Any) -> None:
+        """As that of a pass."""
+        real = batch if isinstance(batch, Batch) else batch.batch
+        for result, dealt in zip(self._passes, self._dealt, strict=True):
+            answers = dealt[self.rows].to(real.prediction.device)
+            result.add(replace(real, baseline=answers), *rest)
 
     def no_attribution(self, reason: str) -> None:
         """As that of a pass."""
         for result in self._passes:
             result.no_attribution(reason)
-
-    def _each(self, batch: Batch) -> list[Batch]:
-        device = batch.prediction.device
-        return [replace(batch, baseline=dealt[self.rows].to(device)) for dealt in self._dealt]
 
 
 class _Fetched(LoaderPositions):

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from lightning_neurocorr import functional as F
 from lightning_neurocorr.functional.hashing import folds
 from lightning_neurocorr.samples import Id
-from lightning_neurocorr.validation.batches import Batch
+from lightning_neurocorr.validation.batches import JudgedBatch
 from lightning_neurocorr.validation.options import Options
 from lightning_neurocorr.validation.reading import Arguments
 
@@ -124,42 +124,28 @@ class Heard:
         return folds(self.keys)
 
 
-def heard(
-    found: Batch,
-    activations: Mapping[str, Tensor],
-    outcome: Tensor | None,
-    loaded: Any,
-    options: Options,
-) -> Heard:
+def heard(judged: JudgedBatch, activations: Mapping[str, Tensor], loaded: Any) -> Heard:
     """What is said of a batch that a pass has just added.
 
     Args:
-        found: What was read of it, padding too.
+        judged: How it was judged.
         activations: ``(N, D)`` by layer, padding too.
-        outcome: Outcome groups without padding.
-        loaded: The batch.
-        options: What the user asked for.
+        loaded: The batch as it was loaded.
     """
-    kept, rows = found.kept(), None if found.keep is None else found.keep.nonzero().squeeze(1)
+    batch, rows = judged.batch, None if judged.keep is None else judged.keep.nonzero().squeeze(1)
     if rows is not None:
         activations = {name: part[rows.to(part.device)] for name, part in activations.items()}
-
-    def advantage(one: Heard) -> Tensor:
-        return F.compute_advantage(
-            options.advantage, one.prediction, one.baseline, one.target, found.scores
-        )
-
     return Heard(
         activations,
-        kept.prediction,
-        kept.baseline,
-        kept.target,
-        outcome,
-        kept.keys if kept.numbers is None else kept.numbers,
-        kept.keys,
-        found.located,
-        kept.ids,
+        batch.prediction,
+        batch.baseline,
+        batch.target,
+        judged.outcome,
+        batch.keys if batch.numbers is None else batch.numbers,
+        batch.keys,
+        batch.located,
+        batch.ids,
         loaded,
         rows,
-        of_advantage=advantage,
+        of_advantage=lambda _: judged.advantage,
     )

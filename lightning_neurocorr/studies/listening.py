@@ -21,7 +21,7 @@ from lightning_neurocorr.studies.heard import Heard, Start, heard
 from lightning_neurocorr.studies.look import OutOfTimeError, RefusedError
 from lightning_neurocorr.studies.protocol import Listener, Study
 from lightning_neurocorr.studies.store import Store
-from lightning_neurocorr.validation import Batch, ValidationPass
+from lightning_neurocorr.validation import JudgedBatch, ValidationPass
 from lightning_neurocorr.validation.processes import gather_to_first, running
 
 _STORE = "activations that studies asked to keep"
@@ -88,14 +88,13 @@ class Listening:
 
     def hear(
         self,
-        found: Batch,
+        judged: JudgedBatch,
         activations: Mapping[str, Tensor],
-        groups: Tensor | None,
         loaded: Any,
         result: ValidationPass,
     ) -> None:
         """Tell every listener of a batch that the pass has just added."""
-        if not len(found.kept().prediction):
+        if not len(judged):
             return
         if not self._checked:
             self._check_outcomes(result)
@@ -106,7 +105,7 @@ class Listening:
             for name, part in activations.items()
             if name not in result.problems and result.sizes.get(name) == part.shape[1]
         }
-        told = heard(found, read, groups, loaded, self._start.options)
+        told = heard(judged, read, loaded)
         for name, listener in list(self._listeners.items()):
             with self._guarded(self._studies[name]):
                 told.outputs.clear()

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from lightning_neurocorr.activations import TOKEN_MASK, Place
 from lightning_neurocorr.isolation.swapping import evaluation_mode
 from lightning_neurocorr.samples import LoaderPositions, fetch
-from lightning_neurocorr.validation import Batch, PassingSamples, SampleTable, ValidationPass
+from lightning_neurocorr.validation import JudgedBatch, PassingSamples, SampleTable, ValidationPass
 from lightning_neurocorr.validation.reading import Arguments
 from lightning_neurocorr.validation.rerun import Rerun
 
@@ -61,9 +61,9 @@ class Subject:
         tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
         return tensors[0] if len(tensors) == 1 else None
 
-    def remember(self, batch: Any, read: Batch, result: ValidationPass) -> None:
+    def remember(self, batch: Any, judged: JudgedBatch, result: ValidationPass) -> None:
         """Keep of a batch that a pass has just added what cannot be had again."""
-        self.passing.add(read, lambda: self.inputs(batch), result)
+        self.passing.add(judged, lambda: self.inputs(batch), result)
 
     def confirm(self, logits: Tensor, target: Tensor, correct: Tensor) -> None:
         """Raise unless samples that are run again are right and wrong as they were.

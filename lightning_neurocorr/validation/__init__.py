@@ -4,7 +4,7 @@ The way of a batch: activations ``(N, D)`` per layer, prediction, baseline predi
 ``(N, ...)`` become an advantage ``(N,)``, which every layer's metric correlates with its neurons.
 """
 
-from lightning_neurocorr.validation.batches import Batch, SampleTable
+from lightning_neurocorr.validation.batches import Batch, JudgedBatch, SampleTable
 from lightning_neurocorr.validation.finished import (
     Validation,
     alarms_of,
@@ -16,6 +16,7 @@ from lightning_neurocorr.validation.passing import PassingSamples
 
 __all__ = [
     "Batch",
+    "JudgedBatch",
     "PassingSamples",
     "SampleTable",
     "Validation",

@@ -24,12 +24,28 @@ from lightning_neurocorr.attribution import (
     balanced,
     match_by_class,
 )
-from lightning_neurocorr.functional.hashing import folds, hashed
-from lightning_neurocorr.validation.batches import Batch
+from lightning_neurocorr.functional.hashing import hashed
+from lightning_neurocorr.validation.batches import JudgedBatch
 from lightning_neurocorr.validation.processes import gather_objects, gather_rows, running
 from lightning_neurocorr.validation.rerun import Arguments, Rerun, too_many
 from lightning_neurocorr.validation.rerun.module import NOT_AGAIN
 from lightning_neurocorr.validation.waiting import Piece, Waiting
+
+NO_RIVAL = "samples have sets of labels, and no class beside a rival"
+
+
+class Source(NamedTuple):
+    """What it takes to run samples of a batch again.
+
+    Attributes:
+        rerun: Runs the model.
+        layers: Where the watched layers are read, by name.
+        arguments: From rows of the batch without padding to the model's arguments.
+    """
+
+    rerun: Rerun
+    layers: Mapping[str, Place]
+    arguments: Callable[[Tensor], Arguments]
 
 
 class Readiness(NamedTuple):
@@ -97,30 +113,29 @@ class Attributing:
         """Say why there is no attribution in this validation; the first reason stays."""
         self.refused = self.refused or reason
 
-    def add(
-        self,
-        batch: Batch,
-        groups: Tensor,
-        rerun: Rerun,
-        layers: Mapping[str, Place],
-        arguments: Callable[[Tensor], Arguments],
-    ) -> None:
-        """Keep what is to be attributed of a batch; see :meth:`ValidationPass.keep`."""
-        if self.settings is None or self.refused:
+    def add(self, judged: JudgedBatch, source: Source) -> None:
+        """Keep the samples of a batch that are attributed when the pass has ended, up to a cap."""
+        target, outcome, answer = judged.target, judged.outcome, judged.answer
+        if self.settings is None or self.refused or target is None:
+            return
+        if outcome is None or answer is None:
             return
         if self._waiting is None:
             budget = self.settings.input_bytes // self._processes
-            self._waiting, self._layers = Waiting(self._choice, budget, rerun), layers
-        self._size = max(self._size, len(batch.prediction))
+            self._waiting = Waiting(self._choice, budget, source.rerun)
+            self._layers = source.layers
+        batch = judged.batch
+        self._size = max(self._size, len(judged))
         draw = hashed(batch.keys, seed=1)
-        target, answer = F.class_ids(batch.target).cpu(), F.class_ids(batch.baseline).cpu()
-        rows, group, score = self._choice(target, groups, draw.double() / 2**63)
+        target, answer = target.cpu(), answer.cpu()
+        rows, group, score = self._choice(target, outcome, draw.double() / 2**63)
         if not len(rows):
             return
-        told = (draw.cpu()[rows], target[rows], group, answer[rows], folds(batch.keys)[rows])
-        judged = batch.prediction[rows.to(batch.prediction.device)].clone()
+        half = judged.half.cpu()
+        told = (draw.cpu()[rows], target[rows], group, answer[rows], half[rows])
+        prediction = batch.prediction[rows.to(batch.prediction.device)].clone()
         integers = torch.stack([part.long().cpu() for part in told], 1)
-        self._waiting.add(Piece(arguments(rows), judged, integers, score))
+        self._waiting.add(Piece(source.arguments(rows), prediction, integers, score))
 
     # --- the end of a pass; every process must come here ----------------------------------------
 

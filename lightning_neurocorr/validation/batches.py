@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import compress
 
 import torch
 from torch import Tensor
 
+from lightning_neurocorr import functional as F
+from lightning_neurocorr.functional.hashing import folds
 from lightning_neurocorr.functional.scores import ScoreKind
 from lightning_neurocorr.samples import Id
 
@@ -66,6 +68,90 @@ class Batch:
         parts = (self.prediction, self.baseline)
         scored = all(_are_ids(x) or _are_scores(x, num_classes) for x in parts)
         return num_classes is not None and scored and _are_ids(self.target)
+
+
+@dataclass(frozen=True)
+class JudgedBatch:
+    """A batch of which all is known that a validation asks of its samples, each worked out once.
+
+    Tensors are ``(N,)``, without padding, where the advantage was computed.
+
+    Attributes:
+        batch: The predictions, without padding.
+        keep: Which samples of the batch as it was loaded these are; None for all.
+        advantage: How much better the model is.
+        number: What tells samples apart.
+        key: What they are hashed by.
+        half: 0 or 1.
+        outcome: Their outcome groups; None where nothing is right or wrong, as in the next three.
+        target: Their classes.
+        answer: The baseline's classes.
+        prediction: The model's classes.
+    """
+
+    batch: Batch
+    keep: Tensor | None
+    advantage: Tensor
+    number: Tensor
+    key: Tensor
+    half: Tensor
+    outcome: Tensor | None = None
+    target: Tensor | None = None
+    answer: Tensor | None = None
+    prediction: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.advantage)
+
+    @property
+    def loaded(self) -> int:
+        """Samples of the batch as it was loaded."""
+        return len(self) if self.keep is None else len(self.keep)
+
+    def table(self) -> Tensor:
+        """What is remembered of every sample: the rows of a :class:`SampleTable`, ``(8, N)``."""
+        none = torch.full_like(self.number, -1)
+        position = self.number if self.batch.located else none
+        known = (self.outcome, self.target, self.answer, self.prediction)
+        outcome, target, answer, prediction = (none if x is None else x.long() for x in known)
+        active = (self.advantage != 0).long()
+        return torch.stack(
+            [position, self.number, self.key, outcome, target, answer, active, prediction]
+        )
+
+
+def judge_batch(batch: Batch, advantage: F.Advantage, *, classifies: bool) -> JudgedBatch:
+    """What there is to know of the samples of a batch.
+
+    Args:
+        batch: What was read, with padding.
+        advantage: See :func:`~lightning_neurocorr.functional.compute_advantage`.
+        classifies: Whether right and wrong mean something here.
+    """
+    keep, batch = batch.keep, batch.kept()
+    given = (batch.prediction, batch.baseline, batch.target)
+    if not len(batch.prediction):
+        nothing = batch.keys.new_zeros(0)
+        return JudgedBatch(batch, keep, nothing.double(), nothing, nothing, nothing)
+    right = F.judge(*given) if classifies else None
+    better = F.compute_advantage(advantage, *given, batch.scores, right)
+    device = better.device
+
+    def there(values: Tensor) -> Tensor:  # once, and without waiting, as every layer would
+        return values.to(device, non_blocking=True)
+
+    key = there(batch.keys)
+    number = key if batch.numbers is None else there(batch.numbers)
+    judged = JudgedBatch(batch, keep, better, number, key, folds(key))
+    if right is None:
+        return judged
+    return replace(
+        judged,
+        outcome=there(right.outcome()),
+        target=there(right.target),
+        answer=there(right.baseline),
+        prediction=there(right.model),
+    )
 
 
 @dataclass(frozen=True)

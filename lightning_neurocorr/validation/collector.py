@@ -32,8 +32,9 @@ from lightning_neurocorr.activations import (
 from lightning_neurocorr.baselines.labels import OneHotCheck
 from lightning_neurocorr.isolation.randomness import PrivateRandomness
 from lightning_neurocorr.samples import LoaderPositions, number_ids, read_ids
-from lightning_neurocorr.validation import Batch, ValidationPass
+from lightning_neurocorr.validation import Batch, JudgedBatch, ValidationPass
 from lightning_neurocorr.validation.answers import Answers
+from lightning_neurocorr.validation.attributing import Source
 from lightning_neurocorr.validation.options import Options
 from lightning_neurocorr.validation.predictions import Read, Reader, said_field, shape_words
 from lightning_neurocorr.validation.reading import Arguments, argument_reader
@@ -43,7 +44,6 @@ NOT_CALLED = (
     "the forward of the module named by `output` was not called, so there is nothing to "
     "differentiate; name with `output` the module that returns the logits"
 )
-NO_RIVAL = "samples have sets of labels, and no class beside a rival"
 
 
 @dataclass
@@ -63,8 +63,8 @@ class Settings:
         autocast: Opens the precision that the user's forward runs in.
         rehearsal: The model stands in for a baseline that is not ready yet.
         strict: A callable ``pooling`` that fails for a layer is an error.
-        hear: Is told of every batch that the pass has added: what was read, activations, outcome
-            groups, the batch, the pass.
+        hear: Is told of every batch that the pass has added: how it was judged, its activations,
+            the batch as it was loaded, the pass.
     """
 
     options: Options
@@ -186,7 +186,9 @@ class Collector:
         self.output.clear()
         self.tokens.clear()
 
-    def update(self, outputs: Any, batch: Any, loader: LoaderPositions, ids: Any = None) -> Batch:
+    def update(
+        self, outputs: Any, batch: Any, loader: LoaderPositions, ids: Any = None
+    ) -> JudgedBatch:
         """Add a batch that has just been through the model.
 
         Args:
@@ -196,7 +198,7 @@ class Collector:
             ids: An id per sample, where the user has them.
 
         Returns:
-            What was read.
+            What was read and judged.
         """
         settings, device = self.settings, _device(self.model)
         self.recorder.pause()
@@ -220,15 +222,14 @@ class Collector:
             kinds, located = self.answers.kinds(), loader.known
             found = Batch(prediction, baseline, target, keys, keep, kinds, numbers, located, names)
             self._say_provenance(read, baseline, loader, ids)
-            groups = self.result.add(found, activations, problems, self.recorder.over_positions)
+            judged = self.result.judge(found)
+            source = None if judged.outcome is None else self._source(found, call, batch)
+            over = self.recorder.over_positions
+            self.result.add(judged, activations, problems, over, source)
             if settings.hear is not None:
-                settings.hear(found, activations, groups, batch, self.result)
-            if groups is not None and self.answers.of_labels:
-                self.result.no_attribution(NO_RIVAL)
-            elif groups is not None:
-                self._remember(found, groups, call, batch)
+                settings.hear(judged, activations, batch, self.result)
         self.clear()
-        return found
+        return judged
 
     def _check_masks(self, n: int, call: Call | None) -> None:
         wrong = next((mask for mask in self.tokens.given if len(mask) != n), None)
@@ -315,14 +316,33 @@ class Collector:
             **({} if ids is None else {"id": f"`sample_id` ({said_field(told)})"}),
         }
 
-    def _remember(self, batch: Batch, groups: Tensor, call: Call | None, loaded: Any) -> None:
-        """What it takes to run the module again, and the samples that are to be attributed."""
+    def _source(self, batch: Batch, call: Call | None, loaded: Any) -> Source | None:
+        """What runs samples of a batch again; None where none is to be attributed."""
         options = self.settings.options
+        if self.answers.of_labels:
+            return None
         again = (options.attribution, options.ablation, options.second_pass, options.studies)
         if call is not None and any(again):
             self.rerun.hear(call.output, batch.prediction)
-        if options.attribution is not None:
-            self._keep(batch, groups, call, loaded)
+        if options.attribution is None:
+            return None
+        if call is None:
+            self.result.no_attribution(NOT_CALLED)
+            return None
+        args, kwargs = call.arguments
+        if self.tokens.given:
+            kwargs = {**kwargs, TOKEN_MASK: self.tokens.given}
+        if not self.rerun.prepare((args, kwargs), loaded, batch.prediction):
+            self.result.no_attribution(self.rerun.refused)
+            return None
+        if self.rerun.square((args, kwargs), len(batch.prediction)):
+            self._doubt_axes()
+        kept = None if batch.keep is None else batch.keep.nonzero().squeeze(1)
+
+        def arguments(rows: Tensor) -> Arguments:
+            return self.rerun.rows((args, kwargs), rows if kept is None else kept[rows])
+
+        return Source(self.rerun, self.recorder.places, arguments)
 
     def _doubt_axes(self) -> None:
         """Leave out layers whose samples may lie on either of two axes of the same length."""
@@ -334,26 +354,6 @@ class Collector:
                     "its inputs have as many steps as samples, with the samples on the second "
                     "axis, so that its own axes cannot be told apart; take another batch size",
                 )
-
-    def _keep(self, batch: Batch, groups: Tensor, call: Call | None, loaded: Any) -> None:
-        """Attribution needs to run the module again on some rows of what it was called with."""
-        if call is None:
-            self.result.no_attribution(NOT_CALLED)
-            return
-        args, kwargs = call.arguments
-        if self.tokens.given:
-            kwargs = {**kwargs, TOKEN_MASK: self.tokens.given}
-        if not self.rerun.prepare((args, kwargs), loaded, batch.prediction):
-            self.result.no_attribution(self.rerun.refused)
-            return
-        if self.rerun.square((args, kwargs), len(batch.prediction)):
-            self._doubt_axes()
-        kept = None if batch.keep is None else batch.keep.nonzero().squeeze(1)
-
-        def arguments(rows: Tensor) -> Arguments:
-            return self.rerun.rows((args, kwargs), rows if kept is None else kept[rows])
-
-        self.result.keep(batch.kept(), groups, self.rerun, self.recorder.places, arguments)
 
 
 def with_token_mask(arguments: Arguments, batch: Any, field: B.Field | None) -> Arguments:

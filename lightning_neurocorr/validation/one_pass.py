@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from lightning_neurocorr import functional as F
-from lightning_neurocorr.activations import Place
 from lightning_neurocorr.attribution import Attribution
 from lightning_neurocorr.functional.scores import ScoreKind
 from lightning_neurocorr.functional.stratified import CellMoments
 from lightning_neurocorr.metric import BYTES_PER_CLASS
 from lightning_neurocorr.report.layout import Layout
 from lightning_neurocorr.validation.agreeing import Account, Agreement, agree
-from lightning_neurocorr.validation.attributing import Attributing
-from lightning_neurocorr.validation.batches import Batch, SampleTable
+from lightning_neurocorr.validation.attributing import NO_RIVAL, Attributing, Source
+from lightning_neurocorr.validation.batches import Batch, JudgedBatch, SampleTable, judge_batch
 from lightning_neurocorr.validation.classes import ClassRows, pools
 from lightning_neurocorr.validation.columns import mean_column
 from lightning_neurocorr.validation.finished import NeuronSums, Validation
 from lightning_neurocorr.validation.position_means import PositionMeans
 from lightning_neurocorr.validation.processes import gather_objects, gather_rows
 from lightning_neurocorr.validation.remarks import Control, check_labels
-from lightning_neurocorr.validation.rerun import Arguments, Rerun
 from lightning_neurocorr.validation.watched import Watched
 
 # Sums by class cost 128 bytes per class and neuron; where they would take more, classes are pooled.
@@ -77,73 +75,84 @@ class ValidationPass:
         self._rows: ClassRows | None = None
         self.provenance: dict[str, str] = {}
         self._control: Control = "classes"
-        self._finished = False
+        self._begun = self._finished = False
         self._batches = 0
         self._scores: tuple[ScoreKind | None, ScoreKind | None] = (None, None)
         self._fired: dict[str, int] = {}
         self._samples: list[Tensor] = []
 
+    def judge(self, batch: Batch) -> JudgedBatch:
+        """What there is to know of the samples of a batch; the first one decides about classes."""
+        if self.classifies is None and len(batch.kept().prediction):
+            self.classifies = not callable(self.advantage) or batch.has_classes(self.num_classes)
+        return judge_batch(batch, self.advantage, classifies=bool(self.classifies))
+
     def add(
         self,
-        batch: Batch,
+        batch: Batch | JudgedBatch,
         activations: Mapping[str, Tensor],
         problems: Mapping[str, str],
         over_positions: Mapping[str, tuple[Tensor, int | Tensor]] | None = None,
-    ) -> Tensor | None:
-        """Add a batch; returns the outcome group of each kept sample, None where there is none.
+        source: Source | None = None,
+    ) -> None:
+        """Add a batch.
 
         Args:
-            batch: Predictions for ``N`` samples.
+            batch: Predictions for ``N`` samples, judged by :meth:`judge` or not yet.
             activations: ``(N, D)`` by layer.
             problems: Why other layers have none.
             over_positions: Means over positions ``(N, D)`` and how many there are, by layer, as
                 :class:`~lightning_neurocorr.activations.ActivationRecorder` keeps them; by default
                 every neuron has one position.
+            source: Runs samples again that are to be attributed; None attributes none.
         """
         if self._finished:
             raise RuntimeError("Expected a validation pass to go on, but no batch can follow.")
-        rows, batch = batch.keep, batch.kept()
+        judged = self.judge(batch) if isinstance(batch, Batch) else batch
         for name, reason in problems.items():
             self.problems.setdefault(name, reason)
         self._batches += 1
         for name in activations:
             self._fired[name] = self._fired.get(name, 0) + 1
-        if not len(batch.prediction):
-            return None
-        if self.classifies is None:
-            self._begin(batch, activations)
-        advantage = F.compute_advantage(
-            self.advantage, batch.prediction, batch.baseline, batch.target, batch.scores
-        )
-        self._scores = batch.scores
-        groups = self._groups(batch)
-        # Once, and without waiting for the device, as every layer would.
-        keys = batch.keys.to(advantage.device, non_blocking=True)
-        numbers = keys
-        if batch.numbers is not None:
-            numbers = batch.numbers.to(advantage.device, non_blocking=True)
+        if not len(judged):
+            return
+        if not self._begun:
+            self._begin(judged, activations)
+        self._scores = judged.batch.scores
+        self._add_activations(judged, activations, over_positions)
+        self._samples.append(judged.table())
+        if source is not None and judged.outcome is not None:
+            self._attributing.add(judged, source)
+
+    def _add_activations(
+        self,
+        judged: JudgedBatch,
+        activations: Mapping[str, Tensor],
+        over_positions: Mapping[str, tuple[Tensor, int | Tensor]] | None,
+    ) -> None:
+        """Add what neurons said of the samples that count."""
+        keep = judged.keep
         kept = {
-            name: activation if rows is None else activation[rows.to(activation.device)]
+            name: activation if keep is None else activation[keep.to(activation.device)]
             for name, activation in activations.items()
             if self._fits(name, activation)
         }
         for name in kept:
             over = (activations[name], 1) if over_positions is None else over_positions.get(name)
-            self._position_means.add(name, activations[name], over, rows)
-        target = F.class_ids(batch.target) if groups is not None else None
-        row = None if target is None or self._rows is None else self._rows(target)
+            self._position_means.add(name, activations[name], over, keep)
+        row = None
+        if judged.target is not None and self._rows is not None:
+            row = self._rows(judged.target)
         rest = {device: part.only(kept) for device, part in self._watched.items()}
         self._watched = {device: part for device, part in rest.items() if part is not None}
         for watched in self._watched.values():
-            watched.add(kept, advantage, keys, groups, target, row, numbers)
-        self._remember(batch, torch.stack([numbers, keys]), groups, advantage)
-        return groups
+            watched.add(kept, judged, row)
 
-    def _begin(self, batch: Batch, activations: Mapping[str, Tensor]) -> None:
-        """Decide once for all batches: layers, groups, and how classes are controlled for."""
-        self.classifies = not callable(self.advantage) or batch.has_classes(self.num_classes)
+    def _begin(self, judged: JudgedBatch, activations: Mapping[str, Tensor]) -> None:
+        """Decide once for all batches: layers, and how classes are controlled for."""
+        self._begun = True
         if self.classifies:
-            self._rows = self._class_rows(batch, activations)
+            self._rows = self._class_rows(judged.batch, activations)
         by_device: dict[torch.device, dict[str, int]] = {}
         for name, activation in activations.items():
             if not activation.shape[1]:
@@ -152,7 +161,7 @@ class ValidationPass:
                 self.sizes[name] = activation.shape[1]
                 by_device.setdefault(activation.device, {})[name] = activation.shape[1]
         self._watched = {
-            device: self._watch(sizes, device, self.classifies)
+            device: self._watch(sizes, device, bool(self.classifies))
             for device, sizes in by_device.items()
         }
 
@@ -165,6 +174,7 @@ class ValidationPass:
         if F.is_label_sets(batch.target):  # no one class to control for
             self.num_classes = None
             self._control = "sets"
+            self._attributing.refuse(NO_RIVAL)
             return ClassRows(0)
         for scores in (batch.prediction, batch.baseline):
             if scores.ndim == 2 and self.num_classes is None:
@@ -176,12 +186,6 @@ class ValidationPass:
             self._control = "pools"
             return ClassRows(room, pools=pools(seen, room))
         return ClassRows(min(room, self.num_classes or room), self.num_classes)
-
-    def _groups(self, batch: Batch) -> Tensor | None:
-        if not self.classifies:
-            return None
-        model = F.correctness(batch.prediction, batch.target)
-        return F.outcome_groups(model, F.correctness(batch.baseline, batch.target))
 
     def _fits(self, name: str, activation: Tensor) -> bool:
         """Whether these activations are of a layer that was there from the first batch on."""
@@ -198,53 +202,9 @@ class ValidationPass:
         """What is accumulated, by device, while batches come."""
         return self._watched.values()
 
-    def latest(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Numbers, outcome groups and targets of the batch that came last, ``(N,)`` each."""
-        table = SampleTable(*self._samples[-1])
-        return table.number, table.outcome, table.target
-
     def no_attribution(self, reason: str) -> None:
         """Say why there is no attribution in this validation."""
         self._attributing.refuse(reason)
-
-    def keep(
-        self,
-        batch: Batch,
-        groups: Tensor,
-        rerun: Rerun,
-        layers: Mapping[str, Place],
-        arguments: Callable[[Tensor], Arguments],
-    ) -> None:
-        """Keep the samples of a batch that are attributed when the pass has ended, up to a cap.
-
-        Args:
-            batch: Kept samples, as added before.
-            groups: Their outcome groups.
-            rerun: Runs the model again.
-            layers: Watched layers by name.
-            arguments: From rows of the batch to the model's arguments.
-        """
-        self._attributing.add(batch, groups, rerun, layers, arguments)
-
-    def _remember(
-        self, batch: Batch, which: Tensor, groups: Tensor | None, advantage: Tensor
-    ) -> None:
-        device = advantage.device
-        none = torch.full((len(advantage),), -1, device=device)
-        known = groups is not None
-        self._samples.append(
-            torch.stack(
-                [
-                    which[0] if batch.located else none,
-                    *which,
-                    groups.to(device) if groups is not None else none,
-                    F.class_ids(batch.target).to(device) if known else none,
-                    F.class_ids(batch.baseline).to(device) if known else none,
-                    (advantage != 0).long(),
-                    F.class_ids(batch.prediction).to(device) if known else none,
-                ]
-            )
-        )
 
     # --- the end of a pass; every process must come here ----------------------------------------
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lightning_neurocorr.exemplars import MatchedSamples, PassingImages, Ranking
 from lightning_neurocorr.samples import Id
-from lightning_neurocorr.validation.batches import Batch
+from lightning_neurocorr.validation.batches import JudgedBatch
 from lightning_neurocorr.validation.one_pass import ValidationPass
 from lightning_neurocorr.validation.processes import gather_to_first, running
 from lightning_neurocorr.validation.watched import Watched
@@ -45,37 +45,40 @@ class PassingSamples:
         self._neurons: dict[int, Tensor] = {}
         self._batches = 0
 
-    def add(self, batch: Batch, inputs: Callable[[], Any], result: ValidationPass) -> None:
+    def add(self, judged: JudgedBatch, inputs: Callable[[], Any], result: ValidationPass) -> None:
         """Look at a batch after its pass has added it.
 
         Args:
-            batch: The batch.
+            judged: The batch.
             inputs: Gives what the module was called with; images are kept, others are not.
             result: The pass.
         """
-        kept = batch.kept()
+        kept = judged.batch
         numbers = kept.keys if kept.numbers is None else kept.numbers
         if kept.ids is not None:
             self._ids.append((numbers, kept.ids))
-        if not self._wants_images or batch.located or not len(numbers):
+        if not self._wants_images or kept.located or not len(numbers):
             return
         images = _readable(inputs)
-        if images is None or len(images) != len(batch.prediction):
+        if images is None or len(images) != judged.loaded:
             return
         with torch.inference_mode(False), torch.no_grad():
-            images = images if batch.keep is None else images[batch.keep.to(images.device)]
+            images = images if judged.keep is None else images[judged.keep.to(images.device)]
             missing = SEEN_IMAGES - sum(len(some) for some in self.seen)
             if missing > 0:
                 self.seen.append(images[:missing].detach().float().cpu().clone())
-            self._keep_strongest(images, numbers, result)
+            self._keep_strongest(images, numbers, judged, result)
 
-    def _keep_strongest(self, images: Tensor, numbers: Tensor, result: ValidationPass) -> None:
+    def _keep_strongest(
+        self, images: Tensor, numbers: Tensor, judged: JudgedBatch, result: ValidationPass
+    ) -> None:
         room = self._strongest.room(images[0])
         each = min(8, room // 4 // result.num_classes) if result.num_classes else 0
         if each and self._matched is None:
             self._matched = MatchedSamples(result.num_classes or 1, each)
         if self._matched is not None:
-            self._matched.update(*result.latest())
+            if judged.outcome is not None and judged.target is not None:
+                self._matched.update(judged.number, judged.outcome, judged.target)
             room -= each * self._matched.num_classes
         neurons = min(_MOST_NEURONS, room // (2 * SHOWN))
         self._batches += 1

@@ -11,10 +11,11 @@ from torch import Tensor
 from lightning_neurocorr.exemplars import Exemplars, Ranking
 from lightning_neurocorr.exemplars.entries import POSITION
 from lightning_neurocorr.functional import Moments, correlation
-from lightning_neurocorr.functional.hashing import folds
+from lightning_neurocorr.functional.side_by_side import joined
 from lightning_neurocorr.metric import Cells, NeuronAdvantageCorrelation
 from lightning_neurocorr.metric.layout import Merge
 from lightning_neurocorr.report.layout import Layout
+from lightning_neurocorr.validation.batches import JudgedBatch
 
 
 class Watched:
@@ -39,33 +40,22 @@ class Watched:
         self.exemplars = Exemplars(neurons, k=exemplars).to(device) if exemplars else None
 
     def add(
-        self,
-        activations: Mapping[str, Tensor],
-        advantage: Tensor,
-        positions: Tensor,
-        groups: Tensor | None,
-        target: Tensor | None,
-        row: Tensor | None = None,
-        numbers: Tensor | None = None,
+        self, activations: Mapping[str, Tensor], judged: JudgedBatch, row: Tensor | None = None
     ) -> None:
         """Add a batch.
 
         Args:
             activations: ``(N, D)`` of each layer.
-            advantage: ``(N,)``.
-            positions: What decides about a sample's half, ``(N,)``.
-            groups: Their outcome groups, ``(N,)``.
-            target: Their classes, ``(N,)``.
-            row: The row of each class in the table, ``(N,)``.
-            numbers: What tells samples apart, ``(N,)``; by default ``positions``.
+            judged: The samples.
+            row: The row of each sample's class in the table, ``(N,)``.
         """
         parts = [activations[name].to(self.metric.device) for name in self.sizes]
-        half = folds(positions)
-        self.metric.update(parts, advantage, fold=half)
-        if self.cells is not None and groups is not None and row is not None:
-            self.cells.add(parts, advantage, row, groups, half)
+        parts = joined(parts)  # once for all that read them
+        self.metric.update(parts, judged.advantage, fold=judged.half)
+        if self.cells is not None and judged.outcome is not None and row is not None:
+            self.cells.add(parts, judged.advantage, row, judged.outcome, judged.half)
         if self.exemplars is not None:
-            self.exemplars.update(parts, positions if numbers is None else numbers, groups, target)
+            self.exemplars.update(parts, judged.number, judged.outcome, judged.target)
 
     def only(self, names: Container[str]) -> Watched | None:
         """The same without other layers, which would cost as much as before; None if none stay."""
