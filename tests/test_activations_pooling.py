@@ -9,17 +9,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pack_sequence
 
+from lightning_neurocorr.ablation import silence
 from lightning_neurocorr.activations import (
+    Site,
     batch_axis,
     check_pooling,
     choose_layers,
+    find_sites,
     first_tensor,
+    layer_of,
     pool,
     record,
     unit_axis,
 )
 
 RNNS = [nn.LSTM(3, 4), nn.GRU(3, 4), nn.RNN(3, 4), nn.LSTM(3, 4, bidirectional=True)]
+RELU = nn.ReLU()
 CASES = {
     "conv1d": (nn.Conv1d(3, 4, 2), (6, 3, 9), (2,)),
     "conv2d": (nn.Conv2d(3, 4, 2), (6, 3, 9, 7), (2, 3)),
@@ -34,8 +39,9 @@ CASES = {
     "norm 2d": (nn.BatchNorm2d(3), (6, 3, 8, 8), (2, 3)),
     "group norm": (nn.GroupNorm(1, 3), (6, 3, 8), (2,)),
     "layer norm": (nn.LayerNorm(3), (6, 5, 7, 3), (1, 2)),
-    "ReLU in space": (nn.ReLU(), (6, 3, 8, 8), (2, 3)),
-    "ReLU on tokens": (nn.ReLU(), (6, 5, 3), (1,)),
+    "ReLU in space": (Site(RELU, RELU, "0", None, 4, 1, 0), (6, 3, 8, 8), (2, 3)),
+    "ReLU of channels last": (Site(RELU, RELU, "0", None, 4, 3, 0), (6, 8, 7, 3), (1, 2)),
+    "ReLU on tokens": (Site(RELU, RELU, "0", None, 3, 2, 0), (6, 5, 3), (1,)),
     "encoder layer": (nn.TransformerEncoderLayer(4, 2, 8, batch_first=True), (6, 5, 4), (1,)),
 }
 
@@ -44,7 +50,7 @@ CASES = {
 @pytest.mark.parametrize("pooling", ["mean", "max"])
 def test_space_and_tokens_are_pooled_away(case: str, pooling: str) -> None:
     module, shape, axes = CASES[case]
-    output = module(torch.randn(shape))
+    output = layer_of(module)(torch.randn(shape))
     pooled = pool(output, module, pooling)
     reduce = torch.mean if pooling == "mean" else torch.amax
     expected = reduce(output, axes) if axes else output
@@ -53,6 +59,38 @@ def test_space_and_tokens_are_pooled_away(case: str, pooling: str) -> None:
     assert torch.allclose(pooled, expected)
     assert not pooled.requires_grad
     assert pooled.untyped_storage().data_ptr() != output.untyped_storage().data_ptr()
+
+
+def test_axes_of_a_plain_function_are_not_guessed() -> None:
+    """The same ReLU stands behind a convolution, and in a block that keeps channels last."""
+    swapped = nn.Sequential(nn.Conv2d(1, 3, 1), Swap(), nn.ReLU(), nn.Linear(3, 2))
+    x = torch.randn(6, 1, 4, 5)
+    with (
+        pytest.raises(ValueError, match="ReLU does not say so: pass find_sites"),
+        silence(swapped, {"2": [2]}, "zero"),
+    ):
+        swapped(x)
+    with torch.no_grad():
+        expected = swapped[:3](x)
+        expected[..., 2] = 0
+        sites = find_sites(swapped, lambda: swapped(x), ["2"])
+        with silence(sites, {"2": [2]}, "zero"):
+            assert torch.equal(swapped(x), swapped[3](expected))
+        with record(swapped, ["0", "2"]) as recorder:  # follows by itself, in the first forward
+            for _ in range(2):
+                said = swapped[0](x)
+                swapped(x)
+                taken, problems = recorder.take(6)
+                assert not problems
+                assert torch.allclose(taken["0"], said.mean((2, 3)), atol=1e-6)
+                assert torch.allclose(taken["2"], said.relu().mean((2, 3)), atol=1e-6)
+
+
+class Swap(nn.Module):
+    """To channels last."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.permute(0, 2, 3, 1)
 
 
 @pytest.mark.parametrize("rnn", RNNS, ids=lambda rnn: type(rnn).__name__)
@@ -146,6 +184,7 @@ def test_layers_inside_a_sequence_first_transformer_know_their_samples(layers, s
 def test_a_transformer_that_is_gone_is_forgotten() -> None:
     from lightning_neurocorr.activations import sequences
 
+    gc.collect()
     before = len(sequences._inside)
     model = SequenceFirst(batch_first=False)
     choose_layers(model)

@@ -196,11 +196,11 @@ PATTERNS: dict[str, Pattern] = {
     ),
     "maximum over places": (
         lambda net, x: net.b(F.relu(net.a(x)).amax((2, 3))), IMAGES,
-        {"a": conv(3, 4), "b": nn.Linear(4, 2)}, {"a": "input of b"},
+        {"a": conv(3, 4), "b": nn.Linear(4, 2)}, {},
     ),
     "maximum over steps": (
         lambda net, x: net.b(F.relu(net.a(x)).max(1).values), TOKENS,
-        {"a": nn.Linear(6, 4), "b": nn.Linear(4, 2)}, {"a": "input of b"},
+        {"a": nn.Linear(6, 4), "b": nn.Linear(4, 2)}, {},
     ),
     "maximum over units": (
         lambda net, x: net.b(net.a(x).view(-1, 4, 2).amax(-1)), ROWS,

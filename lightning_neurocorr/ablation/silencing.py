@@ -23,6 +23,7 @@ from lightning_neurocorr.activations import (
     listen,
     mask_of,
     packed_in,
+    told_unit_axis,
     unit_axis,
     unit_lists,
 )
@@ -56,7 +57,8 @@ def silence(
 
     Raises:
         TypeError: If units are no whole numbers.
-        ValueError: If a layer is unknown, or in the forward if a unit is out of range.
+        ValueError: If a layer is unknown, or in the forward if a unit is out of range or it is not
+            known which axis is the unit: a ReLU or a block, where ``find_sites`` follows it.
 
     Warns:
         UserWarning: If the model ran no forward through one of the layers.
@@ -139,7 +141,7 @@ def _silencer(
     def hook(place: Place, output: Any) -> Any:
         called.add(name)
         activation = first_tensor(output)
-        axis = unit_axis(place, activation)
+        axis = told_unit_axis(place, activation)
         size = activation.size(axis)  # nested tensors have no shape
         if units and units[-1] >= size:
             raise ValueError(f"Expected units of layer {name!r} below {size}, but got {units[-1]}.")

@@ -4,7 +4,7 @@ Shapes: ``N`` samples, ``D`` neurons of one layer. A *neuron* is one unit of a l
 channel of a convolution, an output feature of a linear layer.
 """
 
-from lightning_neurocorr.activations.axes import batch_axis, unit_axis
+from lightning_neurocorr.activations.axes import batch_axis, told_unit_axis, unit_axis
 from lightning_neurocorr.activations.choosing import Layers, choose_layers, layer_names
 from lightning_neurocorr.activations.finding import (
     At,
@@ -13,7 +13,7 @@ from lightning_neurocorr.activations.finding import (
     check_reading,
     find_sites,
 )
-from lightning_neurocorr.activations.first_look import SiteRecorder, SitesFound
+from lightning_neurocorr.activations.first_look import SiteRecorder, SitesFound, record
 from lightning_neurocorr.activations.outputs import Call, OutputRecorder, output_module
 from lightning_neurocorr.activations.padding import PaddedEnds
 from lightning_neurocorr.activations.pooling import (
@@ -24,7 +24,7 @@ from lightning_neurocorr.activations.pooling import (
     packed_in,
     pool,
 )
-from lightning_neurocorr.activations.recording import ActivationRecorder, record
+from lightning_neurocorr.activations.recording import ActivationRecorder
 from lightning_neurocorr.activations.sequences import is_sequence_first
 from lightning_neurocorr.activations.sites import Place, Site, carrier, layer_of, listen
 from lightning_neurocorr.activations.token_calls import TOKEN_MASK, TokenMasks, mask_of
@@ -69,6 +69,7 @@ __all__ = [
     "pool",
     "read_token_mask",
     "record",
+    "told_unit_axis",
     "unit_axis",
     "unit_lists",
 ]

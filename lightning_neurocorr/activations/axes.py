@@ -70,6 +70,22 @@ def unit_axis(place: Place, activation: Tensor) -> int:
     return 1 if ndim >= 4 else ndim - 1
 
 
+def told_unit_axis(place: Place, activation: Tensor) -> int:
+    """The same, where it is known.
+
+    Raises:
+        ValueError: If a plain module is of a kind whose axes differ from model to model.
+    """
+    ndim = activation.ndim
+    if ndim > 2 and not isinstance(place, Site) and known_unit_axis(place, ndim) is None:
+        raise ValueError(
+            f"Expected to know which of its {ndim} axes are units, but a {type(place).__name__} "
+            "does not say so: pass find_sites(model, lambda: model(inputs)), which follows them, "
+            "in place of the model."
+        )
+    return unit_axis(place, activation)
+
+
 def batch_axis(place: Place, activation: Tensor) -> int:
     """The axis of ``activation`` with the samples.
 

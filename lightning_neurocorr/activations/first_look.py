@@ -9,11 +9,13 @@ from typing import Any
 from torch import Tensor, nn
 from typing_extensions import Self
 
+from lightning_neurocorr.activations.choosing import Layers, choose_layers
 from lightning_neurocorr.activations.finding import At, SiteFinder, UnitAxis
 from lightning_neurocorr.activations.outputs import Call, OutputRecorder
 from lightning_neurocorr.activations.pooling import Pooling
 from lightning_neurocorr.activations.recording import ActivationRecorder
 from lightning_neurocorr.activations.sites import Place, Site, layer_of
+from lightning_neurocorr.activations.token_calls import TokenMasks
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +58,7 @@ class SiteRecorder(ActivationRecorder):
         unit_axis: See :class:`SiteFinder`.
         found: What an earlier validation has shown of these layers; else it is looked for again.
         strict: See :class:`ActivationRecorder`.
+        masks: See :class:`ActivationRecorder`.
         within: See :class:`ActivationRecorder`.
 
     Attributes:
@@ -72,10 +75,11 @@ class SiteRecorder(ActivationRecorder):
         unit_axis: UnitAxis = None,
         found: SitesFound | None = None,
         strict: bool = False,
+        masks: TokenMasks | None = None,
         within: OutputRecorder | None = None,
     ) -> None:
         self.found = found if found is not None and found.are_of(layers) else None
-        super().__init__(self._readable(), pooling, strict=strict, within=within)
+        super().__init__(self._readable(), pooling, strict=strict, masks=masks, within=within)
         self._watched = dict(layers)
         self._finder = SiteFinder(model, layers, at, unit_axis, self.hear, pooling=pooling)
         if within is not None:
@@ -116,6 +120,7 @@ class SiteRecorder(ActivationRecorder):
     ) -> tuple[dict[str, Tensor], dict[str, str]]:
         """See :meth:`ActivationRecorder.take`."""
         if self.found is None and self._finder.heard:
+            self._finder.trace.close()
             places, heard, unreadable = self._finder.found()
             self.found = SitesFound(places, unreadable, tuple(self._finder.notes()))
             self.move_to(self._readable(), heard)
@@ -128,3 +133,23 @@ class SiteRecorder(ActivationRecorder):
             return {}
         places = self.found.places.items()
         return {name: place for name, place in places if name not in self.found.unreadable}
+
+
+def record(model: nn.Module, layers: Layers = None, pooling: Pooling = "mean") -> SiteRecorder:
+    """Record what layers return in a ``with``, without Lightning.
+
+    Which axis is the unit is followed through the model in the first forward. Layers are read raw,
+    as ``silence(model, ...)`` silences them. To read them where a report does, listen at the places
+    behind norm and activation function: ``ActivationRecorder(find_sites(...))``.
+
+    Example:
+        >>> import torch
+        >>> model = nn.Sequential(nn.Linear(3, 2), nn.ReLU())
+        >>> with record(model) as recorder:
+        ...     _ = model(torch.zeros(5, 3))
+        ...     activations, _ = recorder.take()
+        >>> activations["0"].shape
+        torch.Size([5, 2])
+    """
+    chosen = choose_layers(model, layers)
+    return SiteRecorder(model, chosen, pooling, at="raw", masks=TokenMasks(model))

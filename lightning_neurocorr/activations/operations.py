@@ -99,7 +99,7 @@ REDUCTIONS = {
 }
 
 # Reductions that may go over places, channel by channel.
-POOLING = {"mean": "average", "amax": "pool", "max": "pool"}
+POOLING = {"mean": "average"}
 
 
 def is_pooling(name: str) -> bool:

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from typing_extensions import Self
 
-from lightning_neurocorr.activations.choosing import Layers, choose_layers
 from lightning_neurocorr.activations.outputs import Call, Moment, OutputRecorder
 from lightning_neurocorr.activations.pooling import (
     Pooling,
@@ -369,19 +368,3 @@ def _together(first: OverPositions | None, second: OverPositions | None) -> Over
 def _times(values: Tensor, weight: float | Tensor) -> Tensor:
     """Rows ``(N, D)`` times a number each, or one for all."""
     return widened(values) * (weight[:, None] if isinstance(weight, Tensor) else weight)
-
-
-def record(
-    model: nn.Module, layers: Layers = None, pooling: Pooling = "mean"
-) -> ActivationRecorder:
-    """Record activations in a ``with``, without Lightning.
-
-    Example:
-        >>> model = nn.Sequential(nn.Linear(3, 2), nn.ReLU())
-        >>> with record(model) as recorder:
-        ...     _ = model(torch.zeros(5, 3))
-        ...     activations, _ = recorder.take()
-        >>> activations["0"].shape
-        torch.Size([5, 2])
-    """
-    return ActivationRecorder(choose_layers(model, layers), pooling, masks=TokenMasks(model))

@@ -3,6 +3,9 @@
 Neurons are chosen on some samples and the edit is judged on others (after Hernandez et al. 2022,
 MILAN). A silenced neuron says a constant, which folds into the weights of its layer exactly, so the
 edited model needs nothing of this package.
+
+That holds for what a layer returns, in front of its activation function: here neurons are read and
+silenced there, while a report and its ablation study read them behind it.
 """
 
 from __future__ import annotations
