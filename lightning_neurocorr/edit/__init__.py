@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from lightning_neurocorr.activations import Layers, choose_layers, eager, first_tensor, record
 from lightning_neurocorr.edit.weights import (
@@ -34,6 +33,7 @@ from lightning_neurocorr.edit.weights import fold_into_weights as fold_into_weig
 from lightning_neurocorr.edit.weights import save_edited as save_edited
 from lightning_neurocorr.functional import mcnemar_p
 from lightning_neurocorr.isolation.swapping import call_with
+from lightning_neurocorr.isolation.torch_private import pytree
 
 _MIN_SAMPLES = 30
 

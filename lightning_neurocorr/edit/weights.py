@@ -8,15 +8,19 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
-from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from lightning_neurocorr.activations import choose_layers, unit_lists
+from lightning_neurocorr.isolation.torch_private import (
+    ConvNd,
+    ConvTransposeNd,
+    NormBase,
+    parameters_of,
+)
 
 Units = Mapping[str, Sequence[int]]
 Values = Mapping[str, Tensor]
 
-_FOLDABLE = (nn.Linear, _ConvNd, _NormBase, nn.GroupNorm, nn.LayerNorm)
+_FOLDABLE = (nn.Linear, ConvNd, NormBase, nn.GroupNorm, nn.LayerNorm)
 
 
 def fold_into_weights(
@@ -81,13 +85,13 @@ def exact_layer(model: nn.Module, layer: str) -> Any:
 
 def num_units(module: Any) -> int:
     """How many units a layer has."""
-    transposed = isinstance(module, _ConvTransposeNd)
+    transposed = isinstance(module, ConvTransposeNd)
     return module.out_channels if transposed else len(module.weight)
 
 
 def _weights_of(module: Any, weight: Tensor, unit: int) -> Tensor:
     """A view of the weights that make one output unit."""
-    if not isinstance(module, _ConvTransposeNd):
+    if not isinstance(module, ConvTransposeNd):
         return weight[unit]
     per_group = module.out_channels // module.groups
     inputs = module.in_channels // module.groups
@@ -97,13 +101,13 @@ def _weights_of(module: Any, weight: Tensor, unit: int) -> Tensor:
 
 def why_not(model: nn.Module, module: nn.Module) -> str:
     """Why a constant cannot be folded into a layer; empty if it can."""
-    weight = module._parameters.get("weight")
+    weight = parameters_of(module).get("weight")
     if not isinstance(module, _FOLDABLE) or weight is None or weight.ndim == 0:
         return f"{type(module).__name__} has no weight that makes its units, or computes it"
     if isinstance(module, nn.LayerNorm) and weight.ndim > 1:
         return "it normalises several axes"
     parameters = [p for _, p in model.named_parameters(remove_duplicate=False)]
-    mine = [p for p in (weight, module._parameters.get("bias")) if p is not None]
+    mine = [p for p in (weight, parameters_of(module).get("bias")) if p is not None]
     if any(sum(p is other for other in parameters) > 1 for p in mine):
         return "another layer shares its weights"
     return ""

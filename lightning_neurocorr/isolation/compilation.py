@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import nn
+
+from lightning_neurocorr.isolation.torch_private import is_compiled_function, is_compiled_in_place
 
 
 @contextmanager
@@ -24,11 +25,7 @@ def _is_compiled(module: nn.Module) -> bool:
     """Whether the module was compiled: wrapped, by ``.compile()``, or one of its methods was."""
     return (
         type(module).__name__ == "OptimizedModule"
-        or getattr(module, "_compiled_call_impl", None) is not None
-        or any(map(_is_compiled_function, vars(module).values()))
-        or any(map(_is_compiled_function, vars(type(module)).values()))
+        or is_compiled_in_place(module)
+        or any(map(is_compiled_function, vars(module).values()))
+        or any(map(is_compiled_function, vars(type(module)).values()))
     )
-
-
-def _is_compiled_function(value: Any) -> bool:
-    return callable(value) and hasattr(value, "_torchdynamo_orig_callable")

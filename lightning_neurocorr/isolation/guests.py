@@ -10,8 +10,7 @@ from torch import nn
 
 from lightning_neurocorr.isolation.asides import aside
 from lightning_neurocorr.isolation.swapping import preserved_buffers
-
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+from lightning_neurocorr.isolation.torch_private import hook_tables
 
 
 @contextmanager
@@ -23,8 +22,7 @@ def guest(module: nn.Module) -> Iterator[None]:
     them for every batch would cost too much.
     """
     parts = [(part, part.training) for part in module.modules()]
-    tables = [getattr(part, name, None) for part, _ in parts for name in _HOOKS]
-    hooks = [(table, dict(table)) for table in tables if table is not None]
+    hooks = [(table, dict(table)) for part, _ in parts for table in hook_tables(part)]
     parameters = [(p, p.requires_grad, p.grad) for p in module.parameters()]
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lightning_neurocorr.isolation.torch_private import buffers_of, parameters_of
+
 
 @contextmanager
 def ordinary_tensors(module: nn.Module) -> Iterator[None]:
@@ -21,7 +23,7 @@ def ordinary_tensors(module: nn.Module) -> Iterator[None]:
     holders = [part for part in module.modules() if not isinstance(part, torch.jit.ScriptModule)]
     places: list[MutableMapping[str, Any]] = []
     for part in holders:
-        places += [part._parameters, part._buffers, part.__dict__]
+        places += [parameters_of(part), buffers_of(part), part.__dict__]
     kept = [{name: v for name, v in place.items() if _may_hold(name, v)} for place in places]
     copies: dict[int, Tensor] = {}  # what is shared stays shared
     try:

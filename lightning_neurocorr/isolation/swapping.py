@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from lightning_neurocorr.isolation.torch_private import buffers_of, parameters_of, version_of
+
 
 def call_with(
     module: nn.Module,
@@ -60,20 +62,20 @@ def preserved_buffers(module: nn.Module) -> Iterator[None]:
     statistics in some versions.
     """
     kept = [
-        (part._buffers, name, buffer, buffer.clone())
+        (buffers_of(part), name, buffer, buffer.clone())
         for part in module.modules()
         if not isinstance(part, torch.jit.ScriptModule)
-        for name, buffer in part._buffers.items()
+        for name, buffer in buffers_of(part).items()
         if buffer is not None
     ]
-    versions = [None if buffer.is_inference() else buffer._version for _, _, buffer, _ in kept]
+    versions = [None if buffer.is_inference() else version_of(buffer) for _, _, buffer, _ in kept]
     try:
         yield
     finally:
         with torch.no_grad():
             for (buffers, name, buffer, clone), version in zip(kept, versions, strict=True):
                 buffers[name] = buffer
-                if version is None or buffer._version != version:
+                if version is None or version_of(buffer) != version:
                     with torch.inference_mode(buffer.is_inference()):
                         buffer.copy_(clone)
 
@@ -150,6 +152,6 @@ def own_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
     for prefix, part in module.named_modules():  # a module with two names counts once
         if isinstance(part, torch.jit.ScriptModule):
             continue
-        for name, tensor in (*part._parameters.items(), *part._buffers.items()):
+        for name, tensor in (*parameters_of(part).items(), *buffers_of(part).items()):
             if tensor is not None:
                 yield f"{prefix}.{name}" if prefix else name, tensor

@@ -1,13 +1,64 @@
-"""What PyTorch keeps to itself and we read all the same: here, and nowhere else."""
+"""What PyTorch keeps to itself and we read all the same: here, and nowhere else in these rooms."""
 
 from __future__ import annotations
 
-from torch import nn
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase as NormBase
+from torch.nn.modules.conv import _ConvNd as ConvNd
+from torch.nn.modules.conv import _ConvTransposeNd as ConvTransposeNd
+from torch.utils import _pytree as pytree
+
+__all__ = [
+    "ConvNd",
+    "ConvTransposeNd",
+    "NormBase",
+    "buffers_of",
+    "has_hooks",
+    "hook_tables",
+    "is_compiled_function",
+    "is_compiled_in_place",
+    "parameters_of",
+    "pytree",
+    "version_of",
+]
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
+def parameters_of(module: nn.Module) -> dict[str, nn.Parameter | None]:
+    """The table of a module's own parameters, tied and missing ones too."""
+    return module._parameters
+
+
+def buffers_of(module: nn.Module) -> dict[str, Tensor | None]:
+    """The table of a module's own buffers."""
+    return module._buffers
+
+
+def version_of(tensor: Tensor) -> int:
+    """How often a tensor was written in place; one made in inference mode does not count."""
+    return tensor._version
+
+
+def hook_tables(module: nn.Module) -> list[dict[int, Any]]:
+    """The tables of a module's hooks."""
+    tables = [getattr(module, kind, None) for kind in _HOOKS]
+    return [table for table in tables if table is not None]
+
+
 def has_hooks(module: nn.Module) -> bool:
     """Whether a call of ``module`` calls hooks, its own or those on every module."""
-    own = any(vars(module).get(kind) for kind in _HOOKS)
-    return own or any(getattr(nn.modules.module, f"_global{kind}") for kind in _HOOKS)
+    everywhere = any(getattr(nn.modules.module, f"_global{kind}") for kind in _HOOKS)
+    return everywhere or any(hook_tables(module))
+
+
+def is_compiled_in_place(module: nn.Module) -> bool:
+    """Whether ``module.compile()`` was called."""
+    return getattr(module, "_compiled_call_impl", None) is not None
+
+
+def is_compiled_function(value: Any) -> bool:
+    """Whether ``torch.compile`` made this function."""
+    return callable(value) and hasattr(value, "_torchdynamo_orig_callable")

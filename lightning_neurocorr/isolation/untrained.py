@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_neurocorr.isolation.randomness import preserved_randomness
+from lightning_neurocorr.isolation.torch_private import buffers_of, parameters_of
 
 _RESETS = ("reset_parameters", "_reset_parameters")
 
@@ -51,7 +52,7 @@ def _copies(module: nn.Module) -> Iterator[None]:
     parts = [part for part in module.modules() if not isinstance(part, torch.jit.ScriptModule)]
     tables: list[dict[str, Any]] = []
     for part in parts:
-        tables += [part._parameters, part._buffers]
+        tables += [parameters_of(part), buffers_of(part)]
     kept = [dict(table) for table in tables]
     made: dict[int, Tensor] = {}
     try:
