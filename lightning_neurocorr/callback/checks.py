@@ -6,6 +6,7 @@ import warnings
 from typing import TYPE_CHECKING
 
 from lightning_neurocorr.activations import Layers, choose_layers, output_module
+from lightning_neurocorr.callback import lightning_private
 
 if TYPE_CHECKING:
     from pytorch_lightning import LightningModule, Trainer
@@ -48,9 +49,9 @@ def check_loaders(trainer: Trainer, stage: str) -> None:
     Loaders of a data module are not known in ``setup``; each validation asks again.
     """
     loop = trainer.fit_loop.epoch_loop.val_loop if stage == "fit" else trainer.validate_loop
-    given = getattr(getattr(loop, "_data_source", None), "instance", None)
-    for loaders in (given, getattr(loop, "_combined_loader", None)):
-        mode = getattr(loaders, "_mode", "sequential")
+    given = lightning_private.data_source(loop)
+    for loaders in (given, lightning_private.combined_loader(loop)):
+        mode = lightning_private.combination_mode(loaders)
         if type(loaders).__name__ == "CombinedLoader" and mode != "sequential":
             raise ValueError(
                 "Expected validation loaders to be gone through one after the other, but got "
@@ -95,7 +96,7 @@ def check_trainer(trainer: Trainer, pl_module: LightningModule, stage: str, *, a
             "alone, which would wait forever for the others. Pass attribution=False, "
             "ablation=None, second_pass=None and visualizer=None; the correlation works."
         )
-    mesh = getattr(strategy, "_device_mesh", None)
+    mesh = lightning_private.device_mesh(strategy)
     axes = getattr(mesh, "mesh_dim_names", None) or ()
     if mesh is not None and "tensor_parallel" in axes and mesh["tensor_parallel"].size() > 1:
         raise ValueError(

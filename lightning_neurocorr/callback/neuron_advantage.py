@@ -25,7 +25,7 @@ from lightning_neurocorr.activations import (
     output_module,
 )
 from lightning_neurocorr.attribution import Attribution
-from lightning_neurocorr.callback import checks, wiring
+from lightning_neurocorr.callback import checks, lightning_private, wiring
 from lightning_neurocorr.callback.base import Callback
 from lightning_neurocorr.callback.faults import Faults
 from lightning_neurocorr.callback.runs import Run, begin, learners, teach
@@ -227,7 +227,7 @@ class NeuronAdvantage(Callback):
     @property
     def state_key(self) -> str:
         """Tells two callbacks in one checkpoint apart by their names."""
-        return self._generate_state_key(name=self.name)
+        return lightning_private.state_key(self, self.name)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: D102
         self._reader = None
@@ -262,7 +262,7 @@ class NeuronAdvantage(Callback):
         self._faults.broken, self._begun, self._weights = False, False, None
         self._plan = self._planned(trainer, pl_module)
         self._when = When(
-            self._validations - 1, wiring.logging_step(trainer), trainer.current_epoch
+            self._validations - 1, lightning_private.logging_step(trainer), trainer.current_epoch
         )
 
     def on_validation_batch_start(  # noqa: D102

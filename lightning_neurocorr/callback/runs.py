@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from lightning_neurocorr import baselines as B
+from lightning_neurocorr.callback import lightning_private
 
 if TYPE_CHECKING:
     from pytorch_lightning import LightningModule, Trainer
@@ -29,10 +30,13 @@ class Run:
     def __init__(self, trainer: Trainer, pl_module: LightningModule, *, fitting: bool) -> None:
         if fitting:
             loops: list[Any] = [trainer.fit_loop, trainer.fit_loop.epoch_loop.val_loop]
-            sources = [loop._data_source.instance for loop in loops]
+            sources = [lightning_private.data_source(loop) for loop in loops]
         else:
             held_out: Any = trainer.validate_loop
-            sources = [getattr(trainer, "datamodule", None), held_out._data_source.instance]
+            sources = [
+                getattr(trainer, "datamodule", None),
+                lightning_private.data_source(held_out),
+            ]
         self._parts: list[_References] = [
             tuple(_reference(part) for part in group)
             for group in ([trainer], [pl_module], *(list(_data(source)) for source in sources))

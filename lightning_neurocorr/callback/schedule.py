@@ -9,6 +9,8 @@ from enum import Enum
 from types import CodeType
 from typing import TYPE_CHECKING, Any
 
+from lightning_neurocorr.callback import lightning_private
+
 if TYPE_CHECKING:
     from pytorch_lightning import LightningModule, Trainer
 
@@ -60,7 +62,7 @@ def is_last(trainer: Trainer) -> bool | None:
         None where its settings cannot tell.
     """
     if trainer.should_stop:
-        return True if getattr(trainer.fit_loop, "_can_stop_early", True) else None
+        return True if lightning_private.can_stop_early(trainer) else None
     to_go = _until_next(trainer)
     if to_go is None:
         return None

@@ -69,16 +69,6 @@ def total_length(loaders: Sequence[LoaderPositions]) -> int | None:
     return sum(known) if len(known) == len(lengths) else None
 
 
-def logging_step(trainer: Trainer) -> int:
-    """The step at which the trainer logs scalars now: tables and pictures stand beside them.
-
-    Lightning counts batches here, one less during a validation than ``global_step``, which counts
-    the steps of every optimizer.
-    """
-    loop = getattr(trainer.fit_loop, "epoch_loop", None)
-    return int(getattr(loop, "_batches_that_stepped", trainer.global_step))
-
-
 def look_at(
     collector: Collector,
     loaders: dict[int, LoaderPositions],

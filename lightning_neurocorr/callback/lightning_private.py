@@ -1,0 +1,45 @@
+"""Every touch of a private name of Lightning: what its public surface does not tell."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def logging_step(trainer: Any) -> int:
+    """The step at which the trainer logs scalars now.
+
+    Lightning counts batches here, one less during a validation than ``global_step``, which counts
+    the steps of every optimizer.
+    """
+    loop = getattr(trainer.fit_loop, "epoch_loop", None)
+    return int(getattr(loop, "_batches_that_stepped", trainer.global_step))
+
+
+def can_stop_early(trainer: Any) -> bool:
+    """Whether a fit that should stop may: it has had its least epochs and steps."""
+    return bool(getattr(trainer.fit_loop, "_can_stop_early", True))
+
+
+def data_source(loop: Any) -> Any:
+    """The loaders, data module or model that a loop gets its batches from; None if not known."""
+    return getattr(getattr(loop, "_data_source", None), "instance", None)
+
+
+def combined_loader(loop: Any) -> Any:
+    """All loaders of a loop as one; None before it has set them up."""
+    return getattr(loop, "_combined_loader", None)
+
+
+def combination_mode(loaders: Any) -> str:
+    """How a ``CombinedLoader`` goes through its loaders."""
+    return getattr(loaders, "_mode", "sequential")
+
+
+def device_mesh(strategy: Any) -> Any:
+    """How a strategy spreads a model over devices; None if it does not."""
+    return getattr(strategy, "_device_mesh", None)
+
+
+def state_key(callback: Any, name: str) -> str:
+    """What tells the state of one callback in a checkpoint from that of another."""
+    return callback._generate_state_key(name=name)
