@@ -150,6 +150,7 @@ export class App {
     this.mostR = this.meta ? Math.max(...this.meta.layers.flatMap(({ max_r: a, min_r: b }) => [Math.abs(a ?? 0), Math.abs(b ?? 0)]), 1e-6) : 1;
     document.documentElement.dataset.theme = this.theme.dark() ? "dark" : "light";
     render(html`${this.#head()}<div class="page">${this.#faults()}${this.#body()}</div>${this.opened.help ? this.#help() : nothing}`, this.root);
+    for (const table of Object.values(this.tables)) if (table.element.isConnected) table.fit();
     const waits = [...this.#series.values()].some(({ shelf }) => shelf.pending) || (!this.asked && !this.fault);
     Object.assign(this.root.dataset, { state: waits ? "loading" : "ready", page: state.page, step: this.meta?.step ?? "" });
   }
@@ -170,7 +171,8 @@ export class App {
   }
 
   #faults() {
-    const found = [this.fault, ...[...this.#series.values()].flatMap(({ shelf }) => [...shelf.faults.values()])].filter(Boolean);
+    const shown = this.state.page === "compare" ? [...this.#series.values()] : [this.series].filter(Boolean);
+    const found = [this.fault, ...shown.flatMap(({ shelf }) => [...shelf.faults.values()])].filter(Boolean);
     return html`${[...new Set(found)].map((text) => html`<p class="note fault" role="alert"><b>Something could not be loaded.</b> ${text}</p>`)}
       ${this.notes.map((text) => html`<p class="note plain">${text}</p>`)}`;
   }
@@ -186,7 +188,7 @@ export class App {
         : series ? html`<span class="run one" title=${this.runLabel(series)}>run <bdi>${this.runLabel(series)}</bdi></span>` : nothing}
       ${series ? html`<label class="epoch">epoch <input id="epoch" type="range" min="0" max=${Math.max(series.metas.length - 1, 0)} .value=${String(at)} ?disabled=${series.metas.length < 2}
           aria-valuetext=${`epoch ${meta.epoch}, step ${meta.step}`} @input=${({ target }) => this.goEpoch(Number(target.value))}>
-        <b>${plain(meta.epoch)}</b> <span class="step">step ${count(meta.step)}</span></label>` : nothing}
+        <b>${plain(meta.epoch)}</b> <span class="step">step ${meta.step}</span></label>` : nothing}
       ${series ? goTo(this, { page: state.page === "compare" ? "overview" : "compare" }, "compare", `button ${state.page === "compare" ? "on" : ""}`) : nothing}
       ${series && this.source.exported(series.about) ? html`<a class="button" id="export" href=${this.source.exported(series.about)} download title="The same page as one file">export</a>
         <button type="button" id="reload" title="Look for new validations" aria-label="Reload" @click=${() => this.refresh()}>⟳</button>` : nothing}

@@ -8,59 +8,51 @@ const typeset = (text) => text.replace(/-/g, MINUS);
 
 export const known = (value) => typeof value === "number" && Number.isFinite(value);
 
-/** Three digits after the point with a sign, fewer where that would show nothing: +0.137, −2e−7. */
+const withSign = (text, value, plus) => typeset((value < 0 && Number(text) !== 0 ? "-" : plus && Number(text) !== 0 ? "+" : "") + text);
+
+/** So many digits after the point, with a sign: an end of an interval or of an axis. */
+export const fixed = (value, digits = 2) => (known(value) ? withSign(Math.abs(value).toFixed(digits), value, true) : NONE);
+
+const exponent = (value, digits) => Math.abs(value).toExponential(digits).replace("e+", "e");
+
+/** With its sign and three digits after the point; an exponent where that would show nothing. */
 export function signed(value, digits = 3) {
   if (!known(value)) return NONE;
   const size = Math.abs(value);
-  const plain = size === 0 || (size >= 0.5 * 10 ** -digits && size < 1e4);
-  const text = plain ? value.toFixed(digits) : value.toExponential(1);
-  return typeset((value >= 0 ? "+" : "") + text);
+  if (size === 0 || (size >= 0.5 * 10 ** -digits && size < 1e4)) return fixed(value, digits);
+  return withSign(exponent(value, 0), value, true);
 }
 
-/** An end of an interval or of an axis: always so many digits, +0.00 where it is smaller. */
-export function fixed(value, digits = 2) {
-  if (!known(value)) return NONE;
-  const text = value.toFixed(digits);
-  return typeset(Number(text) === 0 ? `+${text.replace("-", "")}` : value > 0 ? `+${text}` : text);
-}
+const LEAST = 1e-37; // about the least number that single precision keeps all digits of
 
 /** A p or q: two digits that count. */
 export function small(value) {
   if (!known(value)) return NONE;
-  if (value === 0) return "0";
   const size = Math.abs(value);
-  if (size >= 0.001 && size < 1000) return typeset(String(Number(value.toPrecision(2))));
-  return typeset(value.toExponential(0).replace("e+", "e"));
+  if (size < LEAST) return `<${exponent(LEAST, 0).replace("-", MINUS)}`;
+  return withSign(size === 0 || (size >= 1e-4 && size < 100) ? String(Number(size.toPrecision(2))) : exponent(value, 1), value);
 }
 
-/** A number of which nothing is known but that it is one: three digits that count. */
+/** Three digits that count, without an exponent where that is short. */
 export function plain(value) {
   if (!known(value)) return NONE;
-  if (Number.isInteger(value) && Math.abs(value) < 1e7) return typeset(value.toLocaleString("en"));
   const size = Math.abs(value);
-  if (size >= 0.001 && size < 1e6) return typeset(String(Number(value.toPrecision(3))));
-  return typeset(value.toExponential(1).replace("e+", "e"));
+  if (Number.isInteger(value) && size < 1e7) return withSign(size.toLocaleString("en"), value);
+  if (size >= 1e-4 && size < 1e5) return withSign(size >= 1000 ? size.toFixed(0) : size.toPrecision(3), value);
+  return withSign(exponent(value, 2), value);
 }
 
 export const count = (value) => (known(value) ? value.toLocaleString("en") : NONE);
 
 export const percent = (value, digits = 1) =>
-  known(value) ? `${typeset((100 * value).toFixed(digits))} %` : NONE;
+  known(value) ? `${withSign(Math.abs(100 * value).toFixed(digits), value)}%` : NONE;
 
-/** A number in a format of Python: "+.3f", ".2g", ".1%", "d". Without one it is `plain`. */
-export function formatted(value, format = "") {
-  if (!known(value)) return NONE;
-  const spec = /^(\+?)(,?)(?:\.(\d+))?([fge%d]?)$/.exec(format);
-  if (!format || !spec) return plain(value);
-  const [, sign, , digits, kind] = spec;
-  if (kind === "%") return (sign && value >= 0 ? "+" : "") + percent(value, Number(digits ?? 0));
-  if (kind === "d") return (sign && value >= 0 ? "+" : "") + count(Math.round(value));
-  if (kind === "f") {
-    return sign ? signed(value, Number(digits ?? 3)) : signed(value, Number(digits ?? 3)).replace("+", "");
-  }
-  if (kind === "e") return typeset(value.toExponential(Number(digits ?? 1)).replace("e+", "e"));
-  return (sign && value >= 0 ? "+" : "") + (Number(digits ?? 3) <= 2 ? small(value) : plain(value));
-}
+const WRITTEN = {
+  number: plain, signed, small, count: (value) => count(Math.round(value)), share: (value) => percent(value), step: (value) => String(Math.round(value)),
+};
+
+/** A number as its column says that it is written. */
+export const formatted = (value, format = "number") => (known(value) ? (WRITTEN[format] ?? plain)(value) : NONE);
 
 export const plural = (number, one, many = `${one}s`) => `${count(number)} ${number === 1 ? one : many}`;
 
@@ -96,15 +88,7 @@ export function missing(state) {
   return state.why ? `${word}: ${state.why}` : word;
 }
 
-const IS_SMALL = /^(p|q)_|_(p|q)$/;
-const IS_SIGNED = /^(r$|r_|attribution|ablation|contrast_t|spearman|parts_replicated)/;
+export const columnText = ({ format }, value) => formatted(value, format);
 
-/** A value of a column of neurons: as the column says, or else as its name suggests. */
-export function columnText({ name, format }, value) {
-  if (format) return formatted(value, format);
-  if (IS_SMALL.test(name)) return small(value);
-  return IS_SIGNED.test(name) ? signed(value) : plain(value);
-}
-
-/** Whether the small values of a column are those one looks for first. */
-export const smallFirst = (name) => IS_SMALL.test(name) || name === "rank_before" || name === "risen_at";
+/** Whether the small values of a column are those one looks for first: p, q, a step, a rank. */
+export const smallFirst = (column) => column?.format === "small" || column?.format === "step" || column?.unit === "rank";

@@ -27,7 +27,7 @@ export class Table {
     this.element.addEventListener("scroll", () => this.#scrolled(), { passive: true });
     this.element.addEventListener("keydown", (event) => this.#key(event));
     this.element.addEventListener("wheel", (event) => this.#wheel(event), { passive: false });
-    new ResizeObserver(() => this.draw()).observe(this.element);
+    new ResizeObserver(() => this.fit()).observe(this.element);
   }
 
   /** Show other rows or columns. `sort` is {key, descending}. */
@@ -50,9 +50,18 @@ export class Table {
     const at = picked ?? -1;
     if (fresh || at !== this.picked) {
       this.picked = at;
-      if (at >= 0) this.reveal(at);
-      else if (fresh) this.scrollTo(0);
+      this.wish = at >= 0 ? () => this.reveal(at) : fresh ? () => this.scrollTo(0) : null;
     }
+    this.stale = true;
+  }
+
+  /** Draw what `show` was given, once the table has its place and size on the page. */
+  fit() {
+    if (!this.stale && this.element.clientHeight === this.drawnHeight) return;
+    this.stale = false;
+    if (Math.abs(this.element.scrollTop - this.#place()) > 1) this.scrollTo(this.#top); // it was taken out and put back
+    this.wish?.();
+    this.wish = null;
     this.draw();
   }
 
@@ -71,7 +80,8 @@ export class Table {
   }
 
   draw() {
-    if (!this.columns || !this.element.clientHeight) return;
+    this.drawnHeight = this.element.clientHeight;
+    if (!this.columns || !this.drawnHeight) return;
     const first = Math.floor(this.#top);
     const last = Math.min(Math.ceil(this.#top + this.#inView()) + 1, this.order.length);
     while (this.#drawn.length < last - first) this.#drawn.push(this.#makeRow());

@@ -23,8 +23,10 @@ function chosen(given, remembered = true) {
     dark,
     toggle() {
       own = dark() ? "light" : "dark";
+      if (given() === (own === "dark")) own = null; // as it is around: follow that again
       try {
-        if (remembered) localStorage.setItem(KEY, own);
+        if (remembered && own) localStorage.setItem(KEY, own);
+        else localStorage.removeItem(KEY);
       } catch {
         // no storage in some frames: the choice lasts as long as the page
       }

@@ -18,7 +18,7 @@ export function comparePage(app) {
   const a = { series, meta, letter: "A" };
   const b = { series: app.series, meta: app.meta, letter: "B" };
   return html`<header class="page-title"><div><h1>What changed from A to B?</h1><p class="verdict">Neurons are matched by layer and unit. Risen: r is higher in B.</p></div></header>
-    ${app.all.length === 1 && app.series.metas.length === 1 ? html`<p class="note"><b>There is one validation so far.</b> A and B are the same.</p>` : nothing}
+    ${series === app.series && series.metas.length === 1 ? html`<p class="note"><b>There is one validation so far.</b> A and B are the same.</p>` : nothing}
     <div class="row two">${side(app, a, chooser(app, a))}${side(app, b, html`<p class="chosen"><b><bdi>${b.series.run}</bdi></b>, ${epochName(b.meta)} <small>as the slider says</small></p>`)}</div>
     ${warnings(a, b)}${a.meta.message || b.meta.message ? html`<p class="card empty">${a.meta.message || b.meta.message}</p>` : neurons(app, a, b)}`;
 }

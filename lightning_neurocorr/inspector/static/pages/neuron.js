@@ -174,7 +174,7 @@ function rank(app, neuron, row) {
   const risen = frame.column("risen_at")?.[row];
   return html`<section class="card"><h2>Place in its layer</h2><p class="place"><b>${ordinal(above + 1)}</b> of ${count(size)} by r in
       ${goTo(app, { page: "overview", filter: layerClause(neuron.layer) }, html`<bdi>${neuron.layer}</bdi>`)}${known(before) ? `, ${ordinal(before)} at the validation before` : ""}.
-    ${known(risen) ? html`Kept at least half of this r since step ${count(risen)}.` : nothing}</p></section>`;
+    ${known(risen) ? html`Kept at least half of this r since step ${risen}.` : nothing}</p></section>`;
 }
 
 function everything(app, row) {

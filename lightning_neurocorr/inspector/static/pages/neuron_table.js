@@ -90,7 +90,7 @@ export function neuronTable(app) {
     onPick: (row) => app.pick(nameOf(app.frame.neuron(row))),
     onSort: (key) => {
       const sort = sortOf(app.state);
-      const descending = sort.key === key ? !sort.descending : key !== "neuron" && !smallFirst(key);
+      const descending = sort.key === key ? !sort.descending : key !== "neuron" && !smallFirst(app.frame.columns.get(key));
       app.go({ sort: (descending ? "-" : "") + key }, { replace: true });
     },
   }));

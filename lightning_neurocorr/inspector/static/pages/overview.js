@@ -126,7 +126,7 @@ function drawn(app, layer, name) {
 }
 
 function layerCard(app, layer) {
-  return goTo(app, filterTo(layer), html`<span class="layer-title"><b><bdi>${layer.name}</bdi></b> <small>${count(layer.size)} neurons</small></span>
+  return goTo(app, filterTo(layer), html`<span class="layer-title"><b title=${layer.name}><bdi>${layer.name}</bdi></b> <small>${count(layer.size)} neurons</small></span>
     ${drawn(app, layer, "tall")}<small>${counts(layer)}</small><small>${reach(layer)}</small>${readAt(layer)}`, "card layer-card");
 }
 

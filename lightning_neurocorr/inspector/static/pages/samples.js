@@ -2,7 +2,7 @@
 
 import { html, nothing } from "../vendor/lit-html.js";
 import { OUTCOMES, OUTCOME_WORDS, count, plural } from "../format.js";
-import { goTo, loading, missingNote, otherEpoch, sampleTile } from "./pieces.js";
+import { goTo, loading, missingNote, otherEpoch, sampleAt, sampleKey, sampleName, sampleTile } from "./pieces.js";
 
 const PER_PAGE = 120;
 const MOST_CLASSES = 20; // of a table; more are listed as pairs
@@ -86,12 +86,22 @@ function gallery(app, frame, rows) {
   const from = Math.min(Math.max(numberOf(app.state.from) ?? 0, 0), Math.floor((rows.length - 1) / PER_PAGE) * PER_PAGE);
   const shown = rows.slice(from, from + PER_PAGE);
   const turn = (to, words) => (to < 0 || to >= rows.length ? html`<span class="button off">${words}</span>` : goTo(app, { from: to ? String(to) : null }, words, "button"));
-  return html`<div class="gallery">${shown.map((row) => sampleTile(app, frame, row, { size: 84, caption: (one) => answers(frame, one) }))}</div>
+  return html`${frame.index.tile ? nothing : words(app, frame, shown)}<div class="gallery" ?hidden=${!frame.index.tile}>${(frame.index.tile ? shown : []).map((row) => sampleTile(app, frame, row, { size: 84, caption: (one) => answers(frame, one) }))}</div>
     ${rows.length > PER_PAGE ? html`<nav class="pager" aria-label="More samples"><span>${count(from + 1)} to ${count(from + shown.length)} of ${count(rows.length)}</span>
       ${turn(from ? 0 : -1, "first")}${turn(from - PER_PAGE, "← previous")}${turn(from + PER_PAGE, "next →")}${turn(from + PER_PAGE >= rows.length ? -1 : Math.floor((rows.length - 1) / PER_PAGE) * PER_PAGE, "last")}</nav>` : nothing}`;
 }
 
-export function answers(frame, { target, model, baseline }) {
+/** Samples without images, a line each. */
+function words(app, frame, rows) {
+  const all = rows.map((row) => sampleAt(frame, row));
+  if (all.includes(undefined)) return loading();
+  const said = ["target", "model", "baseline"].filter((name) => all.some((one) => one[name] >= 0));
+  return html`<div class="scroll"><table class="list"><thead><tr><th>sample</th>${said.map((name) => html`<th>${name === "target" ? "truth" : name}</th>`)}</tr></thead>
+    <tbody>${all.map((one) => html`<tr><td class="words">${goTo(app, { page: "sample", sample: sampleKey(one) }, html`<bdi>${sampleName(one)}</bdi>`, "sample-link")}</td>
+      ${said.map((name) => html`<td class="words"><bdi>${frame.className(one[name])}</bdi></td>`)}</tr>`)}</tbody></table></div>`;
+}
+
+function answers(frame, { target, model, baseline }) {
   const said = (word, value) => (value === undefined || value < 0 ? nothing : html`<span>${word} <bdi>${frame.className(value)}</bdi></span>`);
   return html`${target === undefined || target < 0 ? nothing : html`<b>is <bdi>${frame.className(target)}</bdi></b>`}${said("model", model)}${said("base", baseline)}`;
 }
