@@ -1,11 +1,13 @@
-"""A run whose every name tries to be more than text, and a run in which nothing is right or wrong."""
+"""A run whose every name tries to be more than text, and one where nothing is right or wrong."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.loggers import TensorBoardLogger
@@ -13,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 import lightning_neurocorr as nc
+from lightning_neurocorr.studies import Column, Figure, Finding, Look, Study, Table
 
 MARKUP = '<img src=x onerror="hacked=1">'
 QUOTES = "\"'`&quot;</script><script>hacked=1</script>${hacked=1}"
@@ -75,6 +78,27 @@ class Numbers(pl.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.01)
 
 
+@dataclass(frozen=True)
+class Odd(Study):
+    """A study whose every text is hostile."""
+
+    def find(self, look: Look) -> Finding:
+        rows = range(sum(look.report.sizes))
+        layers = np.repeat(look.report.layers, look.report.sizes).tolist()
+        units = np.concatenate([np.arange(size) for size in look.report.sizes])
+        columns = {"layer": layers, "unit": units, "said": [NAMES[i % 4] for i in rows],
+                   "value": np.array([i / 7 for i in rows])}  # fmt: skip
+        formats = {"layer": "text", "unit": "count", "said": "text", "value": "signed"}
+        declared = tuple(Column(name, MARKUP, unit=QUOTES if name == "value" else "",
+                                format=how) for name, how in formats.items())  # fmt: skip
+        groups = Table("group", (declared[2], declared[3]),
+                       {"said": list(NAMES), "value": np.array([3.0, np.nan, 1.0, 3.0])},
+                       name="groups", title=RIGHT_TO_LEFT)  # fmt: skip
+        square = Figure("square", np.full((4, 4, 3), 200, np.uint8), QUOTES)
+        return Finding(MARKUP, QUOTES, headline=LONG, tables=(Table("neuron", declared, columns),
+                       groups), figures=(square,), notes=(RIGHT_TO_LEFT,))  # fmt: skip
+
+
 def coarse(batch: Any) -> Tensor:
     """A baseline with a hostile name: it sees two of the four numbers."""
     return batch["x"][:, :2].argmax(1)
@@ -90,7 +114,12 @@ def closer(prediction: Tensor, baseline: Tensor, target: Tensor) -> Tensor:
 def hostile_run(folder: Path, run: str = RUN) -> nc.NeuronAdvantage:
     """Write the run in which every name is hostile."""
     callback = nc.NeuronAdvantage(
-        coarse, sample_id="id", class_names=list(NAMES), visualizer=None, top_k=4
+        coarse,
+        sample_id="id",
+        class_names=list(NAMES),
+        visualizer=None,
+        top_k=4,
+        studies=[Odd()],
     )
     _fit(Hostile(), callback, TensorBoardLogger(folder, name="", version=run), epochs=2)
     return callback

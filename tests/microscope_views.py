@@ -86,14 +86,17 @@ class View:
     def texts(self, selector: str) -> list[str]:
         """What is read in each of several places."""
         return self.frame.evaluate(
-            "selector => [...document.querySelectorAll(selector)].map(one => one.innerText.replaceAll('\\n:', ':'))",
+            """selector => [...document.querySelectorAll(selector)].map(
+            one => one.innerText.replaceAll('\\n:', ':'))""",
             selector,
         )
 
     def rows(self) -> list[list[str]]:
         """The cells of the rows of the table in view, top to bottom, without the picture."""
         return self.frame.evaluate("""() => [...document.querySelectorAll('.grid-row:not([hidden])')]
-            .map(row => [Number(row.getAttribute('aria-rowindex')), [...row.children].filter(cell => !cell.querySelector("canvas")).map(cell => cell.textContent)])
+            .map(row => [Number(row.getAttribute('aria-rowindex')),
+                [...row.children].filter(cell => !cell.querySelector('canvas')).map(
+                cell => cell.textContent)])
             .sort((a, b) => a[0] - b[0]).map(([, cells]) => cells)""")  # noqa: E501
 
 

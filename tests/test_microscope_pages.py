@@ -228,10 +228,39 @@ def test_a_sample_names_the_neurons_that_it_drives(view, written):
     assert said[1].split()[0] == NAMES[samples.model[row]]
     assert said[2].split()[0] == NAMES[samples.baseline[row]]
     moving = report.column("std") != 0
-    expected = {names(report)[i] for i in np.flatnonzero(moving)
-                if row in samples.exemplars["any"][i] or row in samples.exemplars["only_model"][i]}  # fmt: skip
+    groups = [samples.exemplars[group] for group in ("any", "only_model")]
+    driven = [i for i in np.flatnonzero(moving) if any(row in group[i] for group in groups)]
+    expected = {names(report)[i] for i in driven}
     assert set(view.texts(".list .neuron-name")) == expected
     assert names(report)[neuron] in expected
+
+
+def _cells(text: str) -> list[str]:
+    return [cell.strip() for cell in text.split("\t")]
+
+
+def test_a_study_is_drawn_from_its_description(view, written):
+    (finding,) = written.hostile.report.studies.values()
+    view.go(run=HOSTILE_RUN, page="study", study="odd")
+    assert view.text("h1") == MARKUP
+    table, groups = finding.tables
+    shown = [_cells(text) for text in view.texts("[data-table=neuron] tbody tr")]
+    assert [row[0] for row in shown] == names(written.hostile.report)
+    assert all(
+        says(row[-1], value) for row, value in zip(shown, table.values["value"], strict=True)
+    )
+    for by, order in (("-value", [0, 3, 2, 1]), ("value", [2, 0, 3, 1])):
+        view.go(run=HOSTILE_RUN, page="study", study="odd", by=f"groups/{by}")
+        shown = [_cells(text) for text in view.texts("[data-table=groups] tbody tr")]
+        assert [row[0] for row in shown] == [HOSTILE[i] for i in order]
+        values = [groups.values["value"][i] for i in order]
+        assert [row[1] for row in shown[:3]] == [f"+{value:.3f}" for value in values[:3]]
+        assert shown[3][1] == "–"
+    pixel = view.frame.evaluate("""() => [...document.querySelector('figure canvas')
+        .getContext('2d').getImageData(1, 1, 1, 1).data]""")
+    assert pixel == [200, 200, 200, 255]
+    view.go(run=HOSTILE_RUN, page="neuron", neuron=names(written.hostile.report)[3])
+    assert "+0.429" in view.text("[data-study=odd]")
 
 
 # --- over the epochs -----------------------------------------------------------------------------
@@ -251,9 +280,7 @@ def test_the_slider_moves_r_and_says_where_the_rest_is_from(view, written):
     view.frame.locator("#epoch").press("End")
     view.ready()
     assert view.text(".epoch b") == "2"
-    assert view.texts("a.cell b") == [
-        str(int(n)) for n in written.report.outcomes.counts.values()
-    ]
+    assert view.texts("a.cell b") == [str(int(n)) for n in written.report.outcomes.counts.values()]
 
 
 def test_two_epochs_are_compared_neuron_by_neuron(view, written):
@@ -362,6 +389,7 @@ def test_hostile_names_are_text_on_every_page(view, written):
     pages += [{"page": "neuron", "neuron": f"{layer}:1"} for layer in layers]
     pages += [{"page": "sample", "sample": str(i)} for i in range(4)]
     pages += [{"page": "compare"}, {"page": MARKUP}, {"page": "study", "study": MARKUP}]
+    pages += [{"page": "study", "study": "odd", "by": f"groups/-{by}"} for by in ("said", "value")]
     pages += [{"page": "neuron", "neuron": MARKUP}, {"filter": f'verdict:"{MARKUP}"'}]
     pages += [{"page": "compare", "other": MARKUP}]
     seen = ""
@@ -470,8 +498,9 @@ def test_a_table_is_a_grid_for_those_who_cannot_see_it(view, written):
     assert sorted_by.inner_text().startswith("attribution")
     assert view.frame.locator("[aria-live=polite]").count() == 1
     unnamed = view.frame.evaluate("""() => [...document.querySelectorAll(
-        'svg.chart, button, select, input, canvas')].filter(one => !one.closest('[hidden]') && !(one.getAttribute('aria-label')
-        || one.textContent.trim() || one.closest('label') || one.ariaHidden)).length""")
+        'svg.chart, button, select, input, canvas')].filter(
+        one => !one.closest('[hidden]') && !(one.getAttribute('aria-label') ||
+        one.textContent.trim() || one.closest('label') || one.ariaHidden)).length""")
     assert unnamed == 0
 
 

@@ -157,8 +157,9 @@ export const toJson = (bytes) => readable(JSON.parse(new TextDecoder().decode(by
 
 const ARRAYS = { float32: Float32Array, int32: Int32Array, uint32: Uint32Array, uint16: Uint16Array, uint8: Uint8Array };
 
-/** A part as the index describes it: a typed array, or what JSON holds. */
+/** A part as the index describes it: a typed array, what JSON holds, or an image that is being made. */
 export function decoded(bytes, { type }) {
+  if (type === "image") return toImage(bytes);
   if (type === "json") return JSON.parse(new TextDecoder().decode(bytes));
   const array = ARRAYS[type];
   if (!array) throw new Error(`unknown type of a part: ${type}`);

@@ -82,7 +82,8 @@ export class Frame {
     this.#asked = null;
     try {
       const blobs = await source.blobs(about, "parts", asked.map(({ key }) => key));
-      asked.forEach(({ name }, i) => this.#parts.set(name, decoded(blobs[i], this.index.parts[name])));
+      const parts = await Promise.all(asked.map(({ name }, i) => decoded(blobs[i], this.index.parts[name])));
+      asked.forEach(({ name }, i) => this.#parts.set(name, parts[i]));
     } catch (error) {
       for (const { name } of asked) this.#parts.set(name, null);
       shelf.faults.set(`${this.step}/${asked[0].name}`, error.message);

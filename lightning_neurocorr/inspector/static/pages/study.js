@@ -1,11 +1,13 @@
 // Whatever a study found, drawn from its description alone: texts, tables, and its lines on a neuron.
 
 import { html, nothing } from "../vendor/lit-html.js";
-import { NONE, formatted, known, plural } from "../format.js";
+import { NONE, count, formatted, known, missing, plain, plural } from "../format.js";
+import { tileCanvas } from "../images.js";
 import { everyRow, sorted, sortedByText } from "../order.js";
 import { Table, made } from "../table.js";
-import { goTo, loading, nameOf, neuronLink, otherEpoch, sampleTile } from "./pieces.js";
+import { goTo, loading, missingNote, nameOf, neuronLink, otherEpoch, sampleTile } from "./pieces.js";
 
+const SAID_BY_NAME = new Set(["row", "layer", "unit"]); // of a neuron, by its link
 const PLAIN_UP_TO = 100; // rows; longer tables draw only what is in view
 
 export function studyPage(app) {
@@ -17,8 +19,21 @@ export function studyPage(app) {
   }
   return html`<header class="page-title"><div><h1>${study.title || study.name}</h1><p class="verdict">${study.about}</p></div></header>
     ${otherEpoch(app)}
-    ${(study.texts ?? []).map(({ title, text }) => html`<section class="card"><h2>${title}</h2><p class="text">${text}</p></section>`)}
-    ${(study.tables ?? []).map((table) => html`<section class="card table-card" data-table=${table.name}><h2>${table.title || table.name} <small>${plural(table.rows, table.per)}</small></h2>${tableOf(app, study, table)}</section>`)}`;
+    ${missing(study) ? html`<section class="card">${missingNote(study)}</section>` : nothing}
+    ${study.headline || known(Object.values(study.numbers ?? {})[0]) ? html`<section class="card hero"><h1>${study.headline}</h1>${numbersOf(study)}</section>` : nothing}
+    ${(study.texts ?? []).map(({ title, text }) => html`<section class="card">${title ? html`<h2>${title}</h2>` : nothing}<p class="text">${text}</p></section>`)}
+    ${(study.tables ?? []).map((table) => html`<section class="card table-card" data-table=${table.name}><h2>${table.title || table.name} <small>${table.all > table.rows ? `the first ${count(table.rows)} of ${count(table.all)}` : plural(table.rows, table.per)}</small></h2>${tableOf(app, study, table)}</section>`)}
+    ${(study.pictures ?? []).map(({ name, caption, part }) => html`<figure class="card">${figure(frame.get(part), caption || name)}<figcaption>${caption}</figcaption></figure>`)}`;
+}
+
+const numbersOf = ({ numbers }) => (Object.keys(numbers ?? {}).length ? html`<dl class="facts">${Object.entries(numbers).map(([name, value]) => html`<div><dt>${name.replaceAll("_", " ")}</dt><dd>${plain(value)}</dd></div>`)}</dl>` : nothing);
+
+function figure(image, label) {
+  if (!image) return image === undefined ? loading("") : nothing;
+  const { width: w, height: h } = image;
+  const canvas = tileCanvas({ image, x: 0, y: 0, w, h }, Math.max(w, h, 200), label);
+  canvas.style.height = "auto";
+  return canvas;
 }
 
 /** The columns of a table with their values; undefined while on their way. */
@@ -40,7 +55,7 @@ function tableOf(app, study, table) {
   const all = valuesOf(frame, table);
   if (!all) return loading("Loading the table");
   const rowOf = subjects(frame, table, all);
-  const columns = all.filter(({ name }) => !(rowOf && name === "row"));
+  const columns = all.filter(({ name }) => !(rowOf && SAID_BY_NAME.has(name)));
   const [sortTable, sortKey] = sortOf(state.by);
   const descending = sortKey.startsWith("-");
   const by = sortTable === table.name ? columns.find(({ name }) => name === sortKey.replace(/^-/, "")) : null;
@@ -53,7 +68,7 @@ function tableOf(app, study, table) {
     <thead><tr>${rowOf ? html`<th>${table.per}</th>` : nothing}${columns.map(({ name, title, meaning, unit, values }) => html`<th class=${isText(values) ? "" : "numeric"} title=${meaning}
       aria-sort=${by?.name === name ? (descending ? "descending" : "ascending") : "none"}><button type="button" @click=${() => sort(name)}>${title || name}${unit ? html` <small>${unit}</small>` : nothing}${by?.name === name ? (descending ? " ↓" : " ↑") : ""}</button></th>`)}</tr></thead>
     <tbody>${Array.from(order, (row) => html`<tr>${rowOf ? html`<td>${subject(app, table, rowOf(row))}</td>` : nothing}
-      ${columns.map(({ values, format }) => html`<td class=${isText(values) ? "words" : "numeric"}>${cellText(values?.[row], format)}</td>`)}</tr>`)}</tbody></table></div>`;
+      ${columns.map(({ values, format }) => html`<td class=${isText(values) ? "words" : "numeric"}><div class="clamp">${cellText(values?.[row], format)}</div></td>`)}</tr>`)}</tbody></table></div>`;
 }
 
 function sortOf(text = "") {
@@ -120,7 +135,7 @@ export function neuronOfStudies(app, row) {
       const own = columns.find(({ name }) => name === "row")?.values;
       const at = own ? own.indexOf(row) : rowOf ? row : -1;
       if (at < 0) return nothing;
-      return html`<dl class="pairs">${columns.filter(({ name }) => name !== "row").map(({ name, title, meaning, unit, format, values }) => html`<dt title=${meaning}>${title || name}</dt><dd>${cellText(values?.[at], format)} ${unit}</dd>`)}</dl>`;
+      return html`<dl class="pairs">${columns.filter(({ name }) => !SAID_BY_NAME.has(name)).map(({ name, title, meaning, unit, format, values }) => html`<dt title=${meaning}>${title || name}</dt><dd>${cellText(values?.[at], format)} ${unit}</dd>`)}</dl>`;
     });
     if (lines.every((line) => line === nothing)) return nothing;
     return html`<section class="card" data-study=${study.name}><h2>${goTo(app, { page: "study", study: study.name }, study.title || study.name)}</h2>${lines}</section>`;
