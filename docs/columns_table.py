@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lightning_neurocorr.report.rows import DECLARED
+from lightning_neurocorr.report.neuron import DECLARED
 
 MARK = "<!-- the table of columns -->"
 

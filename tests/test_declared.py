@@ -13,7 +13,7 @@ import pytest
 import lightning_neurocorr
 from lightning_neurocorr.report import COLUMNS, SMALL_IS_STRONG, NeuronRow
 from lightning_neurocorr.report.declared import FORMATS, Column
-from lightning_neurocorr.report.rows import DECLARED
+from lightning_neurocorr.report.neuron import DECLARED
 
 
 def test_small_values_are_strong_where_small_means_strong() -> None:
@@ -81,9 +81,9 @@ def test_a_new_column_is_declared_in_one_file(tmp_path: Path) -> None:
     source = Path(lightning_neurocorr.__file__).parent
     copy = tmp_path / source.name
     shutil.copytree(source, copy, ignore=shutil.ignore_patterns("__pycache__"))
-    rows = copy / "report" / "rows.py"
-    before, mark, after = rows.read_text().partition("    dead: bool = ")
-    rows.write_text(before + MOOD + mark + after)
+    declarations = copy / "report" / "neuron.py"
+    before, mark, after = declarations.read_text().partition("    dead: bool = ")
+    declarations.write_text(before + MOOD + mark + after)
     done = subprocess.run(
         [sys.executable, "-c", REHEARSAL, str(source.parent / "docs")],
         check=False, cwd=tmp_path, env={"PYTHONPATH": str(tmp_path)}, capture_output=True,

@@ -14,7 +14,7 @@ from lightning_neurocorr.inspector import export
 from lightning_neurocorr.inspector.reading import stored_in
 from lightning_neurocorr.inspector.restored import Restored, restored
 from lightning_neurocorr.report import COLUMNS, NeuronReport, Outcomes, TopList
-from lightning_neurocorr.report.listing import printable
+from lightning_neurocorr.report.written import printable
 
 _SOURCE = "a report file that report.save wrote, or the folder of a run that TensorBoard reads"
 

@@ -17,7 +17,7 @@ from lightning_neurocorr.inspector.encoding import Part, dumped, pack, pack_json
 from lightning_neurocorr.inspector.findings import described_column, studies
 from lightning_neurocorr.report import COLUMNS, LayerSummary, NeuronReport, Samples, to_rgb
 from lightning_neurocorr.report.claims import Claim, bits, claims
-from lightning_neurocorr.report.rows import DECLARED
+from lightning_neurocorr.report.neuron import DECLARED
 
 SCHEMA = 1
 

@@ -9,20 +9,16 @@ from lightning_neurocorr.report.finding import Figure, Finding
 from lightning_neurocorr.report.finding_table import Table
 from lightning_neurocorr.report.history import HistoryEntry
 from lightning_neurocorr.report.images import to_rgb
-from lightning_neurocorr.report.listing import Rows, TopList
+from lightning_neurocorr.report.neuron import COLUMNS, SMALL_IS_STRONG, NeuronRow
+from lightning_neurocorr.report.outcomes import Outcomes
 from lightning_neurocorr.report.panels import Panel, Picture, Sample
 from lightning_neurocorr.report.placebo import PlaceboCounts
-from lightning_neurocorr.report.rows import (
-    COLUMNS,
-    SMALL_IS_STRONG,
-    LayerSummary,
-    NeuronRow,
-    Outcomes,
-    noise_ceiling,
-)
+from lightning_neurocorr.report.rows import Rows
 from lightning_neurocorr.report.samples import Samples, Thumbnails
 from lightning_neurocorr.report.storage import SCHEMA
+from lightning_neurocorr.report.summary import LayerSummary, noise_ceiling
 from lightning_neurocorr.report.table import NeuronReport
+from lightning_neurocorr.report.top_list import TopList
 
 __all__ = [
     "COLUMNS",

@@ -13,7 +13,7 @@ import numpy as np
 
 from lightning_neurocorr.report.finding import Finding
 from lightning_neurocorr.report.layout import Layout
-from lightning_neurocorr.report.rows import Outcomes
+from lightning_neurocorr.report.outcomes import Outcomes
 from lightning_neurocorr.report.table import NeuronReport
 
 # Beyond this many neurons an entry keeps r of the strongest only: 200 validations of a million

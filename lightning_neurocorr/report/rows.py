@@ -1,335 +1,71 @@
-"""What a report says of one neuron, one layer and all samples."""
+"""The rows of a report, made on access."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import MISSING, dataclass, field, fields
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import overload
 
-from lightning_neurocorr.report.declared import Column
+import numpy as np
 
+from lightning_neurocorr.report import verdict
+from lightning_neurocorr.report.layout import Layout
+from lightning_neurocorr.report.neuron import COLUMNS, NeuronRow
 
-@dataclass(frozen=True)
-class Outcomes:
-    """How many samples fall in each outcome group, and whether the model beats the baseline.
-
-    Where right and wrong mean nothing (regression, say) all of it is NaN: ``Outcomes()``.
-
-    Attributes:
-        both: Samples that model and baseline both get right.
-        only_model: Samples that only the model gets right.
-        only_baseline: Samples that only the baseline gets right.
-        neither: Samples that neither gets right.
-        p_value: McNemar's exact two-sided p; NaN where no sample tells the two apart.
-    """
-
-    both: float = math.nan
-    only_model: float = math.nan
-    only_baseline: float = math.nan
-    neither: float = math.nan
-    p_value: float = math.nan
-
-    @property
-    def n(self) -> int:
-        """Number of samples that are in a group; 0 where there are no groups."""
-        total = sum(self.counts.values())
-        return 0 if math.isnan(total) else int(total)
-
-    @property
-    def model_accuracy(self) -> float:
-        """Share of samples that the model gets right."""
-        return (self.both + self.only_model) / self.n if self.n else math.nan
-
-    @property
-    def baseline_accuracy(self) -> float:
-        """Share of samples that the baseline gets right."""
-        return (self.both + self.only_baseline) / self.n if self.n else math.nan
-
-    @property
-    def counts(self) -> dict[str, float]:
-        """The four counts by the name of their group."""
-        return {
-            name: getattr(self, name) for name in ("both", "only_model", "only_baseline", "neither")
-        }
+_BLOCK = 4096  # rows made at once when one goes through all
 
 
-def column(
-    meaning: str,
-    *,
-    unit: str = "",
-    format: str = "number",  # noqa: A002 -- the word of `Column`
-    null: str = "",
-    shown: tuple[str, ...] = (),
-) -> Any:
-    """A field of :class:`NeuronRow` that is a column of the report: see ``Column``."""
-    return field(
-        default=math.nan,
-        metadata={"meaning": meaning, "unit": unit, "format": format, "null": null, "shown": shown},
-    )
+class Rows(Sequence[NeuronRow]):
+    """The rows of a report, made on access."""
+
+    def __init__(self, layout: Layout, columns: Mapping[str, np.ndarray]) -> None:
+        self._layout, self._columns = layout, columns
+
+    def __len__(self) -> int:
+        return len(self._layout)
+
+    @overload
+    def __getitem__(self, index: int) -> NeuronRow: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[NeuronRow]: ...
+    def __getitem__(self, index: int | slice) -> NeuronRow | list[NeuronRow]:
+        if isinstance(index, slice):
+            wanted = range(*index.indices(len(self)))
+            if wanted.step == 1:
+                return list(self._made(wanted.start, wanted.stop))
+            return [self[i] for i in wanted]
+        i = range(len(self))[index]
+        return next(self._made(i, i + 1))
+
+    def __iter__(self) -> Iterator[NeuronRow]:
+        for start in range(0, len(self), _BLOCK):
+            yield from self._made(start, min(start + _BLOCK, len(self)))
+
+    def _made(self, start: int, stop: int) -> Iterator[NeuronRow]:
+        """The rows from ``start`` to before ``stop``, their verdicts put in words together."""
+        at = np.arange(start, stop)
+        columns = {name: column[start:stop] for name, column in self._columns.items()}
+        columns = dict.fromkeys(COLUMNS, np.full(len(at), np.nan)) | columns
+        dead = is_dead(columns["mean"], columns["std"])
+        sentences = verdict.neurons(columns, dead)
+        which, units = self._layout.neurons(at)
+        numbers = zip(*(_numbers(columns[name]) for name in COLUMNS), strict=True)
+        for i, values in enumerate(numbers):
+            yield NeuronRow(
+                layer=self._layout.layers[int(which[i])],
+                unit=int(units[i]),
+                dead=bool(dead[i]),
+                verdict=sentences[i],
+                **dict(zip(COLUMNS, values, strict=True)),
+            )
 
 
-def fact(meaning: str, *, format: str = "text") -> Any:  # noqa: A002
-    """A field of :class:`NeuronRow` that the report's columns do not hold, but give."""
-    return field(metadata={"meaning": meaning, "format": format})
+def _numbers(column: np.ndarray) -> list[float]:
+    """Python's numbers; NaN is one object, so that rows with the same NaN are equal."""
+    found = column.astype(np.float64).tolist()
+    return [math.nan if value != value else value for value in found]
 
 
-# The views of a report that pick their columns by `shown`.
-LIST, TENSORBOARD = "list", "tensorboard"
-_BOTH = (LIST, TENSORBOARD)
-_LOGITS = "logits"
-
-
-@dataclass(frozen=True, kw_only=True)
-class NeuronRow:
-    """What is known of one neuron; undefined is NaN.
-
-    Here every column of a report is declared: its name, meaning, unit, format, what it is where
-    there is nothing to find, and which views show it unasked. All tables follow from it.
-    """
-
-    layer: str = fact("Dotted name of the layer.")
-    unit: int = fact("Index of the neuron in its layer.", format="step")
-
-    # Encodes: does the activation go with the advantage?
-    r: float = column(
-        "Pearson correlation of activation and advantage.",
-        format="signed", null="0", shown=_BOTH,
-    )  # fmt: skip
-    r_low: float = column(
-        "Lower end of the 95 % interval of r (Fisher's z).", format="signed", shown=_BOTH
-    )
-    r_high: float = column("Upper end of that interval.", format="signed", shown=_BOTH)
-    p_value: float = column(
-        "Two-sided p of r; none where too few samples are expected to be co-active.",
-        format="small", null="uniform",
-    )  # fmt: skip
-    q_value: float = column(
-        "Benjamini-Hochberg q of r over the neurons of the layer that have a p.",
-        format="small", null="1", shown=_BOTH,
-    )  # fmt: skip
-    r_within_class: float = column(
-        "r with the class means of activation and advantage taken out.",
-        format="signed", null="0", shown=(TENSORBOARD,),
-    )  # fmt: skip
-    p_within_class: float = column("p of r_within_class.", format="small", null="uniform")
-    q_within_class: float = column("q of r_within_class.", format="small", null="1")
-    r_replicated: float = column(
-        "r on the half of the samples that supports it less: an estimate that the selection of the "
-        "neuron by its r cannot have inflated.",
-        format="signed", null="0", shown=(TENSORBOARD,),
-    )  # fmt: skip
-    r_fold_0: float = column("r on one half of the samples.", format="signed", null="0")
-    r_fold_1: float = column("r on the other half.", format="signed", null="0")
-
-    # The parts of the advantage, each within classes.
-    r_baseline_wrong: float = column(
-        "Among samples that the model gets right: correlation of activation and the baseline being "
-        "wrong, within class.",
-        format="signed", null="0",
-    )  # fmt: skip
-    q_baseline_wrong: float = column(
-        "q of r_baseline_wrong being positive, within the layer.", format="small", null="1"
-    )
-    r_model_right: float = column(
-        "Among samples that the baseline gets wrong: correlation of activation and the model being "
-        "right, within class.",
-        format="signed", null="0",
-    )  # fmt: skip
-    q_model_right: float = column(
-        "q of r_model_right being positive, within the layer.", format="small", null="1"
-    )
-    q_only_model: float = column(
-        "q of r_baseline_wrong and r_model_right both being positive, from the larger p.",
-        format="small", null="1",
-    )  # fmt: skip
-    r_baseline_right: float = column(
-        "Among samples that the model gets wrong: correlation of activation and the baseline being "
-        "right, within class.",
-        format="signed", null="0",
-    )  # fmt: skip
-    q_baseline_right: float = column(
-        "q of r_baseline_right being positive, within the layer.", format="small", null="1"
-    )
-    r_model_wrong: float = column(
-        "Among samples that the baseline gets right: correlation of activation and the model being "
-        "wrong, within class.",
-        format="signed", null="0",
-    )  # fmt: skip
-    q_model_wrong: float = column(
-        "q of r_model_wrong being positive, within the layer.", format="small", null="1"
-    )
-    q_only_baseline: float = column(
-        "q of r_baseline_right and r_model_wrong both being positive, from the larger p.",
-        format="small", null="1",
-    )  # fmt: skip
-    parts_replicated: float = column(
-        "The smallest r of a part in either half of the samples: the parts of the model's "
-        "advantage, or of the baseline's where r is negative.",
-        format="signed", null="0",
-    )  # fmt: skip
-
-    # The activation.
-    contrast_t: float = column(
-        "Smallest t of only_model against each other outcome group.", null="0", shown=(TENSORBOARD,)
-    )
-    mean_both: float = column(
-        "Mean activation over the samples that both get right.", shown=(TENSORBOARD,)
-    )
-    mean_only_model: float = column(
-        "Mean activation where only the model is right.", shown=(TENSORBOARD,)
-    )
-    mean_only_baseline: float = column(
-        "Mean activation where only the baseline is right.", shown=(TENSORBOARD,)
-    )
-    mean_neither: float = column("Mean activation where neither is right.", shown=(TENSORBOARD,))
-    mean: float = column("Mean activation.")
-    std: float = column("Standard deviation of the activation.")
-    active: float = column("Share of samples in which the activation is not 0.", format="share")
-    mean_over_positions: float = column(
-        "Mean activation over samples and positions, whatever the pooling: the centre of "
-        "attribution, and what a silenced neuron says."
-    )
-
-    # Used: does the answer depend on it where the model wins?
-    attribution: float = column(
-        "Mean over only_model samples of (activation - mean_over_positions) x gradient of "
-        "logit[truth] - logit[baseline's answer].",
-        unit=_LOGITS, format="signed", null="0", shown=_BOTH,
-    )  # fmt: skip
-    attribution_low: float = column(
-        "Lower end of the 95 % interval of attribution.",
-        unit=_LOGITS, format="signed", shown=(TENSORBOARD,),
-    )  # fmt: skip
-    attribution_high: float = column(
-        "Upper end of that interval.", unit=_LOGITS, format="signed", shown=(TENSORBOARD,)
-    )
-    attribution_q: float = column(
-        "q of attribution = 0, within the layer.", format="small", null="1"
-    )
-    attribution_contrast: float = column(
-        "The neuron's share of its layer's sum of |attribution| where only the model is right, "
-        "minus that on matched samples that both get right, of the same class and with the same "
-        "rival.",
-        format="signed", null="0",
-    )  # fmt: skip
-    attribution_contrast_low: float = column(
-        "Lower end of the 95 % interval of attribution_contrast.", format="signed"
-    )
-    attribution_contrast_high: float = column("Upper end of that interval.", format="signed")
-    attribution_contrast_q: float = column(
-        "q of a share that is no larger where only the model is right, within the layer.",
-        format="small", null="1",
-    )  # fmt: skip
-    attribution_shared: float = column(
-        "The share on these matched samples, where a against b counts as much as b against a for "
-        "all classes a and b. Below 0 the neuron speaks against what it tells of the class.",
-        format="signed", null="0",
-    )  # fmt: skip
-
-    # Needed: what is lost without it?
-    ablation: float = column(
-        "What silencing costs in logit[truth] - logit[baseline's answer] on held-out advantage "
-        "samples beyond what it costs on shared ones (difference in differences).",
-        unit=_LOGITS, format="signed", null="0", shown=_BOTH,
-    )  # fmt: skip
-    ablation_control: float = column(
-        "The same for random neurons of the layer, on average.",
-        unit=_LOGITS, format="signed", shown=(TENSORBOARD,),
-    )  # fmt: skip
-    ablation_p: float = column(
-        "Share of random neurons that cost at least as much.", format="small", null="uniform"
-    )
-    ablation_q: float = column(
-        "q of costing advantage samples no more than shared ones, beyond what random neurons cost, "
-        "over all neurons silenced (permutation of samples).",
-        format="small", null="1",
-    )  # fmt: skip
-    ablation_advantage: float = column(
-        "Loss of accuracy on held-out advantage samples.", format="share", null="0"
-    )
-    ablation_shared: float = column(
-        "Loss of accuracy on class-matched held-out shared samples.", format="share", null="0"
-    )
-
-    # The second pass.
-    auroc: float = column(
-        "How well the activation tells only_model samples from the others.", null="0.5"
-    )
-    spearman: float = column(
-        "Rank correlation of activation and advantage.", format="signed", null="0"
-    )
-    p_max_t: float = column(
-        "Family-wise p of r among the neurons of the second pass, by permutation within classes.",
-        format="small", null="uniform",
-    )  # fmt: skip
-
-    # History.
-    risen_at: float = column(
-        "The step of the validation from which on r kept at least half of what it is now; none "
-        "where r is not positive, or where history does not reach.",
-        unit="step", format="step", shown=(TENSORBOARD,),
-    )  # fmt: skip
-    rank_before: float = column(
-        "The neuron's place in its layer by r at the validation before, from 1.",
-        unit="rank", format="count",
-    )  # fmt: skip
-
-    dead: bool = fact("Whether the neuron was the same on every sample.")
-    verdict: str = fact("What of this can be believed, in words.")
-
-    @property
-    def name(self) -> str:
-        """``layer:unit``."""
-        return f"{self.layer}:{self.unit}"
-
-
-# Everything that a row says, in order; of these, the columns of numbers that a report holds.
-DECLARED = {f.name: Column(f.name, **f.metadata) for f in fields(NeuronRow)}
-COLUMNS = tuple(f.name for f in fields(NeuronRow) if f.default is not MISSING)
-SMALL_IS_STRONG = {name for name in COLUMNS if DECLARED[name].small_is_strong}
-
-NeuronRow.__doc__ = "\n        ".join(
-    [
-        f"{NeuronRow.__doc__}\n    Attributes:",
-        *(f"{c.name}: {c.meaning}" for c in DECLARED.values()),
-    ]
-)
-
-
-@dataclass(frozen=True)
-class LayerSummary:
-    """One layer at a glance.
-
-    Attributes:
-        layer: Dotted name.
-        neurons: Number of neurons, D.
-        dead: How many were the same on every sample.
-        strongest: Unit with the largest r, -1 where there is none.
-        max_r: Its r.
-        min_r: The most negative r.
-        significant: Neurons with ``q_value <= 0.05``.
-        noise_ceiling: The |r| that the largest of D unrelated neurons reaches by chance.
-        stability: Share of the top list by r that the list of the validation before shares
-            (Jaccard index); NaN where there was none.
-        verdict: The layer in words.
-        read_at: Where it is read: its own name, or the place behind it; empty where unknown.
-    """
-
-    layer: str
-    neurons: int
-    dead: int
-    strongest: int
-    max_r: float
-    min_r: float
-    significant: int
-    noise_ceiling: float
-    stability: float
-    verdict: str
-    read_at: str = ""
-
-
-def noise_ceiling(num_neurons: int, n: float) -> float:
-    """The |r| that the largest of D unrelated neurons reaches by chance: sqrt(2 ln(2 D) / n)."""
-    if num_neurons < 1 or n <= 0:
-        return math.nan
-    return min(1.0, math.sqrt(2 * math.log(2 * num_neurons) / n))
+def is_dead(mean: np.ndarray, std: np.ndarray) -> np.ndarray:
+    """Whether each neuron was the same on every sample, ``(D,)`` bool."""
+    return ~(std > 0) & np.isfinite(mean)

@@ -11,9 +11,9 @@ from typing import Any, TypeVar
 import numpy as np
 
 from lightning_neurocorr.report.finding_files import pack_findings, unpack_findings
+from lightning_neurocorr.report.outcomes import Outcomes
 from lightning_neurocorr.report.panels import pack_panels, unpack_panels
 from lightning_neurocorr.report.placebo import PlaceboCounts
-from lightning_neurocorr.report.rows import Outcomes
 from lightning_neurocorr.report.samples import pack_samples, unpack_samples
 
 # 2: columns of the history and ``stability``. 3: the parts of the advantage, without which nothing

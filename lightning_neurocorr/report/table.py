@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from functools import cached_property
 from html import escape
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +16,16 @@ import numpy as np
 from lightning_neurocorr.report import storage, verdict
 from lightning_neurocorr.report.finding import Finding, overview
 from lightning_neurocorr.report.layout import Layout
-from lightning_neurocorr.report.listing import Rows, TopList, is_dead, printable
+from lightning_neurocorr.report.neuron import COLUMNS, SMALL_IS_STRONG, NeuronRow
+from lightning_neurocorr.report.outcomes import Outcomes
 from lightning_neurocorr.report.panels import Panel
 from lightning_neurocorr.report.placebo import PlaceboCounts
-from lightning_neurocorr.report.rows import (
-    COLUMNS,
-    SMALL_IS_STRONG,
-    LayerSummary,
-    NeuronRow,
-    Outcomes,
-    noise_ceiling,
-)
+from lightning_neurocorr.report.ranking import largest_of, worth_showing
+from lightning_neurocorr.report.rows import Rows, is_dead
 from lightning_neurocorr.report.samples import Samples
+from lightning_neurocorr.report.summary import LayerSummary, summary
+from lightning_neurocorr.report.top_list import TopList
+from lightning_neurocorr.report.written import printable, typeset
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,7 +125,7 @@ class NeuronReport:
         studies = "".join(
             found._repr_html_() for found in self.studies.values() if found.state != "not_asked"
         )
-        return f"<p>{escape(self.headline)}</p>{compared}{top}{studies}"
+        return f"<p>{escape(typeset(self.headline))}</p>{compared}{top}{studies}"
 
     @cached_property
     def layout(self) -> Layout:
@@ -148,10 +145,19 @@ class NeuronReport:
     @property
     def summaries(self) -> list[LayerSummary]:
         """One :class:`LayerSummary` per layer."""
-        dead = self.column("dead")
+        dead, known = self.column("dead"), {"r": self.column("r"), **self.columns}
         places = self.read_at or [""] * len(self.layers)
-        parts = zip(self.layout.slices.items(), places, strict=True)
-        return [self._summary(layer, span, dead, place) for (layer, span), place in parts]
+        return [
+            summary(
+                layer,
+                {name: column[span] for name, column in known.items()},
+                dead[span],
+                self.n,
+                stability=self.stability.get(layer, math.nan),
+                read_at=place,
+            )
+            for (layer, span), place in zip(self.layout.slices.items(), places, strict=True)
+        ]
 
     @property
     def headline(self) -> str:
@@ -212,7 +218,7 @@ class NeuronReport:
             largest = by not in SMALL_IS_STRONG
         known = np.flatnonzero(~np.isnan(values))
         rows, strength = self.rows, values if largest else -values
-        chosen = [rows[span.start + int(i)] for i in _largest(strength, known, max(0, int(k)))]
+        chosen = [rows[span.start + int(i)] for i in largest_of(strength, known, max(0, int(k)))]
         order = f"the {'largest' if largest else 'smallest'} {by} first"
         return TopList(
             chosen,
@@ -238,26 +244,16 @@ class NeuronReport:
         span = self._span(layer)
         columns = {name: self.column(name)[span] for name in ("r", "attribution")}
         columns |= {name: column[span] for name, column in self.columns.items()}
-        kind, evidence = verdict.standing(columns)
-        rows, names, k = self.rows, verdict.KINDS, max(0, k)
-        *passed, other = (np.flatnonzero(kind == which) for which in range(len(names)))
-        chosen = [int(i) for members in passed for i in _largest(evidence, members, k)]
-        # Neither score may hide the other: r misses knowledge that is spread over many neurons,
-        # attribution misses detectors.
-        scores = (evidence, columns["attribution"])
-        turns = (_largest(score, other[score[other] > 0], k).tolist() for score in scores)
-        pairs = zip_longest(*turns)
-        chosen = list(
-            dict.fromkeys([*chosen, *(i for pair in pairs for i in pair if i is not None)])
-        )
+        chosen, counts = worth_showing(columns, max(0, k))
+        rows = self.rows
         return TopList(
-            [rows[span.start + i] for i in chosen[:k]],
+            [rows[span.start + i] for i in chosen],
             order="those that passed their controls first",
             layer=layer,
-            chosen_from=len(evidence),
+            chosen_from=len(columns["r"]),
             n=self.n,
             placebo=self.placebo.sentence,
-            kinds=dict(zip(names, np.bincount(kind, minlength=len(names)).tolist(), strict=True)),
+            kinds=counts,
         )
 
     def row(self, layer: str, unit: int) -> NeuronRow:
@@ -351,32 +347,3 @@ class NeuronReport:
     def _span(self, layer: str | None) -> slice:
         """The positions of a layer's neurons; of all where it is None."""
         return slice(0, len(self.layout)) if layer is None else self.layout.span(layer)
-
-    def _summary(self, layer: str, span: slice, dead: np.ndarray, read_at: str) -> LayerSummary:
-        columns = {name: column[span] for name, column in self.columns.items()}
-        columns.setdefault("r", self.column("r")[span])
-        r = columns["r"]
-        known = np.flatnonzero(np.isfinite(r))
-        return LayerSummary(
-            layer=layer,
-            neurons=len(r),
-            dead=int(dead[span].sum()),
-            strongest=int(known[np.argmax(r[known])]) if len(known) else -1,
-            max_r=float(np.max(r[known])) if len(known) else math.nan,
-            min_r=float(np.min(r[known])) if len(known) else math.nan,
-            significant=int(verdict.associated(columns).sum()),
-            noise_ceiling=noise_ceiling(len(r), self.n),
-            stability=self.stability.get(layer, math.nan),
-            verdict=verdict.layer(columns),
-            read_at=read_at,
-        )
-
-
-def _largest(values: np.ndarray, members: np.ndarray, k: int) -> np.ndarray:
-    """Which ``k`` of the members have the largest values, in order; of equals the first."""
-    keys = -values[members]
-    keys[np.isnan(keys)] = np.inf
-    if 0 < k < len(keys):  # sorting a million neurons for ten rows is the slow way
-        near = np.flatnonzero(keys <= np.partition(keys, k - 1)[k - 1])
-        members, keys = members[near], keys[near]
-    return members[np.argsort(keys, kind="stable")[:k]]

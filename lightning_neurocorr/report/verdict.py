@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from lightning_neurocorr.report.rows import Outcomes
+from lightning_neurocorr.report.outcomes import Outcomes
 from lightning_neurocorr.report.written import plain, small
 
 ALPHA = 0.05

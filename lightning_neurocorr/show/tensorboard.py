@@ -18,7 +18,7 @@ import numpy as np
 from lightning_neurocorr.report import LayerSummary, NeuronReport, NeuronRow
 from lightning_neurocorr.report.finding import overview
 from lightning_neurocorr.report.history import HistoryEntry
-from lightning_neurocorr.report.rows import COLUMNS, DECLARED, TENSORBOARD
+from lightning_neurocorr.report.neuron import COLUMNS, DECLARED, TENSORBOARD
 from lightning_neurocorr.report.written import (
     UNDEFINED,
     fixed,
