@@ -50,7 +50,8 @@ def test_a_row_is_built_by_name() -> None:
 REHEARSAL = """
 import json, sys
 import numpy as np
-from lightning_neurocorr.inspector.payload import described_column
+from lightning_neurocorr.inspector.findings import described_column
+from lightning_neurocorr.report.neuron import DECLARED
 from lightning_neurocorr.report import NeuronReport, NeuronRow
 from lightning_neurocorr.show.tensorboard import markdown
 sys.path.insert(0, sys.argv[1])
@@ -66,7 +67,7 @@ print(json.dumps({
     "list": str(report.top(2)),
     "notebook": report.top(2)._repr_html_(),
     "tensorboard": markdown(report),
-    "microscope": described_column("mood"),
+    "microscope": described_column(DECLARED["mood"]),
     "help": NeuronRow.__doc__,
     "page": table(),
 }))

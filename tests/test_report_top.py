@@ -68,10 +68,10 @@ def test_a_top_list_knows_how_many_neurons_it_was_chosen_from() -> None:
 def passing(r: float, attribution: float = NAN, within: float | None = None, **more: float) -> dict:
     """The columns of a neuron that encodes the advantage, and is used if it has attribution."""
     known = {
-        "r": r, "q_value": 0.01, "r_within_class": r if within is None else within,
+        "r": r, "q_value": 0.001, "r_within_class": r if within is None else within,
         "q_within_class": 0.01, "q_only_model": 0.01, "attribution": attribution,
         "attribution_q": 0.01, "attribution_low": attribution - 0.1,
-        "attribution_contrast": attribution, "attribution_contrast_q": 0.01,
+        "attribution_contrast": attribution, "attribution_contrast_q": 0.001,
     }  # fmt: skip
     return known | more
 
