@@ -163,8 +163,6 @@ def compare(
         >>> report.outcomes.only_model
         32
     """
-    if attribution is True:  # no training waits for it
-        attribution = Attribution(max_share=1.0)
     options = Options.of(locals())
     keeps = visualizer is not None or inspector is not None
     gallery = Gallery(inspector or Inspector(), to_image) if keeps else None

@@ -237,8 +237,9 @@ def test_balanced_weights_give_both_directions_of_two_classes_the_same() -> None
 
 
 def test_settings() -> None:
-    assert Attribution().limit(2000) == 512
-    assert Attribution().limit(10_000) == 600
+    assert Attribution().limit(2000) == 1024
+    assert Attribution(4096).limit(10_000) == 1024
+    assert Attribution(4096).limit(50_000) == 3000
     assert Attribution().limit(10**6) == Attribution().limit() == 1024
     assert SampleChoice(Attribution(max_samples=100), 800).rate == 1
     assert SampleChoice(Attribution(max_samples=100), 800).wanted == (100, 200)

@@ -135,7 +135,7 @@ def _failing(batch: Any) -> torch.Tensor:
     raise RuntimeError("no answer")
 
 
-def test_without_a_training_that_waits_every_win_is_attributed() -> None:
+def test_every_win_of_a_small_set_is_attributed() -> None:
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.ReLU(), torch.nn.Linear(6, 3))
     x = torch.randn(2000, 4)
@@ -151,4 +151,4 @@ def test_without_a_training_that_waits_every_win_is_attributed() -> None:
     weight, rival = model[2].weight.detach(), (y + 1) % 3
     k = (hidden - hidden.mean(0)) * (hidden > 0) * (weight[y] - weight[rival])
     np.testing.assert_allclose(found(True), k[wins].double().mean(0), rtol=1e-4, atol=1e-6)
-    assert not np.allclose(found(Attribution()), found(True), rtol=1e-3)
+    assert not np.allclose(found(Attribution(max_samples=500)), found(True), rtol=1e-3)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-_ENOUGH = 512  # `only_model` samples that are worth their time in the smallest validation set
+_ENOUGH = 1024  # `only_model` samples that are worth their time in the smallest validation set
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class Attribution:
         max_samples: At most so many ``only_model`` samples per validation, over all processes, and
             a partner of ``both`` for each that finds one.
         max_share: Both groups together are at most this share of all validation samples, once there
-            are 512 of each: a sample costs about two more forwards.
+            are 1,024 of each: a sample costs about two more forwards.
         method: ``"gradient"`` takes the gradient at the activation; ``"path"`` averages it over the
             line from zero to the activation, one layer at a time (Sundararajan et al. 2017): also
             right where the gradient saturates, but ``path_steps`` passes per layer.

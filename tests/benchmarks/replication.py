@@ -224,7 +224,7 @@ def parsed(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--needed", action="store_true", help="ablation too: much slower")
     parser.add_argument("--no-attribution", action="store_true", help="only what is encoded")
     parser.add_argument(
-        "--max-share", type=float, help="of samples attributed; 0.12 is a callback's in a fit"
+        "--max-share", type=float, help="of samples attributed, once there are 1,024"
     )
     parser.add_argument("--placebo-only", action="store_true", help="real and placebo only")
     parser.add_argument("--only", choices=("digits", "fashion"), help="one of the data sets")
