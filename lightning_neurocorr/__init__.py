@@ -44,6 +44,8 @@ if TYPE_CHECKING:
     from lightning_neurocorr.studies.slices import Slices as Slices
     from lightning_neurocorr.studies.words import Words as Words
     from lightning_neurocorr.validation.metadata import ImageStatistics as ImageStatistics
+    from lightning_neurocorr.validation.text_models import OpenClipScorer as OpenClipScorer
+    from lightning_neurocorr.validation.text_models import TransformersScorer as TransformersScorer
     from lightning_neurocorr.visualization import FeatureVisualizer as FeatureVisualizer
     from lightning_neurocorr.visualization import ImagePrior as ImagePrior
     from lightning_neurocorr.visualization import LucentVisualizer as LucentVisualizer
@@ -71,6 +73,7 @@ else:
         "NeuronAdvantageCorrelation": "metric",
         "NeuronReport": "report",
         "NeuronRow": "report",
+        "OpenClipScorer": "validation.text_models",
         "Outcomes": "report",
         "PlaceboCounts": "report",
         "Placebo": "functional.placebo",
@@ -80,6 +83,7 @@ else:
         "Snapshot": "studies.matches",
         "SnapshotBaseline": "baselines",
         "TableBaseline": "baselines",
+        "TransformersScorer": "validation.text_models",
         "Words": "studies.words",
         "choose_layers": "activations",
         "compare": "comparison",
