@@ -97,7 +97,7 @@ class Served:
         return found
 
 
-def table(items: list[bytes]) -> tuple[dict[str, Any], dict[str, Any]]:
+def table_of(items: list[bytes]) -> tuple[dict[str, Any], dict[str, Any]]:
     """The index of a full table and its arrays and lists by name, from blobs as stored."""
     index = json.loads(gzip.decompress(items[0]))
     found: dict[str, Any] = {}

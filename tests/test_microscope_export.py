@@ -18,7 +18,7 @@ from lightning_neurocorr.inspector.reading import stored_in
 from lightning_neurocorr.report import NeuronReport, Samples, Thumbnails
 from lightning_neurocorr.report.history import HistoryEntry
 from tests.event_files import a_report
-from tests.microscope import history, table
+from tests.microscope import history, table_of
 
 NASTY = "</script><!--<script>alert(1)</script>\"'&\u202e" + "x" * 500
 
@@ -91,7 +91,7 @@ def test_a_file_has_what_the_report_says(page, tmp_path):
     assert [meta["validation"] for meta in one["meta"]] == [0, 1, 2]
     (frame,) = one["frames"]
     assert frame["step"] == 20
-    _, parts = table([found.blob(number) for number in frame["blobs"]])
+    _, parts = table_of([found.blob(number) for number in frame["blobs"]])
     np.testing.assert_allclose(parts["c/r"], reports[-1].column("r"), rtol=1.3e-4)
     head, values = history(gzip.decompress(found.blob(one["history"]["conv"])))
     assert head["steps"] == [0, 10, 20]
@@ -112,7 +112,7 @@ def test_a_report_from_a_file_exports_the_same(page, tmp_path, microscope_run):
     assert series[0] == series[1]
     found = Read(loaded.export(tmp_path / "page.html").read_text())
     (one,) = found.manifest["series"]
-    index, parts = table([found.blob(i) for i in one["frames"][0]["blobs"]])
+    index, parts = table_of([found.blob(i) for i in one["frames"][0]["blobs"]])
     assert np.array_equal(parts["s/model"], report.samples.model)
     assert np.array_equal(parts["e/any"], report.samples.exemplars["any"])
     (tiles,) = one["tiles"]
@@ -134,7 +134,7 @@ def test_a_log_folder_exports_what_was_logged(page, microscope_run):
     found = Read(export.page([export.stored(store, series)]))
     (one,) = found.manifest["series"]
     assert [frame["step"] for frame in one["frames"]] == [m["step"] for m in one["meta"]]
-    _, parts = table([found.blob(i) for i in one["frames"][-1]["blobs"]])
+    _, parts = table_of([found.blob(i) for i in one["frames"][-1]["blobs"]])
     np.testing.assert_allclose(parts["c/r"], callback.report.column("r"), rtol=1.3e-4, atol=1e-38)
     assert set(one["history"]) == set(callback.report.layers)
 
@@ -227,7 +227,7 @@ def test_what_does_not_fit_is_left_out_in_order_and_said(
     ]
     assert one["frames"][-1]["step"] == 3
     assert sum(len(step["blobs"]) - 1 for step in one["tiles"]) == pages
-    index, parts = table([found.blob(i) for i in one["frames"][-1]["blobs"]])
+    index, parts = table_of([found.blob(i) for i in one["frames"][-1]["blobs"]])
     assert ("c/rank_before" in parts) == all_columns
     assert "c/r" in parts
     assert {f"c/{column['name']}" for column in index["columns"]} == {

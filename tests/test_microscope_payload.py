@@ -29,7 +29,7 @@ from lightning_neurocorr.report.declared import Column
 from lightning_neurocorr.report.finding import Figure, Finding
 from lightning_neurocorr.report.finding_table import Table
 from tests.event_files import a_report
-from tests.microscope import table as table_of
+from tests.microscope import table_of
 
 NAN = math.nan
 

@@ -17,7 +17,7 @@ from lightning_neurocorr.inspector.writer import RunWriter
 from lightning_neurocorr.report import COLUMNS
 from lightning_neurocorr.report.history import HistoryEntry
 from tests.event_files import a_report
-from tests.microscope import PATHS, Served, history, serving, table
+from tests.microscope import PATHS, Served, history, serving, table_of
 
 NASTY = "</script><script>alert(1)</script>\"'\u202e ../..%2f" + "x" * 300
 
@@ -59,7 +59,7 @@ def test_every_number_of_the_last_table_is_the_reports(served, microscope_run):
     assert last["full"]
     assert last["headline"] == report.headline
     assert last["outcomes"]["only_model"] == report.outcomes.only_model
-    index, parts = table(served.items(one["run"], one["tags"]["parts"], last["step"]))
+    index, parts = table_of(served.items(one["run"], one["tags"]["parts"], last["step"]))
     for name in COLUMNS:
         column = report.column(name)
         if not np.isfinite(column).any():
@@ -75,7 +75,7 @@ def test_every_number_of_the_last_table_is_the_reports(served, microscope_run):
 
 def test_samples_and_exemplars_are_the_reports(served, microscope_run):
     report, one = microscope_run[1].report, series(served)
-    index, parts = table(served.items(one["run"], one["tags"]["parts"], one["last_step"]))
+    index, parts = table_of(served.items(one["run"], one["tags"]["parts"], one["last_step"]))
     samples = report.samples
     for name in ("position", "target", "model", "baseline", "outcome"):
         assert np.array_equal(parts[f"s/{name}"], getattr(samples, name)), name
@@ -94,7 +94,7 @@ def test_samples_and_exemplars_are_the_reports(served, microscope_run):
 
 def test_every_thumbnail_is_the_image_of_its_sample(served, microscope_run):
     one, run = microscope_run[1].report, series(served)
-    index, parts = table(served.items(run["run"], run["tags"]["parts"], run["last_step"]))
+    index, parts = table_of(served.items(run["run"], run["tags"]["parts"], run["last_step"]))
     items = served.items(run["run"], run["tags"]["tiles"], run["last_step"])
     about = json.loads(gzip.decompress(items[0]))
     grid = about["tile"]
@@ -138,7 +138,7 @@ def test_two_hundred_validations_are_all_there_and_first_and_last_have_a_table(s
     assert steps[-1] == 199
     assert steps == [meta["step"] for meta in metas if meta["full"]]
     for step in (0, 199):
-        _, parts = table(served.items("long", one["tags"]["parts"], step))
+        _, parts = table_of(served.items("long", one["tags"]["parts"], step))
         expected = a_report(validation=step).column("r")
         np.testing.assert_allclose(parts["c/r"], expected, rtol=1.3e-4)
     later = served.get("meta", run="long", tag=one["tags"]["meta"], since=197).json
@@ -227,7 +227,7 @@ def test_a_run_that_is_being_written_grows(tmp_path):
         (one,) = served.runs(1, steps=1)
         metas = served.get("meta", run="now", tag=one["tags"]["meta"]).json
         assert [meta["validation"] for meta in metas] == [0, 1]
-        _, parts = table(served.items("now", one["tags"]["parts"], 1))
+        _, parts = table_of(served.items("now", one["tags"]["parts"], 1))
         expected = a_report(validation=1).column("r")
         np.testing.assert_allclose(parts["c/r"], expected, rtol=1.3e-4)
     writer.close()

@@ -11,9 +11,11 @@ import torch
 from pytorch_lightning.loggers import TensorBoardLogger
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.tensorboard import SummaryWriter
 
 from lightning_neurocorr import Inspector, NeuronAdvantage, NeuronReport, compare
 from lightning_neurocorr.inspector.reading import stored_in
+from lightning_neurocorr.inspector.records import crc32c, record
 from lightning_neurocorr.inspector.writer import RunWriter
 from lightning_neurocorr.report import Samples
 from tests.paper_model import fit, paper_loader, watch
@@ -285,3 +287,35 @@ def test_sheets_show_the_names_of_classes() -> None:
 
     assert caption(Sample(0, 1.0, "both", 1, class_name="a\tcat\x1b"))[0] == "a�cat�"
     assert caption(Sample(0, 1.0, "both", 1))[0] == "1"
+
+
+@pytest.mark.parametrize("size", [0, 1, 1 << 14, (1 << 14) + 1, 20_480, 123_457])
+def test_checksums_are_those_of_tensorboard(size: int) -> None:
+    """Which goes over the bytes one by one."""
+    from tensorboard.compat.tensorflow_stub import pywrap_tensorflow
+
+    data = np.random.default_rng(size).bytes(size)
+    assert crc32c(data) == pywrap_tensorflow.crc32c(data)
+    header = np.uint64(size).astype("<u8").tobytes()
+    framed = record(data)
+    assert framed[:8] == header
+    for start, part in ((8, header), (12 + size, data)):
+        (masked,) = np.frombuffer(framed[start : start + 4], "<u4")
+        assert masked == pywrap_tensorflow.masked_crc32c(part)
+
+
+def test_what_others_log_with_the_same_writer_is_as_it_was(tmp_path) -> None:
+    from tests.event_files import a_report, read
+
+    writer = SummaryWriter(str(tmp_path))
+    for step in range(3):
+        writer.add_scalar("loss", 1 / (step + 1), step)
+        RunWriter(Inspector()).write(
+            a_report(step=step, size=4000), None, [writer], validations=step + 1
+        )
+    writer.add_text("long", "x" * 50_000)
+    writer.close()
+    events = read(tmp_path)
+    assert [event.value for event in events.Scalars("loss")] == pytest.approx([1, 1 / 2, 1 / 3])
+    assert len(events.Tensors("neurocorr/parts")) == 3
+    assert len(events.Tensors("long/text_summary")[0].tensor_proto.string_val[0]) == 50_000

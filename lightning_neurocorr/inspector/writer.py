@@ -18,6 +18,7 @@ from lightning_neurocorr.inspector.payload import (
     meta,
     tile_items,
 )
+from lightning_neurocorr.inspector.records import quicken
 from lightning_neurocorr.inspector.settings import Inspector
 from lightning_neurocorr.report import NeuronReport
 
@@ -140,4 +141,5 @@ def _add(writer: Any, summary: Any, step: int) -> None:
         theirs: Any = others
         files.add_summary(theirs.Summary.FromString(summary.SerializeToString()), step)
     else:
+        quicken(writer)
         files.add_summary(summary, step)

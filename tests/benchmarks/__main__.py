@@ -20,7 +20,14 @@ import torch
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "performance.md"
-SCRIPTS = ("metric_update", "validation_epoch", "scaling", "render_speed", "tensorboard_side")
+SCRIPTS = (
+    "metric_update",
+    "validation_epoch",
+    "scaling",
+    "render_speed",
+    "tensorboard_side",
+    "inspector",
+)
 LONG = ("render_transfer", "render_pairs")  # networks are trained
 DEVICE = ("gpu",)  # needs one
 
