@@ -33,11 +33,11 @@ from lightning_neurocorr.isolation.swapping import evaluation_mode
 from lightning_neurocorr.report import NeuronReport
 from lightning_neurocorr.report.history import HistoryEntry
 from lightning_neurocorr.samples import LoaderPositions
-from lightning_neurocorr.studies.against_placebo import check_fetchable
 from lightning_neurocorr.studies.closer_look import EXEMPLARS, CloserLook, check_groups
 from lightning_neurocorr.studies.gallery import Gallery, record_samples
 from lightning_neurocorr.studies.heard import Start
 from lightning_neurocorr.studies.listening import Listening
+from lightning_neurocorr.studies.placebo import check_fetchable
 from lightning_neurocorr.studies.protocol import Study
 from lightning_neurocorr.studies.subject import Subject
 from lightning_neurocorr.validation import PassingSamples, ValidationPass, report_of
@@ -233,7 +233,7 @@ def compare(
             gallery,
             listening.gathered(),
         )
-        report = look.against_placebo(report, device)
+        report = look.everywhere(report, device)
         return look(report, progress=progress)
 
 

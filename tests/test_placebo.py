@@ -29,8 +29,8 @@ from lightning_neurocorr.functional.placebo import Placebo, shuffled_within_clas
 from lightning_neurocorr.show.sheets import contact_sheet
 from lightning_neurocorr.show.tensorboard import escape as markdown_escape
 from lightning_neurocorr.show.tensorboard import markdown
-from lightning_neurocorr.studies import against_placebo
-from lightning_neurocorr.studies.against_placebo import AgainstPlacebo
+from lightning_neurocorr.studies import placebo as against_placebo
+from lightning_neurocorr.studies.placebo import AgainstPlacebo
 from tests.full_report import full_report
 
 

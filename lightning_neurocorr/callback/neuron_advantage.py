@@ -50,18 +50,19 @@ from lightning_neurocorr.show.loggers import (
     summary_writers,
 )
 from lightning_neurocorr.show.scalars import summary_scalars
-from lightning_neurocorr.studies.against_placebo import check_fetchable
 from lightning_neurocorr.studies.closer_look import (
     EVIDENCE,
     EXEMPLARS,
     REMARKS,
     CloserLook,
     check_groups,
+    studies_of,
 )
 from lightning_neurocorr.studies.doing import HeardByStudies, not_now
 from lightning_neurocorr.studies.gallery import Gallery, record_samples
 from lightning_neurocorr.studies.heard import Start
 from lightning_neurocorr.studies.listening import Listening
+from lightning_neurocorr.studies.placebo import check_fetchable
 from lightning_neurocorr.studies.protocol import Study
 from lightning_neurocorr.studies.subject import Subject
 from lightning_neurocorr.validation import PassingSamples, Validation, alarms_of, report_of
@@ -546,7 +547,9 @@ class NeuronAdvantage(Callback):
         previous = self.history[-1] if self.history else None
         entry = HistoryEntry.from_report(report, previous, self.top_k)
         self.history.append(entry)
-        self.report = replace(with_history(report, self.history), studies=not_now(self.studies))
+        self.report = replace(
+            with_history(report, self.history), studies=not_now(studies_of(self.options))
+        )
         self._scalars = summary_scalars(report, entry)
         self._class_outcomes = samples.by_class()
         self._last_step = report.step
@@ -659,7 +662,7 @@ class NeuronAdvantage(Callback):
             aside(),
             self._validated(weights),
         ):
-            self.report = look.against_placebo(
+            self.report = look.everywhere(
                 self.report,
                 trainer.strategy.root_device,
                 partial(trainer.strategy.reduce_boolean_decision, all=True),

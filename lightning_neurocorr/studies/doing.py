@@ -14,10 +14,12 @@ from lightning_neurocorr.isolation.guests import guest
 from lightning_neurocorr.isolation.randomness import preserved_randomness
 from lightning_neurocorr.report.finding import Finding, missing
 from lightning_neurocorr.studies.look import Look, OutOfTimeError, RefusedError
-from lightning_neurocorr.studies.protocol import Listener, Study
+from lightning_neurocorr.studies.protocol import EverywhereStudy, Listener, Study
 from lightning_neurocorr.studies.store import Store
 
 Guard = Callable[[str], AbstractContextManager[None]]
+
+_LONGEST = 1000  # characters of an error that are kept
 
 _UNHEARD = (
     "it listens to the validation, and nothing said beforehand that this one would be the last of "
@@ -66,6 +68,38 @@ def do(study: Study, look: Look, told: HeardByStudies, guard: Guard) -> None:
     look.fill(studies={**look.report.studies, study.name: found})
 
 
+def do_everywhere(
+    study: EverywhereStudy, look: Look, guard: Guard, agreed: Callable[[bool], bool]
+) -> None:
+    """Do a study that every process works on; each must call this.
+
+    Args:
+        study: What to do.
+        look: The validation that is over.
+        guard: Says what a fault means.
+        agreed: From whether this process is fine to whether all are.
+    """
+    told, worked, why = HeardByStudies(), False, "another process could not do its part"
+    if not (fits := "advantage" not in study.needs or not look.report.message):
+        do(study, look, told, guard)
+        return
+    with guard(study.working):
+        try:
+            look.begin(None, None, None)
+            with preserved_randomness(look.device, seed=0), guest(look.subject.module):
+                look.worked = study.work(look)
+            worked = fits
+        except Exception as error:
+            why = f"{type(error).__name__}: {error}"
+            raise
+    if agreed(worked):
+        do(study, look, told, guard)
+    else:
+        found = missing(study.title, study.about, "not_finished", why[:_LONGEST])
+        look.fill(studies={**look.report.studies, study.name: found})
+    look.worked = None
+
+
 def not_now(studies: Any) -> dict[str, Finding]:
     """The findings of studies that come later."""
     return {
@@ -90,7 +124,7 @@ def _done(study: Study, look: Look, told: HeardByStudies, guard: Guard) -> Findi
         told.store,
         None if budget is None else time.monotonic() + budget,
     )
-    with guard(f"do the study {study.name!r}"):
+    with guard(study.doing):
         try:
             with (
                 preserved_randomness(look.device, seed=0),
@@ -98,15 +132,15 @@ def _done(study: Study, look: Look, told: HeardByStudies, guard: Guard) -> Findi
             ):
                 found = _checked(study, study.find(look))
         except RefusedError as error:
-            found = missing(study.title, study.about, "refused", str(error))
+            return missing(study.title, study.about, "refused", str(error))
         except OutOfTimeError as error:
-            found = missing(study.title, study.about, "not_finished", str(error))
+            fault = str(error)
         except Exception as error:
             fault = f"{type(error).__name__}: {error}"
             raise
-    if found is None or found.state != "measured":
+    if found is None:
         look.report = before
-    return found or missing(study.title, study.about, "not_finished", fault[:1000])
+    return found or missing(study.title, study.about, "not_finished", fault[:_LONGEST])
 
 
 def _checked(study: Study, found: Any) -> Finding:

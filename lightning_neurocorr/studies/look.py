@@ -165,8 +165,7 @@ class Look:
         """
         samples, subject = self.samples, self.subject
         subject.check_located(samples)
-        if subject.rerun.refused:
-            raise RefusedError(f"No sample is run again: {subject.rerun.refused}.")
+        self.check_rerun()
         names = self.report.layers if layers is None else tuple(layers)
         places = {name: subject.layers[name] for name in names}
         pooling = self.options.pooling if pooling is None else pooling
@@ -190,6 +189,18 @@ class Look:
                     name, why = next(iter(problems.items()))
                     raise RefusedError(f"Layer {name} cannot be read again: {why}.")
                 yield self._heard(at, logits, taken, moved)
+
+    def check_rerun(self) -> None:
+        """Refuse where the module cannot be run again; the report says so once.
+
+        Raises:
+            RefusedError: Saying why.
+        """
+        if why := self.subject.rerun.refused:
+            text = f"No sample is run again: {why}."
+            if text not in self.report.notes:
+                self.fill(notes=[text])
+            raise RefusedError(text)
 
     def activations(self, rows: Tensor, layers: Iterable[str] | None = None) -> dict[str, Tensor]:
         """Activations float32 ``(n, D)`` by layer of some rows of ``samples``, on the CPU.

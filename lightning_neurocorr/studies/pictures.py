@@ -14,11 +14,13 @@ from typing_extensions import Self
 from lightning_neurocorr import functional as F
 from lightning_neurocorr.exemplars import Exemplar, MatchedSamples, Ranking, Reservoir
 from lightning_neurocorr.functional.hashing import hashed
-from lightning_neurocorr.report import NeuronReport, NeuronRow
+from lightning_neurocorr.report import Column, Finding, NeuronReport, NeuronRow, Table
 from lightning_neurocorr.report.panels import Panel, Picture, Sample
 from lightning_neurocorr.samples import Id
 from lightning_neurocorr.show.sheets import to_display
-from lightning_neurocorr.studies.subject import Subject, as_images
+from lightning_neurocorr.studies.look import Look, RefusedError
+from lightning_neurocorr.studies.protocol import Study
+from lightning_neurocorr.studies.subject import NotImagesError, Subject, as_images
 from lightning_neurocorr.validation import SampleTable
 from lightning_neurocorr.validation.options import ToImage
 from lightning_neurocorr.visualization import ImagePrior, Target, Visualizer
@@ -27,6 +29,67 @@ GROUP_NAMES = ("both", "only_model", "only_baseline", "neither")
 
 # Real images that say what the data look like.
 PRIOR_IMAGES = 384
+
+
+@dataclass(frozen=True)
+class Pictures(Study):
+    """Exemplars and made pictures of the neurons that are shown."""
+
+    visualizer: Visualizer
+
+    name = "pictures"
+    title = "Pictures"
+    about = (
+        "An image made to drive each neuron that is shown, and how strongly it does: next to the "
+        "99th percentile of real images, which is 1."
+    )
+    doing = "make pictures"
+    time_budget_s = None  # the visualizer has one
+
+    def find(self, look: Look) -> Finding:  # noqa: D102
+        if not look.report.shown(1):
+            raise RefusedError("no neuron is shown")
+        try:
+            panels, notes = inspect(
+                look.report,
+                look.subject,
+                look.samples,
+                look.rankings,
+                self.visualizer,
+                num_classes=look.validation.num_classes,
+                to_image=look.options.to_image,
+                top_k=look.options.top_k,
+                progress=look.shows_progress,
+            )
+        except NotImagesError as error:  # a remark, not a fault
+            look.fill(notes=[f"No pictures: {error}"])
+            raise RefusedError(str(error)) from error
+        look.fill(notes=notes, panels=panels)
+        made = [panel.picture for panel in panels if panel.picture is not None]
+        values = {
+            Column("layer", "The layer of the neuron.", format="text"): [p.layer for p in made],
+            Column("unit", "The neuron's index in its layer.", format="count"): [
+                p.unit for p in made
+            ],
+            Column("ratio", "How strongly the picture drives the neuron.", null="1"): [
+                p.activation_ratio for p in made
+            ],
+            Column("moved", "The same after small shifts, turns and zooms.", null="1"): [
+                p.augmented_ratio for p in made
+            ],
+            Column("best", "The strongest real image.", null="1"): [p.real_best for p in made],
+            Column("note", "What to know about it.", format="text"): [p.note for p in made],
+        }
+        named = {c.name: v if c.format == "text" else np.array(v, float) for c, v in values.items()}
+        readable = sum(picture.readable for picture in made)
+        return Finding(
+            self.title,
+            self.about,
+            headline=f"{readable} of {len(made)} pictures drive their neuron as real data do.",
+            tables=(Table("neuron", tuple(values), named),),
+            notes=notes,
+            numbers={"readable": readable},
+        )
 
 
 def inspect(

@@ -82,6 +82,7 @@ class Study(ABC):
             validation, and kept in checkpoints, like the callback's own.
         every_n_validations: Also runs after validations n, 2n and so on of a fit; always at its end
             and on ``trainer.validate``.
+        doing: What is attempted, for warnings: "could not <doing> and goes on without".
         time_budget_s: Seconds for all of its ``add`` and, apart from these, for ``find``; None is
             no limit. After them it has the state ``not_finished``.
     """
@@ -89,6 +90,7 @@ class Study(ABC):
     name: str = ""
     title: ClassVar[str] = ""
     about: ClassVar[str] = ""
+    doing: ClassVar[str] = ""
     needs: ClassVar[tuple[Need, ...]] = ()
     stores: int = 0
     asks: tuple[Any, ...] = ()
@@ -101,6 +103,8 @@ class Study(ABC):
             cls.name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", cls.__name__).lower()
         if not vars(cls).get("title"):
             cls.title = cls.name.replace("_", " ").capitalize()
+        if not vars(cls).get("doing"):
+            cls.doing = f"do the study {cls.name!r}"
 
     def check(self, options: Options) -> None:  # noqa: B027 -- most can ask nothing here
         """Raise where what the user asked for can never work.
@@ -134,7 +138,13 @@ class Study(ABC):
 
 
 class EverywhereStudy(Study):
-    """A study that every process works on after the validation, each on its part of the samples."""
+    """A study that every process works on after the validation, each on its part of the samples.
+
+    Attributes:
+        working: What :meth:`work` attempts, for warnings.
+    """
+
+    working: ClassVar[str] = "work on a study"
 
     @abstractmethod
     def work(self, look: Look) -> Any:

@@ -1,6 +1,8 @@
-"""Go over the validation samples once more for the raw activations of a few top neurons."""
+"""Rank statistics as a study: the raw activations of a few top neurons, run again."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -9,10 +11,54 @@ from lightning_neurocorr.activations import ActivationRecorder, Pooling
 from lightning_neurocorr.functional import BOTH, ONLY_BASELINE, ONLY_MODEL
 from lightning_neurocorr.functional.hashing import hashed
 from lightning_neurocorr.functional.ranks import SecondPass, second_pass_columns
-from lightning_neurocorr.report import NeuronReport, NeuronRow
+from lightning_neurocorr.report import Column, Finding, NeuronReport, NeuronRow, Table
 from lightning_neurocorr.samples import fetch
+from lightning_neurocorr.studies.look import Look
+from lightning_neurocorr.studies.protocol import Study
 from lightning_neurocorr.studies.subject import Subject
 from lightning_neurocorr.validation import SampleTable
+
+_LEVEL = 0.05
+_COLUMNS = (
+    Column("auroc", "Area under the ROC curve.", null="0.5"),
+    Column("spearman", "Correlation of ranks with the advantage.", "", "signed", "0"),
+    Column("p_max_t", "p among all of these neurons.", format="small"),
+)
+
+
+@dataclass(frozen=True)
+class Ranks(Study):
+    """AUROC, Spearman and a permutation test of the neurons with the largest r."""
+
+    settings: SecondPass
+
+    name = "second_pass"
+    title = "Ranks"
+    about = (
+        "The neurons with the largest r once more, by ranks: AUROC of `only_model` against the "
+        "rest, Spearman's correlation, and a permutation test over all of them together."
+    )
+    needs = ("outcomes", "advantage", "positions")
+    doing = "go over the samples again"
+    time_budget_s = None
+
+    def find(self, look: Look) -> Finding:  # noqa: D102
+        look.check_rerun()
+        columns = look_again(
+            look.report, look.subject, look.samples, self.settings, look.options.pooling
+        )
+        look.fill(columns)
+        rows = np.flatnonzero(np.isfinite(columns["p_max_t"]))
+        found = {name: column[rows] for name, column in columns.items()}
+        declared = {column: found[column.name] for column in _COLUMNS}
+        held = int((found["p_max_t"] < _LEVEL).sum())
+        return Finding(
+            self.title,
+            self.about,
+            headline=f"{held} of {len(rows)} neurons hold in the permutation test (p < {_LEVEL}).",
+            tables=(Table.of_neurons(look.report, rows, declared),),
+            numbers={"held": held},
+        )
 
 
 def look_again(

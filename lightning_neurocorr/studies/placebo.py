@@ -1,4 +1,4 @@
-"""Go over the validation samples once more and count what is called against placebos."""
+"""The placebo as a study: the samples once more, against answers that know nothing."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ from lightning_neurocorr import functional as F
 from lightning_neurocorr.activations import TOKEN_MASK, SitesFound, layer_of
 from lightning_neurocorr.baselines import read_field
 from lightning_neurocorr.functional.placebo import Placebo, shuffled_within_class
-from lightning_neurocorr.report import NeuronReport, PlaceboCounts, verdict
+from lightning_neurocorr.report import Finding, NeuronReport, PlaceboCounts, verdict
 from lightning_neurocorr.samples import LoaderPositions, fetch
+from lightning_neurocorr.studies.look import Look
+from lightning_neurocorr.studies.protocol import EverywhereStudy
 from lightning_neurocorr.studies.subject import Subject
 from lightning_neurocorr.validation import (
     Batch,
@@ -72,6 +74,43 @@ class _Fetched(LoaderPositions):
 
     def advance_over(self, *_: Any, **__: Any) -> tuple[Tensor, None]:
         return self.here, None
+
+
+@dataclass(frozen=True)
+class Placebos(EverywhereStudy):
+    """How many neurons a baseline with nothing left to know would have got called."""
+
+    settings: Placebo
+
+    name = "placebo"
+    title = "Placebo"
+    about = (
+        "How many neurons would be called against the baseline's answers shuffled among samples of "
+        "the same true class: what bad luck alone would earn."
+    )
+    needs = ("outcomes", "advantage", "positions")
+    doing = "count what a placebo earns"
+    working = "try a placebo"
+    time_budget_s = None
+
+    def work(self, look: Look) -> AgainstPlacebo:  # noqa: D102
+        test = AgainstPlacebo(
+            look.subject,
+            look.samples,
+            look.options,
+            self.settings,
+            look.validation.class_outcomes,
+            look.process,
+            look.processes,
+        )
+        test.collect()
+        return test
+
+    def find(self, look: Look) -> Finding:  # noqa: D102
+        counts = look.worked.counts(look.device)
+        look.fill(placebo=counts)
+        share = {claim: sum(n) / max(1, len(n)) for claim, n in counts.called.items()}
+        return Finding(self.title, self.about, headline=counts.sentence, numbers=share)
 
 
 @dataclass
@@ -159,7 +198,11 @@ class AgainstPlacebo:
         """What to collect: all as in the validation, but the answers come from us."""
         answer = self.samples.answer
         options = replace(
-            self.options, baseline=lambda _: answer[draws.rows], predictions=None, placebo=None
+            self.options,
+            baseline=lambda _: answer[draws.rows],
+            predictions=None,
+            placebo=None,
+            studies=(),
         )
         subject = self.subject
         layers = {name: layer_of(place) for name, place in subject.layers.items()}
