@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from lightning_neurocorr.isolation.torch_private import buffers_of, parameters_of, version_of
+from lightning_neurocorr.isolation.torch_private import buffers_of, parameters_of
 
 
 def call_with(
@@ -68,16 +68,14 @@ def preserved_buffers(module: nn.Module) -> Iterator[None]:
         for name, buffer in buffers_of(part).items()
         if buffer is not None
     ]
-    versions = [None if buffer.is_inference() else version_of(buffer) for _, _, buffer, _ in kept]
     try:
         yield
     finally:
-        with torch.no_grad():
-            for (buffers, name, buffer, clone), version in zip(kept, versions, strict=True):
-                buffers[name] = buffer
-                if version is None or version_of(buffer) != version:
-                    with torch.inference_mode(buffer.is_inference()):
-                        buffer.copy_(clone)
+        # All of them: batch norm writes its statistics without counting that as a change.
+        for buffers, name, buffer, clone in kept:
+            buffers[name] = buffer
+            with torch.no_grad(), torch.inference_mode(buffer.is_inference()):
+                buffer.data.copy_(clone)
 
 
 class KeptWeights:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from lightning_utilities.core.apply_func import apply_to_collection
+import numpy as np
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
@@ -25,6 +25,7 @@ from lightning_neurocorr.validation import JudgedBatch, ValidationPass
 from lightning_neurocorr.validation.processes import gather_to_first, running
 
 _STORE = "activations that studies asked to keep"
+_DATA = (Tensor, np.ndarray, np.generic, bool, int, float, str, bytes)
 _LONGEST = 1000  # characters of an error that are kept
 
 
@@ -184,10 +185,12 @@ class Listening:
 
     @contextmanager
     def _guarded_merge(self, study: Study) -> Iterator[None]:
-        """Never an error: the other processes are on their way to meet this one."""
+        """No error where there are other processes, which are on their way to meet this one."""
         try:
             yield
-        except Exception as error:  # noqa: BLE001
+        except Exception as error:
+            if self._strict and not running():
+                raise
             if study.name not in self.missing:
                 self._leave_out(study, error)
 
@@ -240,12 +243,37 @@ def said(error: Exception) -> str:
 
 def _packed(listener: Listener) -> bytes | None:
     """What a listener has heard, all of it on the CPU, and as it travels where that is needed."""
-    plain = {
-        k: v for k, v in vars(listener).items() if k not in ("also", "_source") and not callable(v)
-    }
-    moved = apply_to_collection(plain, Tensor, lambda part: part.detach().cpu())
+    heard = {name: value for name, value in vars(listener).items() if _travels(value)}
+    moved = {name: _on_cpu(value) for name, value in heard.items()}
     vars(listener).update(moved)
     return pickle.dumps(moved) if running() else None
+
+
+def _travels(value: Any) -> bool:
+    """Whether it is data: a study, a module or the start of a validation stays where it is."""
+    if isinstance(value, dict):
+        return all(_travels(part) for pair in value.items() for part in pair)
+    if isinstance(value, (list, tuple, set)):
+        return all(map(_travels, value))
+    if value is None or isinstance(value, _DATA):
+        return True
+    if callable(value) or isinstance(value, (Study, Start)):
+        return False
+    try:  # an object of the study's own
+        pickle.dumps(value)
+    except Exception:  # noqa: BLE001 -- anything can go wrong in other people's objects
+        return False
+    return True
+
+
+def _on_cpu(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.detach().cpu()
+    if isinstance(value, dict):
+        return {key: _on_cpu(part) for key, part in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(_on_cpu(part) for part in value)
+    return value
 
 
 def _unpacked(like: Listener, state: bytes) -> Any:

@@ -36,10 +36,11 @@ Need = Literal["outcomes", "advantage", "positions"]
 class Listener(ABC):
     """What one process hears of one validation; made anew for each.
 
-    Keep sums, not batches: the memory of a listener must not grow with the data. Its attributes
-    travel between processes: keep numbers, texts, tensors and arrays in them, or lists and dicts
-    of these. They are on the CPU when :meth:`merge` and ``find`` see them. What can be called
-    (a module, a :class:`Beside`, a function) stays where it is.
+    Keep sums, not batches: the memory of a listener must not grow with the data. Attributes that
+    are data travel between processes: numbers, texts, tensors and arrays, lists, dicts and sets of
+    these, and objects of your own that hold them. Tensors are on the CPU when :meth:`merge` and
+    ``find`` see them (not those inside of your objects). A module, a :class:`Beside` or the study
+    itself stays where it is: ``other`` lacks it.
 
     Attributes:
         also: Further modules by name, of the model or not: what each returned last is in
