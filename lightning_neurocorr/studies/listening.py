@@ -243,7 +243,8 @@ def said(error: Exception) -> str:
 
 def _packed(listener: Listener) -> bytes | None:
     """What a listener has heard, all of it on the CPU, and as it travels where that is needed."""
-    heard = {name: value for name, value in vars(listener).items() if _travels(value)}
+    own = {name: value for name, value in vars(listener).items() if name not in listener.stays}
+    heard = {name: value for name, value in own.items() if _travels(value)}
     moved = {name: _on_cpu(value) for name, value in heard.items()}
     vars(listener).update(moved)
     return pickle.dumps(moved) if running() else None

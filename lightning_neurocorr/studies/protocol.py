@@ -45,9 +45,11 @@ class Listener(ABC):
     Attributes:
         also: Further modules by name, of the model or not: what each returned last is in
             ``heard.outputs``. Set it in ``__init__``.
+        stays: Names of further attributes that do not travel.
     """
 
     also: Mapping[str, nn.Module] = {}
+    stays: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def add(self, heard: Heard) -> None:

@@ -38,6 +38,8 @@ class Store(Listener):
         unknown: Why there are no metadata; empty where there are.
     """
 
+    stays = ("_source",)  # may be a large table
+
     def __init__(
         self,
         most: int,
