@@ -21,7 +21,6 @@ __all__ = [
     "is_compiled_in_place",
     "parameters_of",
     "pytree",
-    "version_of",
 ]
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
@@ -35,11 +34,6 @@ def parameters_of(module: nn.Module) -> dict[str, nn.Parameter | None]:
 def buffers_of(module: nn.Module) -> dict[str, Tensor | None]:
     """The table of a module's own buffers."""
     return module._buffers
-
-
-def version_of(tensor: Tensor) -> int:
-    """How often a tensor was written in place; one made in inference mode does not count."""
-    return tensor._version
 
 
 def hook_tables(module: nn.Module) -> list[dict[int, Any]]:
