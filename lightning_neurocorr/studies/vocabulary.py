@@ -85,8 +85,7 @@ def chosen_neurons(look: Look, most: int = MOST_NEURONS) -> dict[str, np.ndarray
     kept = np.arange(len(strength))
     if len(kept) > most:
         kept = np.sort(np.argpartition(-strength, most)[:most])
-    ends = np.cumsum((0, *report.sizes))
     return {
-        name: kept[(kept >= start) & (kept < stop)] - start
-        for name, start, stop in zip(report.layers, ends[:-1], ends[1:], strict=True)
+        name: kept[(kept >= span.start) & (kept < span.stop)] - span.start
+        for name, span in report.layout.slices.items()
     }
