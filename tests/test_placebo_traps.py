@@ -8,6 +8,9 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_neurocorr import NeuronReport, TableBaseline, compare
+from lightning_neurocorr import functional as F
+from lightning_neurocorr.attribution import choose_samples
+from lightning_neurocorr.functional.hashing import hashed
 from lightning_neurocorr.functional.placebo import shuffled_within_class
 from lightning_neurocorr.report import verdict
 from tests.made_up import Streams, two_streams, validation
@@ -82,6 +85,29 @@ def test_with_two_classes_what_misleads_the_baseline_is_not_used() -> None:
         called.append(np.split(verdict.used(columns), 2)[0])
     assert np.mean(misled) >= 0.15, "nothing to keep out"
     assert np.mean(called) <= np.mean(misled) / 3
+
+
+def test_the_share_on_partners_counts_both_directions_alike() -> None:
+    """Against a loop over the pairs, where one direction is many times as frequent."""
+    streams = two_streams(2, 1500)
+    model, y, answers = streams.model, streams.target, streams.baseline
+    with torch.no_grad():
+        logits = model(streams.x)
+        parts = zip((model.first, model.second), streams.x.chunk(2, 1), strict=True)
+        hidden = torch.relu(torch.cat([layer(part) for layer, part in parts], 1))
+        outcome = F.outcome_groups(logits.argmax(1) == y, answers == y)
+        draw = hashed(torch.arange(1500), seed=1).double()
+        rows, group, givers = choose_samples(y, outcome, draw)
+        sums = torch.zeros(2, 48, dtype=torch.float64)
+        counts = torch.zeros(2)
+        for i, giver in zip(rows[group == 1].tolist(), givers[group == 1].tolist(), strict=True):
+            weight = model.head.weight[y[i]] - model.head.weight[answers[giver]]
+            sums[y[i]] += (hidden[i] - hidden.mean(0)) * weight
+            counts[y[i]] += 1
+    assert counts.max() > 4 * counts.min() > 0
+    both = (sums / counts[:, None]).sum(0)
+    found = columns_of(streams, answers)["attribution_shared"]
+    np.testing.assert_allclose(found, both / both.abs().sum(), rtol=1e-3, atol=1e-5)
 
 
 def test_with_two_classes_a_baseline_that_errs_one_way_says_nothing_of_use() -> None:
