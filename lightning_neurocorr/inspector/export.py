@@ -97,6 +97,26 @@ def of_report(
     )
 
 
+def of_reports(
+    report: NeuronReport, history: Sequence[HistoryEntry], runs: Mapping[str, NeuronReport]
+) -> list[Exported]:
+    """A report with its history, and others beside it by a name for each.
+
+    Raises:
+        TypeError: If a report or an entry of the history is none.
+    """
+    for name, wanted, kind in (
+        ("runs", runs.values(), NeuronReport),
+        ("history", history, HistoryEntry),
+    ):
+        odd = [part for part in wanted if not isinstance(part, kind)]
+        if odd:
+            raise TypeError(
+                f"Expected `{name}` to hold a {kind.__name__} each, but got {odd[0]!r}."
+            )
+    return [of_report(report, history), *(of_report(other, run=run) for run, other in runs.items())]
+
+
 def stored(store: Store, series: Series) -> Exported:
     """A series of a log folder, whole."""
 

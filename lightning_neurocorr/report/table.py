@@ -324,20 +324,8 @@ class NeuronReport:
             TypeError: If a report or an entry of the history is none.
         """
         from lightning_neurocorr.inspector import export
-        from lightning_neurocorr.report.history import HistoryEntry
 
-        others = dict(runs or {})
-        for name, wanted, kind in (
-            ("runs", list(others.values()), NeuronReport),
-            ("history", list(history), HistoryEntry),
-        ):
-            odd = [part for part in wanted if not isinstance(part, kind)]
-            if odd:
-                raise TypeError(
-                    f"Expected `{name}` to hold a {kind.__name__} each, but got {odd[0]!r}."
-                )
-        series = [export.of_report(self, history)]
-        series += [export.of_report(report, run=name) for name, report in others.items()]
+        series = export.of_reports(self, history, runs or {})
         return export.write(path, export.page(series, title, max_bytes))
 
     def class_name(self, number: int) -> str:
