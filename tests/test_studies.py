@@ -183,7 +183,7 @@ def test_yaml_makes_it() -> None:
 
 @case
 def a_made_up_study() -> dict[str, Any]:
-    """What it finds of 17 samples, which two processes cannot share evenly."""
+    """What it finds of 17 samples, which neither two nor three processes share evenly."""
     ours = NeuronAdvantage(BatchBaseline(2), target=1, visualizer=None, studies=[Won()])
     trainer_of(ours).validate(Net(), DataLoader(Pictures(17), 4), verbose=False)
     finding = report_of(ours).studies["won"]
@@ -191,10 +191,12 @@ def a_made_up_study() -> dict[str, Any]:
     return {"state": finding.state, "n": finding.numbers, "values": values}
 
 
-def test_two_processes_find_the_same(tmp_path: Path) -> None:
+@pytest.mark.parametrize("processes", [2, 3])
+def test_several_processes_find_the_same(processes: int, tmp_path: Path) -> None:
     alone = run_all(["a_made_up_study"])["a_made_up_study"]
+    command = [sys.executable, "-m", "tests.test_studies", str(processes), str(tmp_path)]
     done = subprocess.run(
-        [sys.executable, "-m", "tests.test_studies", "2", str(tmp_path), "a_made_up_study"],
+        [*command, "a_made_up_study"],
         cwd=Path(__file__).parents[1], capture_output=True, text=True, timeout=200, check=False,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
