@@ -92,6 +92,11 @@ export class Frame {
     shelf.changed();
   }
 
+  /** Ask for parts that will be needed, so that they come with one request. */
+  want(names) {
+    for (const name of names) this.get(name);
+  }
+
   column(name) {
     return this.get(`c/${name}`);
   }

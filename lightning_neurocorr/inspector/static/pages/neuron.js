@@ -14,6 +14,8 @@ export function neuronPage(app) {
   if (frame === undefined) return loading();
   const row = frame ? frame.row(neuron.layer, neuron.unit) : -1;
   if (row < 0) return absent(app, neuron);
+  frame.want(neededParts(frame));
+  app.series.items("pictures");
   const bits = frame.get("claims")?.[row];
   return html`${title(app, neuron, row)}${otherEpoch(app)}
     ${meta.layers.some(({ name }) => name === neuron.layer) ? nothing
@@ -22,6 +24,15 @@ export function neuronPage(app) {
     <div class="row sees">${sees(app, neuron, row)}
       <div class="stack">${appeared(app, neuron, row)}${groups(app, row)}${rank(app, neuron, row)}${neuronOfStudies(app, row)}</div></div>
     ${everything(app, row)}`;
+}
+
+/** Everything that the page shows, to be asked for at once. */
+function neededParts(frame) {
+  const { claims } = frame.index;
+  const columns = claims.flatMap(({ column, low, high, controls }) => [column, low, high, ...controls.flatMap((control) => control.columns ?? [])]);
+  const others = ["std", "contrast_t", "rank_before", "risen_at", ...OUTCOMES.map((name) => `mean_${name}`)];
+  const samples = ["position", "target", "model", "baseline", "outcome", "tile", "id"].map((name) => `s/${name}`);
+  return ["claims", "verdict", "e/any", "e/only_model", "e/matched", "a/any", "a/only_model", ...samples, ...[...columns, ...others].map((name) => `c/${name}`)];
 }
 
 function absent(app, neuron) {

@@ -8,7 +8,7 @@ import { everyRow, parsed, passing, sorted } from "../order.js";
 import { Table, made } from "../table.js";
 import { MARKS, answer, loading, nameOf, stateOf, stateWord } from "./pieces.js";
 
-const FIRST = ["r", "evidence", "interval", "q_value", "r_within_class", "r_replicated", "attribution", "ablation", "epochs", "verdict"];
+const FIRST = ["r", "evidence", "interval", "q_value", "r_within_class", "attribution", "ablation", "epochs", "verdict"];
 const TITLES = { q_value: "q", r_within_class: "in class", r_replicated: "replicated" };
 const NO_EXEMPLARS_ABOVE = 131072;
 
@@ -83,6 +83,7 @@ export function chosenColumns({ frame, state }) {
 
 export function neuronTable(app) {
   const { frame, state } = app;
+  if (hasImages(app)) app.series.thumbnail(0); // asks for the list of tiles while the columns come
   const found = currentOrder(app);
   const table = (app.tables.neurons ??= new Table({
     label: "Neurons", rowHeight: 44,
