@@ -230,6 +230,20 @@ def test_a_number_that_is_missing_says_why(what, report, state, why) -> None:
     assert (found["why"] == "") == (why == "")
 
 
+def test_more_samples_than_a_page_can_list_are_said(monkeypatch) -> None:
+    from lightning_neurocorr.inspector import states as room
+
+    none = np.full(9, -1)
+    report = empty(samples=Samples(np.arange(9), none, none, none, none), asked={"samples": True})
+    assert states(report)["samples"]["state"] == "measured"
+    monkeypatch.setattr(room, "_MOST_SAMPLES", 8)
+    found = states(report)["samples"]
+    assert found == {
+        "state": "refused", "why": "lists of 9 samples are too long for a page",
+    }  # fmt: skip
+    assert not any(name.startswith("s/") for name in frame(Found.of(report)).parts)
+
+
 def test_every_layer_has_its_own_reason() -> None:
     report = replace(
         with_column(empty(), "ablation", 0.5, NAN, NAN), study={"skipped": {"b": SLOW}}
@@ -339,7 +353,7 @@ def test_full_tables_come_when_they_are_due() -> None:
 @pytest.mark.parametrize(
     "wrong",
     [{"every_n_validations": 0}, {"every_n_validations": 1.5}, {"columns": "r"},
-     {"columns": [3]}, {"thumbnails": -1}, {"max_thumbnails": True}],
+     {"columns": [3]}, {"columns": ["r", "q"]}, {"thumbnails": -1}, {"max_thumbnails": True}],
 )  # fmt: skip
 def test_settings_that_cannot_work_are_refused(wrong) -> None:
     with pytest.raises(ValueError, match=f"Expected `{next(iter(wrong))}` of Inspector"):

@@ -24,7 +24,6 @@ SCHEMA = 1
 _BINS = 41
 _PICTURE = 192  # pixels: the longest side of a made picture
 _PICTURES_PER_ROW = 8
-_MOST_SAMPLES = 1 << 20  # beyond, lists of samples are too long for a page
 
 
 @dataclass(frozen=True, eq=False)
@@ -190,7 +189,9 @@ def frame(found: Found, columns: Sequence[str] | None = None) -> Frame:
     sentences, which = _numbered(report.verdicts)
     number, described = bits(found.claims)
     parts |= {"verdict": pack(which), "claims": pack(number)}
-    samples = report.samples if _listable(report.samples) else None
+    samples = report.samples
+    if samples is not None and not states.listable(samples):
+        samples = None
     if samples is not None:
         parts |= _sample_parts(samples, classes=bool(report.outcomes.n))
     told, more = studies(report)
@@ -224,10 +225,6 @@ def _numbered(sentences: np.ndarray) -> tuple[list[str], np.ndarray]:
     known: dict[str, int] = {}
     which = [known.setdefault(sentence, len(known)) for sentence in sentences.tolist()]
     return list(known), np.array(which, np.uint16 if len(known) < 1 << 16 else np.uint32)
-
-
-def _listable(samples: Samples | None) -> bool:
-    return samples is not None and len(samples) <= _MOST_SAMPLES
 
 
 def _sample_parts(samples: Samples, *, classes: bool) -> dict[str, Part]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from lightning_neurocorr.report import COLUMNS
+
 # The full table of more neurons is written at the first and the last validation only.
 FEW_NEURONS = 1 << 17
 FIRST = 10  # validations whose full table is always written
@@ -52,10 +54,10 @@ class Inspector:
                     f"{value!r}."
                 )
         names = self.columns
-        if isinstance(names, str) or not all(isinstance(name, str) for name in names or ()):
+        if isinstance(names, str) or not set(names or ()) <= set(COLUMNS):
             raise ValueError(
                 "Expected `columns` of Inspector to be None or a list of column names, but got "
-                f"{names!r}."
+                f"{names!r}. There are: {', '.join(COLUMNS)}."
             )
 
     def writes_table(self, validations: int, neurons: int) -> bool:

@@ -7,7 +7,7 @@ from typing import Literal, TypedDict
 
 import numpy as np
 
-from lightning_neurocorr.report import NeuronReport
+from lightning_neurocorr.report import NeuronReport, Samples
 
 Kind = Literal["measured", "not_asked", "refused", "not_finished", "not_chosen"]
 
@@ -15,6 +15,14 @@ Kind = Literal["measured", "not_asked", "refused", "not_finished", "not_chosen"]
 _LATER = "it is measured at the end of a fit and in trainer.validate"
 _UNKNOWN = "the report is of an earlier version and does not say whether this was asked for"
 _AGAIN = "No sample is run again: "
+
+
+_MOST_SAMPLES = 1 << 20  # beyond, lists of samples are too long for a page
+
+
+def listable(samples: Samples) -> bool:
+    """Whether there are few enough samples for a page to list."""
+    return len(samples) <= _MOST_SAMPLES
 
 
 class State(TypedDict):
@@ -91,11 +99,16 @@ def _placebo(report: NeuronReport) -> State:
 
 
 def _samples(report: NeuronReport) -> State:
+    if report.samples is not None and not listable(report.samples):
+        why = f"lists of {len(report.samples):,} samples are too long for a page"
+        return {"state": "refused", "why": why}
     why = "" if "samples" in report.asked else _UNKNOWN
     return _state(report, "samples", report.samples is not None, refused=why, waits="")
 
 
 def _exemplars(report: NeuronReport) -> State:
+    if report.samples is not None and not listable(report.samples):
+        return _samples(report)
     has = report.samples is not None and bool(report.samples.exemplars)
     return _state(report, "exemplars", has, refused="", waits="no sample drives a neuron")
 
