@@ -199,6 +199,7 @@ def with_column(report: NeuronReport, name: str, *values: float) -> NeuronReport
     return replace(report, columns={**report.columns, name: np.array(values)})
 
 
+LATE = Finding("Placebo", state="not_finished", why="out of time")
 SLOW = "not finished within its share of the 120 s for all layers"
 
 
@@ -217,6 +218,7 @@ SLOW = "not finished within its share of the 120 s for all layers"
         ("ablation", empty(notes=("Fault in ablation: OSError: x",)), "not_finished", "OSError"),
         ("ablation", empty(notes=("No sample is run again: no.",)), "refused", "no."),
         ("placebo", empty(), "not_finished", "at the end of a fit"),
+        ("placebo", empty(studies={"placebo": LATE}), "not_finished", "out of time"),
         ("pictures", empty(notes=("No pictures: text",)), "refused", "text"),
         ("thumbnails", empty(notes=("No pictures: text",)), "refused", "text"),
         ("thumbnails", empty(), "not_finished", "at the end of a fit"),

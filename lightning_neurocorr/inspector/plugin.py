@@ -82,7 +82,7 @@ class NeurocorrPlugin(base_plugin.TBPlugin):
     # --- routes ----------------------------------------------------------------------------------
 
     def _static(self, request: wrappers.Request) -> wrappers.Response:
-        name = request.path.rpartition("/static/")[2]
+        name = request.path.partition(f"/plugin/{PLUGIN}/static/")[2]
         content = self._files.get(name)  # never joined to a path
         if content is None:
             raise _Wrong(404, "There is no such file.")

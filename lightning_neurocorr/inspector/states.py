@@ -133,6 +133,9 @@ def _state(report: NeuronReport, what: str, measured: bool, *, refused: str, wai
     asked = report.asked.get(what)
     if not asked:
         return {"state": "not_asked", "why": _UNKNOWN if asked is None else ""}
+    found = report.studies.get(what)
+    if found is not None and found.state not in ("measured", "not_asked"):
+        return {"state": found.state, "why": found.why}
     fault = _noted(report, (f"Fault in {what}: ",))
     if fault:
         return {"state": "not_finished", "why": fault}
