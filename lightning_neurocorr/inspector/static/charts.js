@@ -67,7 +67,7 @@ export function lineChart(lines, options) {
   return html`<svg class="chart lines" viewBox="0 0 ${width} ${height}" role="img" aria-label=${title}
       @click=${onPick && size > 1 ? pick : nothing}>
     ${band ? svg`<path class="band" d=${bandPath(band, x, (value) => y(clamp(value)))}></path>` : nothing}
-    ${ticks(low, high).map((tick) => svg`<line class="grid" x1=${pad.left} x2=${width - pad.right} y1=${y(tick)} y2=${y(tick)}></line>
+    ${ticks(low, high).map((tick) => svg`<line class="rule" x1=${pad.left} x2=${width - pad.right} y1=${y(tick)} y2=${y(tick)}></line>
       <text class="tick" x=${pad.left - 8} y=${y(tick) + 4} text-anchor="end">${tick === 0 ? "0" : format(tick)}</text>`)}
     ${known(at) && at >= 0 ? svg`<line class="now" x1=${x(at)} x2=${x(at)} y1=${pad.top} y2=${height - pad.bottom}></line>` : nothing}
     ${lines.map(({ values, name, label }, i) => svg`<path class="line ${name}" d=${path(values, x, y)}></path>
