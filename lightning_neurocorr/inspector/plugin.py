@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from tensorboard import errors, plugin_util
@@ -26,6 +27,7 @@ _GZIP = b"\x1f\x8b"
 _KEPT_STEPS = 2000  # summaries per tag; of the parts all are kept, as we write few
 _DAY = 86_400
 _MOST_KEYS = 64
+_AT_ONCE = 32
 
 
 class _Wrong(Exception):  # noqa: N818 -- not an error of ours: what was asked for
@@ -120,7 +122,10 @@ class NeurocorrPlugin(base_plugin.TBPlugin):
         if len(asked) > _MOST_KEYS:
             raise _Wrong(400, f"Expected at most {_MOST_KEYS} `keys`, but got {len(asked)}.")
         store = self._store(request)
-        found = [store.blob(key) for key in self._keys(request, asked)]
+        keys = self._keys(request, asked)
+        # The data server takes about 40 ms for each, whatever their size: it can do many at once.
+        with ThreadPoolExecutor(min(len(keys), _AT_ONCE)) as pool:
+            found = list(pool.map(store.blob, keys))
         head = struct.pack(f"<{len(found) + 1}I", len(found), *map(len, found))
         return _bytes(request, head + b"".join(found), expires=_lifetime(request))
 

@@ -10,6 +10,7 @@ const MOST_KEYS = 64; // in one answer of /parts
 /** The routes of the TensorBoard plugin. */
 export class TensorBoard {
   growing = true;
+  #stamps = new Map(); // when a blob was written, by key: the browser keeps what has one
 
   /** @param base address of the plugin's routes, ends with a slash */
   constructor(base) {
@@ -33,12 +34,15 @@ export class TensorBoard {
   /** [{step, keys}] of a blob tag; kind is parts, tiles or pictures. */
   async items(series, kind) {
     const tag = series.tags[kind];
-    return tag ? readable(await this.#json("index", { run: series.run, tag })).steps : [];
+    const steps = tag ? readable(await this.#json("index", { run: series.run, tag })).steps : [];
+    for (const { keys, stamp = "" } of steps) for (const key of keys) this.#stamps.set(key, stamp);
+    return steps;
   }
 
   /** Blobs by their keys, unpacked, in order; few requests. */
   async blobs(series, kind, keys) {
-    const where = { run: series.run, tag: series.tags[kind] };
+    const stamp = [...new Set(keys.map((key) => this.#stamps.get(key)))].filter(Boolean).join(",");
+    const where = { run: series.run, tag: series.tags[kind], ...(stamp && { stamp }) };
     if (keys.length === 1) return [await this.#bytes("part", { ...where, key: keys[0] })];
     const found = [];
     for (let i = 0; i < keys.length; i += MOST_KEYS) {
