@@ -184,6 +184,9 @@ def main() -> None:
         ("100,000 neurons, 5,000 samples, no pictures", 100_000, 5_000, 0, 0),
     ]  # fmt: skip
     print(files(pages))
+    from tests.benchmarks.inspector_browser import in_chromium  # it takes its reports from here
+
+    print("\n" + in_chromium(fast))
     print("\n" + machine("tensorboard", "numpy"))
 
 
