@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import gzip
+import io
+import json
 from typing import Any
 
 import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
+from PIL import Image
 from pytorch_lightning.loggers import TensorBoardLogger
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -120,8 +124,8 @@ def test_a_fault_of_images_is_a_reason_in_the_page(tmp_path, monkeypatch) -> Non
     }  # fmt: skip
 
 
-def test_thumbnails_are_written_once_and_validations_go_on_after_a_look(tmp_path) -> None:
-    """`trainer.validate` after a fit writes on into the same run, each thumbnail once."""
+def test_a_validation_of_other_data_has_its_own_thumbnails(tmp_path) -> None:
+    """`trainer.validate` after a fit writes on into the same run."""
     callback = NeuronAdvantage(every_other, visualizer=None)
     trainer, _ = train(tmp_path, callback, epochs=1)
     x, y = torch.rand(40, 1, 8, 8), torch.arange(40) % 3
@@ -133,9 +137,37 @@ def test_thumbnails_are_written_once_and_validations_go_on_after_a_look(tmp_path
     metas = store.metas(one.run, one.meta)
     assert [meta["validation"] for meta in metas] == [0, 0, 1]
     assert len({meta["step"] for meta in metas}) == 3
-    pages = [len(blob.keys) - 1 for blob in store.blobs(one.run, one.blobs["tiles"])]
+    tiles = store.blobs(one.run, one.blobs["tiles"])
+    assert [blob.step for blob in tiles] == [metas[1]["step"], metas[2]["step"]]
     samples = callback.report.samples  # type: ignore[union-attr]
-    assert sum(pages) == len(samples.thumbnails.pages)  # type: ignore[union-attr]
+    # Position 3 is another sample in the other data set: neither image nor number are shared.
+    first = [json.loads(gzip.decompress(store.blob(blob.keys[0])))["pages"] for blob in tiles]
+    numbers = [range(p["first"], p["first"] + p["count"]) for pages in first for p in pages]
+    assert len({tile for part in numbers for tile in part}) == 120 + 40
+    sheet = Image.open(io.BytesIO(samples.thumbnails.pages[0]))
+    shown = np.asarray(sheet.convert("L"))[:8, :8] / 255
+    low, high = float(x.min()), float(x.max())
+    at = int(np.flatnonzero(samples.tile == samples.thumbnails.first[0])[0])
+    expected = (x[at, 0].numpy() - low) / (high - low)
+    assert np.corrcoef(shown.ravel(), expected.ravel())[0, 1] > 0.99
+
+
+def test_a_second_look_at_the_same_data_makes_no_image_again(tmp_path) -> None:
+    x, y = torch.rand(40, 1, 8, 8), torch.arange(40) % 3
+    loader = DataLoader(TensorDataset(x, y), 20)
+    callback = NeuronAdvantage(every_other, visualizer=None)
+    trainer = pl.Trainer(
+        callbacks=[callback], logger=TensorBoardLogger(tmp_path), accelerator="cpu",
+        enable_progress_bar=False, enable_model_summary=False,
+    )  # fmt: skip
+    for _ in range(2):
+        trainer.validate(Small(), loader, verbose=False)
+    trainer.logger.experiment.close()  # type: ignore[union-attr]
+    store = stored_in(trainer.log_dir)
+    (one,) = store.series()
+    assert len(store.metas(one.run, one.meta)) == 2
+    assert len(store.blobs(one.run, one.blobs["tiles"])) == 1
+    assert (callback.report.samples.tile >= 0).all()  # type: ignore[union-attr]
 
 
 def test_a_new_log_folder_gets_all_thumbnails_again(tmp_path) -> None:

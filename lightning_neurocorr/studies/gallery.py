@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -135,6 +137,8 @@ class Gallery:
         self._settings, self._to_image = settings, to_image
         self._tiles: dict[int, int] = {}  # by key
         self._made: Thumbnails | None = None
+        self._start = 0  # the number of the first tile
+        self._data: list[Callable[[], Any]] = []  # what the images are of
 
     def __call__(self, report: NeuronReport, subject: Subject, table: SampleTable) -> NeuronReport:
         """The report with thumbnails of its samples; a note where there can be none."""
@@ -143,8 +147,11 @@ class Gallery:
             return report
         order = table.number.argsort()
         lasting = table.located or bool(samples.ids)
-        if not lasting:  # a number means another sample at every validation
+        if not self._is_of(subject) or not lasting:  # a number means another sample now
             self._tiles, self._made = {}, None
+        if self._made is None:
+            # Numbers that a run has used before it was resumed are not used again.
+            self._start = report.validation * self._settings.max_thumbnails % (1 << 30)
         keys = (table.key if samples.ids else table.number)[order]
         chosen = self._wanted(report, samples, keys)
         wanted = [row for row in chosen if int(keys[row]) not in self._tiles]
@@ -158,6 +165,15 @@ class Gallery:
             return _noted(report, "no image of a sample could be had again.")
         tile = np.array([self._tiles.get(key, -1) for key in keys.tolist()], np.int32)
         return replace(report, samples=replace(samples, tile=tile, thumbnails=self._made))
+
+    def _is_of(self, subject: Subject) -> bool:
+        """Whether the data sets are those of the images so far; from now on it is of these."""
+        data = [getattr(loader.loader, "dataset", loader.loader) for loader in subject.loaders]
+        known = len(data) == len(self._data) and all(
+            of() is part for of, part in zip(self._data, data, strict=True)
+        )
+        self._data = [_reference(part) for part in data]
+        return known
 
     def _wanted(self, report: NeuronReport, samples: Samples, keys: Tensor) -> list[int]:
         """Rows of samples that get an image, those that are shown for neurons first."""
@@ -210,7 +226,7 @@ class Gallery:
         made = self._made
         if made is None:
             return
-        first = made.first[-1] + made.count[-1] if made.first else 0
+        first = made.first[-1] + made.count[-1] if made.first else self._start
         self._made = replace(
             made,
             pages=(*made.pages, page(tiles, made.height, made.width, made.per_row)),
@@ -218,6 +234,14 @@ class Gallery:
             count=(*made.count, len(tiles)),
         )
         self._tiles |= {name: first + i for i, name in enumerate(names)}
+
+
+def _reference(data: Any) -> Callable[[], Any]:
+    """Refers to data without keeping it alive; to what cannot be referred to so, not at all."""
+    try:
+        return weakref.ref(data)
+    except TypeError:
+        return lambda: None
 
 
 def _noted(report: NeuronReport, why: str) -> NeuronReport:
