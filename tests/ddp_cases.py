@@ -77,10 +77,10 @@ def placebo_fails_in_one_process() -> dict[str, Any]:
     rank, world = PLACE["rank"], PLACE["world"]
 
     class Breaking(NeuronAdvantage):
-        def _show(self, trainer: Any) -> None:
-            if rank == world - 1:
+        def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+            if rank == world - 1 and not trainer.sanity_checking:
                 loader.dataset.x = None  # type: ignore[attr-defined]
-            super()._show(trainer)
+            super().on_validation_end(trainer, pl_module)
 
     return run(loaders=lambda: loader, callback=Breaking, placebo=Placebo(draws=1))
 

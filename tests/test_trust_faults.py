@@ -168,7 +168,7 @@ def test_a_logger_that_fails_is_a_warning(tmp_path: Any, monkeypatch: pytest.Mon
         raise OSError(28, "No space left on device")
 
     for name in ("log_report", "log_sheets"):
-        monkeypatch.setattr(f"lightning_neurocorr.callback.neuron_advantage.{name}", full)
+        monkeypatch.setattr(f"lightning_neurocorr.callback.afterwards.{name}", full)
     callback = NeuronAdvantage(answer, target=1, visualizer=None)
     logger = TensorBoardLogger(tmp_path)
     trainer = paper_trainer(callback, logger=logger, log_every_n_steps=1)

@@ -10,6 +10,7 @@ from types import CodeType
 from typing import TYPE_CHECKING, Any
 
 from lightning_neurocorr.callback import lightning_private
+from lightning_neurocorr.validation.options import Options
 
 if TYPE_CHECKING:
     from pytorch_lightning import LightningModule, Trainer
@@ -43,6 +44,13 @@ class When:
 def is_nth(number: int, every: int | None) -> bool:
     """Whether validation ``number``, counted from 1, is one of ``every``, 2 ``every`` and so on."""
     return every is not None and number > 0 and number % every == 0
+
+
+def looks_closer(options: Options, number: int) -> bool:
+    """Whether the ``number``-th validation of a fit is one that is looked at more closely."""
+    rooms = (options.visualizer, options.ablation, options.placebo, *options.studies)
+    plans = [getattr(room, "every_n_validations", None) for room in rooms]
+    return any(is_nth(number, every) for every in plans)
 
 
 def plan(trainer: Trainer, pl_module: LightningModule, number: int, every: int | None) -> Plan:
