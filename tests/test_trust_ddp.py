@@ -31,7 +31,8 @@ OF_THEIR_OWN = (
     "unattributed_in_one_process", "placebo_fails_in_one_process", "sharded_evidence",
     "sharded_and_fitted", "held_and_averaged",
 )  # fmt: skip
-SAME = [name for name in ddp_cases.CASES if name not in OF_THEIR_OWN]
+THEIRS = {n for n, run in ddp_cases.CASES.items() if run.__module__ != ddp_cases.__name__}
+SAME = [name for name in ddp_cases.CASES if name not in {*OF_THEIR_OWN, *THEIRS}]
 HALVES = ("r_replicated",)
 shards = pytest.mark.skipif(not ddp_cases.SHARDS, reason="needs a PyTorch that shards on the CPU")
 Results = dict[str, dict[str, Any]]
