@@ -1,9 +1,11 @@
 """Edits that fold into weights exactly, and the spurious-text toy: chosen here, judged there."""
 
 import json
+import random
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -202,7 +204,7 @@ def test_choosing_takes_the_best_beginning_of_the_list(toy: Toy) -> None:
 
 def test_refuses_without_a_held_out_half(toy: Toy) -> None:
     model, choose_on, _ = toy
-    few = EditSamples([((torch.zeros(5, 1, 8, 8),), {})], torch.zeros(5), torch.ones(5))
+    few = EditSamples([((torch.zeros(5, 1, 8, 8),), {})], torch.zeros(5), torch.ones(5) > 0)
     for held_out in (None, few):
         with pytest.raises(ValueError, match="`held_out` to be at least 30 samples"):
             judge_edit(model, held_out, {"1": [0]})
@@ -224,15 +226,16 @@ def test_helping_is_beyond_chance_and_beyond_random_units(toy: Toy) -> None:
     assert not replace(report, after=report.before).helps
 
 
-class Noisy(nn.Linear):
+class Noise(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x) + 1e-6 * torch.rand(1)
+        return x + 1e-6 * torch.rand(1) * np.random.rand() * random.random()  # noqa: NPY002
 
 
 @pytest.mark.keeps_rng
 def test_a_model_that_draws_leaves_the_random_state() -> None:
     state = torch.get_rng_state()
-    model, x = nn.Sequential(Noisy(3, 4), nn.Linear(4, 2)).eval(), torch.randn(60, 3)
+    model = nn.Sequential(nn.Linear(3, 4), Noise(), nn.Linear(4, 2)).eval()
+    x = torch.randn(60, 3)
     torch.set_rng_state(state)
     samples = EditSamples([((x,), {})], (x[:, 0] > 0).long(), x[:, 1] > 0)
     units, values = choose_edit(model, samples)

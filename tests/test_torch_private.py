@@ -65,3 +65,25 @@ def test_what_is_private_is_what_it_is_taken_for() -> None:
     assert torch_private.is_compiled_in_place(model)
     assert torch_private.is_compiled_function(torch.compile(abs, backend="eager"))
     assert not torch_private.is_compiled_function(abs)
+
+
+class Rectified(nn.Linear):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x).relu()
+
+
+class Standardised(nn.Conv2d):
+    def _conv_forward(self, x, weight, bias):
+        return super()._conv_forward(x, weight - weight.mean(), bias)
+
+
+def test_who_computes_what_a_layer_returns() -> None:
+    own = [nn.Linear(2, 2), nn.Conv1d(2, 2, 1), nn.ConvTranspose3d(2, 2, 1), nn.BatchNorm2d(2)]
+    own += [nn.InstanceNorm1d(2), nn.SyncBatchNorm(2), nn.GroupNorm(1, 2), nn.LayerNorm(2)]
+    assert all(map(torch_private.computes_as_torch, own))
+    replaced = nn.Linear(2, 2)
+    replaced.forward = torch.relu
+    for layer in (Rectified(2, 2), Standardised(2, 2, 1), replaced):
+        assert not torch_private.computes_as_torch(layer)
+    renamed = type("Renamed", (nn.Linear,), {"size": 2})(2, 2)
+    assert torch_private.computes_as_torch(renamed)

@@ -1,17 +1,29 @@
-"""Switch off neurons that go with what the baseline knows better, and keep the result as weights.
+"""Switch off neurons that are active where only the baseline is right, and keep the weights.
 
 Neurons are chosen on some samples and the edit is judged on others (after Hernandez et al. 2022,
-MILAN). A silenced neuron says a constant, which folds into the weights of its layer exactly, so the
-edited model needs nothing of this package.
+MILAN). A neuron that is switched off says a constant, which becomes part of its own layer's
+weights, exactly. So the edited model needs nothing of this package.
 
-That holds for what a layer returns, in front of its activation function: here neurons are read and
-silenced there, while a report and its ablation study read them behind it.
+In all of this room a neuron is what its layer itself returns: in front of the normalisation and the
+activation function that follow. Everywhere else that place is called ``at="raw"``. A report reads
+its neurons behind both by default, and so does the *needed* study; no weight of the layer makes
+most numbers there constant.
 """
 
-from lightning_neurocorr.edit.choosing import choose_edit as choose_edit
-from lightning_neurocorr.edit.judging import judge_edit as judge_edit
-from lightning_neurocorr.edit.results import EditReport as EditReport
-from lightning_neurocorr.edit.results import EditSamples as EditSamples
-from lightning_neurocorr.edit.results import EditTable as EditTable
-from lightning_neurocorr.edit.weights import fold_into_weights as fold_into_weights
-from lightning_neurocorr.edit.weights import save_edited as save_edited
+from lightning_neurocorr.edit.choosing import choose_edit
+from lightning_neurocorr.edit.judging import judge_edit
+from lightning_neurocorr.edit.report import EditReport, EditTable
+from lightning_neurocorr.edit.samples import EditSamples
+from lightning_neurocorr.edit.weights import Units, Values, fold_into_weights, save_edited
+
+__all__ = [
+    "EditReport",
+    "EditSamples",
+    "EditTable",
+    "Units",
+    "Values",
+    "choose_edit",
+    "fold_into_weights",
+    "judge_edit",
+    "save_edited",
+]

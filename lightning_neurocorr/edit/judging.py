@@ -1,20 +1,20 @@
-"""Judge an edit on samples that its neurons were not chosen on."""
+"""What an edit does on held-out samples, next to random edits."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from torch import Tensor, nn
+from torch import nn
 
-from lightning_neurocorr.activations import first_tensor
-from lightning_neurocorr.edit.accuracy import correct
-from lightning_neurocorr.edit.results import EditReport, EditSamples, EditTable
-from lightning_neurocorr.edit.weights import Units, Values, exact_layer, num_units
+from lightning_neurocorr.activations import first_tensor, unit_lists
+from lightning_neurocorr.edit.answers import Read, correct_with
+from lightning_neurocorr.edit.report import EditReport, EditTable
+from lightning_neurocorr.edit.samples import EditSamples, share_data
+from lightning_neurocorr.edit.weights import Units, Values, check_values, exact_layer, num_units
 from lightning_neurocorr.functional import mcnemar_p
-from lightning_neurocorr.isolation.torch_private import pytree
 
 _MIN_SAMPLES = 30
 
@@ -28,22 +28,25 @@ def judge_edit(
     chosen_on: EditSamples | None = None,
     random_sets: int = 20,
     seed: int = 0,
-    read: Callable[[Any], Tensor] = first_tensor,
+    read: Read = first_tensor,
 ) -> EditReport:
     """The model before and after an edit, on samples that the neurons were not chosen on.
+
+    Judged is the model with the very weights that :func:`save_edited` saves.
 
     Args:
         model: In evaluation mode; it is not changed.
         held_out: Other samples than those the units were chosen on.
         units: The units of each layer.
         values: See :func:`fold_into_weights`.
-        chosen_on: The samples the units were chosen on, to be sure that they are others.
+        chosen_on: The samples the units were chosen on, to be sure that they are others. It is
+            noticed where both read the same memory; copies of a sample are not.
         random_sets: Edits of as many random units of the same layers to compare with.
         seed: Of those.
         read: Logits ``(n, C)`` from what the model returns.
 
     Raises:
-        ValueError: If there are no held-out samples, or too few.
+        ValueError: If there are no held-out samples, or too few, or a layer forbids the edit.
     """
     n = 0 if held_out is None else len(held_out.target)
     if held_out is None or n < _MIN_SAMPLES:
@@ -51,19 +54,21 @@ def judge_edit(
             f"Expected `held_out` to be at least {_MIN_SAMPLES} samples that the neurons were not "
             f"chosen on, but got {n}: an edit looks good on the samples it was chosen on."
         )
-    if held_out is chosen_on or _share_data(held_out, chosen_on):
+    if chosen_on is not None and (held_out is chosen_on or share_data(held_out, chosen_on)):
         raise ValueError("Expected `held_out` to be other samples than those it was chosen on.")
+    check_values(model, values)
+    chosen = unit_lists(units)
+    after = correct_with(model, held_out, chosen, values, read)
+    before = correct_with(model, held_out, {}, None, read)
     random = np.random.default_rng(seed)
-    before = correct(model, held_out, {}, None, read)
-    after = correct(model, held_out, units, values, read)
     controls = []
-    for _ in range(random_sets if units else 0):
-        drawn = {name: _draw(exact_layer(model, name), units[name], random) for name in units}
-        controls.append(_table(correct(model, held_out, drawn, values, read), held_out))
+    for _ in range(random_sets if any(chosen.values()) else 0):
+        drawn = {name: _draw(exact_layer(model, name), chosen[name], random) for name in chosen}
+        controls.append(_table(correct_with(model, held_out, drawn, values, read), held_out))
     helped, harmed = int((after > before).sum()), int((after < before).sum())
     return EditReport(
-        units={name: tuple(map(int, chosen)) for name, chosen in units.items()},
-        values={name: tuple(values[name][list(units[name])].tolist()) for name in units if values},
+        units={name: tuple(listed) for name, listed in chosen.items()},
+        values={name: _said(values, name, listed) for name, listed in chosen.items()},
         n=n,
         before=_table(before, held_out),
         after=_table(after, held_out),
@@ -75,25 +80,20 @@ def judge_edit(
     )
 
 
-def _share_data(first: EditSamples, second: EditSamples | None) -> bool:
-    """Whether two sets hold the same tensors."""
-    if second is None:
-        return False
-    mine = {id(part) for chunk in first.chunks for part in pytree.tree_leaves(chunk)}
-    return any(
-        isinstance(part, Tensor) and id(part) in mine
-        for chunk in second.chunks
-        for part in pytree.tree_leaves(chunk)
-    )
+def _said(values: Values | None, name: str, units: list[int]) -> tuple[float, ...]:
+    """What switched-off units say."""
+    if values is None or name not in values:
+        return (0.0,) * len(units)
+    return tuple(values[name][units].tolist())
 
 
-def _table(right: np.ndarray, samples: EditSamples) -> EditTable:
-    baseline = samples.baseline_correct.cpu().numpy().astype(bool)
-    groups = {name: right[member.cpu().numpy()] for name, member in samples.groups.items()}
+def _table(correct: np.ndarray, samples: EditSamples) -> EditTable:
+    baseline = samples.baseline_correct.cpu().numpy()
+    groups = {name: correct[member.cpu().numpy()] for name, member in samples.groups.items()}
     return EditTable(
-        accuracy=float(right.mean()),
-        only_model=int((right & ~baseline).sum()),
-        only_baseline=int((~right & baseline).sum()),
+        accuracy=float(correct.mean()),
+        only_model=int((correct & ~baseline).sum()),
+        only_baseline=int((~correct & baseline).sum()),
         groups={name: float(c.mean()) if len(c) else math.nan for name, c in groups.items()},
     )
 

@@ -15,6 +15,7 @@ __all__ = [
     "ConvTransposeNd",
     "NormBase",
     "buffers_of",
+    "computes_as_torch",
     "has_hooks",
     "hook_tables",
     "is_compiled_function",
@@ -34,6 +35,18 @@ def parameters_of(module: nn.Module) -> dict[str, nn.Parameter | None]:
 def buffers_of(module: nn.Module) -> dict[str, Tensor | None]:
     """The table of a module's own buffers."""
     return module._buffers
+
+
+def computes_as_torch(module: nn.Module) -> bool:
+    """Whether a linear layer, convolution or norm returns what PyTorch's own class returns."""
+    steps = ("forward", "_conv_forward", "_apply_instance_norm")
+    defined = [
+        next(kind.__module__ for kind in type(module).__mro__ if step in vars(kind))
+        for step in steps
+        if hasattr(type(module), step)
+    ]
+    replaced = any(step in vars(module) for step in steps)
+    return not replaced and all(name.startswith("torch.nn.modules.") for name in defined)
 
 
 def hook_tables(module: nn.Module) -> list[dict[int, Any]]:

@@ -1,45 +1,10 @@
-"""What an edit is judged on, and what it does there."""
+"""What an edit does on samples that it was not chosen on."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
-
-from torch import Tensor
-
-
-@dataclass(frozen=True)
-class EditSamples:
-    """Samples to choose neurons on, or to judge an edit on.
-
-    Args:
-        chunks: Arguments ``(args, kwargs)`` of the model's forward, together ``N`` samples.
-        target: Class ids ``(N,)``.
-        baseline_correct: Whether the baseline is right, ``(N,)`` bool.
-        groups: Named subsets to report the accuracy of, ``(N,)`` bool each.
-    """
-
-    chunks: Sequence[tuple[tuple[Any, ...], dict[str, Any]]]
-    target: Tensor
-    baseline_correct: Tensor
-    groups: Mapping[str, Tensor] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        n = len(self.target)
-        named = {"baseline_correct": self.baseline_correct, **self.groups}
-        for name, values in named.items():
-            if tuple(values.shape) != (n,):
-                raise ValueError(
-                    f"Expected `{name}` to be of shape ({n},), one for each of `target`, but got "
-                    f"{tuple(values.shape)}."
-                )
-        for chunk in self.chunks:
-            if not (isinstance(chunk, tuple) and [*map(type, chunk)] == [tuple, dict]):
-                raise TypeError(
-                    "Expected `chunks` to hold arguments of the model, such as [((images,), {})], "
-                    f"but got {type(chunk).__name__}."
-                )
 
 
 @dataclass(frozen=True)
@@ -50,7 +15,7 @@ class EditTable:
         accuracy: Share it gets right.
         only_model: Samples it gets right and the baseline wrong.
         only_baseline: Samples it gets wrong and the baseline right.
-        groups: Accuracy on each named subset.
+        groups: Accuracy on each named subset; NaN for an empty one.
     """
 
     accuracy: float
@@ -65,7 +30,7 @@ class EditReport:
 
     Attributes:
         units: The units switched off, by layer.
-        values: What they say from now on, by layer and in the order of ``units``.
+        values: What their layer returns for them from now on, by layer, in the order of ``units``.
         n: Held-out samples.
         before: The model as it was.
         after: The edited model.
@@ -99,18 +64,17 @@ class EditReport:
 
     def summary(self) -> str:
         """The table in plain words."""
-        if not self.units:
+        if not any(self.units.values()):
             return "No edit: no neuron whose silence raises accuracy on the samples to choose on."
         off = ", ".join(f"{layer} {list(chosen)}" for layer, chosen in self.units.items())
         lines = [
             f"Switched off: {off}. On {self.n} held-out samples, before -> after (random units):",
-            _line("accuracy", [100 * table.accuracy for table in self._tables()], " %"),
-            _line("only the model right", [table.only_model for table in self._tables()]),
-            _line("only the baseline right", [table.only_baseline for table in self._tables()]),
+            _shares("accuracy", [table.accuracy for table in self._tables()]),
+            _counts("only the model right", [table.only_model for table in self._tables()]),
+            _counts("only the baseline right", [table.only_baseline for table in self._tables()]),
         ]
         for name in self.before.groups:
-            shares = [100 * table.groups[name] for table in self._tables()]
-            lines += [_line(name, shares, " %")]
+            lines += [_shares(name, [table.groups[name] for table in self._tables()])]
         verdict = "The edit helps" if self.helps else "The edit is not shown to help"
         p = f"McNemar p = {self.p_value:.2g}" if self.helped + self.harmed else "nothing changed"
         lines.append(f"{verdict}: {self.helped} became right, {self.harmed} wrong ({p}).")
@@ -120,6 +84,11 @@ class EditReport:
         return self.before, self.after, self.control
 
 
-def _line(name: str, numbers: Sequence[float], unit: str = "") -> str:
+def _shares(name: str, numbers: Sequence[float]) -> str:
+    before, after, control = (100 * share for share in numbers)
+    return f"  {name}: {before:.1f} -> {after:.1f} ({control:.1f}) %"
+
+
+def _counts(name: str, numbers: Sequence[float]) -> str:
     before, after, control = numbers
-    return f"  {name}: {before:.1f} -> {after:.1f} ({control:.1f}){unit}"
+    return f"  {name}: {before:.0f} -> {after:.0f} ({control:.1f})"
