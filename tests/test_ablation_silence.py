@@ -1,5 +1,6 @@
 """Silenced neurons against masks written by hand."""
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -166,3 +167,24 @@ def test_hooks_go_on_interrupts() -> None:
     with pytest.raises(KeyboardInterrupt), silence(model, {"0": [0]}):
         raise KeyboardInterrupt
     assert not model[0]._forward_hooks
+
+
+def test_looking_ahead_leaves_no_trace() -> None:
+    model = nn.Sequential(
+        nn.Conv2d(1, 3, 1), nn.BatchNorm2d(3), nn.ReLU(), nn.Dropout(0.5), nn.Conv2d(3, 2, 1)
+    )
+    x, calls = torch.randn(4, 1, 5, 5), []
+    model[4].register_forward_hook(lambda *_: calls.append(1))
+    other = copy.deepcopy(model)
+    torch.manual_seed(0)
+    first = other[:3](x).clone()
+    first[:, 1] = 0
+    expected = other[4](other[3](first))
+    torch.manual_seed(0)
+    with silence(model, {"2": [1]}, "zero"):
+        assert torch.equal(model(x), expected)
+        before = len(calls)
+        model(x)
+        assert len(calls) == before + 1  # it looks once
+    assert int(model[1].num_batches_tracked) == 2
+    assert not model._forward_pre_hooks

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 from torch.utils import _pytree as pytree
 
+from lightning_neurocorr.ablation.foresight import Foresight
 from lightning_neurocorr.activations import (
     Place,
     TokenMasks,
@@ -57,8 +58,9 @@ def silence(
 
     Raises:
         TypeError: If units are no whole numbers.
-        ValueError: If a layer is unknown, or in the forward if a unit is out of range or it is not
-            known which axis is the unit: a ReLU or a block, where ``find_sites`` follows it.
+        ValueError: If a layer is unknown, or in the forward if a unit is out of range or it cannot
+            be known which axis is the unit. Of a ReLU or a block the model does not say so; it is
+            followed in a forward of its own, before the first call of the model.
 
     Warns:
         UserWarning: If the model ran no forward through one of the layers.
@@ -80,13 +82,15 @@ def silence(
     generator = torch.Generator().manual_seed(seed)
     called: set[str] = set()
     early: list[AskedMask] = []
+    foresight = Foresight()
     with ExitStack() as stack:
         if isinstance(model, nn.Module):
             stack.enter_context(eager(model))
+            stack.enter_context(foresight.open(model, places))
             stack.enter_context(TokenMasks(model))
         for name, place in places.items():
             given = constants.get(name)
-            hook = _silencer(name, chosen[name], fill, given, generator, called, early)
+            hook = _silencer(name, chosen[name], fill, given, generator, called, early, foresight)
             stack.callback(listen(place, hook).remove)
         yield
     if any(asked.answer() is not None for asked in early):
@@ -135,11 +139,15 @@ def _silencer(
     generator: torch.Generator,
     called: set[str],
     early: list[AskedMask],
+    foresight: Foresight,
 ) -> Callable[[Place, Any], Any]:
     """A hook that returns what a layer says with its silenced units replaced."""
 
     def hook(place: Place, output: Any) -> Any:
+        if foresight.looking:
+            return None
         called.add(name)
+        place = foresight.of(name, place)
         activation = first_tensor(output)
         axis = told_unit_axis(place, activation)
         size = activation.size(axis)  # nested tensors have no shape

@@ -28,7 +28,7 @@ SCRIPTS = (
     "tensorboard_side",
     "inspector",
 )
-LONG = ("render_transfer", "render_pairs")  # networks are trained
+LONG = ("render_transfer",)  # networks are trained
 DEVICE = ("gpu",)  # needs one
 
 
