@@ -110,15 +110,17 @@ def test_the_share_on_partners_counts_both_directions_alike() -> None:
     np.testing.assert_allclose(found, both / both.abs().sum(), rtol=1e-3, atol=1e-5)
 
 
-def test_with_two_classes_a_baseline_that_errs_one_way_says_nothing_of_use() -> None:
+def test_with_two_classes_a_baseline_that_errs_one_way_is_said() -> None:
     """It never takes 0 for 1, so that nothing can be weighed against its taking 1 for 0."""
     streams = two_streams(2, 3000)
     answers = torch.where(streams.target == 0, 0, streams.baseline)
     assert ((answers == 0) & (streams.target == 1)).any()
     report = report_on(streams, answers)
     assert np.isfinite(report.columns["attribution_q"]).any()
-    assert np.isnan(report.columns["attribution_contrast"]).all()
-    assert any("baseline takes only one of them for the other" in note for note in report.notes)
+    assert np.isfinite(report.columns["attribution_contrast"]).any()
+    assert np.isnan(report.columns["attribution_shared"]).all()
+    assert any("the baseline takes only one for the other" in note for note in report.notes)
     both_ways = report_on(streams, streams.baseline)
     assert np.isfinite(both_ways.columns["attribution_contrast"]).any()
+    assert np.isfinite(both_ways.columns["attribution_shared"]).any()
     assert not any("for the other" in note for note in both_ways.notes)

@@ -74,9 +74,8 @@ class Attributed:
 
 
 _ONE_WAY = (
-    "Not tried whether a neuron is used more where the model wins: there are two classes, and the "
-    "baseline takes only one of them for the other. What it lacks cannot be told from what "
-    "misleads it."
+    "With two classes, of which the baseline takes only one for the other, nothing shows whether a "
+    "neuron that is called used sees what the baseline lacks, or what misleads it."
 )
 
 
@@ -205,7 +204,6 @@ class Attributing:
         weight = balanced(target[wins], answer[wins])
         if len(wins) and not weight.any() and len(torch.cat([target, answer]).unique()) == 2:
             self._notes = (_ONE_WAY,)
-            wins, shared, weight = wins[:0], shared[:0], weight[:0]
         rival = torch.where(group == 0, answer, -1)
         rival[shared] = answer[wins]
         pair = torch.full_like(rival, -1)
