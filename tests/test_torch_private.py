@@ -1,50 +1,9 @@
-"""PyTorch's private names are touched in one file, so that a new version breaks one file."""
+"""What is read of PyTorch's private names is what it is taken for."""
 
-import re
-from pathlib import Path
-
-import pytest
 import torch
 from torch import nn
 
-import lightning_neurocorr
 from lightning_neurocorr.isolation import torch_private
-
-PRIVATE = re.compile(
-    r"\._(parameters|buffers|modules|version|compiled_call_impl|forward_\w+|backward_\w+)\b"
-    r"|\"_(forward|backward)_(pre_)?hooks\"|_torchdynamo|_compiled_call_impl|torch\._\w"
-    r"|from torch[\w.]*\._|from torch[\w.]* import _"
-)
-ROOMS = ("isolation", "visualization", "edit")
-
-
-def touches(text: str) -> list[str]:
-    """Lines that touch a private name of PyTorch; ``self._name`` is the writer's own."""
-    return [line for line in text.splitlines() if PRIVATE.search(line.replace("self._", ""))]
-
-
-@pytest.mark.parametrize("room", ROOMS)
-def test_no_other_file_of_these_rooms_touches_a_private_name(room: str) -> None:
-    files = sorted((Path(lightning_neurocorr.__file__).parent / room).rglob("*.py"))
-    found = {f.name: touches(f.read_text()) for f in files if f.stem != "torch_private"}
-    assert len(found) > 1
-    assert {name: lines for name, lines in found.items() if lines} == {}
-
-
-@pytest.mark.parametrize(
-    "line",
-    [
-        "from torch.utils import _pytree as pytree",
-        "from torch.utils._python_dispatch import TorchDispatchMode",
-        "for name in module._parameters:",
-        "count = buffer._version",
-        "torch._C.do()",
-        'getattr(part, "_forward_hooks")',
-    ],
-)
-def test_a_private_name_is_noticed(line: str) -> None:
-    assert touches(line)
-    assert not touches("self._buffers = torch.zeros(3)")
 
 
 def test_what_is_private_is_what_it_is_taken_for() -> None:
@@ -65,6 +24,23 @@ def test_what_is_private_is_what_it_is_taken_for() -> None:
     assert torch_private.is_compiled_in_place(model)
     assert torch_private.is_compiled_function(torch.compile(abs, backend="eager"))
     assert not torch_private.is_compiled_function(abs)
+    values = torch.zeros(2)
+    before = torch_private.version_of(values)
+    values += 1
+    assert torch_private.version_of(values) == before + 1
+    with torch.inference_mode():
+        assert torch_private.version_of(torch.zeros(2)) == 0
+
+
+def test_operations_are_what_they_are_taken_for() -> None:
+    aten = torch.ops.aten
+    assert torch_private.operation_name(aten.relu_.default) == "aten::relu_"
+    assert torch_private.is_mutable(aten.relu_.default)
+    assert not torch_private.is_mutable(aten.relu.default)
+    assert torch_private.composite_kernel(aten.relu.default) is None
+    kernel = torch_private.composite_kernel(aten.flatten.using_ints)
+    assert kernel is not None
+    assert kernel(torch.zeros(2, 3)).shape == (6,)
 
 
 class Rectified(nn.Linear):

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from lightning_neurocorr.functional import BOTH, ONLY_MODEL
+from lightning_neurocorr.isolation.torch_private import pytree
 
 Chunk = tuple[tuple[Any, ...], dict[str, Any]]
 

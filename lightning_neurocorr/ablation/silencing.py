@@ -10,7 +10,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
-from torch.utils import _pytree as pytree
 
 from lightning_neurocorr.ablation.foresight import Foresight
 from lightning_neurocorr.activations import (
@@ -29,6 +28,7 @@ from lightning_neurocorr.activations import (
     unit_lists,
 )
 from lightning_neurocorr.activations.token_calls import AskedMask
+from lightning_neurocorr.isolation.torch_private import pytree
 
 _NO_OTHERS = "Expected fill='mean' or 'zero' for {}."
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
-from torch.nn.modules.conv import _ConvNd
 
 from lightning_neurocorr.activations.sequences import is_sequence_first
 from lightning_neurocorr.activations.sites import Place, Site, layer_of
+from lightning_neurocorr.isolation.torch_private import ConvNd, NormBase
 
-_CHANNEL_SECOND = (_ConvNd, _NormBase, nn.GroupNorm)
+_CHANNEL_SECOND = (ConvNd, NormBase, nn.GroupNorm)
 _FEATURE_LAST = (
     nn.Linear,
     nn.Bilinear,

@@ -7,10 +7,10 @@ import fnmatch
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from torch import nn
-from torch.nn.modules.conv import _ConvNd
 
 from lightning_neurocorr.activations.axes import is_token_convolution
 from lightning_neurocorr.activations.sequences import find_sequence_first
+from lightning_neurocorr.isolation.torch_private import ConvNd
 
 Layers = str | Sequence[str] | Callable[[str, nn.Module], bool] | None
 
@@ -69,7 +69,7 @@ def _default_layers(named: Mapping[str, nn.Module]) -> Iterator[str]:
     """Convolutions, linear layers and attention, which computes its linear layers by itself."""
     attention = {name for name, m in named.items() if isinstance(m, nn.MultiheadAttention)}
     for name, module in named.items():
-        linear = isinstance(module, (_ConvNd, nn.Linear)) or is_token_convolution(module)
+        linear = isinstance(module, (ConvNd, nn.Linear)) or is_token_convolution(module)
         if name in attention or (linear and attention.isdisjoint(_above(name))):
             yield name
 

@@ -11,8 +11,6 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
-from torch.nn.modules.conv import _ConvNd
 from typing_extensions import Self
 
 from lightning_neurocorr.activations import layouts as L
@@ -29,11 +27,12 @@ from lightning_neurocorr.activations.sites import Place, Site, Unfold
 from lightning_neurocorr.activations.spoken import Heard, Speaker
 from lightning_neurocorr.activations.tracing import Trace
 from lightning_neurocorr.isolation.compilation import eager
+from lightning_neurocorr.isolation.torch_private import ConvNd, NormBase, parameters_of
 
 At = Literal["activation", "raw"] | Mapping[str, Literal["activation", "raw"]]
 UnitAxis = int | Mapping[str, int] | None
 
-_NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
+_NORMS = (NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 
 
 class SiteFinder:
@@ -321,11 +320,11 @@ def find_sites(
 
 def makes_units(module: nn.Module) -> bool:
     """Whether a layer makes neurons that norms and activation functions work on."""
-    if isinstance(module, (_ConvNd, nn.Linear)) or is_token_convolution(module):
+    if isinstance(module, (ConvNd, nn.Linear)) or is_token_convolution(module):
         return True
     if isinstance(module, torch.jit.ScriptModule):
         return False
-    weight = module._parameters.get("weight")
+    weight = parameters_of(module).get("weight")
     return weight is not None and weight.ndim > 1 and not isinstance(module, _NORMS)
 
 

@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
+
+from lightning_neurocorr.isolation.torch_private import pytree
 
 
 class PaddedEnds:

@@ -11,8 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
-from torch.utils import _pytree as pytree
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.hooks import RemovableHandle
 from torch.utils.weak import WeakTensorKeyDictionary
 
@@ -21,9 +19,9 @@ from lightning_neurocorr.activations import operations as O
 from lightning_neurocorr.activations.pooling import first_tensor, packed_in
 from lightning_neurocorr.activations.sequences import is_sequence_first
 from lightning_neurocorr.activations.spoken import Heard, Speaker, Spoken, Traced
+from lightning_neurocorr.isolation import torch_private
 from lightning_neurocorr.isolation.asides import depth
-
-_COMPOSITE = torch._C.DispatchKey.CompositeImplicitAutograd
+from lightning_neurocorr.isolation.torch_private import TorchDispatchMode, pytree
 
 # With constants they move and stretch a neuron's values, no more.
 _AFFINE = {"add", "sub", "rsub", "mul", "div", "neg"}
@@ -128,13 +126,14 @@ class Trace:
         given = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
         if self._stack:
             self.weights.update(id(x) for x in given if isinstance(x, nn.Parameter))
-        blank = O.is_blank(func._schema.name)
+        blank = O.is_blank(torch_private.operation_name(func))
         known = [x for x in given if self._is_known(x)]
         if blank or not known:
             return func(*args, **kwargs)
-        if torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), _COMPOSITE):
+        kernel = torch_private.composite_kernel(func)
+        if kernel is not None:
             with self._mode:  # the very kernel that would have run
-                return func._op_dk(_COMPOSITE, *args, **kwargs)
+                return kernel(*args, **kwargs)
         result = func(*args, **kwargs)
         self._noting(self._operation, func, args, given, result)
         return result
@@ -150,7 +149,7 @@ class Trace:
             self._busy = False
 
     def _operation(self, func: Any, args: Sequence[Any], given: list[Tensor], result: Any) -> None:
-        name = func._schema.name.removeprefix("aten::")
+        name = torch_private.operation_name(func).removeprefix("aten::")
         name = name[:-1] if name.endswith("_") else name
         pointwise = torch.Tag.pointwise in func.tags or name in O.FUNCTIONS
         self._index += 1
@@ -176,7 +175,7 @@ class Trace:
                 continue
             layout = O.follow(name, args, layout_of, out, pointwise)
             made = Traced(layout)
-            written = func._schema.is_mutable and any(out is x for x in given)
+            written = torch_private.is_mutable(func) and any(out is x for x in given)
             shared = written and self._overwritten(out, layout)
             for speaker in {s for traced in known.values() for s in traced.own}:
                 self._go_on(speaker, name, pointwise, list(known.values()), made, out.ndim, shared)

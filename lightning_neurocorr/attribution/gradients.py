@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
-from torch.utils import _pytree as pytree
 from torch.utils.hooks import RemovableHandle
 from typing_extensions import Self
 
@@ -29,6 +28,7 @@ from lightning_neurocorr.activations import (
 )
 from lightning_neurocorr.activations.token_calls import AskedMask
 from lightning_neurocorr.isolation import without_checkpointing
+from lightning_neurocorr.isolation.torch_private import pytree
 
 
 def attribute(

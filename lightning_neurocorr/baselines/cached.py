@@ -20,6 +20,7 @@ from lightning_neurocorr.baselines.protocols import (
     Stateful,
     check_baseline,
 )
+from lightning_neurocorr.isolation.torch_private import version_of
 
 
 class CachedBaseline:
@@ -193,4 +194,4 @@ def _versions(module: Any) -> list[tuple[int, int]]:
     if not isinstance(module, nn.Module):
         return []
     tensors = [*module.parameters(), *module.buffers()]
-    return [(id(t), 0 if t.is_inference() else t._version) for t in tensors]
+    return [(id(t), version_of(t)) for t in tensors]

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 from tensorboard.compat.tensorflow_stub import pywrap_tensorflow
-from tensorboard.summary.writer.record_writer import RecordWriter
+
+from lightning_neurocorr.inspector.tensorboard_private import file_of, record_writer
 
 _POLYNOMIAL = 0x82F63B78  # Castagnoli, bits reversed
 _WORDS = 256  # of four bytes in a block; many blocks advance together
@@ -22,10 +23,9 @@ _ALL = 0xFFFFFFFF
 
 def quicken(writer: Any) -> None:
     """Let a ``SummaryWriter`` of PyTorch take large records; others are left as they are."""
-    events = getattr(writer._get_file_writer(), "event_writer", None)
-    records = getattr(getattr(events, "_async_writer", None), "_writer", None)
-    if type(records) is RecordWriter and "write" not in vars(records):
-        file = records._writer
+    records = record_writer(writer)
+    if records is not None and "write" not in vars(records):
+        file = file_of(records)
         records.write = lambda data: file.write(record(data))
 
 

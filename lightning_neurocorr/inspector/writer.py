@@ -20,6 +20,7 @@ from lightning_neurocorr.inspector.payload import (
 )
 from lightning_neurocorr.inspector.records import quicken
 from lightning_neurocorr.inspector.settings import Inspector
+from lightning_neurocorr.inspector.tensorboard_private import file_writer
 from lightning_neurocorr.report import NeuronReport
 
 # Made when they are imported, so that no type checker knows what is in them.
@@ -98,7 +99,7 @@ class RunWriter:
         samples = report.samples
         if samples is None or samples.thumbnails is None:
             return []
-        where = str(writer._get_file_writer().get_logdir())
+        where = str(file_writer(writer).get_logdir())
         before, pages = self._pages.get(where, ()), samples.thumbnails.pages
         self._pages[where] = pages
         # Where samples cannot be told apart between validations, all images are new.
@@ -134,7 +135,7 @@ def _value(tag: str, tensor: Any, data_class: int, plugin: str, about: Mapping[s
 
 def _add(writer: Any, summary: Any, step: int) -> None:
     """Write with PyTorch's writer, or with tensorboardX's, which has protos of its own."""
-    files = writer._get_file_writer()
+    files = file_writer(writer)
     if type(writer).__module__.partition(".")[0] == "tensorboardX":
         from tensorboardX.proto import summary_pb2 as others
 

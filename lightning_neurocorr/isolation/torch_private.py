@@ -1,30 +1,40 @@
-"""What PyTorch keeps to itself and we read all the same: here, and nowhere else in these rooms."""
+"""What PyTorch keeps to itself and we read all the same: here, and nowhere else."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase as NormBase
 from torch.nn.modules.conv import _ConvNd as ConvNd
 from torch.nn.modules.conv import _ConvTransposeNd as ConvTransposeNd
 from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
 
 __all__ = [
     "ConvNd",
     "ConvTransposeNd",
     "NormBase",
+    "TorchDispatchMode",
     "buffers_of",
+    "composite_kernel",
     "computes_as_torch",
     "has_hooks",
     "hook_tables",
     "is_compiled_function",
     "is_compiled_in_place",
+    "is_mutable",
+    "operation_name",
     "parameters_of",
     "pytree",
+    "version_of",
 ]
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+_COMPOSITE = torch._C.DispatchKey.CompositeImplicitAutograd
 
 
 def parameters_of(module: nn.Module) -> dict[str, nn.Parameter | None]:
@@ -69,3 +79,24 @@ def is_compiled_in_place(module: nn.Module) -> bool:
 def is_compiled_function(value: Any) -> bool:
     """Whether ``torch.compile`` made this function."""
     return callable(value) and hasattr(value, "_torchdynamo_orig_callable")
+
+
+def version_of(tensor: Tensor) -> int:
+    """How often a tensor was written to in place; 0 where nobody counts."""
+    return 0 if tensor.is_inference() else tensor._version
+
+
+def operation_name(operation: Any) -> str:
+    """The name that a ``TorchDispatchMode`` sees, with its namespace."""
+    return operation._schema.name
+
+
+def is_mutable(operation: Any) -> bool:
+    """Whether an operation writes to what it is given."""
+    return operation._schema.is_mutable
+
+
+def composite_kernel(operation: Any) -> Callable[..., Any] | None:
+    """What runs an operation by its parts, where it has any."""
+    has = torch._C._dispatch_has_kernel_for_dispatch_key(operation.name(), _COMPOSITE)
+    return partial(operation._op_dk, _COMPOSITE) if has else None
