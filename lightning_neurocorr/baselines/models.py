@@ -288,7 +288,7 @@ class SnapshotBaseline:
         return {**self.__dict__, "_module": None}  # the live model does not belong to the baseline
 
     def __repr__(self) -> str:
-        return f"SnapshotBaseline(epoch={self.epoch}{_shown(self)})"
+        return f"{type(self).__name__}(epoch={self.epoch}{_shown(self)})"
 
 
 def _run(module: nn.Module, inputs: Any, call: Callable[..., Any], field: Field | None) -> Tensor:

@@ -23,6 +23,9 @@ MIN_SAMPLES = 5
 # advantage; of neuron and advantage.
 _WORD_ERRORS, _NEURON_ERRORS = 4.0, 3.0
 
+# A word that explains less of what goes with the advantage is none of its words.
+_LEAST_EXPLAINED = 0.05
+
 # A formula has to be so much better than its best word, on samples that it was not chosen on: as a
 # ratio, and in standard errors of r, which count where samples are few.
 _GAIN, _GAIN_ERRORS = 1.1, 1.64
@@ -161,7 +164,10 @@ def advantage_words(
     share = np.full(len(word), np.nan)
     for d in np.flatnonzero(word >= 0):
         share[d] = _explained(activations[:, d], words[:, word[d]], advantage, classes)
-    return AdvantageWords(word, score, share)
+    enough = share >= _LEAST_EXPLAINED
+    return AdvantageWords(
+        np.where(enough, word, -1), np.where(enough, score, np.nan), np.where(enough, share, np.nan)
+    )
 
 
 @dataclass(frozen=True)

@@ -193,10 +193,12 @@ class Words(Study):
 
 
 def _ordered(columns: dict[str, list[Any]]) -> dict[str, list[Any]]:
-    """Neurons with a word of the advantage first, then those with the largest score."""
-    due = np.array([word is None for word in columns["advantage_word"]], dtype=bool)
-    score = np.nan_to_num(np.array(columns["score"], dtype=float), nan=-1.0)
-    order = np.lexsort((-score, due))
+    """Neurons whose advantage a word explains best first, then those with the largest score."""
+    explained, score = (
+        np.nan_to_num(np.array(columns[name], dtype=float), nan=-1.0)
+        for name in ("explained", "score")
+    )
+    order = np.lexsort((-score, -explained))
     return {name: [values[i] for i in order] for name, values in columns.items()}
 
 
