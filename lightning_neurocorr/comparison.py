@@ -263,9 +263,9 @@ def _one_pass(model: nn.Module, subject: Subject, collector: Collector) -> Valid
             collector.begin(moved)
             judged = collector.update(model(*args, **kwargs), moved, positions, ids)
             subject.layers = collector.recorder.places
-            subject.remember(moved, judged, collector.result)
+            subject.remember(moved, judged, collector.running_pass)
         collector.finish()
-    return collector.result
+    return collector.running_pass
 
 
 def _arguments(batch: Any, inputs: B.Field | None) -> Arguments:

@@ -98,4 +98,4 @@ def test_a_second_walk_would_be_seen() -> None:
             torch.randn(N, CLASSES).argmax(1)
             torch.cat([torch.randn(N, size) for size in (*WIDTHS, CLASSES)], 1)
     assert walks.counts - before == {"argmax of scores": 1, "cat of layers": 1}
-    assert collector.result.sizes == dict(zip("0123", (*WIDTHS, CLASSES), strict=True))
+    assert collector.running_pass.sizes == dict(zip("0123", (*WIDTHS, CLASSES), strict=True))

@@ -251,7 +251,7 @@ def test_a_notebook_needs_no_lightning() -> None:
         for batch in loader:
             model(batch[0])
             collector.update(None, batch, positions)
-        found = collector.result.finish(CPU)
+        found = collector.running_pass.finish(CPU)
     report, rankings = report_of(found), found.rankings
     assert not any(module._forward_hooks for module in model.modules())
     hidden = model[:2](x).detach()  # behind the activation function

@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from lightning_neurocorr.isolation.replacing import replaced_modules
 from lightning_neurocorr.visualization import FeatureVisualizer, ImagePrior, Target, stand_ins
 from lightning_neurocorr.visualization.isolated_model import IsolatedModel
-from lightning_neurocorr.visualization.targets import Readout
+from lightning_neurocorr.visualization.targets import TargetReader
 
 
 class Block(nn.Module):
@@ -112,7 +112,7 @@ def _compare(net, layer, size=24, rtol=1e-9):
     module, modules = net.get_submodule(layer) if layer else net, dict(net.named_modules())
     model = IsolatedModel(net, {"layer": module})
     targets = [Target("layer", unit) for unit in range(4)]
-    readout, calls = Readout(targets), {"layer": 1}
+    readout, calls = TargetReader(targets), {"layer": 1}
     images = torch.rand(4, 3, size, size + 1, dtype=torch.float64, requires_grad=True)
     with model.opened(0):
         model.shorten(model.prepare(images), {"layer": readout.all}, calls)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from lightning_neurocorr.activations.spoken import Heard, Spoken
+from lightning_neurocorr.activations.spoken import Passage, Spoken
 
 
-def reading_places(family: list[Spoken], heard: list[Heard], averages: bool) -> Iterator[Heard]:
+def reading_places(family: list[Spoken], heard: list[Passage], averages: bool) -> Iterator[Passage]:
     """Places to read, the best first: behind the last change, as near to it as possible."""
     kinds = [("same",), ("same", "pool"), ("same", "pool", "average")]
     changes = [s for s in family if s.kind == "change" and _is_whole(family, s)]
@@ -34,7 +34,7 @@ def _is_whole(family: list[Spoken], spoken: Spoken) -> bool:
     )
 
 
-def _is_alone(heard: Heard, chain: set[Spoken]) -> bool:
+def _is_alone(heard: Passage, chain: set[Spoken]) -> bool:
     """Whether all that comes after goes through this door."""
     path, waiting = {heard.spoken}, [heard.spoken]
     while waiting:

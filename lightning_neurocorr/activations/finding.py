@@ -24,7 +24,7 @@ from lightning_neurocorr.activations.doors import reading_places
 from lightning_neurocorr.activations.pooling import Pooling
 from lightning_neurocorr.activations.sequences import is_sequence_first
 from lightning_neurocorr.activations.sites import Place, Site, Unfold
-from lightning_neurocorr.activations.spoken import Heard, Speaker
+from lightning_neurocorr.activations.spoken import Passage, Speaker
 from lightning_neurocorr.activations.tracing import Trace
 from lightning_neurocorr.isolation.compilation import eager
 from lightning_neurocorr.isolation.torch_private import ConvNd, NormBase, parameters_of
@@ -80,7 +80,7 @@ class SiteFinder:
         self.closed: set[nn.Module] = {model}
         self.refused = ""
         self._doubtful: set[str] = set()  # layers whose samples may lie on either of two axes
-        self._heard: dict[Speaker, list[Heard]] = {}
+        self._heard: dict[Speaker, list[Passage]] = {}
         self.trace = Trace({"": model, **self._modules}, layers, self._rooted, self._listen)
 
     def __enter__(self) -> Self:
@@ -195,7 +195,7 @@ class SiteFinder:
         sizes = [n for axis, n in enumerate(value.shape) if axis != units]
         return sizes.count(len(value)) > 1 and not has_samples_first(module)
 
-    def _listen(self, speaker: Speaker, heard: Heard, value: Any) -> None:
+    def _listen(self, speaker: Speaker, heard: Passage, value: Any) -> None:
         name, _ = speaker
         own = heard.module is self.layers[name] and heard.argument is None
         raw = own and heard.spoken.kind == "raw"
@@ -214,9 +214,9 @@ class SiteFinder:
         wanted = _of(self._at, name, "activation") == "activation"
         return wanted and makes_units(self.layers[name])
 
-    def _choose(self, name: str, calls: int) -> Heard | None:
+    def _choose(self, name: str, calls: int) -> Passage | None:
         """The first place where every call of the layer is heard, and nothing else is."""
-        found: list[dict[str, Heard]] = [{}]
+        found: list[dict[str, Passage]] = [{}]
         if calls:
             found.clear()
         for call in range(calls):
@@ -233,12 +233,12 @@ class SiteFinder:
                 return one
         return self._raw(name)
 
-    def _raw(self, name: str) -> Heard | None:
+    def _raw(self, name: str) -> Passage | None:
         """The layer's own output, if it was called."""
         heard = self._heard.get((name, 0), [])
         return next((one for one in heard if one.spoken.kind == "raw"), None)
 
-    def _site(self, name: str, heard: Heard) -> Place:
+    def _site(self, name: str, heard: Passage) -> Place:
         layer, module = self.layers[name], heard.module
         where = name if module is layer else self._names[id(module)]
         said = where if heard.argument is None else f"input of {where}"
@@ -350,7 +350,7 @@ def _of(option: Any, name: str, default: Any) -> Any:
     return option.get(name, default) if isinstance(option, Mapping) else option
 
 
-def _key(name: str, heard: Heard) -> str:
+def _key(name: str, heard: Passage) -> str:
     return f"{name} {id(heard.module)} {heard.argument}"
 
 

@@ -47,7 +47,7 @@ OverPositions = tuple[Tensor, int | Tensor]
 
 
 @dataclass(frozen=True)
-class _Heard:
+class _Calls:
     """The calls of a layer at one moment: their sum or maximum, mean over positions, how many."""
 
     values: Tensor
@@ -100,7 +100,7 @@ class ActivationRecorder:
         self.refused: dict[str, str] = {}
         self._handles: list[RemovableHandle] = []
         self.over_positions: dict[str, OverPositions] = {}
-        self._heard: dict[str, dict[Moment, _Heard]] = {}
+        self._heard: dict[str, dict[Moment, _Calls]] = {}
         self._failed: dict[str, str] = {}
         self._early: list[tuple[str, Place, Tensor, AskedMask, Moment]] = []
         self._unmasked: list[tuple[str, AskedMask]] = []
@@ -194,7 +194,7 @@ class ActivationRecorder:
             'went another way than in the first batch. Read it with at="raw"'
         )
 
-    def _of(self, call: Call | None, heard: Mapping[Moment, _Heard]) -> _Heard | str:
+    def _of(self, call: Call | None, heard: Mapping[Moment, _Calls]) -> _Calls | str:
         """What a layer gave inside of a call, else on the way to it, or why it is not known."""
         if self._within is None:
             return heard.get(_ALWAYS, _NOT_CALLED)
@@ -326,7 +326,7 @@ class ActivationRecorder:
         moments = self._heard.setdefault(name, {})
         seen = moments.get(moment)
         if seen is None:
-            moments[moment] = _Heard(pooled, over)
+            moments[moment] = _Calls(pooled, over)
             return
         if seen.values.shape != pooled.shape:
             self._failed[name] = (
@@ -338,7 +338,7 @@ class ActivationRecorder:
             values = torch.maximum(seen.values, pooled)
         else:
             values = widened(seen.values) + widened(pooled)
-        moments[moment] = _Heard(values, _together(seen.over, over), seen.calls + 1)
+        moments[moment] = _Calls(values, _together(seen.over, over), seen.calls + 1)
 
     def _read(
         self, output: Any, place: Place, mask: Tensor | None

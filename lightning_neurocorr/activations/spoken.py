@@ -44,7 +44,7 @@ class Traced:
 
 
 @dataclass(frozen=True, eq=False)
-class Heard:
+class Passage:
     """A spoken tensor that a module took in (``argument``) or returned (None)."""
 
     spoken: Spoken

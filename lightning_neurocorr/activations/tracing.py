@@ -18,7 +18,7 @@ from lightning_neurocorr.activations import layouts as L
 from lightning_neurocorr.activations import operations as O
 from lightning_neurocorr.activations.pooling import first_tensor, packed_in
 from lightning_neurocorr.activations.sequences import is_sequence_first
-from lightning_neurocorr.activations.spoken import Heard, Speaker, Spoken, Traced
+from lightning_neurocorr.activations.spoken import Passage, Speaker, Spoken, Traced
 from lightning_neurocorr.isolation import torch_private
 from lightning_neurocorr.isolation.asides import depth
 from lightning_neurocorr.isolation.torch_private import TorchDispatchMode, pytree
@@ -29,7 +29,7 @@ _AFFINE = {"add", "sub", "rsub", "mul", "div", "neg"}
 _SEQUENCES = (nn.RNNBase, nn.MultiheadAttention)
 
 Rooted = Callable[[str, nn.Module, Tensor, "L.Layout | None"], "L.Layout | None"]
-Hearing = Callable[[Speaker, Heard, Any], None]
+Hearing = Callable[[Speaker, Passage, Any], None]
 
 
 class _Mode(TorchDispatchMode):
@@ -287,7 +287,7 @@ class Trace:
         for argument, value in (*enumerate(args), *kwargs.items()):
             if isinstance(value, Tensor) and value in self._tensors:
                 for speaker, spoken in self._tensors[value].own.items():
-                    heard = Heard(spoken, module, argument, self._index, self._index)
+                    heard = Passage(spoken, module, argument, self._index, self._index)
                     self._hear(speaker, heard, value)
 
     def _after(self, module: nn.Module, _: Any, output: Any) -> None:
@@ -301,7 +301,7 @@ class Trace:
         """After a fault of ours layers are heard as they are."""
         speaker = self._names[id(module)], self.calls[id(module)] - 1
         raw = Spoken(self._index, "raw", None, first_tensor(output).ndim)
-        self._hear(speaker, Heard(raw, module, None, self._index, self._index), output)
+        self._hear(speaker, Passage(raw, module, None, self._index, self._index), output)
 
     def _leave(self, module: nn.Module, output: Any) -> None:
         call = self._index
@@ -324,7 +324,7 @@ class Trace:
             rows = int(is_sequence_first(module))
             traced.layout = L.with_axis(layout, rows, L.SAMPLES, value.shape[rows])
         for speaker, spoken in traced.own.items():
-            self._hear(speaker, Heard(spoken, module, None, self._index, call), output)
+            self._hear(speaker, Passage(spoken, module, None, self._index, call), output)
 
     def _speak(self, name: str, module: nn.Module, value: Tensor, packed: bool) -> None:
         """A watched layer has returned: follow its output, if it is not packed."""

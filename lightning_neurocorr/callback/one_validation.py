@@ -197,10 +197,10 @@ class OneValidation:
             self.weights = KeptWeights(collector.model)
         judged = collector.update(outputs, batch, loader, ids)
         self.memory.found = collector.recorder.found
-        check_groups(self.options, collector.result)
+        check_groups(self.options, collector.running_pass)
         if self._subject is not None:
             self._subject.layers = collector.recorder.places
-            self._subject.remember(batch, judged, collector.result)
+            self._subject.remember(batch, judged, collector.running_pass)
 
     # --- when all batches were there -------------------------------------------------------------
 
@@ -210,7 +210,7 @@ class OneValidation:
         if collector is None:
             return
         with validated(self.weights):
-            validation = collector.result.finish(trainer.strategy.root_device)
+            validation = collector.running_pass.finish(trainer.strategy.root_device)
         report = self._report(trainer, validation)
         listening, self._listening = self._listening, None
         told = HeardByStudies() if listening is None else listening.gathered()

@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Columns:
+class BatchColumns:
     """Advantage and covariates of a batch: ``N`` samples, ``k`` columns, ``F`` folds.
 
     Attributes:
@@ -39,7 +39,7 @@ def read_columns(
     folds: int,
     device: torch.device,
     state_device: torch.device,
-) -> Columns:
+) -> BatchColumns:
     """Check what comes with activations on ``device``, and centre it in each fold.
 
     Raises:
@@ -53,7 +53,7 @@ def read_columns(
     centred = (columns.mT - w[:, :, None]) * inside[:, None]  # (F, k, N)
     left = torch.cat([inside[:, None], centred], 1).flatten(0, 1)
     n, w, ww = (exact(part, state_device) for part in (n, w, centred @ centred.mT))
-    return Columns(n, w, ww, inside, left)
+    return BatchColumns(n, w, ww, inside, left)
 
 
 def _columns(

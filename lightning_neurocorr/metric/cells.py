@@ -13,8 +13,8 @@ from torch import Tensor
 
 from lightning_neurocorr.functional.stratified import CellMoments
 
-HALVES, GROUPS = 2, 4
-BYTES_PER_CLASS = 2 * HALVES * GROUPS * 8  # of one neuron: sums and sums of squares, float64
+HALVES, NUM_GROUPS = 2, 4
+BYTES_PER_CLASS = 2 * HALVES * NUM_GROUPS * 8  # of one neuron: sums and sums of squares, float64
 
 _BLOCK = 1 << 12  # neurons that are summed at once on the CPU, where they stay in cache
 
@@ -31,7 +31,7 @@ class Cells:
     def __init__(self, neurons: int, rows: int, device: torch.device | str = "cpu") -> None:
         self.neurons, self.rows = neurons, rows
         wide: dict[str, Any] = {"dtype": torch.float64, "device": device}
-        cells = rows * GROUPS * HALVES
+        cells = rows * NUM_GROUPS * HALVES
         self.shift: Tensor | None = None
         self.scalars = torch.zeros(cells, 2, **wide)  # samples, and their advantage
         step = _BLOCK if self.scalars.device.type == "cpu" else neurons
@@ -59,7 +59,7 @@ class Cells:
             half: 0 or 1.
         """
         row, group, half = (x.to(self.device, non_blocking=True) for x in (row, group, half))
-        cell = (row * GROUPS + group) * HALVES + half
+        cell = (row * NUM_GROUPS + group) * HALVES + half
         parts = [part.detach().to(self.device) for part in parts]
         if self.shift is None:  # of a constant neuron exactly its constant
             self.shift = torch.cat([part[0].double() for part in parts])
@@ -122,7 +122,7 @@ class Cells:
 
     def _arranged(self, values: Tensor, order: Sequence[int] | None) -> Tensor:
         """Rows in their order as ``(..., R, 4, 2, n)``, from ``(..., cells, n)``."""
-        values = values.unflatten(-2, (self.rows, GROUPS, HALVES))
+        values = values.unflatten(-2, (self.rows, NUM_GROUPS, HALVES))
         if order is None:
             return values.sum(-4, keepdim=True)
         index = torch.tensor(order, dtype=torch.long, device=self.device)

@@ -12,7 +12,7 @@ from torchmetrics import Metric
 from lightning_neurocorr.functional import Moments, correlation, merge_shared_
 from lightning_neurocorr.functional.side_by_side import read_parts, side_by_side
 from lightning_neurocorr.metric.batch import exact_arithmetic, read_columns
-from lightning_neurocorr.metric.layout import Layout, Merge
+from lightning_neurocorr.metric.packing import Merge, PackedState
 from lightning_neurocorr.metric.reduction import add_batch_
 
 
@@ -80,7 +80,7 @@ class NeuronAdvantageCorrelation(Metric):
         self.count_active = count_active
         self.compiled = compile  # `compile` is a method of every module
         self._warned = False
-        self.layout = Layout(1 + num_covariates, num_neurons)
+        self.layout = PackedState(1 + num_covariates, num_neurons)
         # One packed state: a joint merge of counts, means and moments needs them in one reduction.
         self.add_state(
             "state",

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from lightning_neurocorr.functional import Moments, merge_neurons_
-from lightning_neurocorr.metric.batch import Columns, exact, widest
+from lightning_neurocorr.metric.batch import BatchColumns, exact, widest
 from lightning_neurocorr.metric.fused import add_fused_, can_fuse
 
 # On the CPU a block of samples and neurons is subtracted and multiplied in scratch that stays in
@@ -29,7 +29,7 @@ _DEVICE_BLOCK = 1 << 25
 def add_batch_(
     state: Moments,
     x: Tensor,
-    columns: Columns,
+    columns: BatchColumns,
     count_active: bool,
     fuse: bool = False,
 ) -> None:
@@ -53,7 +53,7 @@ def add_batch_(
 def _moments(
     x: Tensor,
     shift: Tensor,
-    columns: Columns,
+    columns: BatchColumns,
     found: tuple[Tensor, Tensor, Tensor],
     device: torch.device,
 ) -> Moments:
@@ -78,7 +78,7 @@ def _moments(
 
 
 def _sums(
-    x: Tensor, shift: Tensor, columns: Columns, count_active: bool = False, fuse: bool = False
+    x: Tensor, shift: Tensor, columns: BatchColumns, count_active: bool = False, fuse: bool = False
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Sums of Y = X - shift per row of ``left``, of Y^2 and of X != 0 per row of ``inside``."""
     d = x.shape[1]

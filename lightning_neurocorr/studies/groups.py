@@ -21,7 +21,7 @@ from lightning_neurocorr.report.finding_table import Table
 from lightning_neurocorr.samples import fetch
 from lightning_neurocorr.studies.look import Look, RefusedError
 from lightning_neurocorr.studies.protocol import Study
-from lightning_neurocorr.studies.vocabulary import WordedSamples, worded
+from lightning_neurocorr.studies.worded import WordedSamples, worded
 from lightning_neurocorr.validation.options import Options
 
 _MOST_NEURONS = 2000  # of a layer: those with the largest |attribution|

@@ -142,11 +142,11 @@ class Matches(Study):
         options = start.options
         beside = Beside(network, other, layers, options.pooling)
         fresh = None if self.untrained is False else Beside.untrained(start)
-        return _Heard(repr(other), beside, fresh, wanted=self.untrained)
+        return _OtherNetwork(repr(other), beside, fresh, wanted=self.untrained)
 
     def find(self, look: Look) -> Finding:
         """A row for each neuron."""
-        told: _Heard | None = look.heard
+        told: _OtherNetwork | None = look.heard
         if told is None or told.sums is None:
             raise RefusedError("The other network answered no batch.")
         found = match(told.sums.correlation_())
@@ -174,7 +174,7 @@ class Matches(Study):
         )
 
 
-class _Heard(Listener):
+class _OtherNetwork(Listener):
     """Hears the other network, and an untrained copy, on the batches of the validation."""
 
     def __init__(
@@ -253,7 +253,7 @@ def _layers_of(network: nn.Module, asked: Layers, watched: Mapping[str, nn.Modul
     return list(watched) if asked is None and all(name in names for name in watched) else asked
 
 
-def _columns(told: _Heard, found: Matched, control: Matched | None) -> dict[str, Any]:
+def _columns(told: _OtherNetwork, found: Matched, control: Matched | None) -> dict[str, Any]:
     layer, unit = _named(told.mine)
     other_layer, other_unit = _named(told.theirs)
 

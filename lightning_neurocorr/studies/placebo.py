@@ -161,7 +161,7 @@ class AgainstPlacebo:
         draws, left = Draws(dealt, self._passes), samples.position.argsort()
         left = left[self.process :: self.processes]
         with subject.quiet(), Collector(subject.module, self._collected(draws)) as collector:
-            collector.result, collector.rerun = draws, subject.rerun.anew()
+            collector.running_pass, collector.rerun = draws, subject.rerun.anew()
             for which, batch in fetch(subject.loaders, samples.position[left].tolist(), _BATCH):
                 moved = subject.move(batch, which)
                 size = self._add(collector, draws, moved, subject.loaders[which].loader, left)

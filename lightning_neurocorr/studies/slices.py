@@ -17,7 +17,7 @@ from lightning_neurocorr.report.finding import Finding
 from lightning_neurocorr.report.finding_table import Table
 from lightning_neurocorr.studies.look import Look, RefusedError
 from lightning_neurocorr.studies.protocol import Study
-from lightning_neurocorr.studies.vocabulary import WordedSamples, chosen_neurons, worded
+from lightning_neurocorr.studies.worded import WordedSamples, chosen_neurons, worded
 from lightning_neurocorr.validation.options import Options
 
 _LEAST = 200  # samples

@@ -15,7 +15,7 @@ from lightning_neurocorr.report.finding import Finding
 from lightning_neurocorr.report.finding_table import Table
 from lightning_neurocorr.studies.look import Look, RefusedError
 from lightning_neurocorr.studies.protocol import Study
-from lightning_neurocorr.studies.vocabulary import WordedSamples, chosen_neurons, worded
+from lightning_neurocorr.studies.worded import WordedSamples, chosen_neurons, worded
 from lightning_neurocorr.validation.options import Options
 
 _BLOCK = 256  # neurons at a time: the copies in float64 stay small

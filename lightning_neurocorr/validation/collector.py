@@ -110,7 +110,7 @@ class Collector:
         )
         self.reader = settings.reader or make_reader(options)
         self.one_hot = OneHotCheck()
-        self.result = ValidationPass(
+        self.running_pass = ValidationPass(
             options.advantage,
             num_classes=options.num_classes,
             attribution=options.attribution,
@@ -146,10 +146,10 @@ class Collector:
         """Raise for what was not waited for batch by batch, once all have passed."""
         self.answers.finish()
         for name, reason in self.recorder.doubts().items():
-            self.result.problems.setdefault(name, reason)
+            self.running_pass.problems.setdefault(name, reason)
         self.one_hot.finish()
         seen = () if self.recorder.found is None else self.recorder.found.notes
-        self.result.remarks += [*self.reader.remarks, *seen, *self._about_tokens()]
+        self.running_pass.remarks += [*self.reader.remarks, *seen, *self._about_tokens()]
 
     def _about_tokens(self) -> list[str]:
         """What to know of the padding of sequences."""
@@ -215,19 +215,19 @@ class Collector:
             self._check_masks(n, call)
             activations, problems = self.recorder.take(n, call)
             if self.recorder.found is not None:
-                self.result.read_at = self.recorder.found.names
+                self.running_pass.read_at = self.recorder.found.names
             baseline = self._ask_baseline(batch, prediction, loader, numbers)
             self._check_classes(target, prediction, baseline)
             keys = numbers if names is None else number_ids(names)
             kinds, located = self.answers.kinds(), loader.known
             found = Batch(prediction, baseline, target, keys, keep, kinds, numbers, located, names)
             self._say_provenance(read, baseline, loader, ids)
-            judged = self.result.judge(found)
+            judged = self.running_pass.judge(found)
             source = None if judged.outcome is None else self._source(found, call, batch)
             over = self.recorder.over_positions
-            self.result.add(judged, activations, problems, over, source)
+            self.running_pass.add(judged, activations, problems, over, source)
             if settings.hear is not None:
-                settings.hear(judged, activations, batch, self.result)
+                settings.hear(judged, activations, batch, self.running_pass)
         self.clear()
         return judged
 
@@ -308,7 +308,7 @@ class Collector:
         found = self.reader.provenance
         prediction = forms.get("model", shape_words(read.prediction))
         answer = forms.get("baseline", shape_words(baseline))
-        self.result.provenance |= {
+        self.running_pass.provenance |= {
             "prediction": f"{found['prediction']}, {prediction}",
             "target": found["target"],
             "baseline": f"{describe(self.settings.options.baseline)}, {answer}",
@@ -327,13 +327,13 @@ class Collector:
         if options.attribution is None:
             return None
         if call is None:
-            self.result.no_attribution(NOT_CALLED)
+            self.running_pass.no_attribution(NOT_CALLED)
             return None
         args, kwargs = call.arguments
         if self.tokens.given:
             kwargs = {**kwargs, TOKEN_MASK: self.tokens.given}
         if not self.rerun.prepare((args, kwargs), loaded, batch.prediction):
-            self.result.no_attribution(self.rerun.refused)
+            self.running_pass.no_attribution(self.rerun.refused)
             return None
         if self.rerun.square((args, kwargs), len(batch.prediction)):
             self._doubt_axes()
@@ -349,7 +349,7 @@ class Collector:
         for name, place in self.recorder.places.items():
             told = isinstance(place, Site) and (place.samples == 1 or place.ndim == 2)
             if not told and not is_sequence_first(layer_of(place)):
-                self.result.problems.setdefault(
+                self.running_pass.problems.setdefault(
                     name,
                     "its inputs have as many steps as samples, with the samples on the second "
                     "axis, so that its own axes cannot be told apart; take another batch size",

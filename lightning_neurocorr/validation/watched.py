@@ -13,7 +13,7 @@ from lightning_neurocorr.exemplars.entries import POSITION
 from lightning_neurocorr.functional import Moments, correlation
 from lightning_neurocorr.functional.side_by_side import joined
 from lightning_neurocorr.metric import Cells, NeuronAdvantageCorrelation
-from lightning_neurocorr.metric.layout import Merge
+from lightning_neurocorr.metric.packing import Merge
 from lightning_neurocorr.report.layout import Layout
 from lightning_neurocorr.validation.batches import JudgedBatch
 

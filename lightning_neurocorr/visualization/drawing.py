@@ -22,7 +22,7 @@ from lightning_neurocorr.visualization.isolated_model import IsolatedModel, alik
 from lightning_neurocorr.visualization.prior import ImagePrior
 from lightning_neurocorr.visualization.reference import Reference, measure
 from lightning_neurocorr.visualization.settings import Settings
-from lightning_neurocorr.visualization.targets import Readout, Target, group_by_layer
+from lightning_neurocorr.visualization.targets import Target, TargetReader, group_by_layer
 
 _TRIED = 4  # real images on which the short way through the model must read the same
 _FRESH = 8  # warps per picture that its augmented activation is the mean of
@@ -49,7 +49,7 @@ class Drawing:
         self.started = time.monotonic()
         self.references: dict[int, Reference] = {}
         self.calls: dict[str, int] = {}
-        self.readouts: dict[tuple[int, ...], Readout] = {}
+        self.readouts: dict[tuple[int, ...], TargetReader] = {}
         self.shortened: str | None = None  # the layer that the short way leads to
 
     def pictures(
@@ -144,14 +144,14 @@ class Drawing:
         self.shortened = layer
         targets = [target for target in self.targets if target.layer == layer]
         images = self.model.prepare(self.prior.images[:_TRIED]).requires_grad_()
-        self.model.shorten(images, {layer: Readout(targets).all}, self.calls)
+        self.model.shorten(images, {layer: TargetReader(targets).all}, self.calls)
 
     def activations(self, chunk: Sequence[int], images: Tensor, *, short: bool = False) -> Tensor:
         """Target ``i`` on image ``i``, ``(K,)``, averaged over the calls of the layer."""
         name = self.targets[chunk[0]].layer
         readout = self.readouts.get(tuple(chunk))
         if readout is None:
-            readout = self.readouts[tuple(chunk)] = Readout([self.targets[i] for i in chunk])
+            readout = self.readouts[tuple(chunk)] = TargetReader([self.targets[i] for i in chunk])
         seen = self.model.read(
             self.model.prepare(images), {name: readout.own}, self.calls, short=short
         )

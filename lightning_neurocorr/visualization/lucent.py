@@ -28,8 +28,8 @@ from lightning_neurocorr.visualization.render import progress_bar
 from lightning_neurocorr.visualization.settings import Settings
 from lightning_neurocorr.visualization.targets import (
     ExemplarImages,
-    Readout,
     Target,
+    TargetReader,
     check_exemplars,
     resolve_layers,
 )
@@ -196,7 +196,7 @@ class _LucentDrawing(Drawing):
                 self.visualizer.objective(layer, target.index, 0)
             )
             return objective if target.sign == 1 else -1 * objective
-        place, readout = self.layers[target.layer], Readout([target])
+        place, readout = self.layers[target.layer], TargetReader([target])
 
         def drive(activation_of: Callable[[str], Any]) -> Tensor:
             output = activation_of(layer)

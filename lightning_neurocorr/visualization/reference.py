@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lightning_neurocorr.visualization.isolated_model import IsolatedModel
 from lightning_neurocorr.visualization.prior import ImagePrior
-from lightning_neurocorr.visualization.targets import Readout, Target
+from lightning_neurocorr.visualization.targets import Target, TargetReader
 
 _BATCH = 32
 
@@ -74,7 +74,9 @@ def measure(
         References by position in ``targets``, for layers that the forward calls, and how often it
         calls each layer.
     """
-    readers = {name: Readout([targets[i] for i in group]).all for name, group in groups.items()}
+    readers = {
+        name: TargetReader([targets[i] for i in group]).all for name, group in groups.items()
+    }
     extra = sorted(exemplars)
     images = prior.images[:max_images]
     if extra:

@@ -82,7 +82,7 @@ class Visualizer(Protocol):
         ...
 
 
-class Readout:
+class TargetReader:
     """Reads the signed activation of some targets from the output of their layer.
 
     Raises:

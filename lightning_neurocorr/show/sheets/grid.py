@@ -43,7 +43,7 @@ class Grid:
 
     def __init__(self, panels: Sequence[Panel], samples: int, palette: Palette) -> None:
         self.palette, self.samples, self.legend = palette, samples, words.PICTURE_LEGEND
-        self.groups = [g for g in words.GROUPS if any(getattr(panel, g) for panel in panels)]
+        self.groups = [g for g in words.TITLES if any(getattr(panel, g) for panel in panels)]
         self.pictures = any(panel.picture for panel in panels)
         room = WIDTH - 2 * MARGIN + _BETWEEN - self.pictures * (_LARGE + _BETWEEN)
         self.column = room // max(len(self.groups), 1) - _BETWEEN
@@ -56,7 +56,7 @@ class Grid:
 
     def header(self) -> Canvas:
         """The titles of the columns."""
-        titles = [words.GROUPS[group] for group in self.groups] + [words.PICTURE] * self.pictures
+        titles = [words.TITLES[group] for group in self.groups] + [words.PICTURE] * self.pictures
         canvas = Canvas(WIDTH, 2 * line_height(_TEXT) + 8, self.palette)
         for i, title in enumerate(titles):
             canvas.write((self._left(i), 0), title, _TEXT, bold=True, colour=self.palette.muted)

@@ -89,7 +89,7 @@ def ranked_panels(report: NeuronReport, layer: str) -> list[tuple[Panel, NeuronR
 def _shape(panels: Sequence[Panel]) -> tuple[int, int, int]:
     """``(C, H, W)`` of the images; C is 1 where there is no image."""
     for panel in panels:
-        images = [s.image for group in words.GROUPS for s in getattr(panel, group)]
+        images = [s.image for group in words.TITLES for s in getattr(panel, group)]
         for image in [*images, panel.shown, panel.picture.image if panel.picture else None]:
             if image is not None:
                 channels, height, width = image.shape
@@ -138,7 +138,7 @@ def _heading(row: NeuronRow, palette: Palette) -> Canvas:
 def _legend(panels: Sequence[Panel], about: str, palette: Palette) -> Canvas:
     """What the marks mean: captions, bars of outcomes, and ``about`` where there are pictures."""
     room, step = WIDTH - 2 * MARGIN, line_height(_SMALL)
-    seen = {s.outcome for panel in panels for g in words.GROUPS for s in getattr(panel, g)}
+    seen = {s.outcome for panel in panels for g in words.TITLES for s in getattr(panel, g)}
     outcomes = [outcome for outcome in words.OUTCOMES if outcome in seen]
     text = f"{words.LEGEND} {words.BAR_LEGEND}" if outcomes else words.LEGEND
     above = wrapped(text, room, font(_SMALL))

@@ -99,7 +99,7 @@ class Strips:
         y, before = 0, ""
         for group, sample in lines:
             if group != before:
-                title = words.GROUPS[group]
+                title = words.TITLES[group]
                 canvas.write((MARGIN, y - 2), title, _TEXT, bold=True, colour=self.palette.muted)
             write_caption(canvas, sample, (MARGIN, y + self.height - 24, _LABEL - 16))
             self._strip(canvas, sample.image, "no image", y)

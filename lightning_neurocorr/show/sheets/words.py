@@ -10,7 +10,7 @@ from lightning_neurocorr.report.written import fixed, printable, significant
 
 DO_NOT_READ = "do not read this picture"
 
-GROUPS = {
+TITLES = {
     "exemplars": ("strongest", "samples"),
     "only_model": ("only the model", "is right"),
     "matched": ("same class,", "both right"),

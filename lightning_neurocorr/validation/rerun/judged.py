@@ -26,7 +26,7 @@ _SEARCHED = 512  # rows that columns are searched in, and the most columns
 
 
 @dataclass(frozen=True)
-class Judged:
+class JudgedLogits:
     """From what a module returns to logits whose order is that of the judged prediction.
 
     Attributes:
@@ -62,7 +62,7 @@ class Judged:
         return apart.all(0)
 
 
-def learn(output: Any, prediction: Tensor, find: Callable[[Any], Tensor]) -> Judged | None:
+def learn(output: Any, prediction: Tensor, find: Callable[[Any], Tensor]) -> JudgedLogits | None:
     """How a prediction follows from the output of a module; None where it does not.
 
     Known are: the tensor that ``find`` gives or another one in the output; all of its columns, or
@@ -90,25 +90,25 @@ def too_many(differs: Tensor, of: int | None = None) -> bool:
     return bool(differs.sum() > _ROWS * (len(differs) if of is None else of))
 
 
-def _fit(place: Callable[[Any], Tensor], logits: Tensor, prediction: Tensor) -> Judged | None:
+def _fit(place: Callable[[Any], Tensor], logits: Tensor, prediction: Tensor) -> JudgedLogits | None:
     if not prediction.is_floating_point():
-        return Judged(place)
+        return JudgedLogits(place)
     logits, prediction = _columns(logits, prediction)
     if prediction.shape[1] == 1:
-        return Judged(place, None, _one_scale(logits, prediction))
+        return JudgedLogits(place, None, _one_scale(logits, prediction))
     given = _as_logits(prediction.double())
     rows = given.isfinite().all(1)
     if not rows.any():  # masked classes are -inf: the others are compared
         rows = torch.ones_like(rows)
     wide, given = logits.double()[rows][:_SEARCHED], given[rows][:_SEARCHED]
     if wide.shape == given.shape:
-        whole = Judged(place, None, _scale(wide, given))
+        whole = JudgedLogits(place, None, _scale(wide, given))
         if not too_many(whole.differs(logits * whole.scale, prediction)):
             return whole
     columns = _search(wide, given)
     if columns is None:
         return None
-    return Judged(place, columns, _scale(wide[:, list(columns)], given))
+    return JudgedLogits(place, columns, _scale(wide[:, list(columns)], given))
 
 
 def _search(logits: Tensor, given: Tensor) -> tuple[int, ...] | None:

@@ -21,7 +21,7 @@ from lightning_neurocorr.validation.rerun.arguments import (
     take,
     tensors_in,
 )
-from lightning_neurocorr.validation.rerun.judged import Judged, learn, too_many
+from lightning_neurocorr.validation.rerun.judged import JudgedLogits, learn, too_many
 
 NOT_THE_PREDICTION = (
     "the prediction that was judged does not follow from what the module named by `output` "
@@ -59,7 +59,7 @@ class Rerun:
     ) -> None:
         self.module = module
         self.refused = ""
-        self.judged: Judged | None = None
+        self.judged: JudgedLogits | None = None
         self.layout: Layout | None = None
         self.autocast = autocast
         self._find, self._around = find, around
@@ -153,7 +153,7 @@ class Rerun:
 
     def differs(self, logits: Tensor, prediction: Tensor) -> Tensor:
         """Which samples that were run again have another prediction than was judged, ``(N,)``."""
-        return (self.judged or Judged(self._find)).differs(logits, prediction)
+        return (self.judged or JudgedLogits(self._find)).differs(logits, prediction)
 
     def refuse(self, reason: str) -> None:
         """Say why it cannot be run again; the first reason stays."""

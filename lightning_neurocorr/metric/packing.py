@@ -7,7 +7,7 @@ from torch import Tensor
 from lightning_neurocorr.functional import Moments, merge_moments_
 
 
-class Layout:
+class PackedState:
     """Where moments of ``k`` columns and ``D`` neurons lie in a packed tensor ``(..., size)``.
 
     All parts are views, so that in-place changes reach the packed tensor.
@@ -47,7 +47,7 @@ class Layout:
 class Merge:
     """Reduces stacked states ``(W, folds, size)``; a class, so that the metric can be pickled."""
 
-    def __init__(self, layout: Layout) -> None:
+    def __init__(self, layout: PackedState) -> None:
         self.layout = layout
 
     def __call__(self, states: Tensor) -> Tensor:
