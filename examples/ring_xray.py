@@ -106,8 +106,7 @@ def _exactly(model: Twin, data: TensorDataset) -> list[Check]:
     row, outcomes = report.row("detectors", 1), report.outcomes
     expected = 4 * (2 - 0.25 * 2 / 144)
     losses = row.ablation_advantage, row.ablation_shared
-    words = ("encodes the advantage; ", "needed: silencing it costs 100.0 points")
-    untold = [note for note in report.notes if "What it lacks cannot be told" in note]
+    words = ("encodes the advantage and is used", "needed: silencing it costs 100.0 points")
     return [
         top_list(report, 3, "r"),
         Check(
@@ -120,9 +119,7 @@ def _exactly(model: Twin, data: TensorDataset) -> list[Check]:
             bool(np.isclose(row.attribution, expected)),
         ),
         Check("silent, it costs every win and nothing else", f"{losses}", losses == (1, 0)),
-        Check("encodes and is needed", row.verdict, all(word in row.verdict for word in words)),
-        # The rule never takes a case without a ring for one with a ring.
-        Check("whether it is used more is not tried", "; ".join(untold), len(untold) == 1),
+        Check("encodes, used, needed", row.verdict, all(word in row.verdict for word in words)),
         Check("no other detector is needed", f"{needed(report)}", needed(report) == [1]),
         _without_the_ring(model, *data.tensors),
     ]
