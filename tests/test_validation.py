@@ -26,9 +26,10 @@ from lightning_neurocorr.validation import (
     halves_of,
     report_of,
 )
+from lightning_neurocorr.validation.asking import describe
 from lightning_neurocorr.validation.batches import judge_batch
 from lightning_neurocorr.validation.classes import pools
-from lightning_neurocorr.validation.collector import Collector, Settings, describe
+from lightning_neurocorr.validation.collector import Collector, Settings
 from lightning_neurocorr.validation.options import Options
 from lightning_neurocorr.validation.watched import Watched
 

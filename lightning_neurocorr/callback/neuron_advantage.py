@@ -27,7 +27,7 @@ from lightning_neurocorr.inspector import Inspector
 from lightning_neurocorr.report import NeuronReport
 from lightning_neurocorr.report.history import HistoryEntry
 from lightning_neurocorr.studies.protocol import Study
-from lightning_neurocorr.validation.collector import is_ready
+from lightning_neurocorr.validation.asking import is_ready
 from lightning_neurocorr.validation.options import ClassNames, Options, ToImage
 from lightning_neurocorr.validation.predictions import Predictions
 from lightning_neurocorr.visualization import FeatureVisualizer, Visualizer

@@ -31,7 +31,8 @@ from lightning_neurocorr.studies.placebo import check_fetchable
 from lightning_neurocorr.studies.protocol import Study
 from lightning_neurocorr.studies.subject import Subject
 from lightning_neurocorr.validation import PassingSamples, Validation, alarms_of, report_of
-from lightning_neurocorr.validation.collector import Collector, Settings, describe, is_ready
+from lightning_neurocorr.validation.asking import describe, is_ready
+from lightning_neurocorr.validation.collector import Collector, Settings
 from lightning_neurocorr.validation.options import Options
 
 if TYPE_CHECKING:

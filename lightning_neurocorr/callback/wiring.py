@@ -15,7 +15,8 @@ from lightning_neurocorr.callback.training_data import training_batches
 from lightning_neurocorr.isolation.randomness import PrivateRandomness
 from lightning_neurocorr.samples import LoaderPositions
 from lightning_neurocorr.studies.subject import Subject
-from lightning_neurocorr.validation.collector import Collector, describe, with_token_mask
+from lightning_neurocorr.validation.asking import describe
+from lightning_neurocorr.validation.collector import Collector, with_token_mask
 from lightning_neurocorr.validation.reading import Arguments
 
 if TYPE_CHECKING:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
@@ -23,7 +22,6 @@ from lightning_neurocorr.activations import (
     SiteRecorder,
     SitesFound,
     TokenMasks,
-    aside,
     eager,
     is_sequence_first,
     layer_of,
@@ -34,6 +32,7 @@ from lightning_neurocorr.isolation.randomness import PrivateRandomness
 from lightning_neurocorr.samples import LoaderPositions, number_ids, read_ids
 from lightning_neurocorr.validation import Batch, JudgedBatch, ValidationPass
 from lightning_neurocorr.validation.answers import Answers
+from lightning_neurocorr.validation.asking import ask, ask_without_positions, describe, is_ready
 from lightning_neurocorr.validation.attributing import Source
 from lightning_neurocorr.validation.options import Options
 from lightning_neurocorr.validation.predictions import Read, Reader, said_field, shape_words
@@ -203,7 +202,8 @@ class Collector:
         settings, device = self.settings, _device(self.model)
         self.recorder.pause()
         with torch.inference_mode(False), torch.no_grad(), settings.randomness(device):
-            read = self.reader.read(outputs, batch, self.output.calls, lambda: self._answer(batch))
+            answer = partial(ask_without_positions, settings.options.baseline, batch)
+            read = self.reader.read(outputs, batch, self.output.calls, answer)
             prediction, target = self.answers.judged(read.prediction, read.target)
             call = read.call
             if self.arguments is None and call is not None:
@@ -258,19 +258,12 @@ class Collector:
     def _ask_baseline(
         self, batch: Any, prediction: Tensor, loader: LoaderPositions, numbers: Tensor
     ) -> Tensor:
-        """The baseline's predictions; its forwards do not count as the model's."""
+        """The baseline's predictions, in the form of the model's."""
         settings, options = self.settings, self.settings.options
         baseline = options.baseline
         if settings.rehearsal and not is_ready(baseline):
             return prediction
-        with aside():
-            if isinstance(options.baseline, B.Watching):
-                options.baseline.watch(getattr(loader.loader, "dataset", loader.loader))
-            if isinstance(baseline, B.Positional):
-                check_positions(baseline, loader)
-                answer = baseline.predict_at(batch, numbers if loader.known else None)
-            else:
-                answer = baseline(batch)
+        answer = ask(baseline, batch, loader, numbers)
         answer = self.answers.answered(answer, prediction, baseline)
         classification = not callable(options.advantage) and not self.answers.of_labels
         return B.check_prediction(
@@ -282,14 +275,6 @@ class Collector:
             classification=classification,
             values=prediction.device.type == "cpu",
         )
-
-    def _answer(self, batch: Any) -> Any:
-        """The baseline's answer for the number of classes, where it takes no positions."""
-        baseline = self.settings.options.baseline
-        if isinstance(baseline, B.Positional) or not is_ready(baseline):
-            return None
-        with aside():
-            return baseline(batch)
 
     def _check_classes(self, target: Tensor, prediction: Tensor, baseline: Tensor) -> None:
         """A target of classes is ids or one-hot, as wide as scores are."""
@@ -385,35 +370,6 @@ def make_reader(options: Options, *, step: bool = True) -> Reader:
         classifies=not callable(options.advantage),
         num_classes=options.num_classes,
     )
-
-
-def check_positions(baseline: B.Positional, loader: LoaderPositions) -> None:
-    """Raise if a baseline cannot answer without positions and they are not known.
-
-    Raises:
-        ValueError: Saying why they are not, and what to do.
-    """
-    if baseline.needs_positions and not loader.known:
-        raise ValueError(
-            f"Expected to know the position of every sample, because {describe(baseline)} is "
-            f"looked up by position, but {loader.unknown}. Look it up by an id in the batch: give "
-            "the table `id=`, and let the data set return that id with every sample."
-        )
-
-
-def is_ready(baseline: Any) -> bool:
-    """Whether a baseline can be asked: a snapshot has been taken, an estimator has been fitted."""
-    fitted = not (isinstance(baseline, B.Fittable) and baseline.needs_fit)
-    return fitted and (not isinstance(baseline, B.Snapshotting) or baseline.ready)
-
-
-def describe(baseline: Any) -> str:
-    """A baseline in few words."""
-    if hasattr(baseline, "__name__"):
-        return baseline.__name__
-    text = re.sub(r"<function ([\w.<>]+) at 0x[0-9a-f]+>", r"\1", repr(baseline))
-    text = re.sub(r"<[\w.<>]*?(\w+) object at 0x[0-9a-f]+>", r"\1", text)
-    return text if len(text) <= 120 and " object at " not in text else type(baseline).__name__
 
 
 def _device(model: nn.Module) -> torch.device:

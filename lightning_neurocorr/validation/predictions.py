@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
 from lightning_neurocorr import baselines as B
 from lightning_neurocorr.activations import Call
 from lightning_neurocorr.baselines import returned as R
-from lightning_neurocorr.samples import reordered
+from lightning_neurocorr.validation.same_numbers import check_order, holds, made_from, shares
 
 Predictions = Callable[[Any, Any], tuple[Tensor, Tensor]]
 
@@ -118,7 +117,7 @@ class Reader:
             )
         if "order" not in self._learnt:  # once: looking waits for the device
             self._learnt["order"] = True
-            _check_order(prediction, target, batch, None if call is None else call.output)
+            check_order(prediction, target, batch, None if call is None else call.output)
         if call is not None:
             self._learn_scores(call, prediction, target, answer)
         return Read(prediction.detach(), target.detach(), call)
@@ -226,7 +225,7 @@ class Reader:
         """The call whose output a prediction is part of, or was made from."""
         if len(calls) < 2 or not isinstance(prediction, Tensor):
             return calls[0] if calls else None
-        held = [call for call in calls if _holds(call.output, prediction)]
+        held = [call for call in calls if holds(call.output, prediction)]
         if len(held) != 1:
             held = self._made_in(prediction, calls)
         if len(held) != 1:
@@ -251,8 +250,8 @@ class Reader:
         if known is not None and known < len(calls):
             there = [calls[known]]
             free = prediction.device.type == "cpu"
-            return there if not free or _made_from(prediction, there[0].output) else []
-        found = [call for call in calls if _made_from(prediction, call.output)]
+            return there if not free or made_from(prediction, there[0].output) else []
+        found = [call for call in calls if made_from(prediction, call.output)]
         if len(found) == 1:
             self._learnt["made in"] = found[0].index
         return found
@@ -271,7 +270,7 @@ class Reader:
         """Where the scores lie in what the module returns, for those who run it again."""
         if "scores" in self._learnt:
             return
-        held = [p for p, part in R.tensors_in(call.output) if _shares(part, prediction)]
+        held = [p for p, part in R.tensors_in(call.output) if shares(part, prediction)]
         if held and prediction.is_floating_point():
             self._learnt["scores"] = held[0]
             return
@@ -336,77 +335,9 @@ def shape_words(values: Tensor) -> str:
     return f"({', '.join(['N', *map(str, values.shape[1:])])}{',' if values.ndim == 1 else ''})"
 
 
-def _check_order(prediction: Tensor, target: Tensor, batch: Any, output: Any) -> None:
-    """Raise if prediction or target have the rows of the batch in another order."""
-    if "meta" in (prediction.device.type, target.device.type):
-        return  # they hold no values
-    parts = [part for _, part in R.tensors_in(batch)]
-    if not any(_shares(part, target) for part in parts) and _moved(target, parts):
-        raise ValueError(
-            "Expected the target to have its rows in the order of the batch, but got those of a "
-            "part of the batch in another order. The baseline is asked about the batch as it is. "
-            "Let validation_step return rows in that order, or sort samples in `collate_fn`."
-        )
-    outputs = [part for _, part in R.tensors_in(output)]
-    if not any(_shares(part, prediction) for part in outputs) and _moved(
-        prediction, [made for part in outputs for made in _made(part)]
-    ):
-        raise ValueError(
-            "Expected the prediction to have its rows in the order in which the module named by "
-            "`output` returned them, but got them in another order. Activations are in the order "
-            "of that call. Sort samples in `collate_fn` instead of in validation_step, or name "
-            "with `output` a module that sorts and sorts back inside."
-        )
-
-
-def _moved(rows: Tensor, parts: Sequence[Tensor]) -> bool:
-    """Whether rows are those of a part in another order, and those of no part in this one."""
-    alike = [part for part in parts if part.shape == rows.shape]
-    return not any(_equals(rows, part) for part in alike) and any(
-        reordered(rows, part) for part in alike
-    )
-
-
 def said_field(field: B.Field) -> str:
     """A field of the batch in words."""
     return getattr(field, "__name__", type(field).__name__) if callable(field) else repr(field)
-
-
-def _holds(output: Any, value: Tensor) -> bool:
-    return any(_shares(part, value) for _, part in R.tensors_in(output))
-
-
-def _shares(part: Tensor, value: Tensor) -> bool:
-    """Whether two tensors are the same numbers in the same place; a detached one is."""
-    if part is value:
-        return True
-    same = part.shape == value.shape and part.dtype == value.dtype and part.device == value.device
-    if not same or part.device.type == "meta" or part.stride() != value.stride():
-        return False
-    return part.data_ptr() == value.data_ptr()
-
-
-def _made_from(value: Tensor, output: Any) -> bool:
-    """Whether a prediction equals a part of an output, its class ids or its probabilities."""
-    return any(_equals(value, made) for _, part in R.tensors_in(output) for made in _made(part))
-
-
-def _made(part: Tensor) -> Iterable[Tensor]:
-    yield part
-    if part.ndim == 2 and part.is_floating_point():
-        yield part.argmax(1)
-        yield part.softmax(1)
-        yield part.log_softmax(1)
-        yield part.sigmoid()
-
-
-def _equals(value: Tensor, made: Tensor) -> bool:
-    if value.shape != made.shape:
-        return False
-    if not value.is_floating_point():
-        return bool((value.to(made.device) == made).all())
-    slack = 1e-2 if torch.float16 in (value.dtype, made.dtype) else 1e-5
-    return bool(torch.allclose(value.float().to(made.device), made.float(), rtol=slack, atol=slack))
 
 
 def _nothing_found(outputs: Any) -> str:
