@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from typing_extensions import Self
 
+from lightning_neurocorr.activations.calls import Calls, OverPositions
 from lightning_neurocorr.activations.outputs import Call, Moment, OutputRecorder
 from lightning_neurocorr.activations.pooling import (
     Pooling,
@@ -21,7 +21,6 @@ from lightning_neurocorr.activations.pooling import (
     packed_in,
     pool,
     position_mean,
-    widened,
 )
 from lightning_neurocorr.activations.sites import Place, Site, carrier, listen
 from lightning_neurocorr.activations.token_calls import AskedMask, TokenMasks, mask_of
@@ -40,19 +39,6 @@ _POOLING = (
     "Name in `layers` those it is made for, or let it look at the number of axes."
 )
 _ALWAYS: Moment = (None, 0)
-
-
-# Means over positions (N, D) of a batch, and how many positions each sample has.
-OverPositions = tuple[Tensor, int | Tensor]
-
-
-@dataclass(frozen=True)
-class _Calls:
-    """The calls of a layer at one moment: their sum or maximum, mean over positions, how many."""
-
-    values: Tensor
-    over: OverPositions | None
-    calls: int = 1
 
 
 class ActivationRecorder:
@@ -100,7 +86,7 @@ class ActivationRecorder:
         self.refused: dict[str, str] = {}
         self._handles: list[RemovableHandle] = []
         self.over_positions: dict[str, OverPositions] = {}
-        self._heard: dict[str, dict[Moment, _Calls]] = {}
+        self._heard: dict[str, dict[Moment, Calls]] = {}
         self._failed: dict[str, str] = {}
         self._early: list[tuple[str, Place, Tensor, AskedMask, Moment]] = []
         self._unmasked: list[tuple[str, AskedMask]] = []
@@ -194,7 +180,7 @@ class ActivationRecorder:
             'went another way than in the first batch. Read it with at="raw"'
         )
 
-    def _of(self, call: Call | None, heard: Mapping[Moment, _Calls]) -> _Calls | str:
+    def _of(self, call: Call | None, heard: Mapping[Moment, Calls]) -> Calls | str:
         """What a layer gave inside of a call, else on the way to it, or why it is not known."""
         if self._within is None:
             return heard.get(_ALWAYS, _NOT_CALLED)
@@ -326,7 +312,7 @@ class ActivationRecorder:
         moments = self._heard.setdefault(name, {})
         seen = moments.get(moment)
         if seen is None:
-            moments[moment] = _Calls(pooled, over)
+            moments[moment] = Calls(pooled, over)
             return
         if seen.values.shape != pooled.shape:
             self._failed[name] = (
@@ -334,11 +320,7 @@ class ActivationRecorder:
                 f"{tuple(pooled.shape)}"
             )
             return
-        if self.pooling == "max":
-            values = torch.maximum(seen.values, pooled)
-        else:
-            values = widened(seen.values) + widened(pooled)
-        moments[moment] = _Calls(values, _together(seen.over, over), seen.calls + 1)
+        moments[moment] = seen.and_one(pooled, over, largest=self.pooling == "max")
 
     def _read(
         self, output: Any, place: Place, mask: Tensor | None
@@ -354,17 +336,3 @@ class ActivationRecorder:
             if callable(self.pooling):
                 return pooled, None
             raise
-
-
-def _together(first: OverPositions | None, second: OverPositions | None) -> OverPositions | None:
-    """Calls count as further positions."""
-    if first is None or second is None or first[0].shape != second[0].shape:
-        return None
-    positions = first[1] + second[1]
-    total = _times(*first) + _times(*second)
-    return _times(total, 1 / positions), positions
-
-
-def _times(values: Tensor, weight: float | Tensor) -> Tensor:
-    """Rows ``(N, D)`` times a number each, or one for all."""
-    return widened(values) * (weight[:, None] if isinstance(weight, Tensor) else weight)
