@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from lightning_neurocorr.functional.formulas import find_formula
 from lightning_neurocorr.functional.words import (
     advantage_words,
     correlations,
-    find_formula,
     name_neurons,
     usable_words,
 )

@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from lightning_neurocorr.functional.formulas import find_formula
 from lightning_neurocorr.functional.inference import adjust_p_values
 from lightning_neurocorr.functional.vocabulary import Vocabulary
-from lightning_neurocorr.functional.words import advantage_words, find_formula, name_neurons
+from lightning_neurocorr.functional.words import advantage_words, name_neurons
 from lightning_neurocorr.report.declared import Column
 from lightning_neurocorr.report.finding import Finding
 from lightning_neurocorr.report.finding_table import Table

@@ -18,10 +18,11 @@ import torch
 from torch import Tensor, nn
 
 from lightning_neurocorr import Groups, Matches, Readout, Slices, Words, compare
+from lightning_neurocorr.functional.formulas import find_formula
 from lightning_neurocorr.functional.groups import find_groups
 from lightning_neurocorr.functional.matching import CrossMoments, match
 from lightning_neurocorr.functional.slices import find_slices
-from lightning_neurocorr.functional.words import advantage_words, find_formula, name_neurons
+from lightning_neurocorr.functional.words import advantage_words, name_neurons
 from tests.test_words import table
 from tests.worlds import world
 
