@@ -148,14 +148,14 @@ def test_needed_is_more_than_the_control_and_more_than_on_shared_samples() -> No
         other = Effect(control, 0.0, lost["random"], 0.0)
         return AblationPoint("0", 1, ((0,), (0,)), effect, other, 1.0, p)
 
-    assert point(0.04, 1.0, 0.5).needed
-    assert not point(0.06, 1.0, 0.5).needed
-    assert not point(0.04, 1.0, 1.5).needed
-    assert not point(0.04, -1.0, -1.5).needed
-    assert not point(float("nan"), 1.0, 0.5).needed
-    assert not point(0.04, 1.0, 0.5, advantage=0.0, random=0.0).needed
-    assert not point(0.04, 1.0, 0.5, shared=0.3).needed
-    assert not point(0.04, 1.0, 0.5, random=0.3).needed
+    assert point(0.04, 1.0, 0.5).beats_random
+    assert not point(0.06, 1.0, 0.5).beats_random
+    assert not point(0.04, 1.0, 1.5).beats_random
+    assert not point(0.04, -1.0, -1.5).beats_random
+    assert not point(float("nan"), 1.0, 0.5).beats_random
+    assert not point(0.04, 1.0, 0.5, advantage=0.0, random=0.0).beats_random
+    assert not point(0.04, 1.0, 0.5, shared=0.3).beats_random
+    assert not point(0.04, 1.0, 0.5, random=0.3).beats_random
 
 
 def test_never_measures_on_the_half_that_chose() -> None:
@@ -223,12 +223,12 @@ def test_planted_neurons_are_needed_and_others_are_not(fill: str) -> None:
         return study(forward, {"gate": gate}, made, ranking, settings).points[0]
 
     planted, others = points([0, 1, 2]), points([3, 4, 5])
-    assert planted.needed
+    assert planted.beats_random
     assert planted.p == 1 / 21
     assert planted.effect.advantage_accuracy > 0.3
     if fill != "resample":  # which hands shared samples another sample's answer
         assert planted.effect.shared_accuracy == 0
-    assert not others.needed
+    assert not others.beats_random
     assert [torch.equal(w, layer.weight) for w, layer in zip(before, (gate, head), strict=True)]
 
 

@@ -126,7 +126,7 @@ class AblationPoint:
     random: tuple[float, ...] = ()
 
     @property
-    def needed(self) -> bool:
+    def beats_random(self) -> bool:
         """Whether answers are lost, more than with random sets and more than on shared samples.
 
         A margin alone may fall without any answer changing: then others carry the knowledge too.
@@ -229,7 +229,7 @@ def _sentence(point: AblationPoint) -> str:
     lost, control = point.effect, point.control
     what = f"its top {point.size} neurons" if point.size > 1 else "its top neuron"
     random = f"{point.size} random ones" if point.size > 1 else "a random one"
-    verdict = "needed" if point.needed else "not shown to be needed"
+    verdict = "needed" if point.beats_random else "not shown to be needed"
     return (
         f"{point.layer}: {what}: {verdict}. {100 * lost.advantage_accuracy:.1f} points are lost on "
         f"the former and {100 * lost.shared_accuracy:.1f} on the latter; {random} cost "

@@ -199,11 +199,11 @@ def _finding(study: Silencing, found: AblationStudy) -> Finding:
         "random": [point.control.beyond for point in points],
         "z": [point.z for point in points],
         "p": [point.p for point in points],
-        "needed": ["yes" if point.needed else "no" for point in points],
+        "needed": ["yes" if point.beats_random else "no" for point in points],
     }
     numbers = {k: np.array(v) if k not in ("layer", "needed") else v for k, v in values.items()}
     layers = _layers(found)
-    needed = [layer for layer in layers if any(point.needed for point in found.curve(layer))]
+    needed = [layer for layer in layers if any(point.beats_random for point in found.curve(layer))]
     curves = Table("layer", _CURVES, numbers, "curves", "Silenced together")
     figures = ()
     if points:
