@@ -18,6 +18,7 @@ from lightning_neurocorr.ablation import (
     Effect,
     study,
 )
+from lightning_neurocorr.ablation.study import _z
 from lightning_neurocorr.functional import BOTH, NEITHER, ONLY_MODEL
 
 D, C = 12, 3
@@ -109,13 +110,25 @@ def test_points_and_neurons_equal_loops() -> None:
 def test_random_sets_are_the_slow_ones_too() -> None:
     # All other neurons together are the only possible control of size 6.
     model, x, samples = problem()
-    settings = Ablation(sizes=(6,), singles=0, random_sets=3)
+    settings = Ablation(sizes=(6,), singles=0, random_sets=20)
     (point,) = run(model, samples, settings=settings).points
     others = {f: sorted(set(range(D)) - set(point.units[f])) for f in (0, 1)}
     expected = slow_effect(model, x, samples, others, torch.linspace(-1, 1, D))
     np.testing.assert_allclose(list(vars(point.control).values()), expected, atol=1e-6)
+    # One control, drawn twenty times, is one: it has no spread, and p cannot be below 1/2.
+    assert len(point.random) == 1
     assert math.isnan(point.z)
-    assert point.p == 1 / 4 if point.effect.beyond > point.control.beyond else 1
+    assert point.p == (1 / 2 if point.effect.beyond > point.control.beyond else 1)
+    assert not point.needed
+
+
+@pytest.mark.parametrize("value", [0.1, -0.3, 1e6])
+def test_what_rounding_leaves_of_equal_values_is_no_spread(value: float) -> None:
+    equal = np.full(20, value)
+    assert math.isnan(_z(value + 1, equal))
+    assert math.isnan(_z(value + 1, equal * (1 + 1e-15 * np.arange(20))))
+    assert math.isnan(_z(value, equal[:1]))
+    assert _z(3.0, np.array([0.0, 2.0])) == pytest.approx(2**0.5)
 
 
 def test_a_unit_of_one_list_only_is_measured_on_the_other_half_only() -> None:

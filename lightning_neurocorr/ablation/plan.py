@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from lightning_neurocorr.ablation.results import Ablation
+
+_TRIES = 10  # draws for each random set, before the layer is taken to have no more
 
 
 class SilencedSet(NamedTuple):
@@ -58,11 +60,15 @@ class Plan:
         others = [np.setdiff1d(live, top[:size]) for top in tops]
         if min(map(len, tops)) < size or min(map(len, others)) < size:
             return
-        pairs = [tuple(SilencedSet(layer, f, tuple(sorted(tops[f][:size]))) for f in (0, 1))]
-        for _ in range(self._settings.random_sets):
+        top = tuple(SilencedSet(layer, f, _sorted(tops[f][:size])) for f in (0, 1))
+        # A small layer has few sets, and p must not count one of them twice.
+        controls: dict[Pair, None] = {}
+        for _ in range(_TRIES * self._settings.random_sets):
             drawn = [self._random.choice(pool, size, replace=False) for pool in others]
-            pairs.append(tuple(SilencedSet(layer, f, _sorted(drawn[f])) for f in (0, 1)))
-        self.curves[layer, size] = pairs
+            controls[tuple(SilencedSet(layer, f, _sorted(drawn[f])) for f in (0, 1))] = None
+            if len(controls) == self._settings.random_sets:
+                break
+        self.curves[layer, size] = [top, *controls]
 
     def _add_singles(self, layer: str, tops: list[list[int]], live: np.ndarray) -> None:
         drawn = self._random.integers(len(live), size=(self._settings.random_sets, 2))
@@ -80,7 +86,7 @@ class Plan:
             self.singles[layer, unit] = pairs
 
 
-def _sorted(units: np.ndarray) -> tuple[int, ...]:
+def _sorted(units: Iterable[int]) -> tuple[int, ...]:
     return tuple(sorted(int(unit) for unit in units))
 
 

@@ -111,9 +111,10 @@ class AblationPoint:
         units: The units chosen on each half and silenced on the other.
         effect: What it costs.
         control: What random sets cost, on average.
-        z: How many standard deviations of the random sets ``effect.beyond`` lies above them.
+        z: How many standard deviations of the random sets ``effect.beyond`` lies above them; NaN
+            where these have no spread.
         p: Share of random sets, itself counted in, whose ``beyond`` is at least as large.
-        random: ``beyond`` of each random set.
+        random: ``beyond`` of each random set. A small layer may have fewer than asked for.
     """
 
     layer: str

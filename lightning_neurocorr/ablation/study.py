@@ -212,12 +212,19 @@ def _point(run: _Run, plan: Plan, layer: str, size: int) -> AblationPoint | None
     if (found := _effects(run, pairs)) is None:
         return None
     effect, control, beyond, p = found
-    spread = beyond.std(ddof=1) if len(beyond) > 1 else 0.0
-    z = (effect.beyond - beyond.mean()) / spread if spread > 0 else float("nan")
+    z = _z(effect.beyond, beyond)
     first, second = (one.units for one in pairs[0])
     return AblationPoint(
-        layer, size, (first, second), effect, control, float(z), p, tuple(map(float, beyond))
+        layer, size, (first, second), effect, control, z, p, tuple(map(float, beyond))
     )
+
+
+def _z(value: float, random: np.ndarray) -> float:
+    """Standard deviations of the random values that a value lies above them; NaN without any."""
+    # What rounding leaves of equal values is no spread.
+    if len(random) < 2 or np.ptp(random) <= 1e-9 * np.abs(random).max():
+        return float("nan")
+    return float((value - random.mean()) / random.std(ddof=1))
 
 
 def _neuron(run: _Run, plan: Plan, layer: str, unit: int) -> AblatedNeuron | None:
