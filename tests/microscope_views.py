@@ -11,6 +11,8 @@ from urllib.parse import urlencode
 ARGUMENTS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking",
              "--disable-component-update", "--disable-sync")  # fmt: skip
 SECONDS = 60
+SIZE = {"width": 1400, "height": 900}
+_TALL = {"width": 2600, "height": 7000}  # all rows and columns are in view; slow to paint
 
 _ALL_READY = "({...document.getElementById('app')?.dataset})"
 
@@ -92,12 +94,24 @@ class View:
         )
 
     def rows(self) -> list[list[str]]:
-        """The cells of the rows of the table in view, top to bottom, without the picture."""
-        return self.frame.evaluate("""() => [...document.querySelectorAll('.grid-row:not([hidden])')]
-            .map(row => [Number(row.getAttribute('aria-rowindex')),
-                [...row.children].filter(cell => !cell.querySelector('canvas')).map(
-                cell => cell.textContent)])
-            .sort((a, b) => a[0] - b[0]).map(([, cells]) => cells)""")  # noqa: E501
+        """The cells of all rows of the table, top to bottom, without the picture."""
+        self.page.set_viewport_size(_TALL)
+        try:
+            self.frame.wait_for_function("""() => {
+                const grid = document.querySelector('[role=grid]');
+                return document.querySelectorAll('.grid-row:not([hidden])').length ===
+                    Number(grid.getAttribute('aria-rowcount')) - 1 }""")
+            self.ready()
+            return self.frame.evaluate(_ROWS)
+        finally:
+            self.page.set_viewport_size(SIZE)
+
+
+_ROWS = """() => [...document.querySelectorAll('.grid-row:not([hidden])')]
+    .map(row => [Number(row.getAttribute('aria-rowindex')),
+        [...row.children].filter(cell => !cell.querySelector('canvas')).map(
+        cell => cell.textContent)])
+    .sort((a, b) => a[0] - b[0]).map(([, cells]) => cells)"""
 
 
 def number(text: str) -> float:

@@ -20,12 +20,11 @@ from tests.microscope import PATHS, serving
 from tests.microscope_hostile import MARKUP, hostile_run, regression_run
 from tests.microscope_hostile import NAMES as HOSTILE
 from tests.microscope_hostile import RUN as HOSTILE_RUN
-from tests.microscope_views import ARGUMENTS, View, says
+from tests.microscope_views import ARGUMENTS, SIZE, View, says
 
 pytestmark = pytest.mark.browser
 
 RUN = "digits/version_0"
-WIDE = {"width": 2600, "height": 7000}  # all rows are in view
 WORDS = {"both": "both right", "only_model": "only the model right",
          "only_baseline": "only the baseline right", "neither": "both wrong"}  # fmt: skip
 
@@ -68,7 +67,7 @@ def browser(chromium: str) -> Iterator[Any]:
 
 @pytest.fixture(scope="module", params=[*PATHS, "file"])
 def view(request: pytest.FixtureRequest, written: Written, browser: Any) -> Iterator[View]:
-    page = browser.new_page(viewport=WIDE)
+    page = browser.new_page(viewport=SIZE)
     if request.param == "file":
         yield View(page, f"file://{written.file}", inside=False)
     else:
@@ -324,7 +323,7 @@ PAGES = {
 
 def test_every_state_has_a_link_that_reopens_it(view):
     for name, rest in PAGES.items():
-        view.load(run=RUN, page=name, **rest)
+        view.go(run=RUN, page=name, **rest)
         before, link = view.text(), view.page.url
         assert not view.frame.locator(".loading").count()
         view.page.goto("about:blank")
@@ -335,7 +334,7 @@ def test_every_state_has_a_link_that_reopens_it(view):
 
 
 def test_a_click_is_a_link_and_back_goes_back(view, written):
-    view.load(run=RUN)
+    view.go(run=RUN)
     view.frame.locator(".grid-row").first.click()
     view.ready({"page": "neuron"})
     assert "neuron%" in view.page.url or "page=neuron" in view.page.url
@@ -346,7 +345,7 @@ def test_a_click_is_a_link_and_back_goes_back(view, written):
 
 def test_the_keyboard_reaches_everything(view, written):
     report = written.report
-    view.load(run=RUN)
+    view.load(run=RUN)  # a fresh page: nothing is picked
     keyboard = view.page.keyboard
     view.frame.locator(".brand").focus()
     keyboard.press("j")
@@ -470,11 +469,11 @@ def test_narrow_pages_do_not_overflow(view):
                 over = view.frame.evaluate("document.documentElement.scrollWidth - innerWidth")
                 assert over <= 0, (name, run)
     finally:
-        view.page.set_viewport_size(WIDE)
+        view.page.set_viewport_size(SIZE)
 
 
 def test_the_theme_follows_its_surroundings(view):
-    view.load(run=RUN)
+    view.go(run=RUN)
     theme = "document.documentElement.dataset.theme"
     assert view.frame.evaluate(theme) == "light"
     if view.inside:
@@ -508,7 +507,7 @@ def test_a_table_is_a_grid_for_those_who_cannot_see_it(view, written):
 
 
 def test_nothing_leaves_the_file(written, browser):
-    page = browser.new_page(viewport=WIDE)
+    page = browser.new_page(viewport=SIZE)
     view = View(page, f"file://{written.file}", inside=False)
     for name, rest in PAGES.items():
         view.go(run=RUN, page=name, **rest)
@@ -528,7 +527,7 @@ def test_a_run_that_goes_on_is_followed_and_the_place_is_kept(options, written, 
     growing.write_bytes(whole[: _end_of_first(events)])
     with serving(tmp_path, *options) as served:
         served.runs(1)
-        page = browser.new_page(viewport=WIDE)
+        page = browser.new_page(viewport=SIZE)
         view = View(page, served.address, inside=True).load(page="neuron", neuron="features.2:3")
         assert view.frame.locator("#epoch").get_attribute("max") == "0"
         growing.write_bytes(whole)
