@@ -119,7 +119,7 @@ def test_random_sets_are_the_slow_ones_too() -> None:
     assert len(point.random) == 1
     assert math.isnan(point.z)
     assert point.p == (1 / 2 if point.effect.beyond > point.control.beyond else 1)
-    assert not point.needed
+    assert not point.beats_random
 
 
 @pytest.mark.parametrize("value", [0.1, -0.3, 1e6])
