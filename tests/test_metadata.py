@@ -129,6 +129,29 @@ def test_words_of_each_kind() -> None:
     assert words.without("class").words[-1] == "grade 5"
 
 
+def test_frames_say_what_is_missing_and_what_is_a_name() -> None:
+    pd = pytest.importorskip("pandas")
+    frame = pd.DataFrame(
+        {
+            "whole": pd.array([1, 2, None, 4] * 10, dtype="Int64"),
+            "truth": pd.array([True, False, None, True] * 10, dtype="boolean"),
+            "text": pd.array(["x", "y", None, "x"] * 10, dtype="string"),
+            "day": pd.to_datetime(["2020-01-01", "2021-01-01", None, "2021-01-01"] * 10),
+            "camera": pd.Categorical([1, 2, None, 3] * 10),
+            "sure": ["yes", "no", None, "maybe"] * 10,
+            "code": ["3", "04", None, "a"] * 10,
+        }
+    )
+    samples = SamplesOfBatch(None, None, 40, torch.arange(40), located=True)
+    words = make_vocabulary(dict(TableMetadata(frame).read(samples)))
+    assert np.isnan(words.values[2::4]).all()
+    assert not np.isnan(words.values[[0, 1, 3]]).any()
+    named = dict(zip(words.words, words.values.T, strict=True))
+    assert {"truth", "x", "y", "maybe", "yes", "no", "3", "04", "a"} < set(named)
+    assert {"camera 1", "camera 2", "camera 3", "high whole"} < set(named)
+    assert named["camera 3"][:4].tolist()[::3] == [0, 1]
+
+
 def test_words_that_say_nothing_are_left_out_and_said() -> None:
     columns = {
         "same": [1] * 300,

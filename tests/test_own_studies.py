@@ -14,6 +14,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_neurocorr import (
     Groups,
@@ -212,6 +213,47 @@ def test_groups_are_the_sources_and_cost_what_they_carry() -> None:
     assert sorted(len(u & set(range(12))) for u in units) == [0, 12]
     assert (frame.ablation > 0.1).all()
     assert frame.attribution.notna().all()
+
+
+class TwoClasses(nn.Module):
+    """Two classes from four, by one logit or by two."""
+
+    def __init__(self, net: nn.Module, logits: int) -> None:
+        super().__init__()
+        self.net, self.logits = net, logits
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = self.net(x).unflatten(1, (2, 2)).logsumexp(2)
+        return z if self.logits == 2 else z[:, 1:] - z[:, :1]
+
+
+def test_one_logit_loses_without_a_group_what_two_lose() -> None:
+    found = streams()
+    draw = torch.rand(len(found.y), generator=torch.Generator().manual_seed(6)) < 0.6
+    data = TensorDataset(found.x, (found.y >= 2).long(), torch.arange(len(found.y)))
+    frames = []
+    for logits in (1, 2):
+        report = compare(
+            TwoClasses(found.model, logits).eval(), DataLoader(data, 128),
+            lambda batch: torch.where(draw[batch[2]], 1 - batch[1], batch[1]), target=1,
+            layers=["net.hidden"], studies=[Groups()],
+        )  # fmt: skip
+        frames.append(report.studies["groups"].to_dataframe())
+    assert len(frames[0])
+    assert frames[0].ablation.max() < 0.5
+    np.testing.assert_allclose(*(f[["ablation", "ablation_random"]] for f in frames))
+
+
+def test_sets_of_labels_have_no_class_to_compare_in() -> None:
+    found = world()
+    several = nn.functional.one_hot(found.y, 4) + nn.functional.one_hot((found.y + 1) % 4, 4)
+    loader = DataLoader(TensorDataset(found.x, several.float()), 128)
+    for study in (Words(), Slices(), Groups(), Readout()):
+        with pytest.raises(ValueError, match="one true class per sample"):
+            compare(
+                found.model, loader, lambda batch: batch[1].flip(1), target=1, studies=[study],
+                advantage="exact_match", attribution=False, metadata=found.metadata,
+            )  # fmt: skip
 
 
 def test_layers_without_groups_say_so() -> None:
@@ -419,7 +461,7 @@ def net() -> nn.Module:
         return nn.Sequential(nn.Linear(13, 6), nn.ReLU(), nn.Linear(6, 4))
 
 
-@pytest.mark.parametrize("world_size", [2])
+@pytest.mark.parametrize("world_size", [2, 3])
 def test_processes_find_the_same(tmp_path: Path, world_size: int) -> None:
     alone = run_all(["own_studies"])["own_studies"]
     command = [sys.executable, "-m", "tests.test_own_studies", str(world_size), str(tmp_path)]

@@ -18,7 +18,7 @@ from torch import Tensor
 
 Kind = Literal["boolean", "category", "low", "high", "score", "class"]
 
-_MISSING = {"", "nan", "na", "n/a", "none", "null"}
+_MISSING = {"", "nan", "na", "<na>", "n/a", "nat", "none", "null"}
 _TRUTH = {"true": True, "false": False, "yes": True, "no": False}
 _FIFTH = 0.2
 _MOST_SHARE = 0.4  # a fifth that ties make larger than this is none
@@ -114,7 +114,7 @@ def _words_of(name: str, values: list[Any]) -> tuple[list[tuple[str, Kind, str, 
         return [(name, "boolean", name, _column(plain, lambda v: v))], ""
     if all(isinstance(value, (int, float)) for value in known):
         return _numeric(name, np.array([math.nan if v is None else float(v) for v in plain]))
-    texts = [None if value is None else str(value) for value in plain]
+    texts = [None if p is None else _text(v) for p, v in zip(plain, values, strict=True)]
     levels = sorted({text for text in texts if text is not None})
     if len(levels) > _MOST_VALUES:
         return [], (
@@ -161,13 +161,11 @@ def _plain(value: Any) -> bool | int | float | str | None:
         value = value.detach().cpu()
     if hasattr(value, "item"):
         value = value.item()
-    if isinstance(value, bytes):
-        value = value.decode("utf-8", "replace")
     if isinstance(value, (bool, int)):
         return value
     if isinstance(value, float):
         return None if math.isnan(value) else value
-    text = "" if value is None or value != value else str(value).strip()
+    text = _text(value)  # pandas' missing values say so, and compare with nothing
     if text.lower() in _MISSING:
         return None
     if text.lower() in _TRUTH:
@@ -175,6 +173,13 @@ def _plain(value: Any) -> bool | int | float | str | None:
     if re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", text, re.ASCII):
         return float(text)
     return text
+
+
+def _text(value: Any) -> str:
+    """A value as its text, as it was written."""
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace").strip()
+    return str(value).strip()
 
 
 def number(value: Any) -> float:

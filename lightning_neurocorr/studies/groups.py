@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,9 +24,11 @@ from lightning_neurocorr.studies.look import Look, RefusedError
 from lightning_neurocorr.studies.protocol import Study
 from lightning_neurocorr.studies.worded import WordedSamples, worded
 from lightning_neurocorr.validation.options import Options
+from lightning_neurocorr.validation.rerun import answers_of
 
 _MOST_NEURONS = 2000  # of a layer: those with the largest |attribution|
 _RANDOM = 5  # random groups of the same size
+_MOST_LOST_BY_RERUN = 0.02  # of the wins: more, and other answers are given than were judged
 
 COLUMNS = (
     Column("group", "The group's number in its layer.", format="step"),
@@ -79,7 +82,7 @@ class Groups(Study):
         "Which neurons of a layer share something inside a class where only the model is right, "
         "what word they have together, and what is lost without them."
     )
-    needs = ("outcomes",)
+    needs = ("outcomes", "classes")
 
     def __post_init__(self) -> None:
         if self.max_samples < 2 * MIN_SAMPLES or self.ablation_samples < 0:
@@ -154,7 +157,14 @@ class Groups(Study):
             notes.append(f"No group is silenced: samples cannot be run again, {why}.")
             return None
         won = look.samples.outcome == ONLY_MODEL
-        return Silencer(look, look.drawn(self.ablation_samples, won, seed=9))
+        silencer = Silencer(look, look.drawn(self.ablation_samples, won, seed=9))
+        if (lost := silencer.lost()) <= _MOST_LOST_BY_RERUN:
+            return silencer
+        notes.append(
+            f"No group is silenced: run again, the model loses {lost:.0%} of its wins with nothing "
+            "silenced."
+        )
+        return None
 
     def _row(
         self,
@@ -214,18 +224,23 @@ class Silencer:
             for which, batch in fetch(subject.loaders, positions)
         ]
 
-    def lost(self, layer: str, units: Sequence[int] | np.ndarray) -> float:
-        """The share of the wins that are lost when the units say their mean."""
+    def lost(self, layer: str = "", units: Sequence[int] | np.ndarray = ()) -> float:
+        """The share of the wins that are lost when the units of a layer say their mean."""
         look = self._look
-        place = {layer: look.subject.layers[layer]}
-        mean = torch.from_numpy(_of_layer(look, "mean_over_positions", layer)).float()
-        chosen: Mapping[str, list[int]] = {layer: [int(unit) for unit in units]}
         answers = []
         with look.subject.quiet():
             for args, kwargs in self._chunks:
-                with silence(place, chosen, values={layer: mean}):
-                    answers.append(look.subject.forward(*args, **kwargs).argmax(1).cpu())
+                with self._silenced(layer, units) if layer else nullcontext():
+                    answers.append(answers_of(look.subject.forward(*args, **kwargs)).cpu())
         return float((torch.cat(answers) != self._target).double().mean())
+
+    def _silenced(
+        self, layer: str, units: Sequence[int] | np.ndarray
+    ) -> AbstractContextManager[object]:
+        place = {layer: self._look.subject.layers[layer]}
+        mean = torch.from_numpy(_of_layer(self._look, "mean_over_positions", layer)).float()
+        chosen: Mapping[str, list[int]] = {layer: [int(unit) for unit in units]}
+        return silence(place, chosen, values={layer: mean})
 
 
 def _word(a: np.ndarray, samples: WordedSamples) -> str | None:

@@ -12,6 +12,7 @@ import numpy as np
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from lightning_neurocorr import functional as F
 from lightning_neurocorr.isolation.asides import depth
 from lightning_neurocorr.isolation.guests import guest
 from lightning_neurocorr.isolation.randomness import PrivateRandomness
@@ -98,7 +99,7 @@ class Listening:
         if not len(judged):
             return
         if not self._checked:
-            self._check_outcomes(result)
+            self._check_outcomes(result, judged.batch.target)
         if not self._listeners and self.store is None:
             return
         read = {
@@ -123,7 +124,7 @@ class Listening:
         if budget is not None and self._spent[name] > budget:
             raise OutOfTimeError(f"listening has used up its {budget:g} seconds")
 
-    def _check_outcomes(self, result: ValidationPass) -> None:
+    def _check_outcomes(self, result: ValidationPass, target: Tensor) -> None:
         """The first batch shows whether anything is right or wrong."""
         self._checked = True
         for study in self._studies.values():
@@ -134,6 +135,12 @@ class Listening:
                         "because it compares outcome groups. With a callable advantage there are "
                         "classes only where `num_classes` says so, and predictions are class ids "
                         "or scores (N, num_classes). Leave the study out, or pass num_classes=..."
+                    )
+                if "classes" in study.needs and F.is_label_sets(target):
+                    raise ValueError(
+                        f"Expected one true class per sample for the study {study.name!r}, because "
+                        "it compares samples of the same class, but got sets of labels. Leave the "
+                        "study out."
                     )
 
     @contextmanager

@@ -30,7 +30,7 @@ from lightning_neurocorr.studies.heard import Heard, Start
 from lightning_neurocorr.studies.look import Look
 from lightning_neurocorr.validation.options import Options
 
-Need = Literal["outcomes", "advantage", "positions"]
+Need = Literal["outcomes", "classes", "advantage", "positions"]
 
 
 class Listener(ABC):
@@ -76,9 +76,10 @@ class Study(ABC):
         title: What people call it; by default the name.
         about: What it asks and how, in one or two plain sentences.
         needs: What it cannot do without. ``"outcomes"``: something is right or wrong.
-            ``"positions"``: samples can be fetched again. Where these are not there, it is refused
-            early. ``"advantage"``: model and baseline differ on enough samples that the report has
-            no ``message``; else the finding is refused with that message.
+            ``"classes"``: each sample has one true class. ``"positions"``: samples can be fetched
+            again. Where these are not there, it is refused early. ``"advantage"``: model and
+            baseline differ on enough samples that the report has no ``message``; else the finding
+            is refused with that message.
         stores: On so many samples it wants the activations of all watched neurons:
             ``look.stored()``.
         asks: Further baselines that it asks: they are moved to the device, shown the model at every

@@ -67,7 +67,7 @@ class Readout(Study):
         "In which layer what the model knows and the baseline does not becomes readable: accuracy "
         "of a linear read-out of the label on samples that only the model gets right."
     )
-    needs = ("outcomes",)
+    needs = ("outcomes", "classes")
 
     def __post_init__(self) -> None:
         if self.max_samples < 4 * _LEAST:

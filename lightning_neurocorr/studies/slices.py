@@ -72,7 +72,7 @@ class Slices(Study):
         "In which parts of the data the model is better, and in which the baseline is, beyond what "
         "the class explains. Found on one half of the samples, measured on the other."
     )
-    needs = ("outcomes",)
+    needs = ("outcomes", "classes")
 
     def __post_init__(self) -> None:
         if self.max_samples < _LEAST:

@@ -85,7 +85,7 @@ class Words(Study):
         "Which word of the metadata goes best with each neuron, and which of its words go with the "
         "advantage inside the class. Words by Pearson's r over all samples, tested on exemplars."
     )
-    needs = ("outcomes",)
+    needs = ("outcomes", "classes")
 
     def __post_init__(self) -> None:
         if self.max_samples < _LEAST or self.formulas < 0:

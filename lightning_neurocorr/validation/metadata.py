@@ -315,15 +315,19 @@ def _columns_of(table: Any) -> dict[str, list[Any]]:
         return {name: [row[i] for row in rows] for i, name in enumerate(header)}
     if isinstance(table, Mapping):
         return {str(name): _listed(values) for name, values in table.items()}
-    columns = {str(name): _listed(table[name]) for name in table.columns}
+    columns = {str(name): _listed(table[name], str(name)) for name in table.columns}
     index = table.index
     if index.name is not None and str(index.name) not in columns:
         columns[str(index.name)] = _listed(index)
     return columns
 
 
-def _listed(values: Any) -> list[Any]:
-    return list(values.tolist() if hasattr(values, "tolist") else values)
+def _listed(values: Any, name: str = "") -> list[Any]:
+    listed = list(values.tolist() if hasattr(values, "tolist") else values)
+    if hasattr(getattr(values, "dtype", None), "categories"):
+        # pandas calls it a category: its numbers are names, not more or less of something.
+        return [f"{name} {v}" if isinstance(v, (int, float)) and v == v else v for v in listed]
+    return listed
 
 
 def _checked(name: str, values: Any, samples: SamplesOfBatch) -> Any:

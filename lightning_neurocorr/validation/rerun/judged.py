@@ -52,7 +52,7 @@ class JudgedLogits:
             return torch.ones(len(prediction), dtype=torch.bool, device=prediction.device)
         logits, prediction = logits.detach(), prediction.detach().to(logits.device)
         if not prediction.is_floating_point():
-            return _ids(logits) != prediction.long().reshape(-1)
+            return answers_of(logits) != prediction.long().reshape(-1)
         flat, given = _columns(logits, prediction)
         coarse = _coarse(logits, prediction)
         if flat.shape != given.shape:
@@ -196,7 +196,8 @@ def _as_logits(given: Tensor) -> Tensor:
     return given
 
 
-def _ids(logits: Tensor) -> Tensor:
+def answers_of(logits: Tensor) -> Tensor:
+    """Class ids ``(N,)`` of logits ``(N, K)``, or of one logit of two classes a sample."""
     if logits.ndim == 1 or logits.shape[1] == 1:
         return (logits.reshape(-1) > 0).long()
     return logits.argmax(1)
