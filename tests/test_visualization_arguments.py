@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from lightning_neurocorr.activations import find_sites
 from lightning_neurocorr.visualization import (
     FeatureVisualizer,
     ImagePrior,
@@ -95,3 +96,28 @@ def test_arguments_that_do_not_fit_are_refused(prior):
     with pytest.raises(ValueError, match="an index or a direction"):
         Target("conv", torch.ones(2, 2))
     assert FAST.render(model, None, [], prior) == []
+
+
+class _ChannelsLast(nn.Module):
+    """A convolution whose ReLU has its channels last; unit 6 exists along that axis only."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.relu = nn.Conv2d(1, 7, 3, padding=1), nn.ReLU()
+
+    def forward(self, x):
+        return self.relu(self.conv(x).permute(0, 2, 3, 1)).mean((1, 2))
+
+
+def test_the_units_of_a_relu_are_followed_not_guessed(prior):
+    model = _ChannelsLast()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    sites = find_sites(model, lambda: model(prior.images[:1]), ["relu"], at="raw")
+    followed, told = (
+        FAST.render(model, layers, [Target("relu", 5)], prior)[0] for layers in (None, sites)
+    )
+    assert followed.activation_ratio == told.activation_ratio
+    with pytest.raises(ValueError, match="below 7, but got 7"):
+        FAST.render(model, None, [Target("relu", 7)], prior)  # 8 is what axis 1 has
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert model.training

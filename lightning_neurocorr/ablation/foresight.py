@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from torch import nn
 
-from lightning_neurocorr.activations import Place, find_sites, layer_of
-from lightning_neurocorr.activations.axes import known_unit_axis
-from lightning_neurocorr.isolation.asides import aside
-from lightning_neurocorr.isolation.evaluating import module_device
-from lightning_neurocorr.isolation.randomness import preserved_randomness
-from lightning_neurocorr.isolation.swapping import preserved_buffers
+from lightning_neurocorr.activations import Place
+from lightning_neurocorr.activations.ahead import look_ahead, untold
 
 
 class Foresight:
@@ -35,7 +30,7 @@ class Foresight:
     @contextmanager
     def open(self, model: nn.Module, places: Mapping[str, Place]) -> Iterator[None]:
         """Inside, the first call of the model is looked at, where a layer needs it."""
-        names = [n for n, place in places.items() if known_unit_axis(layer_of(place), 3) is None]
+        names = untold(places)
         if not names:
             yield
             return
@@ -50,18 +45,9 @@ class Foresight:
         finally:
             handle.remove()
 
-    def _look(self, model: nn.Module, names: Iterable[str], args: Any, kwargs: Any) -> None:
+    def _look(self, model: nn.Module, names: Sequence[str], args: Any, kwargs: Any) -> None:
         self.looking = True
         try:
-            with (
-                torch.no_grad(),
-                aside(),
-                preserved_randomness(module_device(model)),
-                preserved_buffers(model),
-            ):
-                sites = find_sites(model, lambda: model(*args, **kwargs), list(names), at="raw")
-        except ValueError:  # who is silenced says what to do
-            return
+            self._sites = look_ahead(model, lambda: model(*args, **kwargs), names)
         finally:
             self.looking = False
-        self._sites = sites

@@ -105,7 +105,7 @@ class LucentVisualizer:
                 "Expected `forward` to be a module or a method of one for Lucent, but got "
                 f"{type(forward).__name__}."
             )
-        named = resolve_layers(forward, layers, targets)
+        named = resolve_layers(forward, layers, targets, prior)
         given = check_exemplars(exemplars, len(targets), prior)
         settings = self._shared_settings()
         drawing = _LucentDrawing(settings, IsolatedModel(forward, named), named, targets, prior)

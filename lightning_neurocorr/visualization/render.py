@@ -91,7 +91,7 @@ class FeatureVisualizer(Settings):
             ValueError: If a target names an unknown layer or unit, or an exemplar has another
                 shape than the prior.
         """
-        named = resolve_layers(forward, layers, targets)
+        named = resolve_layers(forward, layers, targets, prior)
         given = check_exemplars(exemplars, len(targets), prior)
         run = Drawing(self, IsolatedModel(forward, named), named, targets, prior)
         if not targets:

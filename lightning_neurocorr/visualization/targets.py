@@ -21,6 +21,9 @@ from lightning_neurocorr.activations import (
     layer_names,
     unit_axis,
 )
+from lightning_neurocorr.activations.ahead import look_ahead, untold
+from lightning_neurocorr.isolation.evaluating import module_device
+from lightning_neurocorr.isolation.swapping import evaluation_mode
 from lightning_neurocorr.report.panels import Picture
 from lightning_neurocorr.visualization.prior import ImagePrior
 
@@ -167,9 +170,12 @@ def _over_positions(values: Tensor) -> Tensor:
 
 
 def resolve_layers(
-    forward: object, layers: Mapping[str, Place] | None, targets: Sequence[Target]
+    forward: object,
+    layers: Mapping[str, Place] | None,
+    targets: Sequence[Target],
+    prior: ImagePrior,
 ) -> Mapping[str, Place]:
-    """The targets' layers by name.
+    """The targets' layers by name; axes that a layer does not say are followed on one image.
 
     Raises:
         ValueError: If a name is unknown; the message lists close ones.
@@ -189,7 +195,8 @@ def resolve_layers(
                 "Expected `layers` to be layers by name where `forward` is no module, but got "
                 "None. Pass choose_layers(model)."
             )
-        return choose_layers(forward, wanted) if wanted else layer_names(forward)
+        chosen = choose_layers(forward, wanted) if wanted else layer_names(forward)
+        return {**chosen, **_followed(forward, chosen, prior)} if wanted else chosen
     unknown = [name for name in wanted if name not in layers]
     if unknown:
         close = difflib.get_close_matches(unknown[0], layers, n=5, cutoff=0.4) or list(layers)[:12]
@@ -198,6 +205,17 @@ def resolve_layers(
             f"There are: {', '.join(map(repr, close))}."
         )
     return {name: layers[name] for name in wanted}
+
+
+def _followed(
+    model: nn.Module, chosen: Mapping[str, Place], prior: ImagePrior
+) -> Mapping[str, Place]:
+    names = untold(chosen)
+    if not names:
+        return {}
+    image = prior.images[:1].to(module_device(model) or "cpu")
+    with evaluation_mode(model):
+        return look_ahead(model, lambda: model(image), names)
 
 
 def check_exemplars(exemplars: ExemplarImages, count: int, prior: ImagePrior) -> dict[int, Tensor]:
