@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_neurocorr import (
+    FeatureVisualizer,
     Groups,
     Matches,
     NeuronAdvantage,
@@ -213,6 +214,36 @@ def test_groups_are_the_sources_and_cost_what_they_carry() -> None:
     assert sorted(len(u & set(range(12))) for u in units) == [0, 12]
     assert (frame.ablation > 0.1).all()
     assert frame.attribution.notna().all()
+
+
+class Asked(FeatureVisualizer):
+    """Remembers what it is asked for."""
+
+    def render(self, forward: Any, layers: Any, targets: Any, prior: Any, **more: Any) -> Any:
+        if isinstance(targets[0].unit, Tensor):  # of groups, not of neurons
+            self.directions = list(targets)
+        return super().render(forward, layers, targets, prior, **more)
+
+
+def test_a_group_has_a_picture_of_its_mean() -> None:
+    found = streams()
+    draw = torch.rand(len(found.y), generator=torch.Generator().manual_seed(6)) < 0.6
+    model = nn.Sequential(nn.Flatten(), found.model)
+    data = TensorDataset(found.x.view(-1, 1, 3, 4), found.y, torch.arange(len(found.y)))
+    visualizer = Asked(steps=4)
+    finding = compare(
+        model, DataLoader(data, 128), lambda b: torch.where(draw[b[2]], (b[1] + 1) % 4, b[1]),
+        target=1, layers=["1.hidden"], visualizer=visualizer, attribution=False,
+        studies=[Groups(ablation_samples=0)], top_k=1,
+    ).studies["groups"]  # fmt: skip
+    frame = finding.to_dataframe()
+    assert [figure.name for figure in finding.figures] == [f"1.hidden, group {g}" for g in (0, 1)]
+    hidden = found.model.hidden(found.x).relu().detach()  # type: ignore[operator]
+    for units, target in zip(frame.units, visualizer.directions, strict=True):
+        mine = [int(unit) for unit in units.split(", ")]
+        for unit, weight in enumerate(target.unit.tolist()):
+            wanted = 1 / (float(hidden[:, unit].std(correction=0)) * 12) if unit in mine else 0.0
+            assert weight == pytest.approx(wanted, rel=1e-3)
 
 
 class TwoClasses(nn.Module):

@@ -20,6 +20,7 @@ from lightning_neurocorr.report.declared import Column
 from lightning_neurocorr.report.finding import Finding
 from lightning_neurocorr.report.finding_table import Table
 from lightning_neurocorr.samples import fetch
+from lightning_neurocorr.studies.group_pictures import Direction, direction, group_pictures
 from lightning_neurocorr.studies.look import Look, RefusedError
 from lightning_neurocorr.studies.protocol import Study
 from lightning_neurocorr.studies.worded import WordedSamples, worded
@@ -27,6 +28,7 @@ from lightning_neurocorr.validation.options import Options
 from lightning_neurocorr.validation.rerun import answers_of
 
 _MOST_NEURONS = 2000  # of a layer: those with the largest |attribution|
+_MOST_PICTURES = 64
 _RANDOM = 5  # random groups of the same size
 _MOST_LOST_BY_RERUN = 0.02  # of the wins: more, and other answers are given than were judged
 
@@ -65,6 +67,8 @@ class Groups(Study):
         layers: Which of the watched layers; all by default.
         max_samples: Activations of so many samples are kept, at most.
         ablation_samples: A group is silenced on so many samples; 0 silences none.
+        pictures: So many groups, those with the largest attribution, get a picture where there is a
+            ``visualizer`` and inputs are images.
         name: The key in ``report.studies``.
         every_n_validations: Also after validations n, 2n and so on of a fit.
         time_budget_s: Seconds it may take.
@@ -73,6 +77,7 @@ class Groups(Study):
     layers: tuple[str, ...] | None = None
     max_samples: int = 10_000
     ablation_samples: int = 256
+    pictures: int = 8
     name: str = "groups"
     every_n_validations: int | None = None
     time_budget_s: float | None = 300.0
@@ -89,6 +94,10 @@ class Groups(Study):
             raise ValueError(
                 f"Expected `max_samples` of at least {2 * MIN_SAMPLES} and `ablation_samples` of "
                 f"at least 0, but got {self.max_samples} and {self.ablation_samples}."
+            )
+        if not 0 <= self.pictures <= _MOST_PICTURES:
+            raise ValueError(
+                f"Expected `pictures` to be 0 to {_MOST_PICTURES}, but got {self.pictures}."
             )
         if self.layers is not None:
             object.__setattr__(self, "layers", tuple(self.layers))
@@ -114,6 +123,7 @@ class Groups(Study):
         notes: list[str] = list(samples.vocabulary.notes)
         silencer = self._silencer(look, notes)
         columns: dict[str, list[Any]] = {column.name: [] for column in COLUMNS}
+        directions: list[Direction] = []
         for layer in look.progress(self._layers(look, samples), "groups"):
             units = _units(look, layer)
             a = samples.activations[layer][:, units]
@@ -125,6 +135,12 @@ class Groups(Study):
                 row = self._row(look, layer, units, group, found, a, samples, silencer)
                 for name, value in row.items():
                     columns[name].append(value)
+                inside, size = found.label == group, len(_of_layer(look, "r", layer))
+                mine = direction(layer, group, units[inside], a[:, inside], size)
+                directions.append(mine)
+        strength = np.nan_to_num(np.array(columns["attribution"], dtype=float), nan=-np.inf)
+        shown = np.argsort(-strength, kind="stable")[: self.pictures]
+        figures = group_pictures(look, [directions[i] for i in shown], notes)
         table = Table("group", COLUMNS, columns, title="Groups of neurons")
         layers = len(set(columns["layer"]))
         return Finding(
@@ -136,6 +152,7 @@ class Groups(Study):
                 else "No layer splits into groups that hold on the other half of the samples."
             ),
             tables=(table,),
+            figures=figures,
             notes=tuple(notes),
             numbers={"groups": len(table)},
         )
