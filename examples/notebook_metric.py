@@ -5,6 +5,8 @@ alone, for one layer; then the whole report, for all of them. Made to be pasted 
 """
 
 import argparse
+from html import escape
+from tempfile import TemporaryDirectory
 
 import torch
 from sklearn.datasets import load_digits
@@ -60,3 +62,10 @@ report = compare(model, loader, baseline, layers=["2", "4"])
 print(f"\n{report.headline}\n")
 print(report.top(5))  # a notebook shows a top list as a table: report.top(5) as the last line
 print(f"\n{report.top(5, by='attribution')}")
+
+# 3. The microscope: every neuron to look through. In a notebook, IPython.display.HTML(frame) as the
+# last line of a cell shows it there.
+with TemporaryDirectory() as folder:
+    page = report.export(f"{folder}/neurons.html").read_text()
+frame = f'<iframe srcdoc="{escape(page)}" width="100%" height="800"></iframe>'
+print(f"\nThe microscope is {len(page) / 1e6:.1f} MB, its data inside.")

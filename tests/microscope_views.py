@@ -12,7 +12,7 @@ ARGUMENTS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking",
              "--disable-component-update", "--disable-sync")  # fmt: skip
 SECONDS = 60
 SIZE = {"width": 1400, "height": 900}
-_TALL = {"width": 2600, "height": 7000}  # all rows and columns are in view; slow to paint
+_TALL = {"width": 2600, "height": 8000}  # all rows and columns are in view; slow to paint
 
 _ALL_READY = "({...document.getElementById('app')?.dataset})"
 

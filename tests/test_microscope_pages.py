@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from lightning_neurocorr.inspector import export
 from lightning_neurocorr.inspector.reading import stored_in
 from lightning_neurocorr.report import NeuronReport
 from lightning_neurocorr.report.samples import GROUPS
+from lightning_neurocorr.studies import Column, Finding, Look, Study, Table
 from tests.make_microscope_run import NAMES, make_run
 from tests.microscope import PATHS, serving
 from tests.microscope_hostile import MARKUP, hostile_run, regression_run
@@ -29,13 +31,28 @@ WORDS = {"both": "both right", "only_model": "only the model right",
          "only_baseline": "only the baseline right", "neither": "both wrong"}  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Squares(Study):
+    """r squared of all neurons: a table too long to be drawn whole."""
+
+    def find(self, look: Look) -> Finding:
+        layer, unit = zip(*((row.layer, row.unit) for row in look.report.rows), strict=True)
+        columns = (Column("layer", "Its layer.", format="text"),
+                   Column("unit", "Its index.", format="count"),
+                   Column("squared", "r squared"))  # fmt: skip
+        values = {"layer": list(layer), "unit": np.array(unit),
+                  "squared": look.report.column("r") ** 2}  # fmt: skip
+        return Finding("Squares", "r squared.", tables=(Table("neuron", columns, values),))
+
+
 class Written:
     """Runs that the callback wrote, and what it had found."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         # Of the three validations the first has no full table.
-        self.callback = make_run(folder, 3, inspector=nc.Inspector(every_n_validations=2))
+        inspector = nc.Inspector(every_n_validations=2)
+        self.callback = make_run(folder, 3, inspector=inspector, studies=[Squares()])
         self.plain = make_run(folder, 1, visualizer=None, ablation=None)
         self.hostile = hostile_run(folder)
         regression_run(folder)
@@ -260,6 +277,22 @@ def test_a_study_is_drawn_from_its_description(view, written):
     assert pixel == [200, 200, 200, 255]
     view.go(run=HOSTILE_RUN, page="neuron", neuron=names(written.hostile.report)[3])
     assert "+0.429" in view.text("[data-study=odd]")
+
+
+def test_a_long_table_of_a_study_is_there_at_once_and_sorts(view, written):
+    report = written.report
+    squared = report.column("r") ** 2
+    assert len(squared) > 100
+    view.load(run=RUN, page="study", study="squares")
+    orders = {"": np.arange(len(squared)), "-squared": np.argsort(-squared, kind="stable"),
+              "squared": np.argsort(squared, kind="stable")}  # fmt: skip
+    for by, order in orders.items():
+        view.go(run=RUN, page="study", study="squares", **({"by": f"neuron/{by}"} if by else {}))
+        rows = view.rows()
+        assert [row[0] for row in rows] == [names(report)[i] for i in order]
+        for row, i in zip(rows, order, strict=True):
+            assert row[1] == "–" if np.isnan(squared[i]) else says(row[1], squared[i])
+    assert view.errors == []
 
 
 # --- over the epochs -----------------------------------------------------------------------------

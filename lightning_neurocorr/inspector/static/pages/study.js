@@ -51,6 +51,7 @@ export function cellText(value, format) {
 const isText = (values) => Array.isArray(values) && values.some((value) => typeof value !== "number" && value !== null);
 
 function tableOf(app, study, table) {
+  if (!table.rows) return html`<p class="empty">Nothing was found.</p>`;
   const { frame, state } = app;
   const all = valuesOf(frame, table);
   if (!all) return loading("Loading the table");
@@ -109,8 +110,9 @@ function long(app, study, table, columns, rowOf, order, sort, onSort) {
       cell.children[0].textContent = layer;
       cell.children[1].textContent = `:${unit}`;
     } }] : [];
+  if (grid.last?.frame !== app.frame || grid.last.by !== app.state.by) grid.last = { by: app.state.by, frame: app.frame, order };
   grid.show({
-    order: grid.last?.by === app.state.by && grid.last.frame === app.frame ? grid.last.order : order,
+    order: grid.last.order,
     sort,
     columns: [...first, ...columns.map(({ name, title, meaning, unit, format, values }) => ({
       key: name, title: (title || name) + (unit ? ` (${unit})` : ""), hint: meaning, numeric: !isText(values), ...(isText(values) ? { width: 180, grow: 2 } : { width: 120 }),
@@ -120,7 +122,6 @@ function long(app, study, table, columns, rowOf, order, sort, onSort) {
       },
     }))],
   });
-  if (grid.last?.by !== app.state.by || grid.last?.frame !== app.frame) grid.last = { by: app.state.by, frame: app.frame, order };
   return html`<div class="table-room" style="height:${Math.min(table.rows * 44 + 58, Math.max(innerHeight * 0.7, 360))}px">${grid.element}</div>`;
 }
 
