@@ -125,6 +125,13 @@ def test_matches_by_loops() -> None:
     assert len(set(given.tolist())) == len(given) == 5
 
 
+def test_a_negative_r_is_no_match() -> None:
+    found = match(torch.tensor([[-0.9, -0.2], [0.5, -0.1]]))
+    assert found.r.tolist() == pytest.approx([-0.2, 0.5])
+    assert found.mutual.tolist() == [False, True]
+    assert found.one_to_one.tolist() == [-1, 0]
+
+
 def test_too_many_pairs_are_refused() -> None:
     with pytest.raises(ValueError, match=r"pairs of neurons, but got 100,000 x 100,000"):
         CrossMoments(100_000, 100_000)

@@ -246,6 +246,30 @@ def test_a_group_has_a_picture_of_its_mean() -> None:
             assert weight == pytest.approx(wanted, rel=1e-3)
 
 
+class Fails(FeatureVisualizer):
+    """Knows no directions."""
+
+    def render(self, forward: Any, layers: Any, targets: Any, prior: Any, **more: Any) -> Any:
+        if isinstance(targets[0].unit, Tensor):
+            raise TypeError("an index, please")
+        return super().render(forward, layers, targets, prior, **more)
+
+
+def test_groups_stay_where_the_visualizer_knows_no_directions() -> None:
+    found = streams()
+    draw = torch.rand(len(found.y), generator=torch.Generator().manual_seed(6)) < 0.6
+    data = TensorDataset(found.x.view(-1, 1, 3, 4), found.y, torch.arange(len(found.y)))
+    finding = compare(
+        nn.Sequential(nn.Flatten(), found.model), DataLoader(data, 128),
+        lambda b: torch.where(draw[b[2]], (b[1] + 1) % 4, b[1]), target=1, top_k=1,
+        layers=["1.hidden"], visualizer=Fails(steps=4), attribution=False,
+        studies=[Groups(ablation_samples=0)],
+    ).studies["groups"]  # fmt: skip
+    assert len(finding.to_dataframe()) == 2
+    assert not finding.figures
+    assert "an index, please" in " ".join(finding.notes)
+
+
 class TwoClasses(nn.Module):
     """Two classes from four, by one logit or by two."""
 

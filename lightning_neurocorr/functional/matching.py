@@ -96,9 +96,9 @@ class Matched:
     Attributes:
         best: Index of the neuron with the largest r; -1 where none has one.
         r: That r; a negative one is no match but is said.
-        mutual: Whether the neuron is also the best of its best.
+        mutual: Whether the neuron is also the best of its best, with an r above 0.
         one_to_one: Index where every neuron is given away once, with the largest sum of r (the
-            Hungarian method: Kuhn 1955); -1 where there is none left.
+            Hungarian method: Kuhn 1955); -1 where there is none left with an r above 0.
         novelty: 1 - r of the best: 0 for a neuron that is there as it is, above 1 for none.
     """
 
@@ -122,12 +122,12 @@ def match(r: Tensor) -> Matched:
     value, best = (part.cpu().numpy() for part in _largest(r))
     _, back = (part.cpu().numpy() for part in _largest(r.T))
     live = value > _NONE
-    mutual = live & (back[best] == np.arange(p))
+    mutual = (value > 0) & (back[best] == np.arange(p))
     one = np.full(p, -1)
     if p * q <= _MOST_ASSIGNED:
         filled = r.nan_to_num(nan=_NONE).cpu().numpy()
         rows, columns = linear_sum_assignment(-filled)
-        given = filled[rows, columns] > _NONE
+        given = filled[rows, columns] > 0
         one[rows[given]] = columns[given]
     value = np.where(live, value.astype(np.float64), np.nan)
     return Matched(np.where(live, best, -1), value, mutual, one, 1 - value)

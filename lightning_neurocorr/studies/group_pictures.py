@@ -53,18 +53,15 @@ def group_pictures(look: Look, groups: Sequence[Direction], notes: list[str]) ->
     visualizer = look.options.visualizer
     if visualizer is None or not groups:
         return ()
+    targets = [Target(one.layer, torch.from_numpy(one.weights)) for one in groups]
     try:
         prior = ImagePrior.fit(reference(look.subject, look.samples))
-    except ValueError as error:
-        notes.append(f"No pictures of groups: {error}")
+        pictures = visualizer.render(
+            look.subject.module, look.subject.layers, targets, prior, progress=look.shows_progress
+        )
+    except Exception as error:  # noqa: BLE001 -- the user's may know no directions
+        notes.append(f"No pictures of groups: {type(error).__name__}: {error}")
         return ()
-    pictures = visualizer.render(
-        look.subject.module,
-        look.subject.layers,
-        [Target(one.layer, torch.from_numpy(one.weights)) for one in groups],
-        prior,
-        progress=look.shows_progress,
-    )
     show = Display(prior, look.options.to_image)
     figures = []
     for one, picture in zip(groups, pictures, strict=True):
