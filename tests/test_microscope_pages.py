@@ -576,6 +576,11 @@ def test_a_run_that_goes_on_is_followed_and_the_place_is_kept(options, written, 
         i = names(written.report).index("features.2:3")
         shown = view.texts(".claim .value")[0].removeprefix("r").strip()
         assert says(shown, written.report.column("r")[i])
+        curve = view.frame.evaluate("""() => [...document.querySelectorAll(
+            '.numbers tr')].map(row => row.children[1].textContent)""")[1:]
+        assert len(curve) == 3
+        for text, entry in zip(curve, written.callback.history, strict=True):
+            assert says(text, float(np.float16(entry.r[i])))
         assert view.errors == []
         page.close()
     shutil.rmtree(growing.parent)

@@ -60,9 +60,18 @@ def _code(text: str) -> str:
 @pytest.mark.parametrize("name", OURS)
 def test_claims_are_bits_from_python(name):
     """No level of significance and no part of a verdict's sentence stands in a module."""
-    assert not re.findall(r"(?<![\w.])0?\.0[15]\b", _code(OURS[name]))
+    assert not re.findall(r"(?<![\w.])(?:0?\.00?[15]|[15]e-[23])\b", _code(OURS[name]))
     said = 'goes with the|too sparse|not shown to encode|the same on every sample"|speaks for'
     assert not re.findall(said, OURS[name])
+
+
+def test_each_state_of_a_missing_number_has_the_word_that_the_guide_explains():
+    block = OURS["format.js"].partition("STATE_WORDS = {")[2].partition("}")[0]
+    words = dict(re.findall(r'(\w+): "([^"]+)"', block))
+    assert words == {"measured": "no value", "not_asked": "not asked for", "refused": "refused",
+                     "not_finished": "not finished", "not_chosen": "not chosen"}  # fmt: skip
+    guide = (Path(__file__).parents[1] / "docs" / "microscope.md").read_text()
+    assert all(f"\n| {word} |" in guide for word in words.values())
 
 
 def test_modules_can_be_read_in_one_sitting():
