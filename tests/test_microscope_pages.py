@@ -557,12 +557,12 @@ def test_a_run_that_goes_on_is_followed_and_the_place_is_kept(options, written, 
     whole = events.read_bytes()
     growing = tmp_path / "run" / events.name
     growing.parent.mkdir()
-    growing.write_bytes(whole[: _end_of_first(events)])
+    growing.write_bytes(whole[: _end_of_second(events)])
     with serving(tmp_path, *options) as served:
         served.runs(1)
         page = browser.new_page(viewport=SIZE)
         view = View(page, served.address, inside=True).load(page="neuron", neuron="features.2:3")
-        assert view.frame.locator("#epoch").get_attribute("max") == "0"
+        assert view.frame.locator("#epoch").get_attribute("max") == "1"
         growing.write_bytes(whole)
         served.runs(1, steps=written.report.step)
         view.frame.locator("#reload").click()
@@ -586,14 +586,14 @@ def test_a_run_that_goes_on_is_followed_and_the_place_is_kept(options, written, 
     shutil.rmtree(growing.parent)
 
 
-def _end_of_first(events: Path) -> int:
-    """Where the first validation ends: before the record with the second `neurocorr/meta`."""
+def _end_of_second(events: Path) -> int:
+    """Where the second validation ends: before the record with the third `neurocorr/meta`."""
     raw, at, seen = events.read_bytes(), 0, 0
     while at < len(raw):
         size = int.from_bytes(raw[at : at + 8], "little")
         record = raw[at + 12 : at + 12 + size]
         seen += b"neurocorr/meta" in record
-        if seen == 2:
+        if seen == 3:
             return at
         at += 16 + size
-    raise AssertionError("one validation only")
+    raise AssertionError("two validations only")
