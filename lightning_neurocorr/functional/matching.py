@@ -56,12 +56,17 @@ class CrossMoments:
             raise ValueError(f"Expected as many samples of both, but got {len(a)} and {len(b)}.")
         if not len(a):
             return
-        wide = [part.detach().to(self.c.device).double() for part in (a, b)]
-        means = [part.mean(0) for part in wide]
-        centred = [part - mean for part, mean in zip(wide, means, strict=True)]
-        self._add(len(a), means, [part.square().sum(0) for part in centred])
+        means, m2, centred = zip(*map(self._moments, (a, b)), strict=True)
+        self._add(len(a), means, m2)
         # The product of centred float32 is exact enough: its error does not grow with the mean.
-        self.c.addmm_(centred[0].float().T, centred[1].float())
+        self.c.addmm_(centred[0].T, centred[1])
+
+    def _moments(self, part: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Means, second moments, and the batch less its means in float32; one copy in float64."""
+        wide = part.detach().to(self.c.device).double()
+        mean = wide.mean(0)
+        wide = wide - mean if wide.data_ptr() == part.data_ptr() else wide.sub_(mean)
+        return mean, torch.linalg.vector_norm(wide, dim=0).square(), wide.float()
 
     def merge(self, other: CrossMoments) -> None:
         """Add what another process saw."""
