@@ -95,9 +95,7 @@ def _themes() -> dict[str, dict[str, str]]:
 
 
 def _luminance(colour: str) -> float:
-    digits = colour.lstrip("#")
-    digits = "".join(c * 2 for c in digits) if len(digits) == 3 else digits
-    channels = [int(digits[i : i + 2], 16) / 255 for i in (0, 2, 4)]
+    channels = [channel / 255 for channel in _channels(colour)]
     linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
     return sum(w * c for w, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
 
@@ -119,3 +117,22 @@ def test_text_has_a_contrast_of_at_least_four_and_a_half(theme):
     pairs += [("muted", "hover"), ("faint", "hover"), ("ink", "band"), ("muted", "accent-soft")]
     low = {pair: round(_contrast(*(colours[name] for name in pair)), 2) for pair in pairs}
     assert {pair: ratio for pair, ratio in low.items() if ratio < 4.5} == {}
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_numbers_in_shaded_cells_can_be_read(theme):
+    """However many samples a cell of the samples page has: its shade is mixed by CSS."""
+    colours, style = _themes()[theme], (STATIC / "style.css").read_text()
+    deepest = re.findall(r"--deepest: (\d+)%", style)
+    assert len(deepest) == 2
+    for share in (step / 20 for step in range(21)):
+        part = 0.12 + int(deepest[theme == "dark"]) / 100 * share
+        pairs = zip(*(_channels(colours[name]) for name in ("only_model", "card")), strict=True)
+        mixed = "#" + "".join(f"{round(part * a + (1 - part) * b):02x}" for a, b in pairs)
+        assert _contrast(colours["ink"], mixed) >= 4.5, (share, mixed)
+
+
+def _channels(colour: str) -> list[int]:
+    digits = colour.lstrip("#")
+    digits = "".join(c * 2 for c in digits) if len(digits) == 3 else digits
+    return [int(digits[i : i + 2], 16) for i in (0, 2, 4)]

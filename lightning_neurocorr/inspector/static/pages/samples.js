@@ -63,7 +63,7 @@ function crossed(app, frame, { rows, target, answers, cell, truth, said }) {
         const size = pairs.get(`${row},${column}`) ?? 0;
         if (!size) return html`<td class="zero"></td>`;
         const on = truth === row && said === column;
-        return html`<td style="--share:${(size / most).toFixed(3)}">${goTo(app, on ? { truth: null, answer: null, from: null } : { truth: String(row), answer: String(column), from: null }, count(size), `${size / most > 0.5 ? "full" : ""} ${on ? "chosen" : ""}`)}</td>`;
+        return html`<td style="--share:${(size / most).toFixed(3)}">${goTo(app, on ? { truth: null, answer: null, from: null } : { truth: String(row), answer: String(column), from: null }, count(size), on ? "chosen" : "")}</td>`;
       })}</tr>`)}</tbody></table></div>`;
 }
 
