@@ -1,6 +1,8 @@
 """``python -m lightning_neurocorr``, as somebody types it."""
 
 import re
+import subprocess
+import sys
 
 import pytest
 from torch.utils.tensorboard import SummaryWriter
@@ -82,7 +84,7 @@ def test_export_writes_all_runs_or_some(runs, capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["top", "{}/nothing"], "No such file"),
+        (["top", "{}/nothing"], "but there is no"),
         (["top", "{}"], "'first' (neurocorr), 'second' (neurocorr). Name the folder of one run"),
         (["top", "{}/first", "--name", "other"], "found 'first'|found '.' (neurocorr)"),
         (["top", "{}/first", "--layer", "heat"], "Close ones are 'head'"),
@@ -109,3 +111,23 @@ def test_help_names_every_command_and_exits(capsys):
         assert word in text
     with pytest.raises(SystemExit, match="2"):
         main(["top", "x", "-k", "0"])
+
+
+@pytest.mark.parametrize("command", [["top"], ["export"], ["compare"]])
+def test_a_source_that_is_not_there_is_said(command, tmp_path, capsys):
+    nowhere = str(tmp_path / "nope")
+    more = {"export": [str(tmp_path / "page.html")], "compare": [nowhere]}.get(command[0], [])
+    assert main([*command, nowhere, *more]) == 2
+    assert "but there is no" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_reader_may_have_had_enough(runs):
+    folder, _ = runs
+    top = [sys.executable, "-m", "lightning_neurocorr", "top", str(folder / "first"), "-k", "9999"]
+    with subprocess.Popen(top, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        assert process.stderr is not None
+        assert b"Error" not in process.stderr.read()
+    assert process.returncode == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -23,11 +24,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code."""
     options = _parser().parse_args(arguments)
     try:
+        _check_sources(options)
         options.run_command(options)
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever reads has had enough: `... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201
         return 2
     return 0
+
+
+def _check_sources(options: argparse.Namespace) -> None:
+    for path in (vars(options).get(name) for name in ("source", "a", "b")):
+        if path is not None and not path.exists():
+            raise FileNotFoundError(f"Expected {_SOURCE}, but there is no {str(path)!r}.")
 
 
 def _parser() -> argparse.ArgumentParser:
