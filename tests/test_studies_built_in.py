@@ -19,6 +19,8 @@ from lightning_neurocorr import (
     compare,
 )
 from lightning_neurocorr.ablation import AblationStudy
+from lightning_neurocorr.show.findings import finding_markdown
+from lightning_neurocorr.studies import Column, Finding, Table
 from lightning_neurocorr.studies.closer_look import studies_of
 from lightning_neurocorr.validation.options import OWN_STUDIES, Options
 from lightning_neurocorr.visualization import FeatureVisualizer
@@ -130,3 +132,13 @@ def test_a_file_of_before_loads_without_findings(report: NeuronReport, tmp_path:
     meta["schema"] = 3
     old = np.frombuffer(json.dumps(meta).encode(), dtype=np.uint8)
     assert NeuronReport.load(crafted(report, tmp_path / "b.npz", meta=old)).studies == {}
+
+
+def test_tensorboards_table_of_a_finding_has_six_columns_and_no_empty_rows() -> None:
+    declared = tuple(Column(f"c{i}", f"Number {i}.") for i in range(9))
+    rows, none = ({c.name: np.zeros(n) for c in declared} for n in (2, 0))
+    shown = finding_markdown(Finding("A", tables=(Table("group", declared, rows),)))
+    heads = next(line for line in shown.splitlines() if line.startswith("| c0"))
+    assert heads.count("|") == 7
+    assert "further columns: c6, c7, c8." in shown
+    assert "|" not in finding_markdown(Finding("A", tables=(Table("group", declared, none),)))

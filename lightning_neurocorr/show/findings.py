@@ -10,7 +10,7 @@ from lightning_neurocorr.report.finding_table import Table, cells, rest, shown_c
 from lightning_neurocorr.show.scalars import tag_part
 from lightning_neurocorr.show.tensorboard import Writer, escape
 
-ROWS = 20  # of a table that are shown; the report has all
+ROWS, COLUMNS = 20, 6  # of a table that are shown; the report has all
 
 
 def draw_findings(report: NeuronReport, writer: Writer) -> None:
@@ -41,10 +41,18 @@ def finding_markdown(finding: Finding) -> str:
 
 
 def _table(table: Table) -> str:
-    columns = shown_columns(table)
+    """The first columns: TensorBoard's page takes about six before it breaks words apart."""
+    every = shown_columns(table)
+    columns, more = every[:COLUMNS], every[COLUMNS:]
     lines = [f"{escape(table.title)} ({len(table):,})", ""]
+    if not len(table):
+        return lines[0]
     lines += [f"| {' | '.join(escape(title(c)) for c in columns)} |", "|" + "---|" * len(columns)]
-    lines += [f"| {' | '.join(map(escape, row))} |" for row in cells(table, ROWS)]
+    shown = (row[:COLUMNS] for row in cells(table, ROWS))
+    lines += [f"| {' | '.join(map(escape, row))} |" for row in shown]
+    if more:
+        names = ", ".join(escape(column.name) for column in more)
+        lines += ["", f"The report and the microscope have further columns: {names}."]
     if left := rest(table, ROWS):
         lines += ["", escape(left)]
     lines += [""]
