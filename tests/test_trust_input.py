@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 
-from lightning_neurocorr import BatchBaseline, NeuronAdvantage, NeuronReport
+from lightning_neurocorr import BatchBaseline, NeuronAdvantage, NeuronReport, compare
 from tests.paper_model import PaperModule, PaperSet, label, paper_loader, paper_trainer
 
 
@@ -90,6 +90,24 @@ def test_activations_of_any_kind(change: Any, expected: float | None) -> None:
     report, _ = validated(Extra(change))
     r = report.row("extra", 0).r
     assert 0.5 < r <= 1 if expected is None else r == pytest.approx(expected, abs=1e-3)
+
+
+def test_layers_that_are_left_out_for_one_reason_share_a_note() -> None:
+    class Tables(nn.Module):
+        """Reads its input with one layer; two others make a table of 5 rows for every batch."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.read, self.one, self.two = nn.Linear(3, 2), nn.Linear(2, 4), nn.Linear(4, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.read(x) + self.two(self.one(torch.ones(5, 2))).sum()
+
+    x, y = torch.randn(64, 3), torch.arange(64) % 2
+    report = compare(Tables(), [(x, y)], lambda batch: batch[1].roll(1), attribution=False)
+    assert report.layers == ("read",)
+    (note,) = [note for note in report.notes if "left out" in note]
+    assert note.startswith("2 layers were left out (one, two): it gave 5 rows for 64 samples")
 
 
 @pytest.mark.parametrize(

@@ -151,8 +151,8 @@ class ActivationRecorder:
                 problems[name] = astray
             elif num_samples is not None and len(heard.values) != num_samples:
                 self._failed[name] = problems[name] = (
-                    f"it gave {len(heard.values)} rows for {num_samples} samples; "
-                    "pass `pooling` to bring it to (N, D)"
+                    f"it gave {len(heard.values)} rows for {num_samples} samples, so it has no row "
+                    "for each sample. If it should, pass `pooling` to bring it to (N, D)"
                 )
             elif self.pooling != "max" and heard.calls > 1:
                 taken[name] = heard.values / heard.calls

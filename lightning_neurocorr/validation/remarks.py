@@ -85,7 +85,7 @@ def message(
 
 def alarms(problems: Mapping[str, str], means: Mapping[str, np.ndarray]) -> tuple[str, ...]:
     """Layers that were left out, neurons that are not finite: they have no mean activation."""
-    left_out = [f"Layer {name} was left out: {why.rstrip('.')}." for name, why in problems.items()]
+    left_out = layers_left_out(problems)
     broken = {name: int(np.isnan(mean).sum()) for name, mean in means.items()}
     not_finite = [
         f"{count} neurons of layer {name} had activations that are not finite; they have no values."
@@ -93,6 +93,23 @@ def alarms(problems: Mapping[str, str], means: Mapping[str, np.ndarray]) -> tupl
         if count
     ]
     return (*left_out, *not_finite)
+
+
+def layers_left_out(problems: Mapping[str, str]) -> list[str]:
+    """A sentence for each reason, with the layers that it holds for.
+
+    Args:
+        problems: One-line reasons by layer name.
+    """
+    named: dict[str, list[str]] = {}
+    for name, why in problems.items():
+        named.setdefault(why.rstrip("."), []).append(name)
+    return [
+        f"Layer {names[0]} was left out: {why}."
+        if len(names) == 1
+        else f"{len(names)} layers were left out ({', '.join(names)}): {why}."
+        for why, names in named.items()
+    ]
 
 
 def repeated_ids(samples: SampleTable) -> tuple[str, ...]:
