@@ -40,7 +40,12 @@ from lightning_neurocorr.studies.listening import Listening
 from lightning_neurocorr.studies.placebo import check_fetchable
 from lightning_neurocorr.studies.protocol import Study
 from lightning_neurocorr.studies.subject import Subject
-from lightning_neurocorr.validation import PassingSamples, ValidationPass, report_of
+from lightning_neurocorr.validation import (
+    PassingSamples,
+    Validation,
+    ValidationPass,
+    report_of,
+)
 from lightning_neurocorr.validation.asking import describe, is_ready
 from lightning_neurocorr.validation.collector import (
     Collector,
@@ -163,8 +168,7 @@ def compare(
         32
     """
     options = Options.of(locals())
-    keeps = visualizer is not None or inspector is not None
-    gallery = Gallery(inspector or Inspector(), to_image) if keeps else None
+    keeps = _keeps_samples(options)
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     positions = LoaderPositions(loader)
     for part in options.answerers:
@@ -177,63 +181,94 @@ def compare(
         exemplars=EXEMPLARS if keeps else 0,
         total=positions.length,
     )
-
-    def move(batch: Any, _: int = 0) -> Any:
-        return apply_to_collection(batch, Tensor, lambda part: part.to(device))
-
     collector = Collector(model, settings)
-
-    def arguments(batch: Any) -> Arguments:
-        found = collector.arguments_of(batch) if output else _arguments(batch, inputs)
-        return with_token_mask(found, batch, token_mask)
-
-    subject = Subject(
-        settings.module, settings.layers, [positions], arguments, move, collector.rerun
-    )
-    if options.placebo is not None:
-        check_fetchable(subject)
-    subject.passing = PassingSamples(images=visualizer is not None)
+    subject = _subject(collector, positions, device, whole=not output)
     with PrivateRandomness()(device), evaluation_mode(model), torch.no_grad():
-        start = Start(
-            options,
-            model,
-            settings.module,
-            settings.layers,
-            device,
-            settings.total,
-            arguments=arguments,
-        )
-        listening = Listening(studies, start, fetchable=subject.fetchable)
-        settings.hear = listening.hear
+        listening = _listening(studies, model, subject, settings, device)
         try:
             result = _one_pass(model, subject, collector)
         finally:
             listening.close()
         check_groups(options, result)
         validation = result.finish(device)
-        said = advantage if isinstance(advantage, str) else describe(advantage)
-        report = report_of(
-            validation,
-            name=name,
-            baseline=describe(baseline),
-            advantage=said,
-            class_names=options.class_names or {},
-            asked={**options.asked, "exemplars": keeps, "thumbnails": keeps},
-        )
-        if not report.layers:
-            raise ValueError(report.message)
-        kept = HistoryEntry.from_report(report).index
-        report = replace(report, samples=record_samples(validation, subject, kept))
-        look = CloserLook(
-            options,
-            lambda _: nullcontext(),
-            subject,
-            validation,
-            gallery,
-            listening.gathered(),
-        )
+        report = _report(validation, subject, options, name, describe(baseline))
+        gallery = Gallery(inspector or Inspector(), to_image) if keeps else None
+        told = listening.gathered()
+        look = CloserLook(options, lambda _: nullcontext(), subject, validation, gallery, told)
         report = look.everywhere(report, device)
         return look(report, progress=progress)
+
+
+def _keeps_samples(options: Options) -> bool:
+    """Whether strongest samples and small images of samples are kept."""
+    return options.visualizer is not None or options.inspector is not None
+
+
+def _subject(
+    collector: Collector, positions: LoaderPositions, device: torch.device, *, whole: bool
+) -> Subject:
+    """Model and data; where the prediction is not the ``whole`` model's, arguments are seen."""
+    options = collector.settings.options
+
+    def move(batch: Any, _: int = 0) -> Any:
+        return apply_to_collection(batch, Tensor, lambda part: part.to(device))
+
+    def arguments(batch: Any) -> Arguments:
+        found = _arguments(batch, options.inputs) if whole else collector.arguments_of(batch)
+        return with_token_mask(found, batch, options.token_mask)
+
+    module, layers = collector.settings.module, collector.settings.layers
+    subject = Subject(module, layers, [positions], arguments, move, collector.rerun)
+    if options.placebo is not None:
+        check_fetchable(subject)
+    subject.passing = PassingSamples(images=options.visualizer is not None)
+    return subject
+
+
+def _listening(
+    studies: Sequence[Study],
+    model: nn.Module,
+    subject: Subject,
+    settings: Settings,
+    device: torch.device,
+) -> Listening:
+    """The studies' ears, open for the one pass."""
+    start = Start(
+        settings.options,
+        model,
+        settings.module,
+        settings.layers,
+        device,
+        settings.total,
+        arguments=subject.arguments,
+    )
+    listening = Listening(studies, start, fetchable=subject.fetchable)
+    settings.hear = listening.hear
+    return listening
+
+
+def _report(
+    validation: Validation, subject: Subject, options: Options, name: str, baseline: str
+) -> NeuronReport:
+    """The report of the pass, before studies.
+
+    Raises:
+        ValueError: If no layer could be read.
+    """
+    keeps = _keeps_samples(options)
+    advantage = options.advantage
+    report = report_of(
+        validation,
+        name=name,
+        baseline=baseline,
+        advantage=advantage if isinstance(advantage, str) else describe(advantage),
+        class_names=options.class_names or {},
+        asked={**options.asked, "exemplars": keeps, "thumbnails": keeps},
+    )
+    if not report.layers:
+        raise ValueError(report.message)
+    kept = HistoryEntry.from_report(report).index
+    return replace(report, samples=record_samples(validation, subject, kept))
 
 
 def _prepare(baseline: Any, positions: LoaderPositions, device: torch.device) -> None:
