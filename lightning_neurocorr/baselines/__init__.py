@@ -15,12 +15,9 @@ from lightning_neurocorr.baselines.batch import (
     target_field,
 )
 from lightning_neurocorr.baselines.cached import CachedBaseline
-from lightning_neurocorr.baselines.estimators import Estimator, EstimatorBaseline, MajorityBaseline
-from lightning_neurocorr.baselines.models import (
-    CheckpointBaseline,
-    ModuleBaseline,
-    SnapshotBaseline,
-)
+from lightning_neurocorr.baselines.estimators import Estimator, EstimatorBaseline
+from lightning_neurocorr.baselines.majority import MajorityBaseline
+from lightning_neurocorr.baselines.models import CheckpointBaseline, ModuleBaseline
 from lightning_neurocorr.baselines.prediction import as_tensor, check_prediction
 from lightning_neurocorr.baselines.protocols import (
     Baseline,
@@ -35,6 +32,7 @@ from lightning_neurocorr.baselines.protocols import (
     Watching,
     check_baseline,
 )
+from lightning_neurocorr.baselines.snapshot import SnapshotBaseline
 from lightning_neurocorr.baselines.table import TableBaseline
 
 __all__ = [
