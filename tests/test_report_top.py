@@ -72,6 +72,7 @@ def passing(r: float, attribution: float = NAN, within: float | None = None, **m
         "q_within_class": 0.01, "q_only_model": 0.01, "attribution": attribution,
         "attribution_q": 0.01, "attribution_low": attribution - 0.1,
         "attribution_contrast": attribution, "attribution_contrast_q": 0.001,
+        "ablation": NAN, "ablation_p": 0.04, "ablation_q": 0.04, "ablation_advantage": 0.1,
     }  # fmt: skip
     return known | more
 
@@ -82,6 +83,9 @@ def test_what_passed_its_controls_is_shown_first() -> None:
         "larger detector": passing(0.95, within=0.02, q_within_class=0.6),
         "used": passing(0.1, 2.0, q_only_model=0.9),
         "used more": passing(0.05, 3.0, q_only_model=0.9),
+        "needed": passing(0.06, q_only_model=0.9, ablation=0.3),
+        "needed more": passing(-0.02, q_only_model=0.9, ablation=0.4),
+        "not shown to be needed": passing(0.03, q_value=0.3, ablation=0.5, ablation_p=0.06),
         "encodes": passing(0.2, within=0.15),
         "encodes more": passing(0.3, within=0.1),
         "both": passing(0.11, 0.5),
@@ -92,24 +96,27 @@ def test_what_passed_its_controls_is_shown_first() -> None:
     }
     names = list(neurons)
     columns = {name: [row[name] for row in neurons.values()] for name in passing(0.0)}
-    report = make_report({"a": 4, "b": 7}, columns)
+    report = make_report({"a": 6, "b": 8}, columns)
     order = [
-        "both more", "both", "encodes more", "encodes", "used more", "used", "not shown",
-        "larger detector", "class detector",
+        "both more", "both", "encodes more", "encodes", "used more", "used", "needed more",
+        "needed", "not shown", "not shown to be needed", "larger detector", "class detector",
     ]  # fmt: skip
-    offset = {"a": 0, "b": 4}
+    offset = {"a": 0, "b": 6}
 
     def found(k: int, layer: str | None = None) -> list[str]:
         rows = report.shown(k, layer=layer)
         return [names[offset[row.layer] + row.unit] for row in rows]
 
-    for k in (0, 1, 3, 5, 7, 9, 20):
+    for k in (0, 1, 3, 5, 7, 9, 11, 20):
         assert found(k) == order[:k]
-    assert found(20, "b") == [name for name in order if names.index(name) >= 4]
+    assert found(20, "b") == [name for name in order if names.index(name) >= 6]
     assert [row.unit for row in report.top(2)] == [1, 0]  # which sorts by r, whatever it is worth
     text = str(report.shown(2))
-    assert text.splitlines()[0] == "2 of 11 neurons, those that passed their controls first"
-    assert "Not in this list: 2 that encode the advantage, 2 that are used, 5 others." in text
+    assert text.splitlines()[0] == "2 of 14 neurons, those that passed their controls first"
+    assert (
+        "Not in this list: 2 that encode the advantage, 2 that are used, 2 that are needed, "
+        "6 others." in text
+    )
     assert "list: 1 that encode the advantage and are used, 2 that" in str(report.shown(5)[1:2])
     assert "Not in this list" not in str(report.top(2))
 

@@ -141,4 +141,7 @@ def test_tensorboards_table_of_a_finding_has_six_columns_and_no_empty_rows() -> 
     heads = next(line for line in shown.splitlines() if line.startswith("| c0"))
     assert heads.count("|") == 7
     assert "further columns: c6, c7, c8." in shown
-    assert "|" not in finding_markdown(Finding("A", tables=(Table("group", declared, none),)))
+    empty = Finding("A", "What?", headline="A: nothing.", tables=(Table("group", declared, none),))
+    assert "|" not in finding_markdown(empty)
+    assert str(empty) == "A: nothing.\n\nWhat?\n\ngroup: none"
+    assert empty._repr_html_() == "<p><b>A</b>: nothing.</p><p>What?</p><p>group: none</p>"

@@ -302,3 +302,10 @@ def test_the_headline_without_outcomes_and_with_attribution() -> None:
     assert verdict.headline(report.outcomes, report.columns) == (
         "1 of 2 neurons encode the advantage, 1 are used where the model wins."
     )
+    costs = columns | {name: [value] * 2 for name, value in NEEDED.items()}
+    costs["ablation"] = [0.2, 0.05]
+    report = make_report({"a": 2}, costs, outcomes=Outcomes())
+    assert verdict.headline(report.outcomes, report.columns) == (
+        "1 of 2 neurons encode the advantage, 1 are used where the model wins, "
+        "1 of 2 silenced ones are needed."
+    )

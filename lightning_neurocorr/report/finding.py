@@ -120,7 +120,7 @@ class Finding:
 
     def _repr_html_(self) -> str:
         """Headline, tables and notes, for a notebook; all text is escaped."""
-        parts = [f"<p><b>{escape(self.title)}</b>: {escape(self.said)}</p>"]
+        parts = [f"<p><b>{escape(self.title)}</b>: {escape(self._answer)}</p>"]
         parts += [f"<p>{escape(self._question)}</p>"] if self._question else []
         parts += [table.as_html() for table in self.tables]
         parts += [f"<p>{escape(note)}</p>" for note in self.notes]
@@ -128,11 +128,16 @@ class Finding:
 
     def as_text(self, most: int = SHOWN_ROWS) -> str:
         """Headline, tables and notes as plain text, of each table the first rows."""
-        parts = [f"{printable(self.title)}: {printable(self.said)}", printable(self._question)]
+        parts = [f"{printable(self.title)}: {printable(self._answer)}", printable(self._question)]
         parts += [table.as_text(most) for table in self.tables]
         parts += [f"Picture {printable(f.name)}: {printable(f.caption)}" for f in self.figures]
         parts += [printable(note) for note in self.notes]
         return "\n\n".join(part.rstrip() for part in parts if part)
+
+    @property
+    def _answer(self) -> str:
+        """What was found, to stand behind the title: some sentences begin with it."""
+        return self.said.removeprefix(f"{self.title}: ")
 
     @property
     def _question(self) -> str:

@@ -122,7 +122,9 @@ class Table:
         return len(next(iter(self.values.values()), ()))
 
     def as_text(self, most: int = SHOWN_ROWS) -> str:
-        """The first rows as a table of plain text."""
+        """The first rows as a table of plain text; a line where there is none."""
+        if not len(self):
+            return f"{printable(self.title)}: none"
         heads = [printable(title(column)) for column in shown_columns(self)]
         rows = [heads, *([plain(text) for text in row] for row in cells(self, most))]
         widths = [max(len(row[i]) for row in rows) for i in range(len(heads))]
@@ -132,6 +134,8 @@ class Table:
 
     def as_html(self, most: int = SHOWN_ROWS) -> str:
         """The first rows for a notebook; all text is escaped."""
+        if not len(self):
+            return f"<p>{escape(self.title)}: none</p>"
         heads = "".join(
             f'<th title="{escape(column.meaning)}">{escape(title(column))}</th>'
             for column in shown_columns(self)

@@ -233,9 +233,10 @@ class NeuronReport:
     def shown(self, k: int = 16, *, layer: str | None = None) -> TopList:
         """``k`` neurons to look at: first those that passed their controls.
 
-        Those that encode the advantage and are used, those that encode it, those that are used; of
-        a kind, the one with more evidence first. Then of the others in turn the one with the
-        largest r (within class where the class explains it) and that with the largest attribution.
+        Those that encode the advantage and are used, those that encode it, those that are used,
+        those that are needed; of a kind, the one with more evidence first. Then of the others in
+        turn the one with the largest r (within class where the class explains it) and that with
+        the largest attribution.
 
         Args:
             k: How many, at most.

@@ -161,6 +161,7 @@ KINDS = (
     "that encode the advantage and are used",
     "that encode the advantage",
     "that are used",
+    "that are needed",
     "others",
 )
 
@@ -169,13 +170,16 @@ def standing(columns: Columns) -> tuple[np.ndarray, np.ndarray]:
     """What is worth showing first: the index in ``KINDS`` of each neuron, and its evidence.
 
     Neurons of a kind are compared by r, or r within class where the class explains r; those only
-    used by attribution.
+    used by attribution, those only needed by ablation.
     """
     encoding, using = encodes(columns), used(columns)
-    kind = np.select([encoding & using, encoding, using], range(3), 3)
+    kind = np.select([encoding & using, encoding, using, needed(columns)], range(4), 4)
     r, within = _array(columns, "r"), _array(columns, "r_within_class")
-    r = np.where(class_explains(columns), within, r)
-    return kind, np.where(kind == KINDS.index("that are used"), _array(columns, "attribution"), r)
+    evidence = np.where(class_explains(columns), within, r)
+    for claim, score in (("used", "attribution"), ("needed", "ablation")):
+        of_kind = kind == KINDS.index(f"that are {claim}")
+        evidence = np.where(of_kind, _array(columns, score), evidence)
+    return kind, evidence
 
 
 # Of the baseline's advantage and of the model's: q of both parts, and of the first.
@@ -320,6 +324,8 @@ def headline(outcomes: Outcomes, columns: Columns) -> str:
     found = f"{int(encodes(columns).sum())} of {len(columns['r'])} neurons encode the advantage"
     if not np.isnan(_array(columns, "attribution")).all():
         found += f", {int(used(columns).sum())} are used where the model wins"
+    if silenced := int((~np.isnan(_array(columns, "ablation"))).sum()):
+        found += f", {int(needed(columns).sum())} of {silenced} silenced ones are needed"
     found += "."
     if not controlled(columns).any() and associated(columns).any():
         found += f" {_UNCONTROLLED.capitalize()}."
