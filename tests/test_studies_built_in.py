@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from torch.utils.data import DataLoader, TensorDataset
 
+import lightning_neurocorr
 from lightning_neurocorr import (
     Ablation,
     Attribution,
@@ -17,6 +18,7 @@ from lightning_neurocorr import (
     Placebo,
     SecondPass,
     compare,
+    studies,
 )
 from lightning_neurocorr.ablation import AblationStudy
 from lightning_neurocorr.show.findings import finding_markdown
@@ -41,6 +43,11 @@ def report() -> NeuronReport:
     x, y = dataset.tensors[:2]
     data = DataLoader(TensorDataset(x, y, answers), 64)
     return compare(model, data, BatchBaseline(2), target=1, **ASKED)
+
+
+@pytest.mark.parametrize("name", ["Words", "Slices", "Matches", "Snapshot", "Groups", "Readout"])
+def test_built_in_studies_can_be_imported_with_the_protocol(name: str) -> None:
+    assert getattr(studies, name) is getattr(lightning_neurocorr, name)
 
 
 def test_each_has_its_finding_under_its_reserved_name(report: NeuronReport) -> None:

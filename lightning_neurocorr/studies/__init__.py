@@ -8,9 +8,14 @@ from lightning_neurocorr.report.declared import Column
 from lightning_neurocorr.report.finding import Figure, Finding
 from lightning_neurocorr.report.finding_table import Table
 from lightning_neurocorr.studies.beside import Beside
+from lightning_neurocorr.studies.groups import Groups
 from lightning_neurocorr.studies.heard import Heard, Start
 from lightning_neurocorr.studies.look import Look, OutOfTimeError, RefusedError, Stored
+from lightning_neurocorr.studies.matches import Matches, Snapshot
 from lightning_neurocorr.studies.protocol import EverywhereStudy, Listener, Study
+from lightning_neurocorr.studies.readout import Readout
+from lightning_neurocorr.studies.slices import Slices
+from lightning_neurocorr.studies.words import Words
 
 __all__ = [
     "Beside",
@@ -18,13 +23,19 @@ __all__ = [
     "EverywhereStudy",
     "Figure",
     "Finding",
+    "Groups",
     "Heard",
     "Listener",
     "Look",
+    "Matches",
     "OutOfTimeError",
+    "Readout",
     "RefusedError",
+    "Slices",
+    "Snapshot",
     "Start",
     "Stored",
     "Study",
     "Table",
+    "Words",
 ]
