@@ -1,4 +1,4 @@
-"""The loop that optimises pictures: one batch per layer, stopped by steps or by the clock.
+"""The loop that optimises pictures: the neurons of a layer at once, until steps or time run out.
 
 Shapes: ``K`` pictures made at once, ``S`` steps.
 """
@@ -6,26 +6,38 @@ Shapes: ``K`` pictures made at once, ``S`` steps.
 from __future__ import annotations
 
 import time
-import zlib
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from lightning_neurocorr.activations import Place
 from lightning_neurocorr.report.panels import Picture
 from lightning_neurocorr.visualization import parametrization
-from lightning_neurocorr.visualization.augmentation import draw_warps, warp
+from lightning_neurocorr.visualization.augmentation import warp
+from lightning_neurocorr.visualization.describing import describe, without
+from lightning_neurocorr.visualization.draws import Draws
 from lightning_neurocorr.visualization.isolated_model import IsolatedModel, alike
+from lightning_neurocorr.visualization.memory import bytes_per_image, free_bytes, most_at_once
 from lightning_neurocorr.visualization.prior import ImagePrior
 from lightning_neurocorr.visualization.reference import Reference, measure
+from lightning_neurocorr.visualization.repeating import CudaRecorder, Recorder, Repeater, opened
 from lightning_neurocorr.visualization.settings import Settings
+from lightning_neurocorr.visualization.step import Step
 from lightning_neurocorr.visualization.targets import Target, TargetReader, group_by_layer
 
 _TRIED = 4  # real images on which the short way through the model must read the same
-_FRESH = 8  # warps per picture that its augmented activation is the mean of
+_HALF_TOLERANCE = 0.05  # of the way from the mean over real images to their 99th percentile
+
+
+class Optimised(NamedTuple):
+    """Images ``(K, C, H, W)``, whether each could be moved ``(K,)``, and the steps taken."""
+
+    images: Tensor
+    moved: Tensor
+    steps: int
 
 
 class Drawing:
@@ -50,7 +62,10 @@ class Drawing:
         self.references: dict[int, Reference] = {}
         self.calls: dict[str, int] = {}
         self.readouts: dict[tuple[int, ...], TargetReader] = {}
+        self.draws = Draws(settings, targets, prior.shape)
         self.shortened: str | None = None  # the layer that the short way leads to
+        self.needed = 0  # bytes that a step needs per picture there, on a GPU
+        self.faults: dict[str, str] = {}  # why steps are not repeated from a recording, by layer
 
     def pictures(
         self, exemplars: Mapping[int, Tensor], advance: Callable[[int], Any]
@@ -67,13 +82,30 @@ class Drawing:
             stop=lambda: self.spent(0.25),
         )
         made: dict[int, Picture] = {}
-        for group in groups.values():
+        for layer, group in groups.items():
             alive = [i for i in group if i in self.references and self.references[i].usable]
-            for chunk in _chunks(alive, self.settings.max_batch):
+            for chunk in self.chunks(layer, alive):
                 if not self.spent():
+                    self.draws.forget()
                     made.update(self.draw(chunk, self.settings.start))
                 advance(len(chunk))
+        for layer, fault in list(self.faults.items())[:1]:
+            warnings.warn(
+                f"Pictures of {layer!r} are made step by step, which is slower: their step could "
+                f"not be recorded as a CUDA graph ({fault}). `cuda_graph=False` does not try.",
+                stacklevel=3,
+            )
         return [made.get(i) or self.without(i) for i in range(len(self.targets))]
+
+    def chunks(self, layer: str, alive: Sequence[int]) -> Iterator[Sequence[int]]:
+        """Targets of a layer that are drawn at once."""
+        size = self.settings.max_batch
+        if size is None and alive:
+            if not self.spent():
+                self.shorten(layer)  # and measure what a step needs
+            size = most_at_once(free_bytes(self.model.device), self.needed)
+        for first in range(0, len(alive), size or 1):
+            yield alive[first : first + (size or 1)]
 
     def spent(self, share: float = 1.0) -> bool:
         """Whether this share of the time budget is used up."""
@@ -81,58 +113,102 @@ class Drawing:
         return budget is not None and time.monotonic() - self.started > share * budget
 
     def draw(self, chunk: Sequence[int], start: str) -> dict[int, Picture]:
-        """Pictures of targets of one layer; what noise cannot reach starts from a real image."""
-        images, moved, steps = self.optimise(chunk, start)
-        plain, augmented = self.judge(chunk, images)
-        if self.model.is_short and not self.is_read_alike(chunk, images) and not self.spent():
+        """Pictures of targets of one layer, in bfloat16 where that reads them right."""
+        if not self.tries_half():
+            return self.attempt(chunk, start, half=False)
+        self.shorten(self.targets[chunk[0]].layer)
+        right = self.right_in_half(chunk, self.begin(chunk, start).images().detach())
+        made: dict[int, Picture] = {}
+        for half in (True, False):
+            part = [i for i, is_right in zip(chunk, right, strict=True) if is_right == half]
+            if part:
+                made.update(self.attempt(part, start, half=half))
+        return made
+
+    def attempt(self, chunk: Sequence[int], start: str, *, half: bool) -> dict[int, Picture]:
+        """Pictures in one precision; what turns out wrong is made again.
+
+        That is: where the short way or bfloat16 reads something else on the finished picture, and
+        what noise cannot reach, which then starts from a real image.
+        """
+        images, reached, steps = self.optimise(chunk, start, half=half)
+        values, augmented = self.judge(chunk, images)
+        again: dict[int, Picture] = {}
+        if half and not self.spent():
+            right = self.right_in_half(chunk, images, values)
+            wrong = [i for i, is_right in zip(chunk, right, strict=True) if not is_right]
+            again = self.attempt(wrong, start, half=False) if wrong else {}
+        elif self.goes_astray(chunk, images, values) and not self.spent():
             self.model.go_the_plain_way()  # the forward goes another way than on real images
-            return self.draw(chunk, start)
-        still = [i for i, reached in zip(chunk, moved, strict=True) if not reached]
+            return self.attempt(chunk, start, half=half)
+        moved = reached.tolist()
+        still = [i for i, m in zip(chunk, moved, strict=True) if not m and i not in again]
         if still and start == "noise" and not self.spent():
-            again = self.draw(still, "exemplar")
-        else:
-            again = {}
-        made = {}
-        for row, index in enumerate(chunk):
-            made[index] = self.describe(
-                index, images[row], plain[row], augmented[row], start, moved[row], steps
+            again |= self.draw(still, "exemplar")
+        plain, shaken, finished = values.tolist(), augmented.tolist(), images.cpu().float().numpy()
+        made = {
+            index: describe(
+                self.settings,
+                self.targets[index],
+                self.references[index],
+                finished[row],
+                plain=plain[row],
+                augmented=shaken[row],
+                start=start,
+                method=self.method,
+                moved=moved[row],
+                steps=steps,
             )
+            for row, index in enumerate(chunk)
+        }
         return {**made, **again}
 
-    def optimise(self, chunk: Sequence[int], start: str) -> tuple[Tensor, list[bool], int]:
-        """Images ``(K, C, H, W)``, whether each could be moved, and the number of steps taken."""
+    def optimise(self, chunk: Sequence[int], start: str, *, half: bool) -> Optimised:
+        """Take the steps."""
         settings, device = self.settings, self.model.device
         self.shorten(self.targets[chunk[0]].layer)
-        noise, warps = self.randomness(chunk)
-        warps = warps.to(device)
-        references = [self.references[i] for i in chunk]
-        real = torch.stack([r.exemplar for r in references]) if start == "exemplar" else None
-        picture = parametrization.make(self.kind, self.prior, noise, real, device)
-        rate = settings.learning_rate or parametrization.LEARNING_RATES[self.kind]
-        fused = device.type in ("cpu", "cuda")  # one pass over the numbers; not everywhere
-        optimizer = torch.optim.Adam([picture.parameters], lr=rate, fused=fused)
-        mean, span, limit = self.scale(references)
-        moved = torch.zeros(len(chunk), dtype=torch.bool, device=device)
-        step = 0
-        for step in range(1, settings.steps + 1):
-            images = warp(picture.images(), warps[:, step - 1])
-            values = self.activations(chunk, images, short=True)
-            ratios = (values - mean) / span
-            if not ratios.requires_grad:  # the model computes the layer under no_grad
-                break
-            pushed = ratios.minimum(limit).sum()
-            (gradient,) = torch.autograd.grad(-pushed, picture.parameters)
-            moved |= (gradient.flatten(1).abs().amax(1) > 0) | (ratios.detach() >= limit)
-            picture.parameters.grad = gradient
-            optimizer.step()
-            if self.spent():
-                break
-        return picture.images().detach(), moved.tolist(), step
+        recorder = self.recorder(len(chunk))
+        with opened(recorder):
+            _, span, limit = self.scale(chunk)
+            step = Step(
+                self.begin(chunk, start),
+                lambda images: self.activations(chunk, images, short=True, half=half),
+                span,
+                limit,
+                settings.learning_rate or parametrization.LEARNING_RATES[self.kind],
+            )
+            warps = self.draws.warps(chunk).to(device)
+            repeat = Repeater(step, settings.steps, recorder if settings.cuda_graph else None)
+            done = 0
+            for done in range(1, settings.steps + 1):
+                step.warps.copy_(warps[done - 1])
+                if not repeat():
+                    break
+                if recorder is not None and settings.time_budget_s is not None:
+                    recorder.keep_up()  # or the clock would be ahead of the device
+                if self.spent():
+                    break
+            if repeat.fault is not None:
+                self.faults[self.targets[chunk[0]].layer] = repeat.fault
+            return Optimised(step.picture.images().detach(), step.moved(), done)
 
-    def scale(self, references: Sequence[Reference]) -> tuple[Tensor, Tensor, Tensor]:
-        """Mean and span of real activations, and the ratio to stop pushing at, ``(K,)``."""
+    def recorder(self, count: int) -> Recorder | None:
+        """What can record steps on the model's device."""
+        device = self.model.device
+        return CudaRecorder(device, 2 * count * self.needed) if device.type == "cuda" else None
+
+    def begin(self, chunk: Sequence[int], start: str) -> parametrization.Parametrization:
+        """The pictures before the first step."""
+        real = [self.references[i].exemplar for i in chunk] if start == "exemplar" else None
+        exemplars = None if real is None else torch.stack(real)
+        noise = self.draws.noise(chunk)
+        return parametrization.make(self.kind, self.prior, noise, exemplars, self.model.device)
+
+    def scale(self, chunk: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
+        """Mean and span of real activations, and the activation to stop pushing at, ``(K,)``."""
         strength = self.settings.strength or float("inf")
-        rows = [(r.mean, r.top - r.mean, strength * r.ratio(r.best)) for r in references]
+        found = [self.references[i] for i in chunk]
+        rows = [(r.mean, r.top - r.mean, r.mean + strength * (r.best - r.mean)) for r in found]
         columns = torch.tensor(rows, dtype=self.model.dtype, device="cpu").T
         mean, span, limit = columns.to(self.model.device)
         return mean, span, limit
@@ -142,134 +218,64 @@ class Drawing:
         if self.shortened == layer:
             return
         self.shortened = layer
-        targets = [target for target in self.targets if target.layer == layer]
+        reader = TargetReader([target for target in self.targets if target.layer == layer])
+        readers = {layer: reader.all}
         images = self.model.prepare(self.prior.images[:_TRIED]).requires_grad_()
-        self.model.shorten(images, {layer: TargetReader(targets).all}, self.calls)
+        self.model.shorten(images, readers, self.calls)
+        if free_bytes(self.model.device) is not None:
+            self.needed = bytes_per_image(
+                lambda some: self.model.read(some, readers, self.calls, short=True), images
+            )
 
-    def activations(self, chunk: Sequence[int], images: Tensor, *, short: bool = False) -> Tensor:
+    def activations(
+        self, chunk: Sequence[int], images: Tensor, *, short: bool = False, half: bool = False
+    ) -> Tensor:
         """Target ``i`` on image ``i``, ``(K,)``, averaged over the calls of the layer."""
         name = self.targets[chunk[0]].layer
         readout = self.readouts.get(tuple(chunk))
         if readout is None:
             readout = self.readouts[tuple(chunk)] = TargetReader([self.targets[i] for i in chunk])
         seen = self.model.read(
-            self.model.prepare(images), {name: readout.own}, self.calls, short=short
-        )
-        return torch.stack(seen[name]).mean(0)
+            self.model.prepare(images), {name: readout.own}, self.calls, short=short, half=half
+        )[name]
+        return seen[0] if len(seen) == 1 else torch.stack(seen).mean(0)
 
-    def judge(self, chunk: Sequence[int], images: Tensor) -> tuple[list[float], list[float]]:
-        """Activations on the pictures as they are, and their mean over fresh warps."""
-        warps = self.randomness(chunk, fresh=True)[1].to(images.device)
+    def judge(self, chunk: Sequence[int], images: Tensor) -> tuple[Tensor, Tensor]:
+        """Activations on the pictures as they are, and their mean over fresh warps, ``(K,)``."""
+        warps = self.draws.warps(chunk, fresh=True).to(images.device)
         with torch.no_grad():
             plain = self.activations(chunk, images)
-            augmented = [self.activations(chunk, warp(images, warps[:, i])) for i in range(_FRESH)]
-        return plain.tolist(), torch.stack(augmented).mean(0).tolist()
+            augmented = [self.activations(chunk, warp(images, each)) for each in warps]
+        return plain, torch.stack(augmented).mean(0)
 
-    def is_read_alike(self, chunk: Sequence[int], images: Tensor) -> bool:
-        """Whether the short way drives the targets as the plain one does."""
+    def goes_astray(self, chunk: Sequence[int], images: Tensor, plain: Tensor) -> bool:
+        """Whether the short way drives the targets otherwise than the plain one does."""
+        if not self.model.is_short:
+            return False
         with torch.no_grad():
-            plain, short = (self.activations(chunk, images, short=s) for s in (False, True))
-        return alike([plain], [short])
+            return not alike([plain], [self.activations(chunk, images, short=True)])
 
-    def randomness(self, chunk: Sequence[int], fresh: bool = False) -> tuple[Tensor, Tensor]:
-        """Noise ``(K, C, H, W)`` and warps ``(K, S, 2, 3)``, from a generator per target."""
-        settings, (_, height, width) = self.settings, self.prior.shape
-        noise, warps = [], []
-        for index in chunk:
-            generator = torch.Generator("cpu").manual_seed(
-                _seed_of(self.targets[index], settings.seed)
-            )
-            noise.append(torch.randn(self.prior.shape, generator=generator, device="cpu"))
-            count = settings.steps + _FRESH
-            drawn = draw_warps(
-                count,
-                height,
-                width,
-                shift=settings.shift,
-                scale=settings.scale,
-                degrees=settings.degrees,
-                generator=generator,
-            )
-            warps.append(drawn[settings.steps :] if fresh else drawn[: settings.steps])
-        return torch.stack(noise), torch.stack(warps)
-
-    def describe(
-        self,
-        index: int,
-        image: Tensor,
-        plain: float,
-        augmented: float,
-        start: str,
-        moved: bool,
-        steps: int,
-    ) -> Picture:
-        """The picture with its numbers and what to say about it."""
-        reference = self.references[index]
-        if not moved:
-            return self.without(
-                index, "no picture: no gradient reaches the image through this layer"
-            )
-        if not np.isfinite(plain) or not bool(image.isfinite().all()):
-            return self.without(index, "no picture: activations are not finite")
-        ratio, best = reference.ratio(plain), reference.ratio(reference.best)
-        notes = []
-        if ratio < best:
-            notes.append(
-                "do not read this picture: real images drive this neuron more "
-                f"({best:.1f}x against {ratio:.1f}x)"
-            )
-        if steps < self.settings.steps:
-            notes.append(
-                f"stopped after {steps} of {self.settings.steps} steps: time budget of "
-                f"{self.settings.time_budget_s:g} s used up"
-            )
-        target = self.targets[index]
-        return Picture(
-            layer=target.layer,
-            unit=target.index,
-            sign=target.sign,
-            image=image.cpu().float().numpy(),
-            activation_ratio=ratio,
-            augmented_ratio=reference.ratio(augmented),
-            real_best=best,
-            start=start,
-            method=self.method,
-            readable=ratio >= best,
-            note="; ".join(notes),
+    def tries_half(self) -> bool:
+        """Whether forwards in bfloat16 are asked for; images and what is optimised stay float32."""
+        precision = self.settings.precision
+        asked = precision == "bfloat16" or (
+            precision == "auto" and self.model.device.type == "cuda"
         )
+        return asked and self.model.dtype == torch.float32
 
-    def without(self, index: int, note: str | None = None) -> Picture:
+    def right_in_half(
+        self, chunk: Sequence[int], images: Tensor, plain: Tensor | None = None
+    ) -> list[bool]:
+        """Which targets read the same in bfloat16, but for a small part of their scale."""
+        with torch.no_grad():
+            if plain is None:
+                plain = self.activations(chunk, images)
+            half = self.activations(chunk, images, short=True, half=True)
+        mean, span, _ = self.scale(chunk)
+        size = ((plain - mean) / span).abs().clamp(min=1)
+        return ((half - plain).abs() <= _HALF_TOLERANCE * span * size).tolist()
+
+    def without(self, index: int) -> Picture:
         """A picture that could not be made."""
-        target, reference = self.targets[index], self.references.get(index)
-        if note is None and reference is None:
-            note = "no picture: the forward never calls this layer"
-        elif note is None and reference is not None and reference.dead:
-            note = "dead: no real image activates this unit"
-        elif note is None and reference is not None and not reference.usable:
-            note = "no picture: activations on real images are not finite"
-        elif note is None:
-            note = f"skipped: time budget of {self.settings.time_budget_s:g} s used up"
-        return Picture(
-            layer=target.layer,
-            unit=target.index,
-            sign=target.sign,
-            image=None,
-            activation_ratio=float("nan"),
-            augmented_ratio=float("nan"),
-            real_best=float("nan"),
-            start=self.settings.start,
-            method=self.method,
-            readable=False,
-            note=note or "",
-        )
-
-
-def _chunks(indices: Sequence[int], size: int) -> Iterator[Sequence[int]]:
-    for first in range(0, len(indices), size):
-        yield indices[first : first + size]
-
-
-def _seed_of(target: Target, seed: int) -> int:
-    unit = target.unit.tolist() if isinstance(target.unit, Tensor) else target.unit
-    name = f"{seed}:{target.layer}:{unit}:{target.sign}:{target.position}"
-    return zlib.crc32(name.encode())  # a CPU generator looks at 32 bits only
+        reference = self.references.get(index)
+        return without(self.settings, self.targets[index], reference, self.method)

@@ -157,6 +157,7 @@ class IsolatedModel:
         calls: Mapping[str, int] | None = None,
         *,
         short: bool = False,
+        half: bool = False,
     ) -> dict[str, list[Tensor]]:
         """Run the model and read layers on the way.
 
@@ -167,13 +168,14 @@ class IsolatedModel:
             calls: How often each layer is called in one forward; with it, the forward stops after
                 the last call.
             short: Use the stand-ins that :meth:`shorten` found.
+            half: Run in bfloat16 what autocast runs in it.
 
         Returns:
             What the readers gave, call by call, by layer name.
         """
         if short and self._shell is not None:
             with replaced_modules(self._shell, self._stand_ins):
-                return self.read(images, readers, calls)
+                return self.read(images, readers, calls, half=half)
         seen: dict[str, list[Tensor]] = {name: [] for name in readers}
 
         def hook(name: str) -> Callable[[Place, Any], None]:
@@ -189,7 +191,8 @@ class IsolatedModel:
             for name in readers:
                 handle = listen(self._layers[name], hook(name))
                 handles.append(handle)
-            self(images)
+            with torch.autocast(self.device.type, torch.bfloat16, half, cache_enabled=False):
+                self(images)
         except _Reached:
             pass
         finally:

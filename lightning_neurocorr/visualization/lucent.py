@@ -21,7 +21,7 @@ from torch.utils.hooks import RemovableHandle
 
 from lightning_neurocorr.activations import Place, first_tensor, layer_names, listen, unit_axis
 from lightning_neurocorr.report.panels import Picture
-from lightning_neurocorr.visualization.drawing import Drawing
+from lightning_neurocorr.visualization.drawing import Drawing, Optimised
 from lightning_neurocorr.visualization.isolated_model import IsolatedModel
 from lightning_neurocorr.visualization.prior import ImagePrior
 from lightning_neurocorr.visualization.render import progress_bar
@@ -125,6 +125,7 @@ class LucentVisualizer:
             steps=self.steps,
             learning_rate=self.learning_rate,
             max_batch=1,
+            precision="float32",
             seed=self.seed,
             time_budget_s=self.time_budget_s,
             every_n_validations=self.every_n_validations,
@@ -142,7 +143,7 @@ class _LucentDrawing(Drawing):
     visualizer: LucentVisualizer
     taps: Mapping[str, Place]
 
-    def optimise(self, chunk: Sequence[int], start: str) -> tuple[Tensor, list[bool], int]:  # noqa: ARG002
+    def optimise(self, chunk: Sequence[int], start: str, *, half: bool) -> Optimised:  # noqa: ARG002
         """See :meth:`Drawing.optimise`."""
         settings, (channels, height, width) = self.visualizer, self.prior.shape
         if settings.image_size is not None:
@@ -174,7 +175,8 @@ class _LucentDrawing(Drawing):
         if not model.stopped and model.calls < settings.steps:
             raise KeyboardInterrupt  # Lucent prints a line and goes on
         with torch.no_grad():
-            return self.to_data(unit_range()), [not model.unreachable], model.calls
+            moved = torch.tensor([not model.unreachable], device="cpu")
+            return Optimised(self.to_data(unit_range()), moved, model.calls)
 
     def to_data(self, image: Tensor) -> Tensor:
         """From [0, 1] to the data's range."""

@@ -148,9 +148,10 @@ class Fourier:
     ) -> None:
         self._colour = _Colour(prior, device)
         self._range = _Range(prior, device)
+        self._root = self._range.in_logits(self._colour.root)
         self._size = noise.shape[-2:]
-        spectrum = prior.spectrum.to(device)
-        self._scale = spectrum.clamp(min=1e-3 * float(spectrum.max()))
+        spectrum = prior.spectrum
+        self._scale = spectrum.clamp(min=1e-3 * float(spectrum.max())).to(device)
         if exemplars is None:
             start = torch.fft.rfft2(0.4 * noise.to(device), norm="ortho")  # weaker than data
         else:
@@ -162,7 +163,7 @@ class Fourier:
         """See :class:`Parametrization`."""
         scaled = torch.view_as_complex(self.parameters) * self._scale
         whitened = torch.fft.irfft2(scaled, s=self._size, norm="ortho")
-        return self._range.of_whitened(whitened, self._colour.root)
+        return self._range.of_whitened(whitened, self._root)
 
 
 class _Colour:
@@ -193,9 +194,13 @@ class _Range:
     def __call__(self, offset: Tensor) -> Tensor:
         return self._low + self._width * torch.sigmoid(self._bias + offset / self._slope)
 
-    def of_whitened(self, whitened: Tensor, root: Tensor) -> Tensor:
+    def in_logits(self, root: Tensor) -> Tensor:
+        """What whitened channels are mixed by to become logits, ``(C, C)``."""
+        return root / self._slope[..., 0]
+
+    def of_whitened(self, whitened: Tensor, mixing: Tensor) -> Tensor:
         """The same for offsets in whitened channels, in fewer passes over the pixels."""
-        logits = _mixed(root / self._slope[..., 0], whitened, self._bias)
+        logits = _mixed(mixing, whitened, self._bias)
         return torch.addcmul(self._low, self._width, logits.sigmoid())
 
     def undo(self, images: Tensor) -> Tensor:

@@ -92,13 +92,13 @@ def measure(
                 calls = {name: len(values) for name, values in seen.items()}
                 readers = {name: read for name, read in readers.items() if calls[name]}
             for name in readers:
-                parts[name].append(torch.stack(seen[name]).mean(0).double().cpu())
+                parts[name].append(torch.stack(seen[name]).mean(0).double())  # waits for nothing
             done += len(batch)
             if not readers or (done >= enough and stop()):
                 break
     references = {}
     for name in readers:
-        values = torch.cat(parts[name])  # (images, targets of the layer)
+        values = torch.cat(parts[name]).cpu()  # (images, targets of the layer)
         for column, index in enumerate(groups[name]):
             own = extra.index(index) if index in exemplars else None
             references[index] = _refer(values[:, column], own, len(extra), images)

@@ -42,9 +42,10 @@ class FeatureVisualizer(Settings):
             strongly as the best real image (above the mean over real images): the harder the push,
             the less the picture looks like the data. ``None`` never stops pushing.
         learning_rate: Of Adam; ``None`` is the parametrization's own.
-        max_batch: The most pictures made at once.
+        max_batch: The most pictures made at once. ``None`` is 16 on a CPU; on a GPU all of a layer
+            whose step fits into a quarter of the free memory.
         seed: Seed of noise and augmentation; a neuron's picture does not depend on the others
-            asked for.
+            asked for, but for rounding.
         time_budget_s: Wall-clock seconds for one call of :meth:`render`; what is left then is
             skipped.
         every_n_validations: For the callback: also make pictures at validations n, 2n and so on;
@@ -53,6 +54,12 @@ class FeatureVisualizer(Settings):
         scale: Augmentation: the strongest zoom, as a share.
         degrees: Augmentation: the widest rotation.
         reference_images: The most real images that a picture's activation is compared with.
+        precision: Of the forwards that optimise a picture. ``"bfloat16"`` runs them in it where
+            they read the neuron right, on the start image and on the finished picture: up to 0.05
+            of the scale of :attr:`Picture.activation_ratio`. ``"auto"`` is that on a GPU and
+            float32 elsewhere. Images, and every number of a picture, are float32.
+        cuda_graph: On a GPU, record a step once and let the device repeat it. Where that fails, a
+            warning says why, and steps are taken one by one.
 
     Raises:
         ValueError: If a setting is out of range.

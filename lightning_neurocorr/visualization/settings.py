@@ -22,7 +22,7 @@ class Settings:
     steps: int = 64
     strength: float | None = 1.25
     learning_rate: float | None = None
-    max_batch: int = 16
+    max_batch: int | None = None
     seed: int = 0
     time_budget_s: float | None = 120.0
     every_n_validations: int | None = None
@@ -30,12 +30,16 @@ class Settings:
     scale: float = 0.1
     degrees: float = 5.0
     reference_images: int = 256
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    cuda_graph: bool = True
 
     def __post_init__(self) -> None:
         _check_choice("parametrization", self.parametrization, KINDS)
         _check_choice("start", self.start, ("exemplar", "noise"))
         _check_least("steps", self.steps, 1)
-        _check_least("max_batch", self.max_batch, 1)
+        if self.max_batch is not None:
+            _check_least("max_batch", self.max_batch, 1)
+        _check_choice("precision", self.precision, ("auto", "float32", "bfloat16"))
         _check_least("seed", self.seed, 0)
         _check_least("reference_images", self.reference_images, 2)
         for name in ("strength", "learning_rate", "time_budget_s", "every_n_validations"):

@@ -94,7 +94,8 @@ class TargetReader:
 
     def __init__(self, targets: Sequence[Target]) -> None:
         self._targets = targets
-        self._index: tuple[Tensor, Tensor, Tensor] | None = None
+        self._on_device: tuple[Tensor, ...] = ()
+        self._moved: dict[int, Tensor] = {}  # directions on the device, by the id of their target
 
     def all(self, output: Any, place: Place) -> Tensor:
         """Every target on every image, ``(N, T)``."""
@@ -109,15 +110,37 @@ class TargetReader:
                 f"Expected the layer {self._targets[0].layer!r} to give one row per image, but got "
                 f"{len(activation)} rows for {len(self._targets)} images."
             )
-        if not all(isinstance(t.unit, int) and t.position is None for t in self._targets):
-            pairs = zip(self._targets, activation.split(1), strict=True)
-            return torch.cat([self._one(target, row) for target, row in pairs])
-        if self._index is None:  # once: copying to a device waits for it
-            table = [(row, t.index, t.sign) for row, t in enumerate(self._targets)]
-            rows, units, signs = torch.tensor(table, device="cpu").T.to(activation.device)
-            self._index = rows, units, signs
-        rows, units, signs = self._index
-        return _over_positions(activation[rows, units]) * signs
+        units = [t.unit for t in self._targets if t.position is None and isinstance(t.unit, int)]
+        if len(units) == len(self._targets):
+            return self._of_units(units, activation)
+        directions = [
+            t.sign * t.unit.detach()
+            for t in self._targets
+            if t.position is None and isinstance(t.unit, Tensor)
+        ]
+        if len(directions) == len(self._targets):
+            return self._of_directions(directions, activation)
+        pairs = zip(self._targets, activation.split(1), strict=True)
+        return torch.cat([self._one(target, row) for target, row in pairs])
+
+    def _of_units(self, units: list[int], activation: Tensor) -> Tensor:
+        if not self._on_device:  # once: copying to a device waits for it
+            signs = [target.sign for target in self._targets]
+            table = torch.tensor([list(range(len(units))), units, signs], device="cpu")
+            kept = table[:2] if all(sign == 1 for sign in signs) else table
+            self._on_device = tuple(kept.to(activation.device))
+        rows, columns, *signs = self._on_device
+        values = _over_positions(activation[rows, columns])
+        return values * signs[0] if signs else values
+
+    def _of_directions(self, directions: list[Tensor], activation: Tensor) -> Tensor:
+        if not self._on_device:
+            for target in self._targets:
+                self._one(target, activation[:1])  # says what does not fit
+            stacked = torch.stack([one.to(activation.device) for one in directions])
+            self._on_device = (stacked.to(activation),)
+        (matrix,) = self._on_device
+        return _over_positions(torch.einsum("nd...,nd->n...", activation, matrix))
 
     def _one(self, target: Target, activation: Tensor) -> Tensor:
         """One target on every image, ``(N,)``."""
@@ -128,7 +151,9 @@ class TargetReader:
                     f"Expected the direction in {target.layer!r} to have {width} entries, one per "
                     f"unit, but got {len(target.unit)}."
                 )
-            direction = target.unit.detach().to(activation)
+            direction = self._moved.get(id(target))
+            if direction is None:
+                direction = self._moved[id(target)] = target.unit.detach().to(activation)
             values = torch.einsum("nd...,d->n...", activation, direction)
         elif target.unit >= width:
             raise ValueError(
@@ -144,6 +169,8 @@ class TargetReader:
 def _units_second(output: Any, place: Place) -> Tensor:
     """The layer's activation as ``(N, D, ...)``."""
     activation = first_tensor(output)
+    if activation.dtype in (torch.float16, torch.bfloat16):
+        activation = activation.float()  # or a mean over positions would be rounded again
     if activation.ndim < 2:
         return activation.reshape(-1, 1)
     units, batch = unit_axis(place, activation), batch_axis(place, activation)
