@@ -15,6 +15,7 @@ from pytorch_lightning.strategies import ModelParallelStrategy
 from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard
 from torch.utils.data import DataLoader, IterableDataset, Subset
+from typing_extensions import Self
 
 from lightning_neurocorr import (
     Ablation,
@@ -89,6 +90,28 @@ def placebo_fails_in_one_process() -> dict[str, Any]:
 def attributed_in_part() -> dict[str, Any]:
     """Which samples are attributed depends on each of them alone."""
     return run(900, attribution=Attribution(max_samples=150))
+
+
+class Stopping(Net):
+    """Ends a fit with its first validation, which nothing says beforehand; learns nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.train()
+
+    def train(self, mode: bool = True) -> Self:
+        return super().train(False)
+
+    def on_validation_epoch_end(self) -> None:
+        self.trainer.should_stop = not self.trainer.sanity_checking
+
+
+@case
+def attributed_in_passing() -> dict[str, Any]:
+    """Inside a fit fewer samples are attributed, wherever each of them is."""
+    loader = DataLoader(Pictures(1900), 20)
+    limits = {"max_epochs": 9, "limit_train_batches": 1}
+    return run(loaders=lambda: loader, module=Stopping, fit=True, trainer=limits)
 
 
 @case

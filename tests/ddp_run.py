@@ -182,6 +182,7 @@ def described(callback: NeuronAdvantage) -> dict[str, Any]:
         },
         "panels": panels,
         "images": images,
+        "attributed": report.provenance.get("attribution"),
         "message": report.message,
         "placebo": report.placebo.to_dict(),
         "notes": list(report.notes),

@@ -1,21 +1,26 @@
 """Which samples are attributed: by hash, class and outcome, whatever the batches are."""
 
+from collections.abc import Iterator
+from typing import Any
+
 import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, Subset, TensorDataset
 
-from lightning_neurocorr import Attribution, BatchBaseline, NeuronAdvantage
+from lightning_neurocorr import Attribution, BatchBaseline, NeuronAdvantage, Placebo
 from lightning_neurocorr.activations import first_tensor as logits_of
 from lightning_neurocorr.attribution import (
     SampleChoice,
     balanced,
     choose_samples,
     match_by_class,
+    settings,
 )
 from lightning_neurocorr.functional import BOTH, NEITHER, ONLY_BASELINE, ONLY_MODEL
+from lightning_neurocorr.validation.attributing import Attributing
 from lightning_neurocorr.validation.rerun import Rerun
 from lightning_neurocorr.validation.rerun.arguments import Axis
 from lightning_neurocorr.validation.waiting import Piece, Waiting
@@ -220,6 +225,148 @@ def test_columns_are_the_same_for_every_batch_size(validations: int) -> None:
             np.testing.assert_allclose(values, expected[name], atol=1e-5, rtol=1e-5, err_msg=name)
 
 
+# --- inside a fit, other validations follow ------------------------------------------------------
+
+
+class Resting(Plain):
+    """Trains at a rate of 0; ends the fit after ``last`` validations, which nothing says before."""
+
+    def __init__(self, model: nn.Module, last: int) -> None:
+        super().__init__(model)
+        self.last = last
+
+    def training_step(self, batch: list[Tensor]) -> Tensor:
+        return self(batch[0]).sum()
+
+    def on_validation_epoch_end(self) -> None:
+        if not self.trainer.sanity_checking:
+            self.last -= 1
+            self.trainer.should_stop = not self.last
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.0)
+
+
+class Unsized(IterableDataset[Any]):
+    """Samples in their order, of which nobody says how many there are."""
+
+    def __init__(self, dataset: TensorDataset) -> None:
+        self.dataset = dataset
+
+    def __iter__(self) -> Iterator[Any]:
+        return (self.dataset[i] for i in range(len(self.dataset)))
+
+
+class Reports(pl.Callback):
+    """Keeps the report of every validation."""
+
+    def __init__(self, of: NeuronAdvantage) -> None:
+        self.of, self.seen = of, []
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if not trainer.sanity_checking:
+            self.seen.append(self.of.report)
+
+
+def told(loader: Any, attribution: Attribution, stop: int | None, **options: Any) -> list[Any]:
+    """The reports of a fit, which ends after ``stop`` validations; None is one `validate`."""
+    torch.manual_seed(1)
+    callback = NeuronAdvantage(
+        BatchBaseline(2), "*", target=1, visualizer=None, attribution=attribution
+    )
+    reports = Reports(callback)
+    trainer = paper_trainer(callback, reports, **options)
+    module = Resting(Told(), stop or -1)
+    if stop is None:
+        trainer.validate(module, loader, verbose=False)
+    else:
+        trainer.fit(module, DataLoader(TensorDataset(torch.zeros(4, 6))), loader)
+    return reports.seen
+
+
+def labelled(n: int) -> TensorDataset:
+    """Inputs, classes, and a baseline that is wrong about half of them."""
+    generator = torch.Generator().manual_seed(0)
+    target = torch.randint(0, 4, (n,), generator=generator)
+    x = torch.randn(n, 6, generator=generator) + 3 * torch.eye(4, 6)[target]
+    wrong = torch.rand(n, generator=generator) < 0.5
+    answer = (target + wrong * torch.randint(1, 4, (n,), generator=generator)) % 4
+    return TensorDataset(x, target, answer)
+
+
+def same_numbers(one: Any, other: Any) -> None:
+    for name in ("attribution", "attribution_contrast", "attribution_shared"):
+        values, expected = one.column(name), other.column(name)
+        assert np.isfinite(expected).all()
+        np.testing.assert_allclose(values, expected, atol=1e-5, rtol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("size", [23, 280])
+@pytest.mark.parametrize("kind", ["sized", "unsized", "cut short"])
+def test_validations_that_others_follow_take_a_share(
+    monkeypatch: pytest.MonkeyPatch, size: int, kind: str
+) -> None:
+    """As many as `Attribution(max_samples=...)` would take of the samples that were seen."""
+    monkeypatch.setattr(settings, "_FEWEST", 5)
+    data, share = labelled(280 if kind == "sized" else 560), Attribution(max_share=0.2)
+    whole = DataLoader(Subset(data, range(280)), 280)
+    loader, options = DataLoader(data, size), {"max_epochs": 9}
+    if kind == "unsized":
+        loader = DataLoader(Unsized(Subset(data, range(280))), size)  # type: ignore[arg-type]
+    if kind == "cut short":
+        options["limit_val_batches"] = 280 // size
+        whole = DataLoader(Subset(data, range(280 // size * size)), 280)
+    expected = int(0.2 * len(whole.dataset) / 2)  # type: ignore[arg-type]
+    (few,) = told(loader, share, stop=1, **options)
+    wins = few.outcomes.only_model
+    said = few.provenance["attribution"]
+    assert wins > 2 * expected
+    assert said.startswith(f"{expected} of {wins} samples that only the model gets right, ")
+    assert said.endswith("trainer.validate takes more)")
+    same_numbers(few, told(whole, Attribution(max_samples=expected), stop=None)[0])
+    # The last validation of a fit takes all, where the trainer knows that it is the last.
+    first, second = told(loader, share, stop=3, **{**options, "max_epochs": 2})
+    assert first.provenance["attribution"] == said
+    assert second.provenance["attribution"].startswith(f"{wins} of {wins} samples")
+    assert "trainer.validate" not in second.provenance["attribution"]
+    every = told(whole, Attribution(), stop=None)[0]
+    np.testing.assert_allclose(
+        second.column("attribution"), every.column("attribution"), atol=1e-5, rtol=1e-5
+    )
+
+
+def test_small_sets_are_attributed_whole() -> None:
+    (report,) = told(DataLoader(labelled(300), 50), Attribution(), stop=1, max_epochs=9)
+    wins = report.outcomes.only_model
+    assert wins > 100
+    assert report.provenance["attribution"].startswith(f"{wins} of {wins} samples")
+    assert "trainer.validate" not in report.provenance["attribution"]
+
+
+def test_a_placebo_takes_as_many_as_the_validation(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(settings, "_FEWEST", 5)
+    taken: list[int] = []
+    finish = Attributing.finish
+
+    def counted(self: Attributing, *arguments: Any) -> Any:
+        found = finish(self, *arguments)
+        taken.append(found.taken.wins)
+        return found
+
+    monkeypatch.setattr(Attributing, "finish", counted)
+    callback = NeuronAdvantage(
+        BatchBaseline(2), "*", target=1, visualizer=None,
+        attribution=Attribution(max_share=0.2), placebo=Placebo(draws=2),
+    )  # fmt: skip
+    loader, train = DataLoader(labelled(280), 40), DataLoader(TensorDataset(torch.zeros(4, 6)))
+    trainer = paper_trainer(callback, max_epochs=9, num_sanity_val_steps=0)
+    trainer.fit(Resting(Told(), 1), train, loader)
+    assert taken == [28, 28, 28]
+    taken.clear()
+    trainer.validate(Resting(Told(), 1), loader, verbose=False)
+    assert min(taken) > 100
+
+
 def test_balanced_weights_give_both_directions_of_two_classes_the_same() -> None:
     target, rival = torch.randint(0, 5, (2, 400), generator=seeded())
     rival[::7] = -1
@@ -237,8 +384,9 @@ def test_balanced_weights_give_both_directions_of_two_classes_the_same() -> None
 
 
 def test_settings() -> None:
-    assert Attribution().limit(2000) == 1024
-    assert Attribution(4096).limit(10_000) == 1024
+    assert Attribution().limit(548) == Attribution().limit(4266) == 256
+    assert Attribution(100).limit(548) == 100
+    assert Attribution().limit(10_000) == 600
     assert Attribution(4096).limit(50_000) == 3000
     assert Attribution().limit(10**6) == Attribution().limit() == 1024
     assert SampleChoice(Attribution(max_samples=100), 800).rate == 1

@@ -40,6 +40,7 @@ def test_a_report_says_what_was_compared(tmp_path: Path) -> None:
         "baseline": "BatchBaseline(2), class ids",
         "positions": "sequential loader",
         "neurons": "read as returned by model.detector, model.head",
+        "attribution": "18 of 18 samples that only the model gets right, 4 with a partner",
     }
     assert report.compared.startswith("prediction: output of `forward`, scores (N, 2); target:")
     assert report.compared in repr(report)

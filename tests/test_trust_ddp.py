@@ -64,7 +64,8 @@ def ranks(request: pytest.FixtureRequest, tmp_path_factory: Any) -> list[Results
 @pytest.mark.parametrize("name", SAME)
 def test_counts_are_those_of_one_process(name: str, ranks: list[Results], alone: Results) -> None:
     for results in ranks:
-        for key in ("n", "outcomes", "layers", "sizes", "history", "message", "notes", "placebo"):
+        for key in ("n", "outcomes", "layers", "sizes", "history", "message", "notes", "placebo",
+                    "attributed"):  # fmt: skip
             assert repr(results[name][key]) == repr(alone[name][key]), key  # NaN is NaN
 
 

@@ -31,7 +31,7 @@ class SampleChoice:
 
     Args:
         settings: See :class:`Attribution`.
-        total: Samples of all processes, where that is known.
+        total: Samples of all processes, where only a share of them is wanted.
         seen: Samples per class and outcome group in an earlier validation of all processes,
             ``(C, 4)``.
         processes: How many share the validation set.
@@ -56,7 +56,8 @@ class SampleChoice:
             self.rate = min(1.0, limit / max(float(seen[:, ONLY_MODEL].sum()), 1.0))
             self.shared_rates = (odds(seen) * self.rate).clamp(max=1)
         # Of unknown classes there have to be more, so that most of the others find a partner.
-        self.wanted = (limit, 2 * limit if seen is None else limit)
+        self._more = 2 if seen is None else 1
+        self.wanted = (limit, self._more * limit)
         self.room = tuple(-(-2 * wanted // processes) for wanted in self.wanted)
         self.scale = [1.0, 1.0]
 
@@ -81,6 +82,14 @@ class SampleChoice:
         scale = torch.tensor(self.scale, dtype=torch.float64)[(~wins).long()]
         rows = ((wins | (outcome == BOTH)) & (score < scale)).nonzero().flatten()
         return rows, (~wins[rows]).long(), score[rows]
+
+    def narrow(self, limit: int) -> None:
+        """Want at most ``limit`` ``only_model`` samples: the validation was smaller than it said.
+
+        Those with the lowest scores stay, so these are the ones of a choice that knew it.
+        """
+        limit = min(limit, self.wanted[0])
+        self.wanted = (limit, self._more * limit)
 
     def lower(self, group: int) -> None:
         """Take fewer samples of a group from the beginning on."""

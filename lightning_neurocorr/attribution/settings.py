@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-_ENOUGH = 1024  # `only_model` samples that are worth their time in the smallest validation set
+_FEWEST = 256  # `only_model` samples that are worth their time in the smallest validation set
 
 
 @dataclass(frozen=True)
@@ -15,8 +15,10 @@ class Attribution:
     Args:
         max_samples: At most so many ``only_model`` samples per validation, over all processes, and
             a partner of ``both`` for each that finds one.
-        max_share: Both groups together are at most this share of all validation samples, once there
-            are 1,024 of each: a sample costs about two more forwards.
+        max_share: In a validation inside a fit that others follow, both groups together are at most
+            this share of all samples, but up to 256 of each are taken: a sample costs about two
+            more forwards. The last validation of a fit, `trainer.validate` and `compare` take all
+            up to ``max_samples``.
         method: ``"gradient"`` takes the gradient at the activation; ``"path"`` averages it over the
             line from zero to the activation, one layer at a time (Sundararajan et al. 2017): also
             right where the gradient saturates, but ``path_steps`` passes per layer.
@@ -52,9 +54,12 @@ class Attribution:
             )
 
     def limit(self, total: int | None = None) -> int:
-        """At most so many ``only_model`` samples in a validation of ``total`` samples."""
+        """At most so many ``only_model`` samples; of ``total`` samples, those that their share is.
+
+        Without ``total`` no share is asked for.
+        """
         share = self.max_samples if total is None else int(self.max_share * total / 2)
-        return min(self.max_samples, max(share, _ENOUGH))
+        return min(self.max_samples, max(share, _FEWEST))
 
     def parts(self, neurons: int) -> int:
         """In how many parts the pairs are summed, of a model with so many watched neurons."""

@@ -15,7 +15,7 @@ from lightning_neurocorr.callback import checks, wiring
 from lightning_neurocorr.callback.afterwards import Afterwards, validated
 from lightning_neurocorr.callback.memory import Memory
 from lightning_neurocorr.callback.runs import Run
-from lightning_neurocorr.callback.schedule import Plan, When, looks_closer, plan
+from lightning_neurocorr.callback.schedule import Plan, When, is_last, looks_closer, plan
 from lightning_neurocorr.isolation.swapping import KeptWeights, evaluation_mode
 from lightning_neurocorr.report import NeuronReport
 from lightning_neurocorr.report.history import HistoryEntry, with_history
@@ -128,11 +128,16 @@ class OneValidation:
             class_outcomes=memory.class_outcomes,
             total=wiring.total_length(loaders),
             processes=trainer.world_size,
+            sparing=self._others_follow(trainer),
             autocast=trainer.precision_plugin.forward_context,
             rehearsal=trainer.sanity_checking,
             strict=not memory.faults.trusted,
             randomness=memory.randomness,
         )
+
+    def _others_follow(self, trainer: Trainer) -> bool:
+        """Whether other validations of this fit may follow, as far as the trainer knows."""
+        return wiring.is_fitting(trainer) and (trainer.sanity_checking or not is_last(trainer))
 
     def _may_look(self, trainer: Trainer, pl_module: LightningModule) -> bool:
         """Whether studies may be done when this validation is over."""

@@ -100,6 +100,7 @@ class Placebos(EverywhereStudy):
             look.options,
             self.settings,
             look.validation.class_outcomes,
+            look.validation.sparing,
             look.process,
             look.processes,
         )
@@ -126,6 +127,7 @@ class AgainstPlacebo:
         options: What the user asked for.
         settings: Those of the placebo.
         class_outcomes: What the validation knew of its classes beforehand, or None.
+        sparing: Whether its attribution took no more than a share of the samples.
         process: Which this is.
         processes: How many there are.
     """
@@ -135,6 +137,7 @@ class AgainstPlacebo:
     options: Options
     settings: Placebo
     class_outcomes: Tensor | None = None
+    sparing: bool = False
     process: int = 0
     processes: int = 1
     _passes: list[ValidationPass] = field(default_factory=list)
@@ -192,6 +195,7 @@ class AgainstPlacebo:
             class_outcomes=self.class_outcomes,
             total=len(self.samples.position),
             processes=self.processes,
+            sparing=self.sparing,
         )
 
     def _collected(self, draws: Draws) -> Settings:

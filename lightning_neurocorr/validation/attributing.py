@@ -54,10 +54,26 @@ class Readiness(NamedTuple):
     Attributes:
         refused: Why nothing, or empty.
         scale: At which rates it has thinned out its samples, see :class:`SampleChoice`.
+        samples: How many it was offered.
     """
 
     refused: str
     scale: Sequence[float]
+    samples: int
+
+
+class Taken(NamedTuple):
+    """What attribution is from.
+
+    Attributes:
+        wins: So many ``only_model`` samples.
+        paired: So many of them have a partner of ``both``.
+        spared: No more were wanted, as other validations follow.
+    """
+
+    wins: int
+    paired: int
+    spared: bool = False
 
 
 @dataclass(frozen=True)
@@ -67,10 +83,12 @@ class Attributed:
     Attributes:
         columns: By layer.
         notes: Why it is missing, of all layers or of some.
+        taken: How many samples it is from; None where it is missing.
     """
 
     columns: Mapping[str, AttributionColumns] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    taken: Taken | None = None
 
 
 _ONE_WAY = (
@@ -87,6 +105,7 @@ class Attributing:
         class_outcomes: Samples per class and outcome group of an earlier validation, ``(C, 4)``.
         total: Samples that all processes are going to see, where that is known.
         processes: How many there are.
+        sparing: Take no more than a share of the samples.
 
     Attributes:
         refused: Why there is none in this validation, or empty.
@@ -98,11 +117,16 @@ class Attributing:
         class_outcomes: Tensor | None = None,
         total: int | None = None,
         processes: int = 1,
+        *,
+        sparing: bool = False,
     ) -> None:
         self.settings = settings
         self.refused = ""
         self._processes = processes
-        self._choice = SampleChoice(settings or Attribution(), total, class_outcomes, processes)
+        self._sparing, self._offered = sparing, 0
+        self._choice = SampleChoice(
+            settings or Attribution(), total if sparing else None, class_outcomes, processes
+        )
         self._waiting: Waiting | None = None
         self._notes: tuple[str, ...] = ()
         self._layers: Mapping[str, Place] = {}
@@ -115,6 +139,7 @@ class Attributing:
     def add(self, judged: JudgedBatch, source: Source) -> None:
         """Keep the samples of a batch that are attributed when the pass has ended, up to a cap."""
         target, outcome, answer = judged.target, judged.outcome, judged.answer
+        self._offered += len(judged)
         if self.settings is None or self.refused or target is None:
             return
         if outcome is None or answer is None:
@@ -143,7 +168,7 @@ class Attributing:
         reason = self.refused
         if not reason and self._waiting is not None:
             reason = self._waiting.rerun.judge()
-        return Readiness(reason, self._choice.scale)
+        return Readiness(reason, self._choice.scale, self._offered)
 
     @torch.inference_mode(False)
     @torch.no_grad()
@@ -168,21 +193,27 @@ class Attributing:
         if not refused and centres:
             rates = zip(*(one.scale for one in everyone), strict=True)
             self._choice.scale = [min(of_group) for of_group in rates]
-            sums = AttributionSums(centres, self._paired(waiting, device), settings, device)
+            limit = settings.max_samples
+            if self._sparing:
+                limit = settings.limit(sum(one.samples for one in everyone))
+                self._choice.narrow(limit)
+            taken = self._paired(waiting, device)
+            taken = taken._replace(spared=taken.wins == limit < settings.max_samples)
+            sums = AttributionSums(centres, taken.paired, settings, device)
             why = "" if waiting is None else self._attribute(sums, waiting, layers, settings)
             everywhere = gather_objects((why, sums.problems))
             refused = next((why for why, _ in everywhere if why), "")
             if not refused:
                 problems = {name: why for _, some in everywhere for name, why in some.items()}
                 notes = (*self._notes, *_left_out(problems, centres))
-                return Attributed(_summed(sums).compute(), notes)
+                return Attributed(_summed(sums).compute(), notes, taken)
         # Samples of some processes only would be a biased choice.
         columns = AttributionSums(centres, 0, settings).compute() if centres else {}
         notes = (f"No attribution: {refused.rstrip('.')}.",) if refused else ()
         return Attributed(columns, notes)
 
-    def _paired(self, waiting: Waiting | None, device: torch.device) -> int:
-        """Give every sample its rival and its pair, over all processes; how many pairs there are.
+    def _paired(self, waiting: Waiting | None, device: torch.device) -> Taken:
+        """Give every sample its rival and its pair, over all processes.
 
         Pairs are numbered in the order of their hashes. Samples of ``both`` without a partner are
         dropped.
@@ -216,7 +247,7 @@ class Attributing:
         found = found[at : at + len(mine)]
         if waiting is not None:
             waiting.select(found[:, 3] > 0, found[:, :3])
-        return len(wins)
+        return Taken(len(partner), len(wins))
 
     def _attribute(
         self,

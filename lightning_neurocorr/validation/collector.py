@@ -59,6 +59,7 @@ class Settings:
         class_outcomes: Samples per class and outcome group of the last validation, ``(C, 4)``.
         total: Samples that all processes will see, where that is known.
         processes: How many there are.
+        sparing: Attribution takes no more than a share of the samples: other validations follow.
         autocast: Opens the precision that the user's forward runs in.
         rehearsal: The model stands in for a baseline that is not ready yet.
         strict: A callable ``pooling`` that fails for a layer is an error.
@@ -75,6 +76,7 @@ class Settings:
     class_outcomes: Tensor | None = None
     total: int | None = None
     processes: int = 1
+    sparing: bool = False
     autocast: Callable[[], AbstractContextManager[Any]] = nullcontext
     rehearsal: bool = False
     strict: bool = False
@@ -117,6 +119,7 @@ class Collector:
             class_outcomes=settings.class_outcomes,
             total=settings.total,
             processes=settings.processes,
+            sparing=settings.sparing,
         )
         self.answers = Answers(options.advantage, options.scores, rehearsal=settings.rehearsal)
         device, tokens = _device(model), partial(TokenMasks, settings.module)

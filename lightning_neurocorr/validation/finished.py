@@ -17,6 +17,7 @@ from lightning_neurocorr.functional import Moments
 from lightning_neurocorr.functional.stratified import CellMoments
 from lightning_neurocorr.report import NeuronReport, Outcomes
 from lightning_neurocorr.report.layout import Layout
+from lightning_neurocorr.validation.attributing import Taken
 from lightning_neurocorr.validation.batches import SampleTable
 from lightning_neurocorr.validation.columns import (
     attribution_columns,
@@ -72,6 +73,8 @@ class Validation:
         remarks: What a reader of the report must know.
         provenance: In words, which tensors are compared.
         attribution_notes: Why there is no attribution, of all layers or of some.
+        attributed: How many samples attribution is from; None where there is none.
+        sparing: Whether attribution took no more than a share of the samples.
     """
 
     samples: SampleTable
@@ -87,6 +90,8 @@ class Validation:
     remarks: tuple[str, ...] = ()
     provenance: Mapping[str, str] = field(default_factory=dict)
     attribution_notes: tuple[str, ...] = ()
+    attributed: Taken | None = None
+    sparing: bool = False
 
     @property
     def rankings(self) -> Mapping[str, Ranking]:
@@ -128,7 +133,11 @@ def report_of(validation: Validation, /, **fields: Any) -> NeuronReport:
             *control_notes(() if neurons is None else neurons.cells, validation.control),
             *validation.attribution_notes,
         ),
-        provenance={**validation.provenance, **_neurons_said(layout.layers, read_at)},
+        provenance={
+            **validation.provenance,
+            **_neurons_said(layout.layers, read_at),
+            **_attributed_said(validation, outcomes),
+        },
         **fields,
     )
 
@@ -140,6 +149,18 @@ def _neurons_said(layers: Sequence[str], read_at: Sequence[str]) -> dict[str, st
     said = [f"behind norm or activation function in {behind} layers"] if behind else []
     said += [f"as returned by {', '.join(raw[:3])}{more}"] if raw else []
     return {"neurons": f"read {', '.join(said)}"} if layers else {}
+
+
+def _attributed_said(validation: Validation, outcomes: Outcomes) -> dict[str, str]:
+    """Of how many samples attribution is, in words."""
+    if validation.attributed is None:
+        return {}
+    wins, paired, spared = validation.attributed
+    said = f"{wins:,} of {outcomes.only_model:,} samples that only the model gets right"
+    said += f", {paired:,} with a partner"
+    if spared and wins < outcomes.only_model:
+        said += " (few, as other validations follow; trainer.validate takes more)"
+    return {"attribution": said}
 
 
 def alarms_of(validation: Validation) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from lightning_neurocorr.functional.stratified import CellMoments
 from lightning_neurocorr.metric import BYTES_PER_CLASS
 from lightning_neurocorr.report.layout import Layout
 from lightning_neurocorr.validation.agreeing import Account, Agreement, agree
-from lightning_neurocorr.validation.attributing import NO_RIVAL, Attributing, Source
+from lightning_neurocorr.validation.attributing import NO_RIVAL, Attributed, Attributing, Source
 from lightning_neurocorr.validation.batches import Batch, JudgedBatch, SampleTable, judge_batch
 from lightning_neurocorr.validation.classes import ClassRows, pools
 from lightning_neurocorr.validation.columns import mean_column
@@ -42,6 +42,7 @@ class ValidationPass:
         class_outcomes: Samples per class and outcome group of an earlier validation, ``(C, 4)``.
         total: Samples that all processes are going to see, where that is known.
         processes: How many there are.
+        sparing: Attribution takes no more than a share of the samples.
 
     Attributes:
         provenance: In words, which tensors are compared; any room may add an entry.
@@ -58,6 +59,7 @@ class ValidationPass:
         class_outcomes: Tensor | None = None,
         total: int | None = None,
         processes: int = 1,
+        sparing: bool = False,
     ) -> None:
         self.advantage = advantage
         self.num_classes = num_classes
@@ -68,7 +70,10 @@ class ValidationPass:
         self.classifies: bool | None = None
         self.keep_exemplars = exemplars
         self._watched: dict[torch.device, Watched] = {}
-        self._attributing = Attributing(attribution, class_outcomes, total, processes)
+        self.sparing = sparing
+        self._attributing = Attributing(
+            attribution, class_outcomes, total, processes, sparing=sparing
+        )
         self.remarks: list[str] = []
         self.read_at: dict[str, str] = {}
         self._position_means = PositionMeans()
@@ -229,7 +234,7 @@ class ValidationPass:
         if agreed.classifies and agreed.num_classes is not None:
             check_labels(samples, agreed.num_classes)
         watched = self._arranged(agreed, device) if agreed.sizes else None
-        neurons, notes = self._neurons(watched, everyone, agreed, device)
+        neurons, attributed = self._neurons(watched, everyone, agreed, device)
         return Validation(
             samples,
             Layout.of(agreed.sizes),
@@ -243,7 +248,9 @@ class ValidationPass:
             class_outcomes=self.class_outcomes,
             remarks=agreed.remarks,
             provenance=agreed.provenance,
-            attribution_notes=notes,
+            attribution_notes=attributed.notes,
+            attributed=attributed.taken,
+            sparing=self.sparing,
         )
 
     def _account(self) -> Account:
@@ -289,11 +296,11 @@ class ValidationPass:
         everyone: Sequence[Account],
         agreed: Agreement,
         device: torch.device,
-    ) -> tuple[NeuronSums | None, tuple[str, ...]]:
-        """What is known of all neurons, and why some have no attribution."""
+    ) -> tuple[NeuronSums | None, Attributed]:
+        """What is known of all neurons, and what of it is attribution."""
         ready = [one.attribution for one in everyone]
         if watched is None:
-            return None, self._attributing.finish(ready, {}, device).notes
+            return None, self._attributing.finish(ready, {}, device)
         layout = Layout.of(agreed.sizes)
         total, halves = watched.moments()
         cells = self._cells(watched, agreed.classes)
@@ -313,7 +320,7 @@ class ValidationPass:
             attributed.columns,
             watched.rankings(),
         )
-        return found, attributed.notes
+        return found, attributed
 
     def _cells(self, watched: Watched, classes: Sequence[int] | None) -> list[CellMoments]:
         """Sums by class, outcome group and half over all processes; none without such groups."""

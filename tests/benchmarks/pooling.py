@@ -45,7 +45,7 @@ def report(
 def tallies(data: real_data.Data, options: argparse.Namespace) -> dict[tuple[str, str], Tally]:
     """By pooling and control."""
     found = {(pooling, about): Tally() for pooling in POOLINGS for about in ("real", "placebo")}
-    for case in real_data.cases(data, options.seeds, options.cache, print):
+    for case in real_data.cases(data, range(options.seeds), options.cache, print):
         for number, rows in enumerate(case.halves()):
             x, y, answers = case.x[rows], case.y[rows], case.answers[rows]
             loader = DataLoader(TensorDataset(x, y), batch_size=250)

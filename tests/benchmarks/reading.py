@@ -54,7 +54,7 @@ def changes(data: real_data.Data, options: argparse.Namespace) -> Iterator[list[
     kinds: dict[tuple[str, str], list[np.ndarray]] = {}
     shuffled: dict[tuple[str, str], list[float]] = {}
     values: dict[str, list[int]] = {at: [] for at in KINDS}
-    for case in real_data.cases(data, options.seeds, options.cache, print):
+    for case in real_data.cases(data, range(options.seeds), options.cache, print):
         for number, rows in enumerate(case.halves()):
             x, y, answers = case.x[rows], case.y[rows], case.answers[rows]
             loader = DataLoader(TensorDataset(x, y), batch_size=250)

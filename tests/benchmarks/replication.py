@@ -1,8 +1,8 @@
 """Do claims hold on other samples, and what is claimed where there is nothing to find?
 
-    python -m tests.benchmarks.replication [--seeds N] [--draws N] [--needed] [--data FOLDER]
+    python -m tests.benchmarks.replication [--seeds N] [--first-seed N] [--draws N] [--needed]
 
-Scikit-learn's digits, and Fashion-MNIST where its four IDX files are in FOLDER (nothing is
+Scikit-learn's digits, and Fashion-MNIST where its four IDX files are in ``--data`` (nothing is
 downloaded). A small CNN with 160 neurons in five ReLU layers against a logistic regression that
 sees left halves. Every claim is counted on each half of the held-out images by itself:
 
@@ -14,8 +14,11 @@ sees left halves. Every claim is counted on each half of the held-out images by 
 - *twin*: against the same network trained from another seed;
 - *shuffled labels*: the true labels shuffled among all samples, for the network and the baseline.
 
-Networks and answers are kept in ``--cache``, so that a second run takes a minute. For a rule that
-is being changed: ``--only digits``, ``--seeds 1``, ``--no-attribution`` (*encodes* alone).
+``--needed`` silences neurons too, against the real baseline and the first placebo of each half.
+Networks and answers are kept in ``--cache``, so that a second run takes minutes. For a rule that
+is being changed: ``--only digits``, ``--seeds 1``, ``--no-attribution`` (*encodes* alone), and
+``--reports FOLDER``, where every run leaves its report and finds it again. A change of the rule is
+to be tried on networks that had no part in it: ``--first-seed``.
 """
 
 from __future__ import annotations
@@ -23,12 +26,13 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
+import time
 import warnings
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -117,37 +121,64 @@ def placebo(answers: Tensor, y: Tensor, seed: int) -> Tensor:
     return shuffled
 
 
-def one_run(
-    case: Case, rows: Tensor, answers: Tensor, y: Tensor, options: argparse.Namespace
-) -> NeuronReport:
-    """The report on some held-out images, with ``answers`` and labels ``y`` of these."""
-    return compare(
-        case.model,
-        DataLoader(TensorDataset(case.x[rows], y), batch_size=250),
-        TableBaseline(answers),
-        LAYERS,
-        attribution=options.attribution,
-        ablation=Ablation(time_budget_s=None) if options.needed else None,
-    )
+class Run(NamedTuple):
+    """Held-out images with answers and labels.
+
+    Attributes:
+        control: What the answers are.
+        name: Of the run among those of a case.
+        rows: Which images.
+        answers: The baseline's, of these.
+        y: Labels, of these.
+        ablated: Whether neurons may be silenced, which costs more than all else.
+    """
+
+    control: str
+    name: str
+    rows: Tensor
+    answers: Tensor
+    y: Tensor
+    ablated: bool = False
+
+    def report(self, case: Case, options: argparse.Namespace) -> NeuronReport:
+        """What is found; from the folder of reports, where it is there."""
+        folder: Path | None = options.reports
+        kept = None if folder is None else folder / f"{case.name}-{case.seed}-{self.name}.npz"
+        if kept is not None and kept.is_file():
+            return NeuronReport.load(kept)
+        # The curves of larger sets say nothing of single neurons.
+        ablated = Ablation(time_budget_s=None, sizes=()) if self.ablated else None
+        found = compare(
+            case.model,
+            DataLoader(TensorDataset(case.x[self.rows], self.y), batch_size=250),
+            TableBaseline(self.answers),
+            LAYERS,
+            attribution=options.attribution,
+            ablation=ablated if options.needed else None,
+        )
+        if kept is not None:
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            found.save(kept)
+        return found
 
 
-def runs(case: Case, options: argparse.Namespace) -> Iterator[tuple[str, NeuronReport]]:
-    """Every run of a case, with its control's name; halves come one after the other."""
+def runs(case: Case, options: argparse.Namespace) -> Iterator[Run]:
+    """Every run of a case; halves come one after the other."""
     halves = case.halves()
     for number, rows in enumerate(halves):
-        yield "real", one_run(case, rows, case.answers[rows], case.y[rows], options)
+        answers, y = case.answers[rows], case.y[rows]
+        yield Run("real", f"real-{number}", rows, answers, y, ablated=True)
         for draw in range(options.draws):
-            shuffled = placebo(
-                case.answers[rows], case.y[rows], 1000 * case.seed + 2 * draw + number
-            )
-            yield "placebo", one_run(case, rows, shuffled, case.y[rows], options)
+            shuffled = placebo(answers, y, 1000 * case.seed + 2 * draw + number)
+            name = f"placebo-{draw}-{number}"
+            yield Run("placebo", name, rows, shuffled, y, ablated=not draw)
     for number, rows in enumerate(halves if not options.placebo_only else ()):
         with torch.no_grad():
             twin = torch.cat([case.twin(part).argmax(1) for part in case.x[rows].split(250)])
-        yield "twin", one_run(case, rows, twin, case.y[rows], options)
+        yield Run("twin", f"twin-{number}", rows, twin, case.y[rows])
         generator = torch.Generator().manual_seed(2 * case.seed + number)
         mixed = case.y[rows[torch.randperm(len(rows), generator=generator)]]
-        yield "shuffled labels", one_run(case, rows, case.answers[rows], mixed, options)
+        yield Run("shuffled labels", f"labels-{number}", rows, case.answers[rows], mixed)
 
 
 def accuracies(case: Case) -> str:
@@ -169,6 +200,8 @@ def claim_rows(tallies: dict[str, Tally]) -> Iterator[list[str]]:
     """A row per claim and control that was run."""
     for claim in tallies["real"].called:
         for control, tally in tallies.items():
+            if claim not in tally.called:  # it was not asked
+                continue
             shares = tally.shares(claim)
             numbers = [int(called.sum()) for called in tally.called[claim]]
             kinds = (tally.called, tally.holds) if control == "real" else ()
@@ -201,11 +234,14 @@ def show(data: real_data.Data, options: argparse.Namespace) -> None:
         print(text, file=sys.stderr, flush=True)
 
     said = []
-    for case in real_data.cases(data, options.seeds, options.cache, say):
+    seeds = range(options.first_seed, options.first_seed + options.seeds)
+    for case in real_data.cases(data, seeds, options.cache, say):
         said.append(f"seed {case.seed}: {accuracies(case)}")
         say(f"{data.name}, {said[-1]}")
-        for control, report in runs(case, options):
-            tallies[control].add(report)
+        for run in runs(case, options):
+            start = time.monotonic()
+            tallies[run.control].add(run.report(case, options))
+            say(f"{case.name}, seed {case.seed}, {run.name}: {time.monotonic() - start:.0f} s")
     tallies = {name: tally for name, tally in tallies.items() if tally.called}
     half = len(data.test_y) // 2
     print(f"{data.name}, {half:,} and {half:,} held-out images. " + "; ".join(said) + ".\n")
@@ -220,16 +256,18 @@ def parsed(arguments: list[str] | None = None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--seeds", type=int, default=3, help="networks per data set")
+    parser.add_argument("--first-seed", type=int, default=0, help="of these networks")
     parser.add_argument("--draws", type=int, default=5, help="placebos per half and network")
     parser.add_argument("--needed", action="store_true", help="ablation too: much slower")
     parser.add_argument("--no-attribution", action="store_true", help="only what is encoded")
-    parser.add_argument(
-        "--max-share", type=float, help="of samples attributed, once there are 1,024"
-    )
+    parser.add_argument("--max-pairs", type=int, help="that attribution takes; default: all")
     parser.add_argument("--placebo-only", action="store_true", help="real and placebo only")
     parser.add_argument("--only", choices=("digits", "fashion"), help="one of the data sets")
     parser.add_argument("--fast", action="store_true", help="digits, one seed, one draw")
     parser.add_argument("--data", type=Path, default=real_data.FASHION, metavar="FOLDER")
+    parser.add_argument(
+        "--reports", type=Path, help="where reports are kept, and read instead of made again"
+    )
     parser.add_argument(
         "--cache",
         type=Path,
@@ -238,8 +276,8 @@ def parsed(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     options = parser.parse_args(arguments)
     options.attribution = not options.no_attribution
-    if options.attribution and options.max_share:
-        options.attribution = Attribution(4096, options.max_share)
+    if options.attribution and options.max_pairs:
+        options.attribution = Attribution(max_samples=options.max_pairs)
     if options.fast:
         options.only, options.seeds, options.draws = "digits", 1, 1
     return options

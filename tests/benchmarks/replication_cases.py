@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -125,13 +125,15 @@ def _idx(path: Path) -> np.ndarray:
     return np.frombuffer(raw, np.uint8, offset=4 + 4 * dimensions).reshape(shape).copy()
 
 
-def cases(data: Data, seeds: int, cache: Path, say: Callable[[str], None]) -> Iterator[Case]:
+def cases(
+    data: Data, seeds: Iterable[int], cache: Path, say: Callable[[str], None]
+) -> Iterator[Case]:
     """A case per seed. Networks and answers are trained once and then read from ``cache``."""
     cache.mkdir(parents=True, exist_ok=True)
     answers = torch.from_numpy(
         _cached(cache / f"{data.name}-baseline.npz", lambda: _fit_baseline(data), say)["answers"]
     )
-    for seed in range(seeds):
+    for seed in seeds:
         model, twin = (_trained(data, each, cache, say) for each in (seed, seed + 1))
         yield Case(data.name, seed, model, twin, answers, data.test_x, data.test_y)
 

@@ -5,8 +5,8 @@
 ResNet-18 at 224 x 224 with random weights, every convolution and the head watched (4,800 and 1,000
 neurons), random images, a baseline in the batch, 1,000 classes. CPU time of one thread, medians of
 epochs that take turns, and the time spent inside the callback. 15 % of the samples are advantage
-samples. Attribution takes the share of samples that it takes of 17,000; of fewer it takes more, up
-to 1,024 of each group.
+samples. Attribution takes the share of samples that it takes of 4,267 or more inside a fit; of
+fewer it takes more, up to 256 of each group.
 """
 
 from __future__ import annotations
