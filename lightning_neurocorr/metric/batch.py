@@ -29,37 +29,10 @@ class BatchColumns:
     left: Tensor
 
 
-def read_columns(
-    advantage: Tensor,
-    covariates: Tensor | None,
-    fold: Tensor | None,
-    *,
-    samples: int,
-    num_covariates: int,
-    folds: int,
-    device: torch.device,
-    state_device: torch.device,
-) -> BatchColumns:
-    """Check what comes with activations on ``device``, and centre it in each fold.
-
-    Raises:
-        ValueError: If shapes disagree or, where it is known without waiting for a device, the
-            advantage is not finite or a fold is out of range.
-    """
-    columns = _columns(advantage, covariates, (samples, num_covariates), device)
-    inside = _inside(len(columns), fold, folds, device).to(columns.dtype)
-    n = inside.sum(1)
-    w = (inside @ columns) / n.clamp_min(1)[:, None]
-    centred = (columns.mT - w[:, :, None]) * inside[:, None]  # (F, k, N)
-    left = torch.cat([inside[:, None], centred], 1).flatten(0, 1)
-    n, w, ww = (exact(part, state_device) for part in (n, w, centred @ centred.mT))
-    return BatchColumns(n, w, ww, inside, left)
-
-
-def _columns(
-    advantage: Tensor, covariates: Tensor | None, shape: tuple[int, int], device: torch.device
-) -> Tensor:
-    """Advantage and covariates, ``(N, k)``."""
+def check_columns(
+    advantage: Tensor, covariates: Tensor | None, fold: Tensor | None, shape: tuple[int, int]
+) -> None:
+    """Raise unless these come with ``(samples, covariates)``."""
     if not isinstance(advantage, Tensor):
         raise TypeError(
             f"Expected `advantage` to be a tensor, but got {type(advantage).__name__}. "
@@ -69,6 +42,40 @@ def _columns(
         raise ValueError(
             f"Expected `advantage` to have shape {shape[:1]}, but got {tuple(advantage.shape)}."
         )
+    given = (shape[0], 0) if covariates is None else tuple(covariates.shape)
+    if given != shape:
+        raise ValueError(f"Expected `covariates` to have shape {shape}, but got {given}.")
+    if fold is not None and fold.shape != shape[:1]:
+        raise ValueError(f"Expected `fold` to have shape {shape[:1]}, but got {tuple(fold.shape)}.")
+
+
+def read_columns(
+    advantage: Tensor,
+    covariates: Tensor | None,
+    fold: Tensor | None,
+    *,
+    folds: int,
+    device: torch.device,
+    state_device: torch.device,
+) -> BatchColumns:
+    """Centre what comes with activations on ``device`` in each fold.
+
+    Raises:
+        ValueError: If, where it is known without waiting for a device, the advantage is not finite
+            or a fold is out of range.
+    """
+    columns = _columns(advantage, covariates, device)
+    inside = _inside(len(columns), fold, folds, device).to(columns.dtype)
+    n = inside.sum(1)
+    w = (inside @ columns) / n.clamp_min(1)[:, None]
+    centred = (columns.mT - w[:, :, None]) * inside[:, None]  # (F, k, N)
+    left = torch.cat([inside[:, None], centred], 1).flatten(0, 1)
+    n, w, ww = (exact(part, state_device) for part in (n, w, centred @ centred.mT))
+    return BatchColumns(n, w, ww, inside, left)
+
+
+def _columns(advantage: Tensor, covariates: Tensor | None, device: torch.device) -> Tensor:
+    """Advantage and covariates, ``(N, k)``."""
     columns = advantage.detach().to(device, widest(device))[:, None]
     # A check on an accelerator would wait for it at every batch; there compute() raises.
     if device.type == "cpu" and not bool(columns.isfinite().all()):
@@ -77,11 +84,7 @@ def _columns(
             "Drop or clip those samples."
         )
     if covariates is None:
-        covariates = columns[:, :0]
-    if covariates.shape != shape:
-        raise ValueError(
-            f"Expected `covariates` to have shape {shape}, but got {tuple(covariates.shape)}."
-        )
+        return columns
     return torch.cat([columns, covariates.detach().to(columns)], 1)
 
 
@@ -91,8 +94,6 @@ def _inside(n: int, fold: Tensor | None, folds: int, device: torch.device) -> Te
         inside = torch.zeros(folds, n, device=device)
         inside[0] = 1
         return inside
-    if fold.shape != (n,):
-        raise ValueError(f"Expected `fold` to have shape ({n},), but got {tuple(fold.shape)}.")
     inside = fold.to(device) == torch.arange(folds, device=device)[:, None]
     if device.type == "cpu" and not bool(inside.any(0).all()):
         raise ValueError(

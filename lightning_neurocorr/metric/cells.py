@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 from lightning_neurocorr.functional.stratified import CellMoments
+from lightning_neurocorr.metric import on_device
+from lightning_neurocorr.metric.on_device import SortedCells
 
 HALVES, NUM_GROUPS = 2, 4
 BYTES_PER_CLASS = 2 * HALVES * NUM_GROUPS * 8  # of one neuron: sums and sums of squares, float64
@@ -59,20 +61,44 @@ class Cells:
             half: 0 or 1.
         """
         row, group, half = (x.to(self.device, non_blocking=True) for x in (row, group, half))
-        cell = (row * NUM_GROUPS + group) * HALVES + half
+        cell = torch.add(half, torch.add(group, row, alpha=NUM_GROUPS), alpha=HALVES)
         parts = [part.detach().to(self.device) for part in parts]
         if self.shift is None:  # of a constant neuron exactly its constant
             self.shift = torch.cat([part[0].double() for part in parts])
         advantage = advantage.detach().to(self.device, torch.float64)
-        values = torch.stack([torch.ones_like(advantage), advantage], 1)
-        self.scalars.index_add_(0, cell, values)
-        start = 0
-        for sums, squares in self._blocks:
-            stop = start + sums.shape[1]
-            y = _neurons(parts, start, stop).sub_(self.shift[start:stop])
-            sums.index_add_(0, cell, y)
-            squares.index_add_(0, cell, y.mul_(y))
-            start = stop
+        found = on_device.sort_cells(cell, advantage, len(self.scalars))
+        if found is None:
+            values = torch.stack([torch.ones_like(advantage), advantage], 1)
+            self.scalars.index_add_(0, cell, values)
+            self._add_blocks(parts, cell, self.shift)
+        else:
+            self.scalars += found.scalars
+            done = self._add_on_device(parts, found, self.shift)
+            self._add_blocks(parts, cell, self.shift, done)
+
+    def _add_on_device(self, parts: Sequence[Tensor], found: SortedCells, shift: Tensor) -> int:
+        """Add a batch in kernels, as far as they can read it; how many neurons that are."""
+        (whole,), done = self._blocks, 0  # one tensor, as on every device but the CPU
+        for part in parts:
+            slot = slice(done, done + part.shape[1])
+            if not on_device.add_cells_(whole[..., slot], part, shift[slot], found):
+                break
+            done = slot.stop
+        return done
+
+    def _add_blocks(
+        self, parts: Sequence[Tensor], cell: Tensor, shift: Tensor, done: int = 0
+    ) -> None:
+        """Add the neurons of a batch behind those that are done."""
+        stop = 0
+        for block in self._blocks:
+            first, stop = stop, stop + block.shape[2]
+            start = max(first, done)
+            if start < stop:
+                sums, squares = block[..., start - first :]
+                y = _neurons(parts, start, stop).sub_(shift[start:stop])
+                sums.index_add_(0, cell, y)
+                squares.index_add_(0, cell, y.mul_(y))
 
     def take(self, other: Cells, slots: Sequence[tuple[slice, slice]]) -> None:
         """Copy neurons of another one with the same rows, and the samples that it has seen.

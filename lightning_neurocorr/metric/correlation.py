@@ -11,7 +11,8 @@ from torchmetrics import Metric
 
 from lightning_neurocorr.functional import Moments, correlation, merge_shared_
 from lightning_neurocorr.functional.side_by_side import read_parts, side_by_side
-from lightning_neurocorr.metric.batch import exact_arithmetic, read_columns
+from lightning_neurocorr.metric import on_device
+from lightning_neurocorr.metric.batch import check_columns, exact_arithmetic, read_columns
 from lightning_neurocorr.metric.packing import Merge, PackedState
 from lightning_neurocorr.metric.reduction import add_batch_
 
@@ -29,9 +30,10 @@ class NeuronAdvantageCorrelation(Metric):
             indicators, say.
         folds: Disjoint parts of the samples that :meth:`moments` can tell apart.
         count_active: Also count in how many samples each neuron is not 0.
-        compile: Sum large batches in a kernel that ``torch.compile`` makes at the first of them:
-            faster for many neurons, once the compiler has had its half minute. Needs a C++
-            compiler on the CPU; where there is none, a warning says so and nothing is lost.
+        compile: On the CPU, sum large batches in a kernel that ``torch.compile`` makes at the first
+            of them: faster for many neurons, once the compiler has had its half minute. Needs a C++
+            compiler; where there is none, a warning says so and nothing is lost. On a GPU there are
+            other kernels, which are always used.
         kwargs: See ``torchmetrics.Metric``.
 
     Raises:
@@ -110,19 +112,20 @@ class NeuronAdvantageCorrelation(Metric):
                 advantage is not finite or a fold is out of range.
         """
         parts = read_parts(activations, self.num_neurons)
+        given = (advantage, covariates, fold)
+        check_columns(*given, (len(parts[0]), self.num_covariates))
+        state = self._writable()
+        if on_device.add_batch_(state, self.layout, parts, *given, self.count_active):
+            return
         with exact_arithmetic(parts[0].device):
             columns = read_columns(
-                advantage,
-                covariates,
-                fold,
-                samples=len(parts[0]),
-                num_covariates=self.num_covariates,
+                *given,
                 folds=self.folds,
                 device=parts[0].device,
                 state_device=self.state.device,
             )
             if len(parts[0]):
-                moments = self.layout.unpack(self._writable())
+                moments = self.layout.unpack(state)
                 for neurons, x in side_by_side(parts):
                     part = moments.neurons(neurons)
                     add_batch_(part, x, columns, self.count_active, self.compiled)

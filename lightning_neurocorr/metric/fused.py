@@ -1,4 +1,4 @@
-"""The sums of a batch in one compiled kernel, which reads every activation once.
+"""The sums of a batch on the CPU in one compiled kernel, which reads every activation once.
 
 Rows are summed in groups of 16 and then over groups: walking down a column of all samples would
 touch a page of memory per sample.
@@ -25,7 +25,8 @@ _unable: list[str] = []  # why there is no kernel
 
 def can_fuse(x: Tensor, left: Tensor) -> bool:
     """Whether a compiled kernel suits this batch."""
-    return not _unable and len(x) >= GROUP and len(left) <= _MOST_ROWS
+    suits = x.device.type == "cpu" and not _unable
+    return suits and len(x) >= GROUP and len(left) <= _MOST_ROWS
 
 
 def add_fused_(
@@ -71,7 +72,7 @@ def _try(*arguments: Any) -> tuple[Tensor, ...] | None:
     except Exception as error:  # noqa: BLE001 -- compilers raise anything; we can do without
         _unable.append(f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}")
         warnings.warn(
-            "compile=True needs torch.compile to work here (on the CPU with a C++ compiler), but "
+            "compile=True needs torch.compile to work here, with a C++ compiler, but "
             f"got {_unable[0]}. The metric goes on without.",
             stacklevel=2,
         )

@@ -1,0 +1,204 @@
+"""The sums of a batch on a GPU: few launches, each activation read once, nothing waits.
+
+Where there is no Triton the sums are those of blocks, with which these agree to 1e-6.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_neurocorr.functional.side_by_side import side_by_side
+from lightning_neurocorr.metric.packing import PackedState
+
+DEVICES = {"cuda"}  # which is AMD's name too
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+_MOST_COLUMNS = 33  # sums of 32 covariates stay in registers
+_MOST_FOLDS = 256
+
+# 16 x 128 sums in 8 warps take 64 registers a thread. So four programs share one of an H100's 132
+# multiprocessors, with 32 KB on their way from memory; 18 KB keep it busy.
+_TILE = {"ROWS": 16, "COLS": 128, "num_warps": 8, "num_stages": 1}
+_PROGRAMS = 4 * 132
+_FEWEST, _MOST = 128, 4096  # samples in a chunk: what pays, and what float32 adds up well
+_SORTED = 256  # samples that are sorted at a time
+_CELL = {"ROWS": 4, "COLS": 128}  # a cell has few samples of a batch
+
+_unable: list[str] = []  # why kernels cannot run here
+
+
+def add_batch_(
+    state: Tensor,
+    layout: PackedState,
+    parts: Sequence[Tensor],
+    advantage: Tensor,
+    covariates: Tensor | None,
+    fold: Tensor | None,
+    count_active: bool,
+) -> bool:
+    """Add a batch to a packed state in place; False, with nothing changed, where kernels cannot.
+
+    Args:
+        state: The state, ``(F, size)``.
+        layout: Where what lies in it.
+        parts: Activations ``(N, D_1)``, ``(N, D_2)``, ... whose neurons follow each other.
+        advantage: ``(N,)``.
+        covariates: ``(N, K - 1)``.
+        fold: ``(N,)``.
+        count_active: Whether to count where activations are not 0.
+    """
+    folds, n, device = len(state), len(parts[0]), parts[0].device
+    fits = folds <= _MOST_FOLDS and layout.columns <= _MOST_COLUMNS
+    if not (fits and state.is_contiguous() and _suit(parts, _DTYPES, state.device)):
+        return False
+    chunks = _chunks(n, layout.neurons, folds)
+    whole: dict[str, Any] = {"device": device, "dtype": torch.int32}
+    order, bounds = torch.empty(n, **whole), torch.empty(folds, 2, **whole)
+    left = torch.empty(layout.columns, n, device=device)
+    heads = state.new_empty(3, folds, layout.head(state).shape[1])
+    shift = torch.empty(layout.neurons, device=device)
+    sums = state.new_empty(chunks, folds, 3 + layout.columns, layout.neurons)
+    given = (advantage, covariates, fold)
+    first, more, ids = (None if x is None else _on(device, x) for x in given)
+    f, k = {"F": folds}, {"K": layout.columns}
+    wide = _power(layout.columns)
+
+    def run() -> None:
+        for slot, x in side_by_side(parts):
+            blocks = -(-x.shape[1] // _TILE["COLS"])
+            _launch(
+                "prepare", (folds + blocks,),
+                x, *x.stride(), *x.shape, first, first if more is None else more,
+                order if ids is None else ids, state, state.shape[1], slot.start,
+                order, bounds, left, heads, shift[slot],
+                **f, **k, WIDE=wide, FOLDED=ids is not None,
+                ROWS=max(16, min(_SORTED, 4096 // wide)), COLS=_TILE["COLS"],
+            )  # fmt: skip
+            _launch(
+                "add_up", (blocks, folds * chunks),
+                x, *x.stride(), *x.shape, order, bounds, left, shift[slot], sums[..., slot],
+                layout.neurons, chunks,
+                **f, **k, MORE=max(16, _power(layout.columns - 1)), ACTIVE=count_active, **_TILE,
+            )  # fmt: skip
+        _launch(
+            "merge", (-(-layout.neurons // _TILE["COLS"]), folds),
+            sums, shift, heads, state, state.shape[1], layout.neurons, chunks,
+            **f, **k, HEAD=_power(heads.shape[2]), COLS=_TILE["COLS"],
+        )  # fmt: skip
+
+    return _try(device, run)
+
+
+@dataclass(frozen=True)
+class SortedCells:
+    """The samples of a batch, cell by cell.
+
+    Attributes:
+        order: The samples, ``(N,)``.
+        bounds: Where those of each cell begin, and how many there are, ``(cells, 2)``.
+        scalars: Their number and the sum of their advantage, ``(cells, 2)``.
+    """
+
+    order: Tensor
+    bounds: Tensor
+    scalars: Tensor
+
+
+def sort_cells(cell: Tensor, advantage: Tensor, cells: int) -> SortedCells | None:
+    """Sort the samples of a batch by their cell ``(N,)``; None where kernels cannot."""
+    if not _suit([cell], (torch.int64,), cell.device):
+        return None
+    whole: dict[str, Any] = {"device": cell.device, "dtype": torch.int32}
+    found = SortedCells(
+        torch.empty(len(cell), **whole),
+        torch.empty(cells, 2, **whole),
+        torch.empty(cells, 2, dtype=torch.float64, device=cell.device),
+    )
+    given = (cell.contiguous(), _on(cell.device, advantage), len(cell))
+    to = (found.order, found.bounds, found.scalars)
+    done = _try(cell.device, lambda: _launch("sort_cells", (cells,), *given, *to, ROWS=_SORTED))
+    return found if done else None
+
+
+def add_cells_(sums: Tensor, x: Tensor, shift: Tensor, found: SortedCells) -> bool:
+    """Add activations ``(N, d)`` and their squares to ``sums`` ``(2, cells, d)``, a view, in place.
+
+    Args:
+        sums: The sums so far.
+        x: Activations.
+        shift: What is taken off first, ``(d,)``, float64.
+        found: Which sample is in which cell.
+
+    Returns:
+        False, with nothing changed, where kernels cannot.
+    """
+    if not _suit([x], (*_DTYPES, torch.float64), sums.device):
+        return False
+    grid = (-(-x.shape[1] // _CELL["COLS"]), len(found.bounds))
+    given = (x, *x.stride(), x.shape[1], found.order, found.bounds, shift, sums)
+    strides = sums.stride()[:2]
+    return _try(x.device, lambda: _launch("add_cells", grid, *given, *strides, **_CELL))
+
+
+def _chunks(n: int, neurons: int, folds: int) -> int:
+    """Into how many parts the samples of a fold go, so that there is work for all processors."""
+    programs = folds * -(-neurons // _TILE["COLS"])
+    wanted = min(-(-_PROGRAMS // programs), n // (folds * _FEWEST))
+    return max(1, wanted, -(-n // _MOST))
+
+
+def _suit(parts: Sequence[Tensor], dtypes: Sequence[torch.dtype], device: torch.device) -> bool:
+    """Whether kernels can read these, beside sums on a device."""
+    there = device.type in DEVICES and all(x.device == device for x in parts)
+    fit = there and all(x.dtype in dtypes for x in parts)
+    return fit and not _unable and not torch.compiler.is_compiling() and _kernels() is not None
+
+
+def _on(device: torch.device, values: Tensor) -> Tensor:
+    """Values of samples, one behind the other on a device."""
+    return values.detach().to(device, non_blocking=True).contiguous()
+
+
+def _try(device: torch.device, run: Callable[[], None]) -> bool:
+    """Launch kernels; False, and a warning once, where one can't be compiled or launched."""
+    try:
+        with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+            run()
+    except torch.cuda.OutOfMemoryError:
+        raise
+    except Exception as error:  # noqa: BLE001 -- compilers raise anything; we can do without
+        _unable.append(f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}")
+        warnings.warn(
+            f"The fast kernels of the metric need Triton to work here, but got {_unable[0]}. The "
+            "metric goes on without them: more slowly, with the same numbers.",
+            stacklevel=2,
+        )
+        return False
+    return True
+
+
+def _launch(name: str, grid: tuple[int, ...], *given: Any, **settings: Any) -> None:
+    """One launch of a kernel."""
+    getattr(_kernels(), name)[grid](*given, **settings)
+
+
+@cache
+def _kernels() -> Any:
+    """The kernels; None where there is no Triton, as on Windows and with PyTorch for CPUs."""
+    try:
+        from lightning_neurocorr.metric import kernels
+    except ImportError:
+        return None
+    return kernels
+
+
+def _power(least: int) -> int:
+    """The next power of two."""
+    return 1 << max(0, least - 1).bit_length()

@@ -1,0 +1,317 @@
+"""The kernels of the metric against blocks and float64, run by Triton's interpreter on the CPU.
+
+``test_metric_kernels.py`` runs this file in a process of its own, with ``TRITON_INTERPRET=1``: that
+must be known before Triton is imported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from helpers import all_pearson, assert_same_r, seeded, streamed
+from torch import Tensor
+
+from lightning_neurocorr.functional import Moments
+from lightning_neurocorr.metric import Cells, NeuronAdvantageCorrelation, on_device
+from tests.neurons import ROWS, related
+
+KERNELS = ("prepare", "add_up", "merge")
+
+# Where a GPU makes infinity or NaN, NumPy under the interpreter warns too.
+pytestmark = pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")
+
+
+@pytest.fixture(autouse=True)
+def launches(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """The CPU plays the GPU; the names of kernels in the order of their launches."""
+    found: list[str] = []
+    launch = on_device._launch
+
+    def told(name: str, *given: Any, **settings: Any) -> None:
+        found.append(name)
+        launch(name, *given, **settings)
+
+    monkeypatch.setattr(on_device, "DEVICES", {"cpu"})
+    monkeypatch.setattr(on_device, "_launch", told)
+    monkeypatch.setattr(on_device, "_unable", [])
+    yield found
+    assert not on_device._unable, on_device._unable
+
+
+def in_blocks(*given: Any, **settings: Any) -> NeuronAdvantageCorrelation:
+    """A metric that has had one batch, by the path without kernels."""
+    metric = NeuronAdvantageCorrelation(*settings.pop("args"), **settings)
+    devices, on_device.DEVICES = on_device.DEVICES, set()
+    metric.update(*given)
+    on_device.DEVICES = devices
+    return metric
+
+
+# --- against float64 ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_r_is_exact_to_1e_6(row: str, launches: list[str]) -> None:
+    x, a = related(700)
+    x = ROWS[row](x)
+    assert_same_r(streamed(x, a, (200, 7, 300)), all_pearson(x, a))
+    assert bool(launches) == x.is_floating_point()  # integers go the way of blocks
+
+
+@pytest.mark.parametrize("constant", [0.0, 0.1, -1e9, 3e38])
+def test_constant_neurons_are_nan(constant: float) -> None:
+    x, a = torch.full((300, 3), constant), torch.randn(300, generator=seeded())
+    assert np.isnan(streamed(x, a, (100,))).all()
+
+
+def test_a_constant_advantage_is_nan() -> None:
+    assert np.isnan(streamed(related(60)[0], torch.ones(60), (30,))).all()
+
+
+def slow_moments(x: Tensor, columns: Tensor, rows: Tensor) -> Moments:
+    """By their definition, in float64."""
+    x, columns = x.double()[rows], columns.double()[rows]
+    n = torch.tensor(float(len(x)))
+    mean, w = (part.sum(0) / n.clamp_min(1) for part in (x, columns))
+    y, v = x - mean, columns - w
+    return Moments(n.double(), w, v.T @ v, mean, (y * y).sum(0), (x != 0).sum(0).double(), v.T @ y)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(
+    ("n", "d", "folds", "covariates"),
+    [(1, 1, 1, 0), (1, 1, 2, 3), (2, 129, 2, 0), (257, 3, 2, 0), (300, 130, 3, 3), (33, 40, 1, 20)],
+)
+def test_moments_of_each_fold_are_those_of_its_samples(
+    n: int, d: int, folds: int, covariates: int, dtype: torch.dtype, launches: list[str]
+) -> None:
+    x, a = related(2 * n, d)
+    x = (x.relu() + 3 * (torch.arange(d) % 2)).to(dtype)
+    more = torch.rand(2 * n, covariates, generator=seeded(1)).to(dtype)
+    fold = torch.randint(0, folds, (2 * n,), generator=seeded(2))
+    settings = {"num_covariates": covariates, "folds": folds, "count_active": True}
+    metric = NeuronAdvantageCorrelation(d, **settings)
+    for rows in torch.arange(2 * n).split(n):
+        given = (None if not covariates else more[rows], None if folds == 1 else fold[rows])
+        metric.update(x[rows], a[rows], *given)
+    _, found = metric.moments()
+    for f in range(folds):
+        expected = slow_moments(x, torch.cat([a[:, None], more], 1), fold == f)
+        for name in ("n", "w", "ww", "mean", "m2", "active", "c"):
+            torch.testing.assert_close(
+                getattr(found[f], name),
+                getattr(expected, name),
+                rtol=1e-6,
+                atol=2e-6 * max(1, n) ** 0.5,
+                msg=lambda text, name=name: f"{name}: {text}",
+            )
+    assert launches == [*KERNELS, *KERNELS]
+
+
+# --- against blocks -------------------------------------------------------------------------------
+
+
+def pooled(channels_last: bool) -> Tensor:
+    maps = torch.randn(20, 33, 4, 5, generator=seeded())
+    kind = torch.channels_last if channels_last else torch.contiguous_format
+    return maps.to(memory_format=kind).mean((2, 3))
+
+
+LAYOUTS: dict[str, Callable[[], Tensor]] = {
+    "transposed": lambda: torch.randn(7, 20, generator=seeded()).T,
+    "every second row and column": lambda: torch.randn(40, 14, generator=seeded())[::2, ::2],
+    "columns of a wider one": lambda: torch.randn(20, 99, generator=seeded())[:, 3:80],
+    "one row for all": lambda: torch.randn(1, 5, generator=seeded()).expand(20, -1),
+    "mean of maps": lambda: pooled(False),
+    "mean of maps, channels_last": lambda: pooled(True),
+    "a channel of maps, channels_last": lambda: torch.randn(20, 3, 4, 4).to(
+        memory_format=torch.channels_last
+    )[:, :, 1, 1],
+    "flipped": lambda: torch.randn(20, 6, generator=seeded()).flip(0),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_however_the_batch_lies_in_memory(layout: str, launches: list[str]) -> None:
+    x = LAYOUTS[layout]()
+    a = torch.randint(-1, 2, (40,), generator=seeded(1)).double()[::2]
+    fold = torch.stack([torch.randint(0, 2, (20,), generator=seeded(2))] * 2, 1)[:, 0]
+    columns = torch.rand(2, 20, generator=seeded(3)).T
+    settings: dict[str, Any] = {"folds": 2, "num_covariates": 2, "count_active": True}
+    metric = NeuronAdvantageCorrelation(x.shape[1], **settings)
+    metric.update(x, a, columns, fold)
+    same = in_blocks(x, a, columns, fold, args=(x.shape[1],), **settings)
+    torch.testing.assert_close(metric.state, same.state, rtol=1e-6, atol=1e-6)
+    assert launches == [*KERNELS]
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.int64, torch.float16, torch.float64])
+def test_an_advantage_of_any_dtype(dtype: torch.dtype) -> None:
+    x, a = related(50)
+    a = (a > 0).to(dtype)
+    fold = (torch.arange(50) % 2).to(torch.bool if dtype == torch.bool else torch.int32)
+    metric = NeuronAdvantageCorrelation(x.shape[1], folds=2)
+    metric.update(x, a, fold=fold)
+    same = in_blocks(x, a, None, fold, args=(x.shape[1],), folds=2)
+    torch.testing.assert_close(metric.state, same.state, rtol=1e-6, atol=1e-5)
+
+
+@pytest.mark.parametrize("limits", [(1 << 18, 1 << 22), (0, 0)], ids=["together", "each alone"])
+def test_layers_of_several_widths_and_dtypes(
+    limits: tuple[int, int], launches: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in zip(("_SMALL", "_TOGETHER"), limits, strict=True):
+        monkeypatch.setattr(f"lightning_neurocorr.functional.side_by_side.{name}", value)
+    sizes = [3, 1, 140, 40]
+    x, a = related(90, sum(sizes))
+    parts = list(x.split(sizes, 1))
+    parts[1], parts[3] = parts[1].half(), parts[3].bfloat16()
+    fold = torch.randint(0, 2, (90,), generator=seeded(5))
+    metric = NeuronAdvantageCorrelation(sum(sizes), folds=2, count_active=True)
+    for rows in torch.arange(90).split(40):
+        metric.update([part[rows] for part in parts], a[rows], fold=fold[rows])
+    runs = 1 if limits[0] else len(sizes)
+    assert launches == 3 * [*KERNELS[:2] * runs, "merge"]
+    assert_same_r(metric.compute(), all_pearson(torch.cat([p.float() for p in parts], 1), a))
+    metric.update([part[:0] for part in parts], a[:0], fold=fold[:0])  # a batch of no samples
+
+
+def test_what_is_not_finite_is_so_in_every_fold_as_in_blocks() -> None:
+    x, a = related(60)
+    x[5, 1], x[6, 2], x[7, 3], x[30, 4] = torch.nan, torch.inf, -torch.inf, torch.nan
+    x[:, 5] = torch.nan
+    fold, columns = torch.arange(60) % 2, torch.rand(60, 1, generator=seeded(1))
+    settings: dict[str, Any] = {"folds": 2, "num_covariates": 1, "count_active": True}
+    metric = NeuronAdvantageCorrelation(x.shape[1], **settings)
+    given = (x, a, columns, fold)
+    metric.update(*given)
+    same = in_blocks(*given, args=(x.shape[1],), **settings)
+    for found in (metric, same):
+        rows = found.layout.rows(found.state)
+        finite = rows[:, [0, 1, 3, 4]].isfinite().all(1)
+        assert finite[:, [0, *range(6, x.shape[1])]].all()
+        assert not finite[:, 1:6].any()
+        assert rows[:, 2].isfinite().all()
+    with pytest.warns(UserWarning, match=r"5 of 12 neurons had activations that are not finite"):
+        assert metric.compute().isnan().nonzero().flatten().tolist() == [1, 2, 3, 4, 5]
+
+
+def test_later_folds_have_samples_first() -> None:
+    """The shift comes from whichever fold knows a mean."""
+    x, a = related(90)
+    x += 1e6
+    metric = NeuronAdvantageCorrelation(x.shape[1], folds=3)
+    for rows, fold in zip(torch.arange(90).split(30), (2, 0, 1), strict=True):
+        metric.update(x[rows], a[rows], fold=torch.full((30,), fold))
+    assert_same_r(metric.compute(), all_pearson(x, a))
+
+
+def test_chunks_of_samples_add_up_to_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, a = related(700)
+    fold = torch.randint(0, 2, (700,), generator=seeded(5))
+    given = (x, a, None, fold)
+    expected = in_blocks(*given, args=(x.shape[1],), folds=2, count_active=True)
+    found = []
+    for most in (4096, 40, 40):
+        monkeypatch.setattr(on_device, "_MOST", most)
+        assert on_device._chunks(700, x.shape[1], 2) == (2 if most == 4096 else 18)
+        metric = NeuronAdvantageCorrelation(x.shape[1], folds=2, count_active=True)
+        metric.update(*given)
+        torch.testing.assert_close(metric.state, expected.state, rtol=1e-6, atol=1e-4)
+        found.append(metric.state)
+    assert found[1].equal(found[2])
+
+
+# --- faults ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_a_kernel_that_fails_is_one_warning_and_the_same_numbers(
+    kernel: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    launch = on_device._launch
+
+    def failing(name: str, *given: Any, **settings: Any) -> None:
+        if name == kernel:
+            raise RuntimeError("PTX codegen failed\nand pages more")
+        launch(name, *given, **settings)
+
+    monkeypatch.setattr(on_device, "_launch", failing)
+    x, a = related(90)
+    metric = NeuronAdvantageCorrelation(x.shape[1])
+    with pytest.warns(UserWarning, match=r"but got RuntimeError: PTX codegen failed\. The metric"):
+        metric.update(x[:40], a[:40])
+    metric.update(x[40:], a[40:])  # warnings are errors
+    assert_same_r(metric.compute(), all_pearson(x, a))
+    on_device._unable.clear()
+
+
+@pytest.mark.parametrize("kernel", ["sort_cells", "add_cells"])
+def test_cells_go_on_without_their_kernels(kernel: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    launch, calls = on_device._launch, 0
+
+    def failing(name: str, *given: Any, **settings: Any) -> None:
+        nonlocal calls
+        calls += name == kernel
+        if name == kernel and (name == "sort_cells" or calls == 2):
+            raise RuntimeError("no")
+        launch(name, *given, **settings)
+
+    monkeypatch.setattr(on_device, "_launch", failing)
+    with pytest.warns(UserWarning, match="but got RuntimeError: no"):
+        found = cells(with_kernels=True)
+    assert_same_cells(found, cells(with_kernels=False))
+    on_device._unable.clear()
+
+
+def test_what_kernels_cannot_read_goes_through_blocks(launches: list[str]) -> None:
+    x, a = related(40)
+    for wide in (x.double(), (10 * x).long()):
+        assert_same_r(streamed(wide, a, (20,)), all_pearson(wide, a))
+    many = NeuronAdvantageCorrelation(x.shape[1], num_covariates=40)
+    many.update(x, a, torch.rand(40, 40, generator=seeded(1)))
+    assert_same_r(many.compute(), all_pearson(x, a))
+    assert launches == []
+
+
+# --- cells ----------------------------------------------------------------------------------------
+
+
+def cells(with_kernels: bool, n: int = 200, rows: int = 3, dtype: torch.dtype | None = None):
+    """Sums by class after some batches of two parts."""
+    x, a = related(n, 140)
+    row, group, half = (torch.randint(0, m, (n,), generator=seeded(m)) for m in (rows, 4, 2))
+    devices = on_device.DEVICES
+    on_device.DEVICES = devices if with_kernels else set()
+    found = Cells(140, rows)
+    for some in torch.arange(n).split(70):
+        parts = [part.to(dtype or part.dtype) for part in x[some].split([130, 10], 1)]
+        found.add(parts, a[some], row[some], group[some], half[some])
+    on_device.DEVICES = devices
+    return found.moments(range(rows), by_class=True)
+
+
+def assert_same_cells(found: Any, expected: Any) -> None:
+    for one, other in zip(found, expected, strict=True):
+        for name in ("counts", "advantage", "shift", "sums", "squares"):
+            np.testing.assert_allclose(
+                getattr(one, name), getattr(other, name), rtol=1e-12, atol=1e-12, err_msg=name
+            )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64, torch.int32])
+def test_sums_by_class_are_those_without_kernels(dtype: torch.dtype, launches: list[str]) -> None:
+    found = cells(with_kernels=True, dtype=dtype)
+    assert_same_cells(found, cells(with_kernels=False, dtype=dtype))
+    each = ["sort_cells"] if dtype == torch.int32 else ["sort_cells", "add_cells", "add_cells"]
+    assert launches == 3 * each
+
+
+def test_cells_of_one_sample_and_of_none() -> None:
+    for n, rows in ((1, 1), (3, 9)):
+        args = {"n": n, "rows": rows}
+        assert_same_cells(cells(True, **args), cells(False, **args))

@@ -1,0 +1,61 @@
+"""Counts what a GPU would be asked to do: launches of operators and of kernels, and their bytes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from lightning_neurocorr.metric import on_device
+
+# Convolutions in order, and the head: 54 layers.
+RESNET50 = [64] + [
+    width
+    for blocks, narrow in ((3, 64), (4, 128), (6, 256), (3, 512))
+    for block in range(blocks)
+    for width in [narrow, narrow, 4 * narrow] + [4 * narrow] * (block == 0)
+] + [1000]  # fmt: skip
+
+
+class Launches(TorchDispatchMode):
+    """Operators that run on a device, by name; not those that make a view or take memory."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: Counter[str] = Counter()
+        self.bytes = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        returned = func._schema.returns
+        views = any(one.alias_info and not one.alias_info.is_write for one in returned)
+        if not views and "empty" not in func.__name__:
+            self.add(func.__name__.split(".")[0], *tree_leaves((args, kwargs, result)))
+        return result
+
+    def add(self, name: str, *given: Any) -> None:
+        self.found[name] += 1
+        self.bytes += sum(one.nbytes for one in given if isinstance(one, Tensor))
+
+
+@contextmanager
+def counted(patch: pytest.MonkeyPatch, *, kernels: bool = True) -> Iterator[Launches]:
+    """Meta tensors play those of a GPU; kernels are counted and not run."""
+    with Launches() as launches:
+        patch.setattr(on_device, "DEVICES", {"meta"} if kernels else set())
+        patch.setattr(on_device, "_kernels", lambda: "there")
+        patch.setattr(
+            on_device, "_launch", lambda name, grid, *given, **more: launches.add(name, *given)
+        )
+        yield launches
+
+
+def on_meta(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.empty(shape, dtype=dtype, device="meta")
