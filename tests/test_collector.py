@@ -4,16 +4,22 @@ from collections import Counter
 from contextlib import nullcontext
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader
 
+from lightning_neurocorr import Attribution
+from lightning_neurocorr import functional as F
 from lightning_neurocorr.activations import choose_layers
 from lightning_neurocorr.samples import LoaderPositions
 from lightning_neurocorr.validation.collector import Collector, Settings
 from lightning_neurocorr.validation.options import Options
+from lightning_neurocorr.validation.rerun import Rerun
+from lightning_neurocorr.validation.rerun.arguments import Axis
+from lightning_neurocorr.validation.waiting import Waiting
 
 N = 8
 VIEWS = {"detach", "alias", "view", "t", "transpose", "expand"}
@@ -112,12 +118,23 @@ class Waits(TorchFunctionMode):
         return result
 
 
-def test_no_batch_waits_for_a_device(monkeypatch):
+@pytest.mark.parametrize("attributed", [False, True])
+def test_no_batch_waits_for_a_device(monkeypatch, attributed):
     # There is no autocast on meta tensors.
     monkeypatch.setattr("lightning_neurocorr.metric.correlation.exact_arithmetic", nullcontext)
     model = network().to("meta")
     loader = LoaderPositions(DataLoader(range(3 * N), batch_size=N))
-    settings = Settings(Options(lambda batch: batch[1]), choose_layers(model, None), model)
+    options = Options(lambda batch: batch[1], attribution=Attribution() if attributed else None)
+    settings = Settings(options, choose_layers(model, None), model)
+    chosen: list[Tensor] = []
+    if attributed:  # what meta tensors do not hold: of each batch the first two are `only_model`
+        told = torch.tensor([F.ONLY_MODEL, F.ONLY_MODEL, *[F.NEITHER] * (N - 2)])
+        arrived = torch.stack([told, torch.zeros(N).long(), torch.ones(N).long()])
+        on_its_way = "lightning_neurocorr.validation.attributing.on_its_way"
+        monkeypatch.setattr(on_its_way, lambda values: lambda: arrived)
+        monkeypatch.setattr(Rerun, "hear", lambda *_: None)
+        monkeypatch.setattr(Rerun, "prepare", prepare)
+        monkeypatch.setattr(Waiting, "add", lambda _, piece: chosen.append(piece.arguments[0][0]))
     settings.randomness = lambda *_: nullcontext()  # type: ignore[assignment]
     found = []
     with Collector(model, settings) as collector, torch.no_grad():
@@ -129,3 +146,11 @@ def test_no_batch_waits_for_a_device(monkeypatch):
             found.append(waits.found)
     assert found[0]  # metrics are made and moved: the check can see something
     assert found[1:] == [[], []]
+    # Those of the last batch are not known yet.
+    assert [tuple(x.shape) for x in chosen] == [(2, 3, 8, 8)] * 2 * attributed
+
+
+def prepare(rerun: Rerun, *_: Any) -> bool:
+    """The layout of the arguments, which is found by numbers."""
+    rerun.layout = (Axis(0),)
+    return True

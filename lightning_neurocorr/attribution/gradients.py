@@ -65,8 +65,8 @@ def attribute(
         ValueError: If the logits have another shape or another number of rows than ``target``.
     """
     objective = _Margin(forward, target, rival)
-    with _own_graph(target.device):
-        taps = _Taps(layers)
+    with own_graph(target.device):
+        taps = Taps(layers)
         gradients = _differentiate(objective, taps)
         found = {}
         for name, calls in gradients.items():
@@ -111,7 +111,7 @@ class _Margin:
 
 
 @contextmanager
-def _own_graph(device: torch.device) -> Iterator[None]:
+def own_graph(device: torch.device) -> Iterator[None]:
     """Outside inference mode, with gradients, and with the random state put back."""
     devices = [device] if device.type == "cuda" else []
     torch.clear_autocast_cache()  # weights that were cast in inference mode carry no gradient
@@ -124,7 +124,7 @@ def _own_graph(device: torch.device) -> Iterator[None]:
         yield
 
 
-class _Taps:
+class Taps:
     """Hooks that start the graph at the watched layers and keep what these put out.
 
     A layer that does not depend on an earlier watched one becomes a leaf of the graph and the
@@ -197,7 +197,7 @@ def _with_first(output: Any, new: Tensor) -> Any:
     return changed if first_tensor(changed) is new else None
 
 
-def _differentiate(objective: _Margin, taps: _Taps) -> dict[str, list[Tensor]]:
+def _differentiate(objective: _Margin, taps: Taps) -> dict[str, list[Tensor]]:
     """One forward and one backward: the gradients by layer, one for each call of the layer."""
     try:
         return _differentiate_once(objective, taps)
@@ -208,7 +208,7 @@ def _differentiate(objective: _Margin, taps: _Taps) -> dict[str, list[Tensor]]:
             return _differentiate_once(objective, taps)
 
 
-def _differentiate_once(objective: _Margin, taps: _Taps) -> dict[str, list[Tensor]]:
+def _differentiate_once(objective: _Margin, taps: Taps) -> dict[str, list[Tensor]]:
     with taps:
         margin = objective().sum()
         taps.recording = False
@@ -222,8 +222,8 @@ def _differentiate_once(objective: _Margin, taps: _Taps) -> dict[str, list[Tenso
     for name, calls in taps.kept.items():
         found = [(next(flat_gradients), activation) for activation in calls]
         if any(g is not None for g, _ in found):
-            wide = [_wide(torch.zeros_like(a) if g is None else g) for g, a in found]
-            gradients[name] = wide if scale == 1 else [g / scale for g in wide]
+            some = [torch.zeros_like(a) if g is None else g for g, a in found]
+            gradients[name] = some if scale == 1 else [_wide(g) / scale for g in some]
     return gradients
 
 
@@ -234,8 +234,8 @@ def _path_gradients(
     total = [torch.zeros_like(_wide(end)) for end in ends]
     for step in range(steps):
         values = [end * ((step + 0.5) / steps) for end in ends]
-        for calls in _differentiate(objective, _Taps(layer, values)).values():
-            total = [t + g / steps for t, g in zip(total, calls, strict=True)]
+        for calls in _differentiate(objective, Taps(layer, values)).values():
+            total = [t + _wide(g) / steps for t, g in zip(total, calls, strict=True)]
     return total
 
 
@@ -277,12 +277,13 @@ def _sums(
         activation, gradient = (part.masked_fill(padding, 0) for part in (activation, gradient))
     others = [axis for axis in range(activation.ndim) if axis != units]
     positions = [axis for axis in others if axis != rows]
-    activation = _wide(activation)
-    # Products are taken near the mean: a large mean would drown the differences in float32.
-    near = activation.mean(others, keepdim=True)
+    # Products are taken near the mean: a large mean would drown the differences in float32. Half
+    # precision is widened as it is read: a copy of a whole layer costs more than the sums.
+    wide = torch.promote_types(activation.dtype, torch.float32)
+    near = activation.mean(others, keepdim=True, dtype=wide)
     product, total = (activation - near).mul_(gradient), gradient
     if positions:
-        product, total = product.sum(positions), total.sum(positions)
+        product, total = product.sum(positions), total.sum(positions, dtype=wide)
     if total.device.type == "mps":  # has no float64
         product, total, near = product.cpu(), total.cpu(), near.cpu()
     total = total.double()

@@ -23,8 +23,10 @@ class Attribution:
             line from zero to the activation, one layer at a time (Sundararajan et al. 2017): also
             right where the gradient saturates, but ``path_steps`` passes per layer.
         path_steps: Points on that line.
-        samples_per_pass: At most so many samples go through the model at once, and no more than in
-            a batch of the loader; bounds the graph's memory.
+        samples_per_pass: At most so many samples go through the model at once; None is 256, or as
+            many as in a batch of the loader where it has more.
+        pass_bytes: Memory of a pass on top of the model: fewer samples go through at once where
+            theirs would need more. None is half of what is free on a GPU, and 2 GiB elsewhere.
         input_bytes: Memory of the inputs that wait for the end of a validation, over all processes.
             Fewer samples are attributed where theirs would need more.
         contrast_bytes: Memory of the sums behind the contrast, 8 bytes per neuron for each of at
@@ -35,13 +37,15 @@ class Attribution:
     max_share: float = 0.12
     method: Literal["gradient", "path"] = "gradient"
     path_steps: int = 16
-    samples_per_pass: int = 128
+    samples_per_pass: int | None = None
+    pass_bytes: int | None = None
     input_bytes: int = 1 << 28
     contrast_bytes: int = 1 << 26
 
     def __post_init__(self) -> None:
-        sizes = ("max_samples", "path_steps", "samples_per_pass", "input_bytes", "contrast_bytes")
-        for name in sizes:
+        sizes = ("max_samples", "path_steps", "input_bytes", "contrast_bytes")
+        bounds = [n for n in ("samples_per_pass", "pass_bytes") if getattr(self, n) is not None]
+        for name in (*sizes, *bounds):
             if getattr(self, name) < 1:
                 raise ValueError(
                     f"Expected `{name}` to be at least 1, but got {getattr(self, name)}."

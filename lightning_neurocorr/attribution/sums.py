@@ -5,7 +5,7 @@ Shapes: ``n`` samples of one call, ``D`` neurons of a layer, ``G`` parts of the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,8 @@ from lightning_neurocorr.activations import Place
 from lightning_neurocorr.attribution.columns import AttributionColumns, columns
 from lightning_neurocorr.attribution.gradients import attribute
 from lightning_neurocorr.attribution.settings import Attribution
+
+_BLOCK = 1 << 23  # numbers that are added up at once, 64 MB
 
 
 class AttributionSums:
@@ -32,6 +34,7 @@ class AttributionSums:
 
     Attributes:
         problems: One-line reasons by name for the layers without columns.
+        neurons: How many the layers have.
         parts: ``G``, in how many parts the pairs are summed; at most one pair each.
     """
 
@@ -47,16 +50,16 @@ class AttributionSums:
         wide: dict[str, Any] = {"dtype": torch.float64, "device": device}
         self._centres = {name: torch.as_tensor(c).to(**wide) for name, c in centres.items()}
         self.parts = min(self.settings.parts(sum(map(len, self._centres.values()))), pairs)
+        self._spans = _spans(self._centres)
+        self.neurons = neurons = sum(map(len, self._centres.values()))
+        # Of all layers one after another, so that a pass adds to few tensors and not to hundreds.
+        self._centre = torch.cat([torch.zeros(0, **wide), *self._centres.values()])
         self._counts = torch.zeros(2, **wide)  # `only_model` samples of each fold
         self._pairs = torch.zeros(1, **wide)
-        # Rows k and k^2, by fold.
-        self._moments = {n: torch.zeros(2, 2, len(c), **wide) for n, c in self._centres.items()}
-        self._shared = {name: torch.zeros(len(c), **wide) for name, c in self._centres.items()}
+        self._moments = torch.zeros(2, 2, neurons, **wide)  # rows k and k^2, by fold
+        self._shared = torch.zeros(neurons, **wide)
         # The members of pairs: `only_model`, `both`.
-        self._members = {
-            name: torch.zeros(2, self.parts, len(centre), device=device)
-            for name, centre in self._centres.items()
-        }
+        self._members = torch.zeros(2, self.parts, neurons, device=device)
 
     def update(
         self,
@@ -80,15 +83,16 @@ class AttributionSums:
             fold: 0 or 1, ``(n,)``.
             pair: Number of the pair that a sample belongs to, -1 for none, ``(n,)``.
             weight: Of each sample of ``both``, see :func:`balanced`, ``(n,)``; None is 0.
+
+        Raises:
+            OutOfMemoryError: If the samples are too many to be differentiated at once; nothing has
+                been added.
         """
         layers = {name: layers[name] for name in self._centres if name in layers}
         method, steps = self.settings.method, self.settings.path_steps
         found = attribute(forward, layers, target, rival, method=method, path_steps=steps)
-        group, fold, pair = group.long().cpu(), fold.long().cpu(), pair.long().cpu()
-        wins = nn.functional.one_hot(fold, 2).T.double() * (group == 0)
-        weight = torch.zeros(len(group)) if weight is None else weight.cpu() * (group == 1)
-        paired = (pair >= 0).nonzero().flatten()
-        member = group[paired] * self.parts + pair[paired] % max(self.parts, 1)
+        samples = _Weights(group, fold, pair, weight, self.parts)
+        ready: list[tuple[str, Tensor, Tensor]] = []
         for name, centre in self._centres.items():
             if name not in found:
                 self._drop(
@@ -96,42 +100,121 @@ class AttributionSums:
                     "it lies outside the module named by `output`, or no gradient of the "
                     "prediction reaches it",
                 )
-                continue
-            u, v = (values.to(centre.device) for values in found[name])
-            if u.shape[1] != len(centre):
-                self._drop(name, f"it has {u.shape[1]} neurons, not {len(centre)} as before")
-                continue
-            k, where = u - centre * v, wins.to(centre.device)
-            self._moments[name] += torch.stack([where @ k, where @ (k * k)])
-            self._shared[name] += weight.to(k) @ k
-            sums = self._members[name].view(-1, len(centre))
-            chosen = k[paired.to(k.device)].to(sums.dtype)
-            sums.index_add_(0, member.to(sums.device), chosen)
-        self._counts += wins.sum(1).to(self._counts.device)
-        self._pairs += int(((pair >= 0) & (group == 0)).sum())
+            elif (width := found[name][0].shape[1]) != len(centre):
+                self._drop(name, f"it has {width} neurons, not {len(centre)} as before")
+            else:
+                ready.append((name, *found.pop(name)))
+        samples = samples.to(self._centre.device)
+        try:
+            for block in _blocks(ready, len(target)):
+                self._add(block, samples)
+        except torch.OutOfMemoryError as error:  # some layers may have been added
+            raise RuntimeError("there is no room for the sums of a pass") from error
+        self._counts += samples.wins.sum(1)
+        self._pairs += samples.pairs
+
+    def _add(self, layers: Sequence[tuple[str, Tensor, Tensor]], samples: _Weights) -> None:
+        """Add some layers that lie side by side or not, in a handful of operations."""
+        there = self._centre.device
+        u, v = (
+            torch.cat([pair[side].to(there, non_blocking=True) for _, *pair in layers], 1)
+            for side in (0, 1)
+        )
+        spans = [self._spans[name] for name, *_ in layers]
+        k = u.addcmul_(torch.cat([self._centre[span] for span in spans]), v, value=-1)
+        moments = torch.stack([samples.wins @ k, samples.wins @ (k * k)])
+        shared = samples.shared @ k
+        chosen = k[samples.paired].to(self._members.dtype)
+        members = torch.zeros(2, self.parts, k.shape[1], device=there, dtype=chosen.dtype)
+        members.view(2 * self.parts, k.shape[1]).index_add_(0, samples.member, chosen)
+        start = 0
+        for span in _joined(spans):
+            here = slice(start, start := start + span.stop - span.start)
+            self._moments[..., span] += moments[..., here]
+            self._shared[span] += shared[here]
+            self._members[..., span] += members[..., here]
 
     def tensors(self) -> list[Tensor]:
         """The live sums, in the same order in every process: to be added up in place over them."""
-        found = (self._moments, self._members, self._shared)
-        return [self._counts, self._pairs, *(x for each in found for x in each.values())]
+        return [self._counts, self._pairs, self._moments, self._members, self._shared]
 
     def compute(self) -> dict[str, AttributionColumns]:
         """The columns of every layer."""
         counts, pairs = self._counts.cpu().numpy(), int(self._pairs)
+        moments, members, shared = (
+            part.cpu().numpy() for part in (self._moments, self._members, self._shared)
+        )
         return {
-            name: columns(
-                moments.cpu().numpy(),
-                counts,
-                self._members[name].cpu().numpy(),
-                pairs,
-                self._shared[name].cpu().numpy(),
-            )
-            for name, moments in self._moments.items()
+            name: columns(moments[..., span], counts, members[..., span], pairs, shared[span])
+            for name, span in self._spans.items()
         }
 
     def _drop(self, name: str, reason: str) -> None:
         """A layer missed once has no columns anywhere: NaN survives the sum over processes."""
         self.problems.setdefault(name, reason)
-        self._moments[name].fill_(torch.nan)
-        self._members[name].fill_(torch.nan)
-        self._shared[name].fill_(torch.nan)
+        for sums in (self._moments, self._members, self._shared):
+            sums[..., self._spans[name]] = torch.nan
+
+
+class _Weights:
+    """What each sample of a pass counts for, ready to be multiplied with contributions.
+
+    Attributes:
+        wins: 1 where a sample of ``only_model`` is of a fold, ``(2, n)``.
+        shared: Weight of a sample of ``both``, ``(n,)``.
+        paired: Samples that are members of a pair, indices ``(m,)``.
+        member: The row of the sums over members that each of these adds to, ``(m,)``.
+        pairs: How many pairs have their ``only_model`` member here.
+    """
+
+    def __init__(
+        self, group: Tensor, fold: Tensor, pair: Tensor, weight: Tensor | None, parts: int
+    ) -> None:
+        group, fold, pair = group.long().cpu(), fold.long().cpu(), pair.long().cpu()
+        self.wins = nn.functional.one_hot(fold, 2).T.double() * (group == 0)
+        self.shared = torch.zeros(len(group)) if weight is None else weight.cpu() * (group == 1)
+        self.shared = self.shared.double()
+        self.paired = (pair >= 0).nonzero().flatten()
+        self.member = group[self.paired] * parts + pair[self.paired] % max(parts, 1)
+        self.pairs = int(((pair >= 0) & (group == 0)).sum())
+
+    def to(self, device: torch.device) -> _Weights:
+        """On a device, without waiting for it."""
+        for name in ("wins", "shared", "paired", "member"):
+            setattr(self, name, getattr(self, name).to(device, non_blocking=True))
+        return self
+
+
+def _spans(layers: Mapping[str, Tensor]) -> dict[str, slice]:
+    """Where each layer lies among the neurons of all."""
+    found, start = {}, 0
+    for name, centre in layers.items():
+        found[name] = slice(start, start := start + len(centre))
+    return found
+
+
+def _joined(spans: Iterable[slice]) -> list[slice]:
+    """Spans of neurons in order, those that touch made one."""
+    found: list[slice] = []
+    for span in spans:
+        if found and found[-1].stop == span.start:
+            found[-1] = slice(found[-1].start, span.stop)
+        else:
+            found.append(span)
+    return found
+
+
+def _blocks(
+    layers: Iterable[tuple[str, Tensor, Tensor]], samples: int
+) -> Iterator[list[tuple[str, Tensor, Tensor]]]:
+    """Layers that are added together: few blocks, but temporaries of a bounded size."""
+    block: list[tuple[str, Tensor, Tensor]] = []
+    width = 0
+    for one in layers:
+        if block and (width + one[1].shape[1]) * samples > _BLOCK:
+            yield block
+            block, width = [], 0
+        block.append(one)
+        width += one[1].shape[1]
+    if block:
+        yield block

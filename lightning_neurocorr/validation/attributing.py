@@ -24,8 +24,10 @@ from lightning_neurocorr.attribution import (
     balanced,
     match_by_class,
 )
-from lightning_neurocorr.functional.hashing import hashed
+from lightning_neurocorr.functional.hashing import folds, hashed
+from lightning_neurocorr.validation.arriving import Late, on_its_way
 from lightning_neurocorr.validation.batches import JudgedBatch
+from lightning_neurocorr.validation.full_passes import in_full_passes
 from lightning_neurocorr.validation.processes import gather_objects, gather_rows, running
 from lightning_neurocorr.validation.rerun import Arguments, Rerun, too_many
 from lightning_neurocorr.validation.rerun.module import NOT_AGAIN
@@ -40,12 +42,13 @@ class Source(NamedTuple):
     Attributes:
         rerun: Runs the model.
         layers: Where the watched layers are read, by name.
-        arguments: From rows of the batch without padding to the model's arguments.
+        arguments: From rows of the batch without padding to the model's arguments; of all of them
+            with None.
     """
 
     rerun: Rerun
     layers: Mapping[str, Place]
-    arguments: Callable[[Tensor], Arguments]
+    arguments: Callable[[Tensor | None], Arguments]
 
 
 class Readiness(NamedTuple):
@@ -128,9 +131,10 @@ class Attributing:
             settings or Attribution(), total if sparing else None, class_outcomes, processes
         )
         self._waiting: Waiting | None = None
+        self._late: Late | None = None
         self._notes: tuple[str, ...] = ()
         self._layers: Mapping[str, Place] = {}
-        self._size = 1  # of a call: that of the loader's batches
+        self._size = 1  # of the loader's batches
 
     def refuse(self, reason: str) -> None:
         """Say why there is no attribution in this validation; the first reason stays."""
@@ -148,23 +152,40 @@ class Attributing:
             budget = self.settings.input_bytes // self._processes
             self._waiting = Waiting(self._choice, budget, source.rerun)
             self._layers = source.layers
+        self._settle()
         batch = judged.batch
         self._size = max(self._size, len(judged))
-        draw = hashed(batch.keys, seed=1)
-        target, answer = target.cpu(), answer.cpu()
+        told = torch.stack([outcome.long(), target.long(), answer.long()])
+        late = Late(batch.keys, on_its_way(told), source.arguments, batch.prediction)
+        if told.device.type == "cpu":
+            self._choose(late)
+        else:  # what is chosen is not known before the device comes to it: do not wait for it
+            self._late = late.kept(source.rerun)
+
+    def _settle(self) -> None:
+        """Choose from the batch before, of which all is known by now."""
+        late, self._late = self._late, None
+        if late is not None:
+            self._choose(late)
+
+    def _choose(self, late: Late) -> None:
+        outcome, target, answer = late.told()
+        draw = hashed(late.keys, seed=1).cpu()
         rows, group, score = self._choice(target, outcome, draw.double() / 2**63)
-        if not len(rows):
+        if self._waiting is None or not len(rows):
             return
-        half = judged.half.cpu()
-        told = (draw.cpu()[rows], target[rows], group, answer[rows], half[rows])
-        prediction = batch.prediction[rows.to(batch.prediction.device)].clone()
-        integers = torch.stack([part.long().cpu() for part in told], 1)
-        self._waiting.add(Piece(source.arguments(rows), prediction, integers, score))
+        half = folds(late.keys).cpu()
+        told = (draw[rows], target[rows], group, answer[rows], half[rows])
+        integers = torch.stack([part.long() for part in told], 1)
+        there = rows.to(late.prediction.device, non_blocking=True)
+        prediction = late.prediction.index_select(0, there)
+        self._waiting.add(Piece(late.arguments(rows), prediction, integers, score))
 
     # --- the end of a pass; every process must come here ----------------------------------------
 
     def readiness(self) -> Readiness:
         """What other processes must know."""
+        self._settle()
         reason = self.refused
         if not reason and self._waiting is not None:
             reason = self._waiting.rerun.judge()
@@ -258,16 +279,19 @@ class Attributing:
     ) -> str:
         """Run the samples of this process again; why that cannot be done, or empty."""
         rerun, differs = waiting.rerun, []
+
+        def add(piece: Piece) -> None:
+            checked = _Checked(rerun, piece)
+            _, target, group, _, fold, rival, pair, bits = piece.integers.T
+            weight = bits.contiguous().view(torch.float64)
+            here = piece.prediction.device
+            target, rival = (part.to(here, non_blocking=True) for part in (target, rival))
+            sums.update(checked, layers, target, rival, group, fold, pair, weight)
+            differs.append(checked.differs)
+
         try:
             with rerun.undisturbed():
-                for piece in waiting.calls(min(self._size, settings.samples_per_pass)):
-                    checked = _Checked(rerun, piece)
-                    _, target, group, _, fold, rival, pair, bits = piece.integers.T
-                    weight = bits.contiguous().view(torch.float64)
-                    here = piece.prediction.device
-                    classes = target.to(here), rival.to(here)
-                    sums.update(checked, layers, *classes, group, fold, pair, weight)
-                    differs.append(checked.differs)
+                in_full_passes(add, waiting, layers, settings, self._size, sums.neurons)
         except Exception as error:  # noqa: BLE001 -- other processes wait for the sums
             text = str(error).strip().split("\n")[0][:300]
             return f"running samples again failed with {type(error).__name__}: {text}"

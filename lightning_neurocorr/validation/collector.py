@@ -327,8 +327,9 @@ class Collector:
             self._doubt_axes()
         kept = None if batch.keep is None else batch.keep.nonzero().squeeze(1)
 
-        def arguments(rows: Tensor) -> Arguments:
-            return self.rerun.rows((args, kwargs), rows if kept is None else kept[rows])
+        def arguments(rows: Tensor | None) -> Arguments:
+            chosen = rows if kept is None else kept if rows is None else kept[rows]
+            return self.rerun.rows((args, kwargs), chosen)
 
         return Source(self.rerun, self.recorder.places, arguments)
 

@@ -105,6 +105,10 @@ class Waiting:
             yield from self._full_calls(waiting, size, rest=False)
         yield from self._full_calls(waiting, size, rest=True)
 
+    def split(self, piece: Piece, size: int) -> list[Piece]:
+        """The samples of a piece in calls of at most ``size``."""
+        return [self._some(piece, rows) for rows in torch.arange(len(piece)).split(size)]
+
     def _full_calls(self, waiting: list[Piece], size: int, *, rest: bool) -> Iterator[Piece]:
         """Calls of ``size`` samples from the front of ``waiting``; of all samples with ``rest``."""
         count = sum(map(len, waiting))

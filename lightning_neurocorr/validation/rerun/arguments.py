@@ -74,18 +74,20 @@ def learn_layout(
     return None
 
 
-def take(arguments: Arguments, layout: Layout, rows: Tensor) -> Arguments:
-    """The arguments for some samples of a call, copies of what holds samples."""
+def take(arguments: Arguments, layout: Layout, rows: Tensor | None) -> Arguments:
+    """The arguments for some samples of a call, or all: copies of what holds samples."""
     axes = iter(layout)
 
     def part(tensor: Tensor) -> Tensor:
         place = next(axes)
         if place is None:
             return tensor
+        if rows is None:
+            return tensor.clone()
         index = rows
         if place.times > 1:
             index = (rows[:, None] * place.times + torch.arange(place.times)).flatten()
-        return tensor.index_select(place.axis, index.to(tensor.device)).clone()
+        return tensor.index_select(place.axis, index.to(tensor.device, non_blocking=True))
 
     return _map(arguments, part)
 

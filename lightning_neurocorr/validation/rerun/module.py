@@ -115,7 +115,7 @@ class Rerun:
                     return False
 
             with self.undisturbed(), torch.no_grad():
-                self.layout = learn_layout(arguments, batch, n, self._held(), agrees)
+                self.layout = learn_layout(arguments, batch, n, self.held(), agrees)
             if self.layout is None:
                 self.refuse(NOT_AGAIN)
         if self.layout is not None and not fits(arguments, self.layout, n):
@@ -130,14 +130,14 @@ class Rerun:
             for tensor, place in pairs
         )
 
-    def rows(self, arguments: Arguments, rows: Tensor) -> Arguments:
-        """Copies of the arguments for some samples; :meth:`prepare` comes first."""
+    def rows(self, arguments: Arguments, rows: Tensor | None) -> Arguments:
+        """Copies of the arguments for some samples, or all; :meth:`prepare` comes first."""
         layout = self.layout or ()
-        return keep_whole(take(arguments, layout, rows), layout, self._held())
+        return keep_whole(take(arguments, layout, rows), layout, self.held())
 
     def size_of(self, arguments: Arguments, before: Arguments | None = None) -> int:
         """Bytes of the arguments of some samples; not of weights, nor of what ``before`` has."""
-        known = {id(tensor) for tensor in (*self._held(), *tensors_in(before))}
+        known = {id(tensor) for tensor in (*self.held(), *tensors_in(before))}
         tensors = [tensor for tensor in tensors_in(arguments) if id(tensor) not in known]
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
@@ -173,5 +173,6 @@ class Rerun:
             stack.enter_context(ordinary_tensors(self.module))
             yield
 
-    def _held(self) -> list[Tensor]:
+    def held(self) -> list[Tensor]:
+        """Weights and buffers, which are no samples."""
         return [*self.module.parameters(), *self.module.buffers()]

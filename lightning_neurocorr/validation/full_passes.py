@@ -1,0 +1,73 @@
+"""Samples that wait go through the model in as few passes as there is room for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+
+from lightning_neurocorr.activations import Place
+from lightning_neurocorr.attribution import Attribution, free_bytes, graph_bytes
+from lightning_neurocorr.validation.waiting import Piece, Waiting
+
+_FULL = 256  # samples that keep a GPU busy, where a batch of the loader has fewer
+_TRIED = 8  # samples of the forward that shows what one takes
+
+
+def in_full_passes(
+    work: Callable[[Piece], None],
+    waiting: Waiting,
+    layers: Mapping[str, Place],
+    settings: Attribution,
+    batch: int,
+    neurons: int,
+) -> None:
+    """Do some work on all samples that wait; where memory is short, on fewer of them at once.
+
+    Args:
+        work: Differentiates the prediction of some samples. Where it runs out of memory, it has
+            done nothing yet and is called again with fewer.
+        waiting: The samples.
+        layers: Where the watched layers are read, by name.
+        settings: Bounds of a pass.
+        batch: Samples of a batch of the loader.
+        neurons: Neurons of all watched layers.
+    """
+    most = settings.samples_per_pass or max(batch, _FULL)
+    most = min(most, max(1, sum(map(len, waiting.pieces))))
+    if most > _TRIED:
+        most = _fitting(most, waiting, layers, settings, batch, neurons)
+    for piece in waiting.calls(most):
+        rest = [piece]
+        while rest:
+            part = rest.pop()
+            if len(part) > most:
+                rest += reversed(waiting.split(part, most))
+                continue
+            try:
+                work(part)
+            except torch.OutOfMemoryError:
+                if len(part) == 1:
+                    raise
+                most = len(part) // 2
+                rest.append(part)
+
+
+def _fitting(
+    most: int,
+    waiting: Waiting,
+    layers: Mapping[str, Place],
+    settings: Attribution,
+    batch: int,
+    neurons: int,
+) -> int:
+    """How many samples there is room for, at most ``most``: seen in the forward of a few."""
+    few = next(iter(waiting.calls(_TRIED)))
+    device, rerun = few.prediction.device, waiting.rerun
+    room = free_bytes(device) if settings.pass_bytes is None else settings.pass_bytes
+    try:
+        taken = graph_bytes(lambda: rerun.logits(few.arguments), layers, device, rerun.held())
+    except RuntimeError:  # such as `torch.func` inside the model: nothing can be counted
+        return min(most, batch)
+    each = taken / len(few) + 16 * neurons
+    return max(1, min(most, int(room / each)))
