@@ -9,7 +9,8 @@ import tempfile
 import threading
 import warnings
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,56 @@ def microscope_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]
         warnings.simplefilter("ignore")  # Lightning's advice
         callback = make_run(folder, epochs=4)
     return folder, callback
+
+
+@pytest.fixture(scope="session")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Runs for the browser tests: microscope_runs.Written."""
+    from tests.microscope_runs import Written
+
+    return Written(tmp_path_factory.mktemp("written"))
+
+
+@pytest.fixture(scope="session")
+def addresses(written: Any) -> Iterator[Callable[[str], str]]:
+    """Where the runs are shown: a TensorBoard for each data path, started once, or the file."""
+    from tests.microscope import PATHS, serving
+    from tests.microscope_runs import COUNT
+
+    found = {"file": f"file://{written.file}"}
+    with ExitStack() as stack:
+
+        def address(path: str) -> str:
+            if path not in found:
+                served = stack.enter_context(serving(written.folder, *PATHS[path]))
+                served.runs(COUNT)
+                found[path] = served.address
+            return found[path]
+
+        yield address
+
+
+@pytest.fixture(scope="module")
+def browser(chromium: str) -> Iterator[Any]:
+    """A Chromium, closed after each file: its loop of events is in the way of others."""
+    from playwright.sync_api import sync_playwright
+
+    from tests.microscope_views import ARGUMENTS
+
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=chromium, args=list(ARGUMENTS))
+        yield opened
+        opened.close()
+
+
+@pytest.fixture(scope="module", params=["data server", "slow", "file"])
+def view(request: pytest.FixtureRequest, addresses: Any, browser: Any) -> Iterator[Any]:
+    """The page in TensorBoard on both data paths, and in the file."""
+    from tests.microscope_views import SIZE, View
+
+    page = browser.new_page(viewport=SIZE)
+    yield View(page, addresses(request.param), inside=request.param != "file")
+    page.close()
 
 
 def _seed_everything() -> None:

@@ -14,6 +14,21 @@ SECONDS = 60
 SIZE = {"width": 1400, "height": 900}
 _TALL = {"width": 2600, "height": 8000}  # all rows and columns are in view; slow to paint
 
+# What has a link: every page, and every key that a link of it may have.
+PAGES = (
+    ("overview", {"filter": "r>0 layer:features*", "sort": "q_value", "columns": "r,q_value"}),
+    ("neuron", {"neuron": "features.2:3"}),
+    ("samples", {"cell": "only_model"}),
+    ("samples", {"cell": "both", "from": "120"}),
+    ("samples", {"cell": "neither", "truth": "5"}),
+    ("sample", {"sample": "7"}),
+    ("compare", {}),
+    ("compare", {"other": "digits/version_1", "othername": "neurocorr", "by": "a"}),
+    ("compare", {"other": "digits/version_0", "othername": "neurocorr", "otherstep": "19"}),
+    ("study", {"study": "ablation"}),
+    ("study", {"study": "squares", "by": "neuron/-squared"}),
+)
+
 _ALL_READY = "({...document.getElementById('app')?.dataset})"
 
 

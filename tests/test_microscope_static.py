@@ -69,7 +69,8 @@ def test_each_state_of_a_missing_number_has_the_word_that_the_guide_explains():
     block = OURS["format.js"].partition("STATE_WORDS = {")[2].partition("}")[0]
     words = dict(re.findall(r'(\w+): "([^"]+)"', block))
     assert words == {"measured": "no value", "not_asked": "not asked for", "refused": "refused",
-                     "not_finished": "not finished", "not_chosen": "not chosen"}  # fmt: skip
+                     "not_finished": "not finished", "not_chosen": "not chosen",
+                     "not_kept": "not kept", "not_watched": "not watched"}  # fmt: skip
     guide = (Path(__file__).parents[1] / "docs" / "microscope.md").read_text()
     assert all(f"\n| {word} |" in guide for word in words.values())
 

@@ -74,14 +74,8 @@ def of_report(
 ) -> Exported:
     """A report, and what is known of the validations before it."""
     found = Found.of(report)
-    full = not report.message
-    frames: Steps = ()
-    pictures: Steps = ()
+    table = frame(found)
     tiles: Steps = ()
-    if full:
-        table = frame(found)
-        frames = ((report.step, tuple(table.items)),)
-        pictures = ((report.step, table.pictures),) if table.pictures else ()
     if report.samples is not None and (items := tile_items(report.samples)):
         tiles = ((report.step, tuple(items)),)
     earlier = [entry for entry in history if entry.validation < report.validation]
@@ -89,11 +83,11 @@ def of_report(
     return Exported(
         run=run or report.name,
         name=report.name,
-        meta=(*metas, meta(found, full=full)),
+        meta=(*metas, meta(found, full=True)),
         history=_histories(report, earlier),
-        frames=frames,
+        frames=((report.step, tuple(table.items)),),
         tiles=tiles,
-        pictures=pictures,
+        pictures=((report.step, table.pictures),) if table.pictures else (),
     )
 
 

@@ -171,7 +171,7 @@ def history_parts(
 
 
 def frame(found: Found, columns: Sequence[str] | None = None) -> Frame:
-    """The full table of a validation.
+    """The full table of a validation; of one with a message the samples alone.
 
     Args:
         found: The report.
@@ -181,14 +181,16 @@ def frame(found: Found, columns: Sequence[str] | None = None) -> Frame:
     names = [
         name
         for name in COLUMNS
-        if (columns is None or name in columns)
+        if not report.message
+        and (columns is None or name in columns)
         and name in report.columns
         and np.isfinite(report.columns[name]).any()
     ]
     parts = {f"c/{name}": pack(report.columns[name]) for name in names}
     sentences, which = _numbered(report.verdicts)
     number, described = bits(found.claims)
-    parts |= {"verdict": pack(which), "claims": pack(number)}
+    if not report.message:
+        parts |= {"verdict": pack(which), "claims": pack(number)}
     samples = report.samples
     if samples is not None and not states.listable(samples):
         samples = None

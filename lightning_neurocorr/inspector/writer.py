@@ -63,9 +63,7 @@ class RunWriter:
             validations: How many there have been, from 1.
             last: Whether this is the end, or more was found: the full table is written.
         """
-        full = not report.message and (
-            last or self.settings.writes_table(validations, sum(report.sizes))
-        )
+        full = last or self.settings.writes_table(validations, sum(report.sizes))
         values = self._summary(report, kept, full=full)
         for writer in writers:
             summary = _summaries.Summary(value=[*values, *self._thumbnails(report, writer)])
@@ -75,7 +73,7 @@ class RunWriter:
 
     def lacks_table(self, report: NeuronReport) -> bool:
         """Whether the full table of this validation was not written."""
-        return not report.message and self._whole != report.validation
+        return self._whole != report.validation
 
     def _summary(self, report: NeuronReport, kept: np.ndarray | None, *, full: bool) -> list[Any]:
         name, found = report.name, Found.of(report)

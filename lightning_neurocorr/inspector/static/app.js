@@ -1,6 +1,7 @@
 // The page as a whole: state from the link, data for it, the head with its epoch slider, keys.
 
 import { html, nothing, render } from "./vendor/lit-html.js";
+import { markEdges, watchEdges } from "./edges.js";
 import { OUTCOME_WORDS, count, plain } from "./format.js";
 import { changed, parsedState, queryOf } from "./place.js";
 import { Series } from "./series.js";
@@ -45,6 +46,7 @@ export class App {
     });
     document.addEventListener("keydown", (event) => this.#key(event));
     addEventListener("resize", () => this.redraw());
+    watchEdges(this.root);
     this.#draw();
     await this.refresh();
     if (this.source.growing) setInterval(() => !document.hidden && this.refresh(), LOOK_AGAIN);
@@ -145,12 +147,13 @@ export class App {
     const first = about ?? (state.run ? null : this.all[0]);
     this.series = first ? this.seriesOf(first.run, first.name) : this.asked ? null : undefined;
     this.meta = this.series?.meta(Number(state.step ?? NaN));
-    this.frame = this.series && !(this.meta.message && !this.series.metas.some(({ full }) => full)) ? this.series.frame(this.meta.step) : this.series && null;
+    this.frame = this.series && this.series.frame(this.meta.step);
     this.frameMeta = this.frame ? this.series.meta(this.frame.step) : this.meta;
     this.mostR = this.meta ? Math.max(...this.meta.layers.flatMap(({ max_r: a, min_r: b }) => [Math.abs(a ?? 0), Math.abs(b ?? 0)]), 1e-6) : 1;
     document.documentElement.dataset.theme = this.theme.dark() ? "dark" : "light";
     render(html`${this.#head()}<div class="page">${this.#faults()}${this.#body()}</div>${this.opened.help ? this.#help() : nothing}`, this.root);
     for (const table of Object.values(this.tables)) if (table.element.isConnected) table.fit();
+    requestAnimationFrame(() => markEdges(this.root));
     const waits = [...this.#series.values()].some(({ shelf }) => shelf.pending) || (!this.asked && !this.fault);
     if (!waits && !this.drawn) performance.mark("neurocorr-drawn"); // for the benchmark: the first page is whole
     this.drawn ||= !waits;

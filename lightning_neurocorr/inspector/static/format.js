@@ -79,6 +79,8 @@ export const STATE_WORDS = {
   refused: "refused",
   not_finished: "not finished",
   not_chosen: "not chosen",
+  not_kept: "not kept",
+  not_watched: "not watched",
 };
 
 /** A state as a sentence; null where there is nothing to say. */

@@ -2,7 +2,7 @@
 
 const COMMON = ["run", "name", "step", "filter", "sort", "columns"];
 const OF_PAGE = {
-  overview: ["pick"],
+  overview: [],
   neuron: ["neuron"],
   samples: ["cell", "truth", "answer", "from"],
   sample: ["sample"],

@@ -173,8 +173,10 @@ export class Series {
 
   /** The full table at a step or the one nearest to it; null where none was written. */
   frame(step) {
-    const items = this.items("parts");
-    if (!items) return items;
+    const all = this.items("parts");
+    if (!all) return all;
+    const empty = new Set(this.metas.filter(({ message }) => message).map((meta) => meta.step));
+    const items = all.filter((item) => item.step === step || !empty.has(item.step)); // those have samples, but no neurons
     if (!items.length) return null;
     const distance = (item) => Math.abs(item.step - step);
     const item = items.reduce((best, one) => (distance(one) < distance(best) ? one : best));

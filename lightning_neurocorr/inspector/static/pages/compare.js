@@ -111,7 +111,7 @@ function neurons(app, a, b) {
   if (!size) return html`<p class="card empty">No neuron of A has the layer and unit of one of B.</p>`;
   const top = found.order.subarray(0, Math.min(LISTED, found.known)).filter((i) => found.change[i] > 0);
   const low = found.order.slice(Math.max(found.known - LISTED, 0), found.known).reverse().filter((i) => found.change[i] < 0);
-  return html`<p class="note plain">${count(size)} of ${count(found.total)} neurons match. Chance: ${chances(a, b)}.</p>
+  return html`<p class="note plain">${count(size)} of ${count(found.total)} neurons match${found.known < size ? `, ${count(found.known)} of these have an r in both` : ""}. Chance: ${chances(a, b)}.</p>
     <div class="row three-even"><section class="card" data-list="risen"><h2>Risen most</h2>${list(app, found, top, "No neuron rose.")}</section>
       <section class="card" data-list="fallen"><h2>Fallen most</h2>${list(app, found, low, "No neuron fell.")}</section>
       <section class="card"><h2>r in A (across) against r in B (up)</h2>${points(app, found, [...top, ...low])}</section></div>

@@ -4,7 +4,7 @@ import { html, nothing } from "../vendor/lit-html.js";
 import { bars, interval, lineChart, numbers } from "../charts.js";
 import { NONE, OUTCOMES, OUTCOME_WORDS, STATE_WORDS, columnText, count, fixed, known, missing, ordinal, plain, signed } from "../format.js";
 import { tileCanvas } from "../images.js";
-import { ANSWER_WORDS, MARKS, answer, epochName, goTo, isClass, layerClause, loading, missingNote, nameOf, neuronName, neuronOf, otherEpoch, sampleTile, stateOf } from "./pieces.js";
+import { ANSWER_WORDS, MARKS, answer, epochName, goTo, isClass, layerClause, loading, missingNote, nameOf, neuronName, neuronOf, otherEpoch, sampleTile, stateOf, unkept } from "./pieces.js";
 import { currentOrder, currentR } from "./neuron_table.js";
 import { neuronOfStudies } from "./study.js";
 
@@ -12,17 +12,17 @@ export function neuronPage(app) {
   const { frame, meta, state } = app;
   const neuron = neuronOf(state.neuron);
   if (frame === undefined) return loading();
-  const row = frame ? frame.row(neuron.layer, neuron.unit) : -1;
+  const row = frame && !meta.message ? frame.row(neuron.layer, neuron.unit) : -1;
   if (row < 0) return absent(app, neuron);
   frame.want(neededParts(frame));
   app.series.items("pictures");
   const bits = frame.get("claims")?.[row];
-  return html`${title(app, neuron, row)}${otherEpoch(app)}
-    ${meta.layers.some(({ name }) => name === neuron.layer) ? nothing
-      : html`<p class="note"><b>This layer was not watched at ${epochName(meta)}.</b></p>`}
+  const missed = unkept(app, neuron, row, currentR(app));
+  return html`${title(app, neuron, row)}${otherEpoch(app, `${missed ? `Of this epoch there is no r: ${missed.why}.` : "Its r is shown."} All other numbers here are of`)}
     <div class="row three">${frame.index.claims.map((claim) => claimCard(app, claim, neuron, row, bits))}</div>
     <div class="row sees">${sees(app, neuron, row)}
-      <div class="stack">${appeared(app, neuron, row)}${groups(app, row)}${rank(app, neuron, row)}${neuronOfStudies(app, row)}</div></div>
+      <div class="stack">${appeared(app, neuron, row)}${groups(app, row)}${rank(app, neuron, row)}</div></div>
+    <div class="row studied">${neuronOfStudies(app, row)}</div>
     ${everything(app, row)}`;
 }
 
@@ -39,13 +39,25 @@ function absent(app, neuron) {
   const { meta, series, frame } = app;
   const sized = series.metas.filter(({ layers }) => layers.some(({ name, size }) => name === neuron.layer && neuron.unit >= 0 && neuron.unit < size));
   const watched = sized.includes(meta);
-  const why = frame === null || meta.message ? meta.message || "No table was written."
+  if (meta.message) return unsaid(app, neuron, sized);
+  const why = frame === null ? "No table was written."
     : sized.length ? `Its layer was not watched then. It was at ${sized.length === 1 ? epochName(sized[0]) : `${epochName(sized[0])} to ${epochName(sized.at(-1))}`}.`
       : "No layer of this run has such a neuron.";
   return html`<section class="card hero"><h1>${neuronName(neuron)}</h1>
     <p class="message"><b>${watched ? "Nothing was kept of this neuron" : `This neuron is not there at ${epochName(meta)}`}.</b> ${why}</p>
     <p>${sized.length && !watched ? goTo(app, { step: String(sized.at(-1).step) }, `Go to ${epochName(sized.at(-1))}`, "button") : nothing}
       ${goTo(app, { page: "overview", filter: null }, "All neurons", "button")}</p></section>`;
+}
+
+/** At an epoch with a message nothing is said of a neuron; another epoch may have more. */
+function unsaid(app, neuron, sized) {
+  const { meta } = app;
+  const distance = (one) => Math.abs(one.step - meta.step);
+  const near = sized.filter(({ message, full }) => full && !message).sort((a, b) => distance(a) - distance(b))[0];
+  return html`<section class="card hero"><h1>${neuronName(neuron)}</h1>
+    <p class="message"><b>Nothing is said of neurons at ${epochName(meta)}.</b> ${meta.message}</p>
+    <p>${near ? goTo(app, { step: String(near.step) }, `Go to ${epochName(near)}`, "button") : nothing}
+      ${goTo(app, { page: "overview", filter: null }, "Overview", "button")}</p></section>`;
 }
 
 function title(app, neuron, row) {
@@ -66,17 +78,18 @@ function title(app, neuron, row) {
 
 // --- claims --------------------------------------------------------------------------------------
 
-const valueOf = (app, name, row) => (name === "r" ? currentR(app) : name ? app.frame.column(name) : null)?.[row];
+const valueOf = (app, name, row) => (name ? app.frame.column(name)?.[row] : undefined);
 
 function claimCard(app, claim, neuron, row, bits) {
   const { frame, meta, frameMeta } = app;
   const found = bits === undefined ? "unknown" : answer(bits, claim);
   const column = frame.columns.get(claim.column) ?? { name: claim.column };
-  const value = valueOf(app, claim.column, row);
-  const [low, high] = [claim.low, claim.high].map((name) => (name ? frame.column(name)?.[row] : NaN));
   const ofR = claim.column === "r";
+  const value = ofR ? currentR(app)?.[row] : valueOf(app, claim.column, row);
+  const moved = ofR && frame.step !== meta.step; // r is of this epoch, its interval would be of another
+  const [low, high] = [claim.low, claim.high].map((name) => (moved ? NaN : valueOf(app, name, row)));
   const chance = ofR ? meta.layers.find(({ name }) => name === neuron.layer)?.chance : undefined;
-  const state = known(value) ? null : stateOf(frameMeta, claim.column, neuron.layer);
+  const state = known(value) ? null : (ofR ? unkept(app, neuron, row, currentR(app)) : null) ?? stateOf(frameMeta, claim.column, neuron.layer);
   const words = state ? STATE_WORDS[state.state] : "not known";
   return html`<section class="card claim" data-claim=${claim.name} aria-label=${claim.title}>
     <h2>${claim.title} <span class="badge ${found}">${found === "unknown" ? words : ANSWER_WORDS[found]}</span></h2>
@@ -124,8 +137,8 @@ function sees(app, neuron, row) {
   }
   const evidence = frameMeta.evidence;
   return html`<section class="card" aria-label="What it sees"><h2>What it sees</h2>
-    ${some ? lines : missingNote(evidence.exemplars, "no samples were kept for this neuron")}
-    ${some && !frame.index.tile ? missingNote(evidence.thumbnails, null) : nothing}
+    ${some ? lines : missingNote(frame.get("e/any") ? { state: "not_chosen", why: "of very many neurons samples are kept for the strongest only" } : evidence.exemplars, "no samples were kept")}
+    ${some && !frame.index.tile ? missingNote(evidence.thumbnails, null, "images") : nothing}
     ${made(app, row)}</section>`;
 }
 
@@ -151,14 +164,17 @@ function appeared(app, neuron, row) {
   const values = series.curve(neuron.layer, neuron.unit);
   if (values === undefined) return html`<section class="card">${loading("Loading the history")}</section>`;
   const chance = metas.map(({ layers }) => layers.find(({ name }) => name === neuron.layer)?.chance ?? NaN);
-  const shown = values ?? Float32Array.from(metas, ({ step }) => (step === frame.step ? frame.column("r")?.[row] ?? NaN : NaN));
+  // the table knows r of its own epoch also where history has not kept it
+  const shown = Float32Array.from(metas, ({ step }, i) => (known(values?.[i]) || step !== frame.step ? values?.[i] ?? NaN : frame.column("r")?.[row] ?? NaN));
   const attribution = series.curve(neuron.layer, neuron.unit, "attribution");
   const labels = metas.map(epochName);
   const options = { labels, at: metas.indexOf(meta), onPick: (i) => app.goEpoch(i), zero: true, format: fixed, wide: true };
   const some = Array.from(shown).some(known);
+  const sparse = Boolean(series.history(neuron.layer)?.units);
   return html`<section class="card" aria-label="r over the epochs"><h2>When did it appear? <small>r over the epochs, grey: chance</small></h2>
     ${some ? lineChart([{ name: "r", label: "r", values: shown }], { ...options, band: chance, title: `r of ${nameOf(neuron)} over the epochs` })
-      : html`<p class="empty">Its r was not kept: of very many neurons only the strongest have a history.</p>`}
+      : html`<p class="empty">${sparse ? "Its r was not kept." : "It has no r at any epoch."}</p>`}
+    ${sparse && Array.from(shown).some((value) => !known(value)) ? html`<p class="about">Of very many neurons only the strongest have a history.</p>` : nothing}
     ${attribution && Array.from(attribution).filter(known).length > 1
       ? html`<h2>Attribution <small>over the epochs</small></h2>${lineChart([{ name: "attribution", label: "attribution", values: attribution }], { ...options, title: "attribution over the epochs" })}` : nothing}
     ${numbers([["", "r", "chance", "attribution"], ...metas.map((one, i) => [epochName(one), signed(shown[i]), known(chance[i]) ? chance[i].toFixed(3) : NONE, signed(attribution?.[i])])])}
@@ -179,10 +195,10 @@ function rank(app, neuron, row) {
   if (!r || !known(r[row])) return nothing;
   const at = frame.layerAt.get(neuron.layer);
   const { size } = frame.index.layers[at];
+  if (frame.step !== app.meta.step && app.series.history(neuron.layer)?.units) return nothing; // r of the others is not known
   let above = 0;
   for (let i = frame.starts[at]; i < frame.starts[at] + size; i++) if (r[i] > r[row] || (r[i] === r[row] && i < row)) above++;
-  const before = frame.column("rank_before")?.[row];
-  const risen = frame.column("risen_at")?.[row];
+  const [before, risen] = ["rank_before", "risen_at"].map((name) => (frame.step === app.meta.step ? frame.column(name)?.[row] : NaN));
   return html`<section class="card"><h2>Place in its layer</h2><p class="place"><b>${ordinal(above + 1)}</b> of ${count(size)} by r in
       ${goTo(app, { page: "overview", filter: layerClause(neuron.layer) }, html`<bdi>${neuron.layer}</bdi>`)}${known(before) ? `, ${ordinal(before)} at the validation before` : ""}.
     ${known(risen) ? html`Kept at least half of this r since step ${risen}.` : nothing}</p></section>`;

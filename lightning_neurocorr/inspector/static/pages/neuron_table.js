@@ -6,7 +6,7 @@ import { NONE, columnText, count, fixed, known, missing, signed, smallFirst } fr
 import { drawTile } from "../images.js";
 import { everyRow, parsed, passing, sorted } from "../order.js";
 import { Table, made } from "../table.js";
-import { MARKS, answer, loading, nameOf, stateOf, stateWord } from "./pieces.js";
+import { MARKS, answer, loading, nameOf, stateOf, stateWord, unkept } from "./pieces.js";
 
 const FIRST = ["r", "evidence", "interval", "q_value", "r_within_class", "attribution", "ablation", "epochs", "verdict"];
 const TITLES = { q_value: "q", r_within_class: "in class", r_replicated: "replicated" };
@@ -170,7 +170,8 @@ const SPECIAL = {
     fill: (cell, row) => fillR(app, cell, row) }),
   interval: (app) => ({ key: "interval", title: "95 % interval", numeric: true, sortable: false, width: 112,
     fill: (cell, row) => {
-      const [low, high] = ["r_low", "r_high"].map((name) => app.frame.column(name)?.[row]);
+      const moved = app.frame.step !== app.meta.step; // r is of this epoch, its interval would be of another
+      const [low, high] = ["r_low", "r_high"].map((name) => (moved ? NaN : app.frame.column(name)?.[row]));
       cell.textContent = known(low) ? `${fixed(low)} to ${fixed(high)}` : NONE;
     } }),
   epochs: (app) => ({ key: "epochs", title: "over epochs", sortable: false, width: 90, make: makeSpark, fill: (cell, row) => fillSpark(app, cell, row) }),
@@ -178,6 +179,7 @@ const SPECIAL = {
     make: (cell) => app.frame.index.claims.forEach(() => cell.append(made("span", "badge"))),
     fill: (cell, row) => fillEvidence(app, cell, row) }),
   verdict: (app) => ({ key: "verdict", title: "verdict", sortable: false, width: 168, grow: 2,
+    make: (cell) => cell.classList.add("lines"),
     fill: (cell, row) => {
       const text = app.frame.index.verdicts[app.frame.get("verdict")?.[row]] ?? "";
       cell.textContent = text;
@@ -215,7 +217,10 @@ function fillR(app, cell, row) {
   bar.style.setProperty("--from", `${value < 0 ? 50 - part : 50}%`);
   bar.style.setProperty("--width", `${part}%`);
   bar.className = `tiny-bar ${value < 0 ? "below" : "above"}`;
-  text.textContent = signed(value);
+  const state = known(value) ? null : unkept(app, app.frame.neuron(row), row, currentR(app));
+  text.textContent = state ? stateWord(state) : signed(value);
+  text.className = state ? "none" : "";
+  cell.title = missing(state) ?? "";
 }
 
 function fillEvidence(app, cell, row) {

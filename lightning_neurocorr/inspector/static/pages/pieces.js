@@ -52,8 +52,9 @@ export function stateOf(meta, column, layer) {
 
 export const stateWord = (state) => (state ? STATE_WORDS[state.state] ?? state.state : STATE_WORDS.measured);
 
-export const missingNote = (state, otherwise) => {
-  const text = missing(state) ?? otherwise;
+export const missingNote = (state, otherwise, what = "") => {
+  const why = missing(state) ?? otherwise;
+  const text = why && what ? `${what}: ${why}` : why;
   return text ? html`<p class="missing">${text[0].toUpperCase() + text.slice(1)}${/[.!?]$/.test(text) ? "" : "."}</p>` : nothing;
 };
 
@@ -118,10 +119,24 @@ export function outcomeTable(app, outcomes, { chosen, series = app.series, step 
 
 export const epochName = (meta) => `epoch ${plain(meta.epoch)}`;
 
-/** A note where the table is of another epoch than the one that is looked at. */
-export function otherEpoch(app) {
+/** A note where the table is of another epoch than the one that is looked at; `own` is what is of this one. */
+export function otherEpoch(app, own = "All that is shown here is of") {
   const { frame, meta } = app;
   if (!frame || frame.step === meta.step) return nothing;
-  return html`<p class="note" role="note"><b>${epochName(meta)} has no full table.</b> Its r is shown. All other numbers here are of
+  return html`<p class="note" role="note"><b>Epoch ${plain(meta.epoch)} has no full table.</b> ${own}
     ${goTo(app, { step: String(frame.step) }, `epoch ${plain(frame.index.epoch)}`)}, the nearest one that was written.</p>`;
 }
+
+/** Why r of a neuron is not known at this epoch, though it is in the table; null where it is known or undefined. */
+export function unkept(app, neuron, row, r) {
+  const { frame, meta } = app;
+  if (frame.step === meta.step || known(r?.[row]) || !known(frame.column("r")?.[row])) return null;
+  return meta.layers.some(({ name }) => name === neuron.layer)
+    ? { state: "not_kept", why: "of very many neurons only the strongest have a history" }
+    : { state: "not_watched", why: `this layer was not watched at ${epochName(meta)}` };
+}
+
+/** Whether r of all neurons is known at this epoch. */
+const keepsAll = ({ frame, series, meta }) => frame.step === meta.step || !frame.index.layers.some(({ name }) => series.history(name)?.units);
+
+export const ofThisEpoch = (app) => (keepsAll(app) ? "Its r is shown. All other numbers here are of" : "Its r is shown for the strongest neurons. All other numbers here are of");

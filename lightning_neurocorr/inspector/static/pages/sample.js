@@ -26,7 +26,7 @@ export function samplePage(app) {
       <p class="verdict">${sample.outcome ? html`${goTo(app, { page: "samples", cell: sample.outcome }, OUTCOME_WORDS[sample.outcome])}` : "This sample is in no outcome group."}</p></div></header>
     ${otherEpoch(app)}
     <div class="row one-sample"><section class="card" aria-label="Sample">
-      <div class="large ${sample.outcome ?? ""}">${tile === null ? missingNote(frame.index.tile ? { state: "not_chosen", why: "no thumbnail of this sample was kept" } : frameMeta.evidence.thumbnails, "no image") : tileCanvas(tile, 280, sampleName(sample))}</div>
+      <div class="large ${sample.outcome ?? ""}">${tile === null ? missingNote(frame.index.tile ? { state: "not_chosen", why: "no thumbnail of this sample was kept" } : frameMeta.evidence.thumbnails, "none", "image") : tileCanvas(tile, 280, sampleName(sample))}</div>
       <dl class="pairs large-type">${sample.target === undefined ? nothing : html`<dt>truth</dt><dd><b><bdi>${sample.target < 0 ? "not known" : frame.className(sample.target)}</bdi></b></dd>`}
         ${sample.model === undefined ? nothing : said("model", sample.model, right(["both", "only_model"]))}
         ${sample.baseline === undefined ? nothing : said("baseline", sample.baseline, right(["both", "only_baseline"]))}

@@ -13,7 +13,7 @@ export function samplesPage(app) {
   const outcomes = frame?.get("s/outcome");
   if (outcomes === undefined && frame) return loading("Loading the samples");
   if (!outcomes) {
-    return html`<header class="page-title"><h1>Samples</h1></header><section class="card">${missingNote(meta.evidence.samples, meta.message || "no samples were kept")}</section>`;
+    return html`<header class="page-title"><h1>Samples</h1></header><section class="card">${missingNote(meta.evidence.samples, "no table was written")}</section>`;
   }
   const parts = ["target", "model", "baseline"].map((name) => frame.get(`s/${name}`));
   if (parts.includes(undefined)) return loading("Loading the samples");
@@ -32,12 +32,19 @@ export function samplesPage(app) {
   const asked = [truth === null ? "" : `class ${frame.className(truth)}`, said === null ? "" : `${answers.name} says ${frame.className(said)}`].filter(Boolean).join(", ");
   return html`<header class="page-title"><div><h1>${plural(rows.length, "sample")}${words}</h1>
       <p class="verdict">${asked ? html`${asked}. ${goTo(app, { truth: null, answer: null, from: null }, "Show all of them")}` : "All of them, in the order of the data set."}</p></div></header>
-    ${otherEpoch(app)}
+    ${otherEpoch(app, elsewhere(app, cell, sizes[code]))}
     ${grouped ? html`<nav class="chips wide" aria-label="Outcome groups">${OUTCOMES.map((name, i) => html`${goTo(app, { cell: name, truth: null, answer: null, from: null }, html`<kbd>${i + 1}</kbd> ${OUTCOME_WORDS[name]} <b>${count(sizes[i])}</b>`, `chip ${name} ${name === cell ? "on" : ""}`)}`)}</nav>` : nothing}
     <div class="row cells">${target ? html`<section class="card">${crossed(app, frame, { rows: inCell, target, answers, cell, truth, said })}</section>` : nothing}
       <section class="card" aria-label="Samples">
-        ${frame.index.tile ? nothing : missingNote(frameMeta.evidence.thumbnails, null)}
+        ${frame.index.tile ? nothing : missingNote(frameMeta.evidence.thumbnails, null, "images")}
         ${gallery(app, frame, rows)}</section></div>`;
+}
+
+/** What is said where the list is of another epoch than the count that led here. */
+function elsewhere({ meta }, cell, listed) {
+  const size = meta.outcomes?.[cell];
+  if (size === undefined) return undefined;
+  return `${plural(size, "sample")} of epoch ${meta.epoch} ${size === 1 ? "is" : "are"} “${OUTCOME_WORDS[cell]}”; which ones was not kept. These ${count(listed)} are of`;
 }
 
 const numberOf = (text) => (text !== undefined && text !== null && /^-?\d+$/.test(text) ? Number(text) : null);

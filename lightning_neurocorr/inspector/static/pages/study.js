@@ -22,7 +22,7 @@ export function studyPage(app) {
     ${missing(study) ? html`<section class="card">${missingNote(study)}</section>` : nothing}
     ${study.headline || known(Object.values(study.numbers ?? {})[0]) ? html`<section class="card hero"><h1>${study.headline}</h1>${numbersOf(study)}</section>` : nothing}
     ${(study.texts ?? []).map(({ title, text }) => html`<section class="card">${title ? html`<h2>${title}</h2>` : nothing}<p class="text">${text}</p></section>`)}
-    ${(study.tables ?? []).map((table) => html`<section class="card table-card" data-table=${table.name}><h2>${table.title || table.name} <small>${table.all > table.rows ? `the first ${count(table.rows)} of ${count(table.all)}` : plural(table.rows, table.per)}</small></h2>${tableOf(app, study, table)}</section>`)}
+    ${(study.tables ?? []).map((table) => html`<section class="card table-card" data-table=${table.name}><h2>${table.title} <small>${table.all > table.rows ? `the first ${count(table.rows)} of ${count(table.all)}` : plural(table.rows, table.per)}</small></h2>${tableOf(app, study, table)}${meanings(table)}</section>`)}
     ${(study.pictures ?? []).map(({ name, caption, part }) => html`<figure class="card">${figure(frame.get(part), caption || name)}<figcaption>${caption}</figcaption></figure>`)}`;
 }
 
@@ -44,8 +44,14 @@ function valuesOf(frame, table) {
 
 export function cellText(value, format) {
   if (Array.isArray(value)) return value.map((one) => cellText(one, format)).join(", ");
-  if (value === null || value === undefined || (typeof value === "number" && !known(value))) return NONE;
+  if (value === null || value === undefined || value === "" || (typeof value === "number" && !known(value))) return NONE;
   return typeof value === "number" ? formatted(value, format) : String(value);
+}
+
+/** What the columns mean, to be opened: it is also said where one points at a title. */
+function meanings({ columns }) {
+  const said = columns.filter(({ name, meaning }) => meaning && !SAID_BY_NAME.has(name));
+  return said.length ? html`<details class="meanings"><summary>What the columns mean</summary><dl class="pairs">${said.map(({ name, title, meaning }) => html`<dt>${title || name}</dt><dd>${meaning}</dd>`)}</dl></details>` : nothing;
 }
 
 const isText = (values) => Array.isArray(values) && values.some((value) => typeof value !== "number" && value !== null);
