@@ -86,7 +86,7 @@ class Pictures(Study):
             self.title,
             self.about,
             headline=f"{readable} of {len(made)} pictures drive their neuron as real data do.",
-            tables=(Table("neuron", tuple(values), named),),
+            tables=(Table("neuron", tuple(values), named, title="How strongly it is driven"),),
             notes=notes,
             numbers={"readable": readable},
         )

@@ -131,16 +131,17 @@ class Slices(Study):
         )
         groups: dict[tuple[str, int], list[Slice]] = {}
         for i, part in enumerate(found):
-            word = _best_word(part, words, samples) or f"unnamed {i + 1}"
+            word = _best_word(part, words, samples)
             if word not in told:
-                groups.setdefault((word, part.direction), []).append(part)
-        for (word, direction), parts in groups.items():
+                name = f"mostly {word}" if word else f"no word fits ({i + 1})"
+                groups.setdefault((name, part.direction), []).append(part)
+        for (name, direction), parts in groups.items():
             members = np.any([part.members for part in parts], 0)
             excess = direction * less_class(samples.advantage, samples.target, ~samples.half)
             merged = judge(members, samples.half, samples.advantage, excess, direction)
             if merged is not None:
                 q = min(part.p for part in parts) * len(parts) * 5
-                yield f"mostly {word}", replace(merged, p=min(1.0, max(q, merged.p)))
+                yield name, replace(merged, p=min(1.0, max(q, merged.p)))
 
     def _finding(
         self, named: list[tuple[str, str, Slice]], samples: WordedSamples, look: Look
