@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from lightning_neurocorr.functional.formulas import find_formula
+from lightning_neurocorr.functional.formulas import find_formulas
 from lightning_neurocorr.functional.words import (
     advantage_words,
     correlations,
@@ -166,7 +166,7 @@ def test_formulas_of_two_words(joined: str) -> None:
     half = rng.random(6000) < 0.5
     one, two = words[:, 13] > 0, words[:, 18] > 0
     true = {"and": one & two, "and not": one & ~two, "or": one | two}[joined]
-    found = find_formula(firing(rng, true), words, half)
+    (found,) = find_formulas(firing(rng, true)[:, None], words, half)
     assert found is not None
     assert (found.joined, {found.first, found.second}) == (joined, {13, 18})
     assert found.score > 1.1 * found.single
@@ -176,5 +176,40 @@ def test_single_words_get_no_formula() -> None:
     rng = np.random.default_rng(9)
     _, words = table(rng, 2000)
     half = rng.random(2000) < 0.5
-    found = [find_formula(firing(rng, word), words, half) for word in words.T]
+    found = find_formulas(np.stack([firing(rng, w) for w in words.T], 1), words, half)
     assert sum(formula is not None for formula in found) <= 0.05 * len(found)
+
+
+def test_a_formula_is_the_best_of_all_that_are_tried() -> None:
+    rng = np.random.default_rng(10)
+    n, kinds = 1500, ("and", "and not", "or")
+    words = (rng.random((n, 6)) < [0.1, 0.2, 0.3, 0.4, 0.5, 0.05]).astype(np.float32)
+    has = words > 0
+    half = rng.random(n) < 0.5
+    fires = np.stack(
+        [has[:, 1] & ~has[:, 3], has[:, 2] | has[:, 0], has[:, 4], has[:, 4] & has[:, 3]]
+    )
+    a = fires.T + rng.normal(0, 0.7, (n, 4))
+    for d, found in enumerate(find_formulas(a, words, half)):
+        tried = {}
+        for i in range(6):
+            for j in (j for j in range(6) if j != i):
+                one, two = has[:, i], has[:, j]
+                columns = {"and": one & two, "and not": one & ~two, "or": one | two}
+                for joined in kinds:
+                    if 20 <= columns[joined].sum() <= 0.6 * n:
+                        column = columns[joined].astype(float)
+                        r = np.corrcoef(column[~half], a[~half, d])[0, 1]
+                        tried[i, joined, j] = r, np.corrcoef(column[half], a[half, d])[0, 1]
+        alone = [np.corrcoef(has[~half, v], a[~half, d])[0, 1] for v in range(6)]
+        best = max(tried, key=lambda key: tried[key][0])
+        single = np.corrcoef(has[half, int(np.argmax(alone))], a[half, d])[0, 1]
+        held = tried[best][1]
+        if held > max(1.1 * single, single + 1.64 / np.sqrt(half.sum())):
+            assert found is not None
+            assert {found.first, found.second} == {best[0], best[2]}
+            assert found.joined == best[1]
+            assert (found.score, found.single) == pytest.approx((held, single), abs=1e-6)
+        else:
+            assert found is None
+    assert [found is None for found in find_formulas(a, words, half)] == [False, False, True, False]

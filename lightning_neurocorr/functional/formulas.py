@@ -5,7 +5,6 @@ They are found on one half of the samples, and kept where they hold on the other
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,59 +38,106 @@ class Formula:
     single: float
 
 
-def find_formula(
-    activation: np.ndarray, words: np.ndarray, second_half: np.ndarray
-) -> Formula | None:
-    """The best formula of two words, if it holds on samples that it was not chosen on.
+def find_formulas(
+    activations: np.ndarray, words: np.ndarray, second_half: np.ndarray
+) -> list[Formula | None]:
+    """The best formula of two words of each neuron, if it holds on samples it was not chosen on.
 
     Args:
-        activation: Of one neuron, ``(N,)``.
+        activations: ``(N, D)``.
         words: ``(N, V)``, scores and words with unknown samples are left out.
         second_half: ``(N,)`` bool.
     """
     whole = np.flatnonzero(is_binary(words) & usable_words(words) & np.isfinite(words).all(0))
     if len(whole) < 2:
-        return None
+        return [None] * activations.shape[1]
     w = words[:, whole] > 0
-    first = ~second_half
-    r = correlations(activation[first, None], w[first].astype(float))[:, 0]
-    order = np.argsort(-np.nan_to_num(r, nan=-2.0), kind="stable")
-    best = _Candidate(float(r[order[0]]), int(order[0]), "", int(order[0]))
-    for i in order[:_BEAM]:
-        for joined, columns in _joined(w[:, i], w):
-            size = columns.sum(0)
-            fair = (size >= _FORMULA_SAMPLES) & (size <= _FORMULA_SHARE * len(w))
-            fair[i] = False
-            if not fair.any():
-                continue
-            score = np.full(len(size), np.nan)
-            part = columns[first][:, fair].astype(float)
-            score[fair] = correlations(activation[first, None], part)[:, 0]
-            j = int(np.argmax(np.nan_to_num(score, nan=-2.0)))
-            if score[j] > best.score:
-                best = _Candidate(float(score[j]), int(i), joined, j)
-    if not best.joined:
+    fair = _fair(w)
+    first = _Half(w[~second_half])
+    found: list[Formula | None] = []
+    for a in activations.T:
+        best = _best(first, a[~second_half], fair)
+        found.append(best and _held(best, a[second_half], w[second_half], whole))
+    return found
+
+
+# One of the best words, how it is joined, another word, and the best word alone.
+_Candidate = tuple[int, str, int, int]
+_JOINED = ("and", "and not", "or")
+
+
+class _Half:
+    """Words of the samples that formulas are chosen on, and how many samples two of them share.
+
+    Args:
+        words: ``(N, V)`` bool.
+    """
+
+    def __init__(self, words: np.ndarray) -> None:
+        self.words = words.astype(np.float32)
+        self.both = (self.words.T @ self.words).astype(np.float64)
+        self.n = len(words)
+
+    def r(self, sums: np.ndarray, sizes: np.ndarray, length: float) -> np.ndarray:
+        """Pearson's r from sums of the centred activation over the samples of a formula."""
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return sums / (length * np.sqrt(sizes * (1 - sizes / self.n)))
+
+
+def _fair(w: np.ndarray) -> dict[str, np.ndarray]:
+    """Formulas with neither too few nor too many of all samples, ``(V, V)`` bool by kind."""
+    sizes = _combined(np.float64(w.astype(np.float32).T @ w.astype(np.float32)))
+    fair = {}
+    for joined, size in sizes.items():
+        fair[joined] = (size >= _FORMULA_SAMPLES) & (size <= _FORMULA_SHARE * len(w))
+        np.fill_diagonal(fair[joined], val=False)
+    return fair
+
+
+def _combined(both: np.ndarray, one=None, other=None) -> dict[str, np.ndarray]:
+    """Sums over the samples of each formula, from sums over those of both words and of each."""
+    one = np.diag(both) if one is None else one
+    other = np.diag(both) if other is None else other
+    return {
+        "and": both,
+        "and not": one[:, None] - both,
+        "or": one[:, None] + other - both,
+    }
+
+
+def _best(half: _Half, a: np.ndarray, fair: dict[str, np.ndarray]) -> _Candidate | None:
+    """The formula with the largest r; None where no word alone is beaten."""
+    a = a.astype(np.float64) - a.mean(dtype=np.float64)
+    length = float(np.linalg.norm(a))
+    alone = half.words.T @ a
+    counts = np.diag(half.both)
+    r = np.nan_to_num(half.r(alone, counts, length), nan=-2.0)
+    beam = np.argsort(-r, kind="stable")[:_BEAM]
+    both = (half.words[:, beam] * a[:, None]).T @ half.words
+    sums = _combined(both, alone[beam], alone)
+    sizes = _combined(half.both[beam], counts[beam], counts)
+    scores = np.stack(
+        [
+            np.where(fair[joined][beam], half.r(sums[joined], sizes[joined], length), np.nan)
+            for joined in _JOINED
+        ],
+        1,
+    )
+    scores = np.nan_to_num(scores, nan=-2.0)
+    i, joined, j = np.unravel_index(int(scores.argmax()), scores.shape)
+    if not scores[i, joined, j] > r[beam[0]] + 1e-6:
         return None
-    pair = dict(_joined(w[:, best.first], w[:, [best.second]]))[best.joined]
-    half = second_half
-    both = np.concatenate([pair, w[:, [int(order[0])]]], 1)[half].astype(float)
-    score, single = correlations(activation[half, None], both)[:, 0]
-    gain = _GAIN_ERRORS / np.sqrt(half.sum())
+    return int(beam[i]), _JOINED[int(joined)], int(j), int(beam[0])
+
+
+def _held(best: _Candidate, a: np.ndarray, w: np.ndarray, names: np.ndarray) -> Formula | None:
+    """The formula with its r on these samples; None where it is hardly better than one word."""
+    i, joined, j, alone = best
+    one, other = w[:, i], w[:, j]
+    pair = {"and": one & other, "and not": one & ~other, "or": one | other}[joined]
+    both = np.stack([pair, w[:, alone]], 1).astype(np.float64)
+    score, single = correlations(a[:, None], both)[:, 0]
+    gain = _GAIN_ERRORS / np.sqrt(len(a))
     if not score > max(_GAIN * max(single, 0.0), single + gain):
         return None
-    names = whole[best.first], whole[best.second]
-    return Formula(int(names[0]), best.joined, int(names[1]), float(score), float(single))
-
-
-@dataclass(frozen=True)
-class _Candidate:
-    score: float
-    first: int
-    joined: str
-    second: int
-
-
-def _joined(one: np.ndarray, others: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
-    yield "and", one[:, None] & others
-    yield "and not", one[:, None] & ~others
-    yield "or", one[:, None] | others
+    return Formula(int(names[i]), joined, int(names[j]), float(score), float(single))

@@ -20,6 +20,7 @@ Kind = Literal["boolean", "category", "low", "high", "score", "class"]
 
 _MISSING = {"", "nan", "na", "<na>", "n/a", "nat", "none", "null"}
 _TRUTH = {"true": True, "false": False, "yes": True, "no": False}
+_NUMBERS = (int, float, np.integer, np.floating)
 _FIFTH = 0.2
 _MOST_SHARE = 0.4  # a fifth that ties make larger than this is none
 _MOST_VALUES = 200  # categories with more values name samples, not kinds of samples
@@ -86,7 +87,8 @@ def make_vocabulary(
         if name in set(scores):
             made.append((name, "score", name, np.array([number(v) for v in values])))
             continue
-        found, why = _words_of(name, list(values))
+        whole = values.tolist() if isinstance(values, Tensor) else list(values)
+        found, why = _words_of(name, whole)
         made += found
         notes += [why] if why else []
     names = class_names or {}
@@ -106,7 +108,9 @@ def make_vocabulary(
 
 def _words_of(name: str, values: list[Any]) -> tuple[list[tuple[str, Kind, str, np.ndarray]], str]:
     """The words of one column, or why it has none."""
-    plain = [_plain(value) for value in values]
+    if (numbers := _all_numbers(values)) is not None:
+        return _numeric(name, numbers)
+    plain = _all_plain(values)
     known = [value for value in plain if value is not None]
     if not known:
         return [], f"No words from {name!r}: it is empty."
@@ -153,6 +157,23 @@ def _truth(holds: np.ndarray, values: np.ndarray) -> np.ndarray:
 
 def _column(values: Sequence[Any], holds: Any) -> np.ndarray:
     return np.array([math.nan if value is None else float(holds(value)) for value in values])
+
+
+def _all_numbers(values: Sequence[Any]) -> np.ndarray | None:
+    """The values as an array where every one is a number; None where some are not."""
+    kinds = set(map(type, values))
+    if kinds <= {bool} or not all(issubclass(kind, _NUMBERS) for kind in kinds):
+        return None
+    numbers = np.array(values, dtype=np.float64)
+    return None if np.isnan(numbers).all() else numbers
+
+
+def _all_plain(values: Sequence[Any]) -> list[bool | int | float | str | None]:
+    """Each value as Python's own; a text that comes again is read once."""
+    if set(map(type, values)) <= {bool, np.bool_}:
+        return list(map(bool, values))
+    texts = {value: _plain(value) for value in values if type(value) is str}
+    return [texts[value] if type(value) is str else _plain(value) for value in values]
 
 
 def _plain(value: Any) -> bool | int | float | str | None:

@@ -178,9 +178,8 @@ def usable_words(words: np.ndarray) -> np.ndarray:
     with np.errstate(invalid="ignore"):
         has = (known & (words > 0)).sum(0)
     enough = (has >= MIN_SAMPLES) & (known.sum(0) - has >= MIN_SAMPLES)
-    varied = np.array(
-        [len(np.unique(c[k])) > 1 for c, k in zip(words.T, known.T, strict=True)], dtype=bool
-    )
+    high = np.where(known, words, -np.inf).max(0, initial=-np.inf)
+    varied = high > np.where(known, words, np.inf).min(0, initial=np.inf)
     return np.where(is_binary(words), enough, varied & (known.sum(0) >= 2 * MIN_SAMPLES))
 
 
@@ -189,13 +188,16 @@ def is_binary(words: np.ndarray) -> np.ndarray:
     return ((words == 0) | (words == 1) | np.isnan(words)).all(0)
 
 
-def _complete(words: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _complete(words: np.ndarray) -> Iterator[tuple[np.ndarray | slice, np.ndarray]]:
     """Columns that are known for the same samples: those rows, those columns."""
     known = np.isfinite(words)
-    packed = np.packbits(known, axis=0)
-    _, which = np.unique(packed, axis=1, return_inverse=True)
+    everywhere = known.all(0)
+    if everywhere.any() and len(words) > 2:
+        yield slice(None), np.flatnonzero(everywhere)
+    rest = np.flatnonzero(~everywhere)
+    _, which = np.unique(np.packbits(known[:, rest], axis=0), axis=1, return_inverse=True)
     for group in range(int(which.max(initial=-1)) + 1):
-        columns = np.flatnonzero(which.ravel() == group)
+        columns = rest[which.ravel() == group]
         rows = np.flatnonzero(known[:, columns[0]])
         if len(rows) > 2:
             yield rows, columns
@@ -243,12 +245,18 @@ def _exemplar_test(
         k = min(max(25, len(rows) // 100), int((a > a.min()).sum()))
         if k < 1:
             continue
-        top = np.argsort(-a, kind="stable")[:k]
-        hits = int(has[top].sum())
+        hits = int(has[_largest(a, k)].sum())
         share[d], base[d] = hits / k, has.mean()
         tail = stats.hypergeom.sf(hits - 1, len(rows), int(has.sum()), k)
         p[d] = min(1.0, tried * float(tail))
     return share, base, p
+
+
+def _largest(a: np.ndarray, k: int) -> np.ndarray:
+    """Where the k largest are; of equal ones the first."""
+    least = -np.partition(-a, k - 1)[k - 1]
+    above = np.flatnonzero(a > least)
+    return np.append(above, np.flatnonzero(a == least)[: k - len(above)])
 
 
 def _held_out_p(word: np.ndarray, named: np.ndarray, r: np.ndarray, n: int) -> np.ndarray:
@@ -267,12 +275,15 @@ def _chance(activations: np.ndarray, words: np.ndarray, shuffles: int, seed: int
     if not words.shape[1]:
         return np.full(activations.shape[1], np.nan)
     draw = np.random.default_rng(seed)
-    best = np.stack(
-        [
-            np.nanmax(np.nan_to_num(correlations(activations, w), nan=-2.0), 0)
-            for w in (words[draw.permutation(len(words))] for _ in range(shuffles))
-        ]
-    )
+    orders = [draw.permutation(len(words)) for _ in range(shuffles)]
+    best = np.full((shuffles, activations.shape[1]), -2.0)
+    for rows, columns in _complete(words):
+        whole = isinstance(rows, slice)  # then a shuffle changes neither mean nor length
+        a = _centred(activations, None).astype(np.float32) if whole else activations
+        w = _centred(words[:, columns], None).astype(np.float32) if whole else words[:, columns]
+        for i, order in enumerate(orders):
+            r = w[order].T @ a if whole else correlations(a, w[order])
+            best[i] = np.maximum(best[i], np.nan_to_num(r, nan=-2.0).max(0))
     best[best < -1] = np.nan
     scale = best.std(0, ddof=1) * np.sqrt(6) / np.pi
     return best.mean(0) - scale * (np.euler_gamma + np.log(-np.log(0.95)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, TypeVar
@@ -89,6 +89,7 @@ class Look:
     shows_progress: bool = False
     _kept: KeptActivations = field(default_factory=KeptActivations)
     _store: Any = None
+    _made: dict[str, Any] = field(default_factory=dict)
     _until: float | None = None
 
     def begin(self, heard: Any, store: Any, until: float | None) -> None:
@@ -135,8 +136,20 @@ class Look:
         known = self.samples.number[order]
         rows = order[torch.searchsorted(known, store.numbers).clamp_max(max(len(known) - 1, 0))]
         layers = [name for name in self.report.layers if name in store.parts]
-        found = {name: torch.cat(store.parts[name]) for name in layers}
+        parts = {name: store.parts[name] for name in layers}
+        found = {name: p[0] if len(p) == 1 else torch.cat(p) for name, p in parts.items()}
         return Stored(rows, found, store.columns(), store.unknown)
+
+    def once(self, what: str, make: Callable[[], T]) -> T:
+        """Something that several studies need, made for the first that asks.
+
+        Args:
+            what: Its name.
+            make: Makes it.
+        """
+        if what not in self._made:
+            self._made[what] = make()
+        return self._made[what]
 
     # --- run samples again -----------------------------------------------------------------------
 

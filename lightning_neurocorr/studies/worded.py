@@ -8,7 +8,7 @@ import numpy as np
 
 from lightning_neurocorr.functional import ONLY_BASELINE, ONLY_MODEL
 from lightning_neurocorr.functional.vocabulary import Vocabulary, make_vocabulary
-from lightning_neurocorr.studies.look import Look, RefusedError
+from lightning_neurocorr.studies.look import Look, RefusedError, Stored
 
 MOST_NEURONS = 4096  # of all layers together, those with the largest |r within class|
 
@@ -50,6 +50,10 @@ def worded(look: Look, least: int, *, classes: bool = True) -> WordedSamples:
             could not be read.
     """
     stored = look.stored(least)
+    return look.once(f"words, with classes: {classes}", lambda: _worded(look, stored, classes))
+
+
+def _worded(look: Look, stored: Stored, classes: bool) -> WordedSamples:
     samples, rows = look.samples, stored.rows
     if bool((samples.outcome[rows] < 0).any()):
         raise RefusedError("Expected something to be right or wrong: it compares outcome groups.")

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from lightning_neurocorr.functional.formulas import find_formula
+from lightning_neurocorr.functional.formulas import Formula, find_formulas
 from lightning_neurocorr.functional.inference import adjust_p_values
 from lightning_neurocorr.functional.vocabulary import Vocabulary
 from lightning_neurocorr.functional.words import advantage_words, name_neurons
@@ -168,12 +168,11 @@ class Words(Study):
         def joined(which: int, name: str) -> np.ndarray:
             return np.concatenate([getattr(part[which], name) for part in parts] or [np.zeros(0)])
 
-        formulas = [
-            find_formula(activations[:, unit], words.values, samples.half)
-            if unit in set(np.asarray(likely).tolist())
-            else None
-            for unit in units
-        ]
+        tried = np.isin(units, np.asarray(likely, dtype=int))
+        formulas: list[Formula | None] = [None] * len(units)
+        held = find_formulas(activations[:, units[tried]], words.values, samples.half)
+        for i, formula in zip(np.flatnonzero(tried).tolist(), held, strict=True):
+            formulas[i] = formula
         return {
             "layer": [layer] * len(units),
             "unit": units.tolist(),

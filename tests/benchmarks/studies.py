@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_neurocorr import Groups, Matches, Readout, Slices, Words, compare
-from lightning_neurocorr.functional.formulas import find_formula
+from lightning_neurocorr.functional.formulas import find_formulas
 from lightning_neurocorr.functional.groups import find_groups
 from lightning_neurocorr.functional.matching import CrossMoments, match
 from lightning_neurocorr.functional.slices import find_slices
@@ -49,7 +49,7 @@ def words(seeds: int) -> Iterator[str]:
                 found = name_neurons(a, w, half)
                 right += (found.word == known).tolist()
                 given += (found.p <= 0.05).tolist()
-                formulas += [find_formula(column, w, half) is not None for column in a.T]
+                formulas += [formula is not None for formula in find_formulas(a, w, half)]
             yield (
                 f"words, {n:6,} samples, {level:5}: rank 1 {np.mean(right):.3f} (gate .97), given "
                 f"{np.mean(given):.2f}, single words with a formula {np.mean(formulas):.3f} (.05)"
@@ -71,7 +71,8 @@ def words(seeds: int) -> Iterator[str]:
             for i, j in zip(rng.integers(10, 17, 8), rng.integers(17, 29, 8), strict=True):
                 one, two = w[:, i] > 0, w[:, j] > 0
                 true = {"and": one & two, "and not": one & ~two, "or": one | two}[joined]
-                found = find_formula(firing(rng, true, 0.8, 0.02), w, rng.random(10_000) < 0.5)
+                a = firing(rng, true, 0.8, 0.02)[:, None]
+                (found,) = find_formulas(a, w, rng.random(10_000) < 0.5)
                 hits.append(
                     found is not None
                     and (found.joined, {found.first, found.second}) == (joined, {i, j})
