@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -370,7 +371,10 @@ def test_the_advantage_becomes_readable_at_the_planted_depth() -> None:
         ([Slices(without_words=False)], {"metadata": None}, "Expected `metadata` for Slices"),
         ([Matches()], {}, "Expected a network to compare with"),
         ([Words(), Words()], {}, "a `name` of its own"),
-        ([Words()], {"advantage": lambda p, b, t: p.mean(1) - b.float()}, "right or wrong"),
+        *(
+            ([study], {"advantage": lambda p, b, t: p.mean(1) - b.float()}, "right or wrong")
+            for study in (Words(), Slices(), Groups(), Readout())
+        ),
     ],
 )
 def test_what_cannot_work_is_refused_early(
@@ -378,6 +382,104 @@ def test_what_cannot_work_is_refused_early(
 ) -> None:
     with pytest.raises(ValueError, match=said):
         asked(studies, **more)
+
+
+def test_against_a_placebo_every_layer_tells_of_wins_what_it_tells_of_all() -> None:
+    found = world()
+    frame = asked([Readout()], baseline=shuffled(found))["readout"].to_dataframe()
+    assert (frame.accuracy_only_model - frame.accuracy_both).abs().max() < 0.1
+    assert (frame.shuffled - 0.25).abs().max() < 0.15
+
+
+class Rolled(nn.Module):
+    """A network that is given the next sample of the batch."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x.roll(1, 0))
+
+
+def test_nobody_matches_a_network_on_other_samples() -> None:
+    frame = asked([Matches(Rolled(world().model), untrained=False)])["matches"].to_dataframe()
+    assert frame.r.max() < 0.2
+    assert frame.novelty.min() > 0.8
+
+
+def test_no_groups_in_columns_that_are_shuffled_within_class() -> None:
+    found = streams()
+    draw = torch.rand(len(found.y), generator=torch.Generator().manual_seed(6)) < 0.6
+    with torch.no_grad():
+        hidden = found.model.hidden(found.x).relu()  # type: ignore[operator]
+        mixed, g = hidden.clone(), torch.Generator().manual_seed(8)
+        for column in mixed.T:
+            for c in range(4):
+                mine = (found.y == c).nonzero().squeeze(1)
+                column[mine] = column[mine[torch.randperm(len(mine), generator=g)]]
+
+    class Says(nn.Module):
+        """Says columns again, and the answers of the network."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.hidden = nn.Linear(24, 24)
+            with torch.no_grad():
+                nn.init.eye_(self.hidden.weight)
+                self.hidden.bias.zero_()
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.hidden(x[:, :24])
+            return x[:, 24:]
+
+    rows = {}
+    for name, a in (("real", hidden), ("shuffled", mixed)):
+        said = World(Says(), torch.cat([a, found.model(found.x).detach()], 1), found.y,  # type: ignore[arg-type]
+                     found.turned, found.pictures)  # fmt: skip
+        finding = asked(
+            [Groups(ablation_samples=0)], said,
+            lambda b: torch.where(draw[b[2]], (b[1] + 1) % 4, b[1]), layers=["hidden"],
+        )["groups"]  # fmt: skip
+        rows[name] = len(finding.to_dataframe())
+    assert rows == {"real": 2, "shuffled": 0}
+
+
+def test_words_of_other_samples_are_not_given() -> None:
+    found, draw, slices = world(), np.random.default_rng(3), 0
+    for _ in range(6):
+        order = draw.permutation(len(found.y))
+        mixed = {name: values[order] for name, values in found.metadata.items()}
+        findings = asked([Words(formulas=0), Slices(without_words=False)], metadata=mixed)
+        frame = findings["words"].to_dataframe()
+        assert (frame.word.isna() | frame.word.str.startswith("class")).mean() >= 0.95
+        assert frame.advantage_word.isna().mean() >= 0.95
+        slices += len(findings["slices"].to_dataframe())
+    assert slices <= 2  # each run may err once in twenty
+
+
+def test_each_study_takes_as_many_samples_as_it_wants() -> None:
+    alone = asked([Readout(max_samples=400)])["readout"].to_dataframe()
+    both = asked([Readout(max_samples=400), Words(), Slices()])["readout"].to_dataframe()
+    pd.testing.assert_frame_equal(alone, both)
+
+
+def test_the_untrained_copy_runs_once_for_all() -> None:
+    found, seen = world(), []
+
+    def count(*_: Any) -> None:
+        seen.append(1)
+
+    numbers = []
+    for studies in ([], [Readout()], [Matches(net())], [Readout(), Matches(net())]):
+        seen.clear()
+        handle = found.model.register_forward_hook(count)
+        asked(studies, metadata=None)
+        handle.remove()
+        numbers.append(len(seen))
+    plain, one, other, together = numbers
+    assert other > one > plain
+    assert together == one
 
 
 def test_too_little_to_tell_is_said() -> None:
@@ -484,21 +586,57 @@ def test_yaml_makes_them() -> None:
     jsonargparse = pytest.importorskip("jsonargparse")
     parser = jsonargparse.ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(NeuronAdvantage, "callback")
-    names = ("Words", "Slices", "Groups", "Readout")
-    studies = [{"class_path": f"lightning_neurocorr.{name}"} for name in names]
-    studies[0]["init_args"] = {"formulas": 3}  # type: ignore[assignment]
+    names = ("Words", "Slices", "Groups", "Readout", "Matches")
+    studies: list[dict[str, Any]] = [{"class_path": f"lightning_neurocorr.{n}"} for n in names]
+    studies[0]["init_args"] = {"formulas": 3}
+    snapshot = {"class_path": "lightning_neurocorr.Snapshot", "init_args": {"epoch": 2}}
+    studies[4]["init_args"] = {"other": snapshot, "every_n_validations": 5}
     baseline = {"class_path": "lightning_neurocorr.BatchBaseline", "init_args": {"field": "b"}}
     config = {"baseline": baseline, "studies": studies, "metadata": "words"}
     parsed = parser.parse_object({"callback": config})
     instantiate = getattr(parser, "instantiate", None) or parser.instantiate_classes
     made = instantiate(parsed).callback
-    assert made.studies == (Words(formulas=3), Slices(), Groups(), Readout())
+    assert made.studies[:4] == (Words(formulas=3), Slices(), Groups(), Readout())
+    assert isinstance(made.studies[4].other, Snapshot)
+    assert (made.studies[4].other.epoch, made.studies[4].every_n_validations) == (2, 5)
+    for study in studies:
+        study["init_args"] = {"name": "mine", "time_budget_s": "much"}
+        with pytest.raises(jsonargparse.ArgumentError, match="time_budget_s"):
+            parser.parse_object({"callback": {**config, "studies": [study]}})
+
+
+def test_a_resumed_fit_ends_with_every_study(tmp_path: Path) -> None:
+    options: Any = {"logger": False, "enable_progress_bar": False, "accelerator": "cpu"}
+    options |= {"enable_model_summary": False, "enable_checkpointing": False}
+
+    def every() -> NeuronAdvantage:
+        return own_by_position([Words(), Slices(), Groups(), Readout(), Matches(Snapshot(0))])
+
+    def rows(callback: NeuronAdvantage) -> dict[str, Any]:
+        assert callback.report is not None
+        found = callback.report.studies
+        assert {f.state for name, f in found.items() if name in kinds} == {"measured"}
+        return {name: found[name].to_dataframe() for name in kinds}
+
+    kinds = ("words", "slices", "groups", "readout", "matches")
+    torch.manual_seed(0)
+    whole, first, again = every(), every(), every()
+    loader = world().loader
+    pl.Trainer(max_epochs=2, callbacks=[whole], **options).fit(Learner(), loader, loader)
+    trainer = pl.Trainer(max_epochs=1, callbacks=[first], **options)
+    trainer.fit(Learner(), loader, loader)
+    trainer.save_checkpoint(tmp_path / "one.ckpt")
+    trainer = pl.Trainer(max_epochs=2, callbacks=[again], **options)
+    trainer.fit(Learner(), loader, loader, ckpt_path=str(tmp_path / "one.ckpt"))
+    for (name, one), two in zip(rows(whole).items(), rows(again).values(), strict=True):
+        pd.testing.assert_frame_equal(one, two, obj=name)
 
 
 @case
 def own_studies() -> dict[str, Any]:
     """What they find of the world; numbers and texts of the first process."""
-    ours = own_by_position([Words(formulas=0), Slices(), Readout(untrained=False), Matches(net())])
+    every = [Words(), Slices(), Groups(), Readout(max_samples=600), Matches(net())]
+    ours = own_by_position(every)
     trainer_of(ours).validate(Learner(), world().loader, verbose=False)
     report = ours.report
     assert report is not None
@@ -528,9 +666,9 @@ def test_processes_find_the_same(tmp_path: Path, world_size: int) -> None:
     first = torch.load(tmp_path / "0.pt", weights_only=False)["own_studies"]
     assert "failure" not in first, first
     assert first["states"] == alone["states"]
-    for name in ("words", "slices", "readout", "matches"):
+    for name in ("words", "slices", "groups", "readout", "matches"):
         for column, values in alone[name].items():
-            if isinstance(values[0], str) or values[0] is None:
+            if not values or isinstance(values[0], str) or values[0] is None:
                 assert first[name][column] == values, (name, column)
             else:
                 np.testing.assert_allclose(first[name][column], values, atol=2e-4, err_msg=column)

@@ -86,7 +86,8 @@ class _Half:
 
 def _fair(w: np.ndarray) -> dict[str, np.ndarray]:
     """Formulas with neither too few nor too many of all samples, ``(V, V)`` bool by kind."""
-    sizes = _combined(np.float64(w.astype(np.float32).T @ w.astype(np.float32)))
+    counted = w.astype(np.float32)  # whole numbers below 2^24 are exact
+    sizes = _combined((counted.T @ counted).astype(np.float64))
     fair = {}
     for joined, size in sizes.items():
         fair[joined] = (size >= _FORMULA_SAMPLES) & (size <= _FORMULA_SHARE * len(w))

@@ -1,7 +1,5 @@
 """Which neurons belong together: groups that say the same inside a class, and what they are for."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -113,7 +111,7 @@ class Groups(Study):
 
     def find(self, look: Look) -> Finding:
         """A row for each group; a note for each layer that has none."""
-        samples = worded(look, 2 * MIN_SAMPLES)
+        samples = worded(look, 2 * MIN_SAMPLES, self.max_samples)
         won = samples.outcome == ONLY_MODEL
         if min(won[samples.half].sum(), won[~samples.half].sum()) < MIN_SAMPLES:
             raise RefusedError(
@@ -166,7 +164,7 @@ class Groups(Study):
             )
         return [n for n in self.layers or look.report.layers if n in samples.activations]
 
-    def _silencer(self, look: Look, notes: list[str]) -> Silencer | None:
+    def _silencer(self, look: Look, notes: list[str]) -> "Silencer | None":
         if not self.ablation_samples:
             return None
         if not look.samples.located or look.subject.rerun.refused:
@@ -192,7 +190,7 @@ class Groups(Study):
         found: Grouping,
         a: np.ndarray,
         samples: WordedSamples,
-        silencer: Silencer | None,
+        silencer: "Silencer | None",
     ) -> dict[str, Any]:
         inside = found.label == group
         mine = units[inside]

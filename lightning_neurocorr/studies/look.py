@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, TypeVar
@@ -89,7 +89,7 @@ class Look:
     shows_progress: bool = False
     _kept: KeptActivations = field(default_factory=KeptActivations)
     _store: Any = None
-    _made: dict[str, Any] = field(default_factory=dict)
+    _made: dict[Hashable, Any] = field(default_factory=dict)
     _until: float | None = None
 
     def begin(self, heard: Any, store: Any, until: float | None) -> None:
@@ -116,11 +116,12 @@ class Look:
             rows = rows[among]
         return rows[hashed(self.samples.key[rows], seed=seed).argsort()[:most]].sort().values
 
-    def stored(self, least: int = 1) -> Stored:
+    def stored(self, least: int = 1, most: int | None = None) -> Stored:
         """The activations that were kept as the validation passed by, as ``stores`` asked for.
 
         Args:
             least: How many samples the study needs.
+            most: How many it wants: more are kept where another study wants more.
 
         Raises:
             RefusedError: If fewer are there.
@@ -134,13 +135,15 @@ class Look:
             )
         order = self.samples.number.argsort()
         known = self.samples.number[order]
-        rows = order[torch.searchsorted(known, store.numbers).clamp_max(max(len(known) - 1, 0))]
+        numbers = store.numbers[:most]  # the first are drawn first
+        rows = order[torch.searchsorted(known, numbers).clamp_max(max(len(known) - 1, 0))]
         layers = [name for name in self.report.layers if name in store.parts]
         parts = {name: store.parts[name] for name in layers}
-        found = {name: p[0] if len(p) == 1 else torch.cat(p) for name, p in parts.items()}
-        return Stored(rows, found, store.columns(), store.unknown)
+        found = {n: (p[0] if len(p) == 1 else torch.cat(p))[:most] for n, p in parts.items()}
+        told = {name: values[:most] for name, values in store.columns().items()}
+        return Stored(rows, found, told, store.unknown)
 
-    def once(self, what: str, make: Callable[[], T]) -> T:
+    def once(self, what: Hashable, make: Callable[[], T]) -> T:
         """Something that several studies need, made for the first that asks.
 
         Args:
@@ -218,8 +221,8 @@ class Look:
     def activations(self, rows: Tensor, layers: Iterable[str] | None = None) -> dict[str, Tensor]:
         """Activations float32 ``(n, D)`` by layer of some rows of ``samples``, on the CPU.
 
-        They come from one run of the model for all studies: samples that another study has asked
-        for are not run again.
+        They come from one run of the model for all studies: samples that were stored, or that
+        another study has asked for, are not run again.
 
         Args:
             rows: Which samples, ``(n,)``.
@@ -231,9 +234,51 @@ class Look:
         """
         sizes = dict(zip(self.report.layers, self.report.sizes, strict=True))
         wanted = sizes if layers is None else {name: sizes[name] for name in layers}
+        if (found := self._from_store(rows, wanted)) is not None:
+            return found
         if why := self._kept.refusal(len(rows), wanted):
             raise RefusedError(why)
         return self._kept.take(rows, wanted, self.again)
+
+    def _from_store(self, rows: Tensor, layers: Iterable[str]) -> dict[str, Tensor] | None:
+        """Activations that were stored as the validation passed by; None if some were not."""
+        store = self._store
+        if store is None or not len(store.numbers) or not all(n in store.parts for n in layers):
+            return None
+        numbers, order = self.samples.number[rows], store.numbers.argsort()
+        known = store.numbers[order]
+        at = torch.searchsorted(known, numbers).clamp_max(len(known) - 1)
+        if not torch.equal(known[at], numbers):
+            return None
+        return {name: torch.cat(store.parts[name])[order[at]] for name in layers}
+
+    def untrained(self, rows: Tensor) -> dict[str, Tensor]:
+        """What an untrained copy of the model says, float32 ``(n, D)`` by layer, on the CPU.
+
+        It runs once for all studies that ask for the same samples.
+
+        Args:
+            rows: Which rows of ``samples``, ``(n,)``.
+
+        Raises:
+            RefusedError: If samples cannot be run again.
+        """
+        if not self.samples.located:
+            raise RefusedError("samples cannot be run again: their positions are not known.")
+        order = self.samples.position[rows].argsort()
+        rows = rows[order]
+        what = ("untrained", rows.numpy().tobytes())
+        parts = self.once(what, lambda: self._run_untrained(rows))
+        back = order.argsort()
+        return {name: part[back] for name, part in parts.items()}
+
+    def _run_untrained(self, rows: Tensor) -> dict[str, Tensor]:
+        parts: dict[str, list[Tensor]] = {}
+        batches = self.again(rows, untrained=0)
+        for heard in self.progress(batches, "untrained copy", -(-len(rows) // 64)):
+            for name, part in heard.activations.items():
+                parts.setdefault(name, []).append(part.float().cpu())
+        return {name: torch.cat(pieces) for name, pieces in parts.items()}
 
     def _heard(self, at: Tensor, logits: Tensor, taken: Mapping[str, Tensor], batch: Any) -> Heard:
         samples, outcome = self.samples, self.samples.outcome[at]

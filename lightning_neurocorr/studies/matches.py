@@ -1,8 +1,6 @@
 """Which neurons are in another network too, and which are new: streamed cross-correlation."""
 
-from __future__ import annotations
-
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,10 +26,12 @@ from lightning_neurocorr.studies.beside import Beside
 from lightning_neurocorr.studies.heard import Heard, Start
 from lightning_neurocorr.studies.look import Look, RefusedError
 from lightning_neurocorr.studies.protocol import Listener, Study
+from lightning_neurocorr.studies.store import DRAWN, room
 from lightning_neurocorr.validation.options import Options
 
 # An untrained copy takes as much memory again; for more pairs it has to be asked for.
 _FREE_PAIRS = 25_000_000
+_CONTROL = 4_000  # samples
 
 COLUMNS = (
     Column("layer", "The layer.", format="text"),
@@ -69,8 +69,8 @@ class Matches(Study):
             a network, or ``Snapshot(epoch)``. None is the callback's own baseline.
         layers: Which of its layers: as ``layers`` of the callback. None takes those with the names
             that are watched, where it has them all.
-        untrained: Whether an untrained copy of the model runs beside it, as a control: one forward
-            more. None: where both have at most 25 million pairs of neurons.
+        untrained: Whether an untrained copy of the model is a control, on up to 4,000 samples.
+            None: where there are at most 25 million pairs of neurons.
         name: The key in ``report.studies``.
         every_n_validations: Also after validations n, 2n and so on of a fit.
         time_budget_s: Seconds it may take.
@@ -80,7 +80,7 @@ class Matches(Study):
         FileNotFoundError: If it is a file that is not there.
     """
 
-    other: Any = None
+    other: str | Path | Callable[[Any], Any] | None = None
     layers: Layers = None
     untrained: bool | None = None
     name: str = "matches"
@@ -141,8 +141,7 @@ class Matches(Study):
         layers = _layers_of(network, self.layers, start.layers)
         options = start.options
         beside = Beside(network, other, layers, options.pooling)
-        fresh = None if self.untrained is False else Beside.untrained(start)
-        return _OtherNetwork(repr(other), beside, fresh, wanted=self.untrained)
+        return _OtherNetwork(repr(other), beside)
 
     def find(self, look: Look) -> Finding:
         """A row for each neuron."""
@@ -150,7 +149,8 @@ class Matches(Study):
         if told is None or told.sums is None:
             raise RefusedError("The other network answered no batch.")
         found = match(told.sums.correlation_())
-        control = None if told.control is None else match(told.control.correlation_())
+        told.sums, notes = None, list[str]()  # as large as what comes now
+        control = self._control(look, told, notes)
         table = Table(
             "neuron",
             COLUMNS,
@@ -169,53 +169,57 @@ class Matches(Study):
                 f"{middle:.2f}.{beside}"
             ),
             tables=(table,),
-            notes=tuple(told.notes),
+            notes=tuple(notes),
             numbers={"matches_median_r": middle, "matches_mutual": float(found.mutual.sum())},
         )
 
+    def _control(self, look: Look, told: "_OtherNetwork", notes: list[str]) -> Matched | None:
+        """The matches with an untrained copy of the model; None where it is not had."""
+        p, q = sum(told.mine.values()), sum(told.theirs.values())
+        if self.untrained is False:
+            return None
+        if 4 * p * p > MOST_BYTES or (self.untrained is None and p * (p + q) > _FREE_PAIRS):
+            notes.append(
+                "No untrained copy: it would take as much memory again. Matches(untrained=True) "
+                "asks for it, up to a gigabyte."
+            )
+            return None
+        rows = look.drawn(min(_CONTROL, room(p)), seed=DRAWN)
+        try:
+            fresh = look.untrained(rows)
+            mine = look.activations(rows, told.mine)
+        except RefusedError as error:
+            notes.append(f"No untrained copy: {error}")
+            return None
+        moments = CrossMoments(p, p)
+        for at in torch.arange(len(rows)).split(256):
+            a, b = (torch.cat([of[name][at] for name in told.mine], 1) for of in (mine, fresh))
+            moments.update(a, b)
+        return match(moments.correlation_())
+
 
 class _OtherNetwork(Listener):
-    """Hears the other network, and an untrained copy, on the batches of the validation."""
+    """Hears the other network on the batches of the validation."""
 
-    def __init__(
-        self, named: str, other: Beside, fresh: Beside | None, *, wanted: bool | None
-    ) -> None:
-        self.named, self.notes = named, list[str]()
+    def __init__(self, named: str, other: Beside) -> None:
+        self.named = named
         self.mine: dict[str, int] = {}
         self.theirs: dict[str, int] = {}
         self.sums: CrossMoments | None = None
-        self.control: CrossMoments | None = None
-        self._wanted, self._other, self._fresh = wanted, other, fresh
+        self._other = other
 
     def add(self, heard: Heard) -> None:
-        """Run the others on the batch and add up."""
+        """Run the other on the batch and add up."""
         sizes = {name: part.shape[1] for name, part in heard.activations.items()}
         theirs = _read(self._other, heard)
         if self.sums is None:
             self.mine, device = sizes, next(iter(heard.activations.values())).device
             self.theirs = {name: part.shape[1] for name, part in theirs.items()}
-            p, q = sum(self.mine.values()), sum(self.theirs.values())
-            self.sums = CrossMoments(p, q, device)
-            self._begin_control(p, q, device)
+            self.sums = CrossMoments(sum(self.mine.values()), sum(self.theirs.values()), device)
         if sizes != self.mine or theirs.keys() < self.theirs.keys():
             raise RefusedError("Layers that were read in the first batch are missing in another.")
         a = torch.cat(list(heard.activations.values()), 1)
         self.sums.update(a, torch.cat([theirs[name] for name in self.theirs], 1))
-        if self.control is not None and self._fresh is not None:
-            fresh = _read(self._fresh, heard)
-            self.control.update(a, torch.cat([fresh[name] for name in self.mine], 1))
-
-    def _begin_control(self, p: int, q: int, device: torch.device) -> None:
-        if self._fresh is None:
-            return
-        if 4 * p * p > MOST_BYTES or (self._wanted is None and p * (p + q) > _FREE_PAIRS):
-            self._fresh = None
-            self.notes.append(
-                "No untrained copy: it would take as much memory again. Matches(untrained=True) "
-                "asks for it, up to a gigabyte."
-            )
-            return
-        self.control = CrossMoments(p, p, device)
 
     def merge(self, other: Self) -> None:
         """Add what another process has heard."""
@@ -227,8 +231,6 @@ class _OtherNetwork(Listener):
         if (self.mine, self.theirs) != (other.mine, other.theirs):
             raise RefusedError("Processes have read different layers.")
         self.sums.merge(other.sums)
-        if self.control is not None and other.control is not None:
-            self.control.merge(other.control)
 
 
 def _read(beside: Beside, heard: Heard) -> dict[str, Tensor]:

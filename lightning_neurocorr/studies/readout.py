@@ -1,12 +1,9 @@
 """In which layer what the model knows more becomes readable: a linear read-out of each layer."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from scipy import stats
 
 from lightning_neurocorr.functional import BOTH, ONLY_MODEL
@@ -86,7 +83,7 @@ class Readout(Study):
 
     def find(self, look: Look) -> Finding:
         """A row for each layer."""
-        stored = look.stored(4 * _LEAST)
+        stored = look.stored(4 * _LEAST, self.max_samples)
         rows = stored.rows
         outcome = look.samples.outcome[rows].numpy()
         target = look.samples.target[rows].numpy()
@@ -139,19 +136,11 @@ class Readout(Study):
         """Activations of an untrained copy on the same samples, by layer; empty where not had."""
         if not self.untrained:
             return {}
-        if not look.samples.located or look.subject.rerun.refused:
-            notes.append(
-                "No untrained copy: samples cannot be run again. "
-                f"{look.subject.rerun.refused or 'Their positions are not known'}."
-            )
+        try:
+            return {name: part.numpy() for name, part in look.untrained(stored.rows).items()}
+        except RefusedError as error:
+            notes.append(f"No untrained copy: {error}")
             return {}
-        order = look.samples.position[stored.rows].argsort()
-        parts: dict[str, list[torch.Tensor]] = {name: [] for name in stored.activations}
-        for heard in look.again(stored.rows[order], parts, untrained=0):
-            for name, part in heard.activations.items():
-                parts[name].append(part.float().cpu())
-        back = order.argsort()
-        return {name: torch.cat(part)[back].numpy() for name, part in parts.items()}
 
 
 def _interval(hits: int, n: int) -> tuple[float, float]:

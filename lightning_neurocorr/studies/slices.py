@@ -1,7 +1,5 @@
 """Where the model wins and where it loses: parts of the data, found on one half, tested on one."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -99,7 +97,7 @@ class Slices(Study):
 
     def find(self, look: Look) -> Finding:
         """A row for each slice that holds, strongest first; none where none does."""
-        samples = worded(look, _LEAST)
+        samples = worded(look, _LEAST, self.max_samples)
         if too_few(samples.advantage, samples.half):
             raise RefusedError(
                 "Fewer than 25 samples of a half have an advantage: there is nothing to find. "

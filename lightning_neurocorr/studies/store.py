@@ -18,6 +18,7 @@ from lightning_neurocorr.studies.protocol import Listener
 from lightning_neurocorr.validation.metadata import MetadataSource, SamplesOfBatch
 
 STORE_BYTES = 1 << 28
+DRAWN = 5  # seed of the hashes by which samples are chosen
 _SLACK = 1.5  # kept at most, in parts of what is wanted, until the rest is thrown away
 
 
@@ -61,7 +62,7 @@ class Store(Listener):
         """Keep those of the batch that are drawn; what is drawn is known on the CPU."""
         if not self._begun:
             self._begin({name: part.shape[1] for name, part in heard.activations.items()})
-        draws = hashed(heard.keys, seed=5)
+        draws = hashed(heard.keys, seed=DRAWN)
         rows = torch.arange(len(draws))
         if len(self.numbers) >= self.most:
             rows = (draws < self.draws.max()).nonzero().squeeze(1)
@@ -141,8 +142,12 @@ class Store(Listener):
     def _begin(self, sizes: dict[str, int]) -> None:
         self._begun = True
         self.parts = {name: [] for name in sizes}
-        room = int(self.budget / _SLACK) // (4 * max(1, sum(sizes.values())))
-        self.most = min(self.most, room)
+        self.most = min(self.most, room(sum(sizes.values()), self.budget))
+
+
+def room(neurons: int, budget: int = STORE_BYTES) -> int:
+    """Of how many samples the activations of so many neurons are kept, at most."""
+    return int(budget / _SLACK) // (4 * max(1, neurons))
 
 
 def _rows(values: Any, rows: Tensor) -> Any:

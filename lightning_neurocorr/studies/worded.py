@@ -37,23 +37,23 @@ class WordedSamples(NamedTuple):
     row: np.ndarray
 
 
-def worded(look: Look, least: int, *, classes: bool = True) -> WordedSamples:
+def worded(look: Look, least: int, most: int | None = None) -> WordedSamples:
     """The stored samples with their words.
 
     Args:
         look: The validation that is over.
         least: How many samples it takes.
-        classes: Whether the true class is a word too.
+        most: How many it wants; all that were stored by default.
 
     Raises:
         RefusedError: If fewer were stored, some have no outcome group, or metadata that were given
             could not be read.
     """
-    stored = look.stored(least)
-    return look.once(f"words, with classes: {classes}", lambda: _worded(look, stored, classes))
+    stored = look.stored(least, most)
+    return look.once(f"words of {len(stored.rows)} samples", lambda: _worded(look, stored))
 
 
-def _worded(look: Look, stored: Stored, classes: bool) -> WordedSamples:
+def _worded(look: Look, stored: Stored) -> WordedSamples:
     samples, rows = look.samples, stored.rows
     if bool((samples.outcome[rows] < 0).any()):
         raise RefusedError("Expected something to be right or wrong: it compares outcome groups.")
@@ -66,7 +66,7 @@ def _worded(look: Look, stored: Stored, classes: bool) -> WordedSamples:
         {name: part.numpy() for name, part in stored.activations.items()},
         make_vocabulary(
             stored.metadata,
-            target if classes else None,
+            target,
             look.report.class_names,
             () if source is None else source.scores,
         ),

@@ -1,7 +1,5 @@
 """In words: what fires a neuron, and which word of it goes with the advantage (after MILAN)."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 
@@ -115,7 +113,7 @@ class Words(Study):
 
     def find(self, look: Look) -> Finding:
         """A row for each neuron."""
-        samples = worded(look, _LEAST)
+        samples = worded(look, _LEAST, self.max_samples)
         words = samples.vocabulary
         if not len(words):
             raise RefusedError("No word has samples with and without it. " + " ".join(words.notes))

@@ -1,30 +1,34 @@
-"""The built-in studies on planted truth: gates, what they cost, and how often they err by chance.
+"""The built-in studies on made-up truth: whether they find what is planted, and nothing else.
 
-    python -m tests.benchmarks.studies [--only words slices groups matches cost] [--seeds 3]
+    python -m tests.benchmarks.studies [--only words slices ...] [--seeds 3]
 
-Words and slices on made-up neurons and outcomes, groups on networks trained on planted sources,
-matches at 10,000 x 10,000 neurons, and the time of all studies beside a validation without them.
+Words, formulas and slices on made-up neurons and outcomes, groups and read-outs on networks trained
+on planted sources, matches at 10,000 x 10,000 neurons. Prints a table with goal and measured; two
+minutes of CPU a part. `studies_fashion` asks the same of photographs, `studies_cost` what it costs.
 """
 
 from __future__ import annotations
 
 import argparse
-import resource
 import time
 from collections.abc import Iterator
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_neurocorr import Groups, Matches, Readout, Slices, Words, compare
+from lightning_neurocorr import Matches, Readout, compare
 from lightning_neurocorr.functional.formulas import find_formulas
 from lightning_neurocorr.functional.groups import find_groups
-from lightning_neurocorr.functional.matching import CrossMoments, match
 from lightning_neurocorr.functional.slices import find_slices
 from lightning_neurocorr.functional.words import advantage_words, name_neurons
+from tests.benchmarks.timing import forget_peak, machine, peak
+from tests.benchmarks.timing import table as markdown
+from tests.test_slices import world as slice_world
 from tests.test_words import table
-from tests.worlds import world
+
+Row = tuple[str, str, str]  # what, goal, measured
 
 LEVELS = {"clean": (1.0, 0.0), "usual": (0.8, 0.02), "hard": (0.5, 0.05)}
 
@@ -35,34 +39,35 @@ def firing(rng: np.random.Generator, word: np.ndarray, hit: float, false: float)
     return fires * rng.gamma(4, 0.25, len(word)) + rng.normal(0, 0.1, len(word))
 
 
-def words(seeds: int) -> Iterator[str]:
-    """Rank-1 accuracy, false words, formulas and words of the advantage."""
+def words(seeds: int) -> Iterator[Row]:
+    """Rank-1 accuracy and false words."""
     for n in (500, 10_000):
         for level, (hit, false) in LEVELS.items():
-            right, given, formulas = [], [], []
+            right, given = [], []
             for seed in range(seeds):
                 rng = np.random.default_rng(seed)
                 _, w = table(rng, n)
                 known = [v for v in range(w.shape[1]) if w[:, v].sum() >= 5]
                 a = np.stack([firing(rng, w[:, v], hit, false) for v in known], 1)
-                half = rng.random(n) < 0.5
-                found = name_neurons(a, w, half)
+                found = name_neurons(a, w, rng.random(n) < 0.5)
                 right += (found.word == known).tolist()
                 given += (found.p <= 0.05).tolist()
-                formulas += [formula is not None for formula in find_formulas(a, w, half)]
-            yield (
-                f"words, {n:6,} samples, {level:5}: rank 1 {np.mean(right):.3f} (gate .97), given "
-                f"{np.mean(given):.2f}, single words with a formula {np.mean(formulas):.3f} (.05)"
-            )
-        false = []
+            goal = "≥ .97" if n == 10_000 else "≥ .95"
+            yield f"{n:,} samples, {level}: rank 1", goal, f"{np.mean(right):.3f}"
+            yield f"{n:,} samples, {level}: a word is given", "", f"{np.mean(given):.3f}"
+        none = []
         for seed in range(seeds):
             rng = np.random.default_rng(100 + seed)
             _, w = table(rng, n)
             hidden = rng.random((n, 200)) < rng.uniform(0.01, 0.2, 200)
             a = np.stack([firing(rng, column, 0.8, 0.02) for column in hidden.T], 1)
             a = np.concatenate([a, rng.normal(size=(n, 200))], 1)
-            false += (name_neurons(a, w, rng.random(n) < 0.5).p <= 0.05).tolist()
-        yield f"words, {n:6,} samples, no word due: false words {np.mean(false):.3f} (gate .05)"
+            none += (name_neurons(a, w, rng.random(n) < 0.5).p <= 0.05).tolist()
+        yield f"{n:,} samples, no word due: false words", "≤ .05", f"{np.mean(none):.3f}"
+
+
+def formulas(seeds: int) -> Iterator[Row]:
+    """Two words, and neurons of one word that get two."""
     for joined in ("and", "and not", "or"):
         hits = []
         for seed in range(seeds):
@@ -77,7 +82,24 @@ def words(seeds: int) -> Iterator[str]:
                     found is not None
                     and (found.joined, {found.first, found.second}) == (joined, {i, j})
                 )
-        yield f"formula, A {joined} B: {np.mean(hits):.2f} right (gate .9)"
+        yield f"A {joined} B: right", "≥ .9", f"{np.mean(hits):.3f} of {len(hits)}"
+    for n in (500, 10_000):
+        for level, (hit, false) in LEVELS.items():
+            single = []
+            for seed in range(seeds):
+                rng = np.random.default_rng(seed)
+                _, w = table(rng, n)
+                a = np.stack([firing(rng, column, hit, false) for column in w.T], 1)
+                found = find_formulas(a, w, rng.random(n) < 0.5)
+                single += [formula is not None for formula in found]
+            yield (
+                f"{n:,} samples, {level}: neurons of one word with two", "≤ .05",
+                f"{np.mean(single):.3f} of {len(single)}",
+            )  # fmt: skip
+
+
+def advantage(seeds: int) -> Iterator[Row]:
+    """Words of the advantage, where due and where not."""
     due, none = [], []
     for seed in range(seeds):
         rng = np.random.default_rng(300 + seed)
@@ -92,39 +114,39 @@ def words(seeds: int) -> Iterator[str]:
         found = advantage_words(a, w[:, 10:], d, classes).word
         due += (found[:40] == 0).tolist()
         none += (found[40:] == -1).tolist()
-    yield f"advantage words: {np.mean(due):.3f} where due, none in {np.mean(none):.3f} (gates .95)"
+    yield "the planted word where one is due", "≥ .95", f"{np.mean(due):.3f}"
+    yield "none where none is due", "≥ .95", f"{np.mean(none):.3f}"
 
 
-def slices(seeds: int) -> Iterator[str]:
+def slices(seeds: int) -> Iterator[Row]:
     """Planted slices, and 200 null data sets."""
-    from tests.test_slices import world as slice_world
-
     for n in (2_500, 10_000):
-        recalls, precisions, names = [], [], []
+        recalls, precisions, names, top = [], [], [], []
         for seed in range(seeds):
             rng = np.random.default_rng(seed)
             classes, w, model, baseline, half = slice_world(rng, n)
             d = model.astype(int) - baseline.astype(int)
             for direction, planted in ((1, (0, 1)), (-1, (2,))):
                 found = find_slices(w, d, classes, half, direction)
+                true = (w[:, list(planted)] > 0).any(1)
                 members = np.any([part.members for part in found] or [np.zeros(n, bool)], 0)
-                for v in planted:
-                    recalls.append(members[w[:, v] > 0].mean())
-                    names.append(any(v in part.words for part in found))
+                recalls += [members[w[:, v] > 0].mean() for v in planted]
+                names += [any(v in part.words for part in found) for v in planted]
                 if found:
-                    precisions.append((w[members][:, list(planted)] > 0).any(1).mean())
-        yield (
-            f"slices, {n:6,} samples: recall {np.mean(recalls):.2f} (gate .75), precision "
-            f"{np.mean(precisions):.2f}, planted word in a name {np.mean(names):.2f} (gate .9)"
-        )
+                    precisions.append(true[members].mean())
+                    top += [true[np.flatnonzero(part.members & half)[:25]].mean() for part in found]
+        yield f"{n:,} samples: recall", "≥ .75", f"{np.mean(recalls):.2f}"
+        yield f"{n:,} samples: planted among 25 of the held-out half", "≥ .9", f"{np.mean(top):.2f}"
+        yield f"{n:,} samples: precision", "", f"{np.mean(precisions):.2f}"
+        yield f"{n:,} samples: planted word in a name", "≥ .9", f"{np.mean(names):.2f}"
     false = np.zeros(2)
     for seed in range(200):
-        classes, w, model, baseline, half = slice_world(
-            np.random.default_rng(1000 + seed), 2_500, null=True
-        )
+        rng = np.random.default_rng(1000 + seed)
+        classes, w, model, baseline, half = slice_world(rng, 2_500, null=True)
         d = model.astype(int) - baseline.astype(int)
         false += [bool(find_slices(w, d, classes, half, sign)) for sign in (1, -1)]
-    yield f"slices, 200 null sets: false for model and baseline {false / 200} (gate .05)"
+    of_model, of_baseline = false / 200
+    yield "200 null sets: false, model and baseline", "≤ .05", f"{of_model:.3f}, {of_baseline:.3f}"
 
 
 def _sources(seed: int, sources: int, deep: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -172,7 +194,7 @@ def _sources(seed: int, sources: int, deep: bool) -> tuple[np.ndarray, np.ndarra
     return a[won].numpy(), y[held][won].numpy(), np.repeat(np.arange(sources), per)
 
 
-def groups(seeds: int) -> Iterator[str]:
+def groups(seeds: int) -> Iterator[Row]:
     """Purity on planted sources; none from one source, none from shuffled columns."""
     for sources in (3, 2, 1):
         for deep in (False, True):
@@ -191,46 +213,119 @@ def groups(seeds: int) -> Iterator[str]:
                         mine = np.flatnonzero(y == c)
                         column[mine] = column[draw.permutation(mine)]
                 shuffled_any.append(not find_groups(a, y, half).why)
-            pure = f"{np.mean(purity):.2f}" if purity else "n/a"
-            yield (
-                f"groups, {sources} sources, {'deep' if deep else 'linear'}: found in "
-                f"{np.mean(found_any):.2f}, purity {pure} (gate .9), shuffled columns "
-                f"{np.mean(shuffled_any):.2f} (gate .05)"
-            )
+            what = f"{sources} source{'s' * (sources > 1)}, {'deep' if deep else 'linear'}"
+            runs = len(found_any)
+            if sources > 1:
+                pure = f"{np.mean(purity):.2f}" if purity else "n/a"
+                yield f"{what}: purity", "≥ .9", pure
+            goal = "" if sources > 1 else "0"
+            yield f"{what}: groups in", goal, f"{sum(found_any)} of {runs}"
+            yield f"{what}, columns shuffled: groups in", "0", f"{sum(shuffled_any)} of {runs}"
 
 
-def matches(_: int) -> Iterator[str]:
-    """10,000 x 10,000 neurons: memory and time."""
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    a = torch.randn(256, 10_000)
+class Wide(nn.Module):
+    """10,000 neurons that are shuffled by ``order``; two classes."""
+
+    def __init__(self, order: Tensor) -> None:
+        super().__init__()
+        self.hidden, self.head = nn.Linear(64, 10_000), nn.Linear(10_000, 2)
+        with torch.no_grad():
+            g = torch.Generator().manual_seed(0)
+            weight = torch.randn(10_000, 64, generator=g)
+            self.hidden.weight.copy_(weight[order])
+            self.hidden.bias.zero_()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits ``(N, 2)``."""
+        return self.head(self.hidden(x).relu())
+
+
+def matches(_: int) -> Iterator[Row]:
+    """10,000 x 10,000 neurons through `compare`: memory, passes and time."""
+    x = torch.randn(1024, 64)
     order = torch.randperm(10_000)
-    moments = CrossMoments(10_000, 10_000)
-    began = time.process_time()
-    for _batch in range(4):
-        a.normal_()
-        moments.update(a, a[:, order])
-    batch = (time.process_time() - began) / 4
-    found = match(moments.correlation_())
-    more = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-    exact = float((order.numpy()[found.best] == np.arange(10_000)).mean())
-    yield (
-        f"matches, 10,000 x 10,000: {more:.0f} MB (gate 450), {batch:.2f} s CPU per batch of 256, "
-        f"permutation recovered {exact:.4f}"
-    )
+    model, other = Wide(torch.arange(10_000)), Wide(order)
+    other.forwards = 0  # type: ignore[assignment]
+    other.register_forward_hook(lambda *_: setattr(other, "forwards", other.forwards + 1))
+    loader = DataLoader(TensorDataset(x, torch.randint(0, 2, (1024,))), 256)
+    spent = []
+    for studies in ([], [Matches(other, untrained=False)]):
+        forget_peak()
+        before, began = peak(), time.process_time()
+        report = compare(
+            model, loader, lambda batch: 1 - batch[1], ["hidden"], target=1, attribution=False,
+            studies=studies,
+        )  # fmt: skip
+        spent.append((time.process_time() - began, (peak() - before) / 2**20))
+    frame = report.studies["matches"].to_dataframe().sort_values("unit")
+    exact = (order.numpy()[frame.other_unit] == np.arange(10_000)).mean()
+    seconds, memory = (b - a for a, b in zip(*spent, strict=True))
+    yield "10,000 x 10,000: peak of memory beyond the validation", "≤ 450 MB", f"{memory:.0f} MB"
+    yield "forwards of the other network for 4 batches", "4", str(other.forwards)
+    yield "CPU for each batch of 256", "", f"{seconds / 4:.2f} s"
+    yield "permuted copy recovered", "1", f"{exact:.4f}"
 
 
-def cost(_: int) -> Iterator[str]:
-    """All five studies beside the same comparison without them, and beside a plain forward."""
-    found = world()
-    studies = [Words(), Slices(), Groups(), Readout(), Matches(found.model)]
-    options = {"target": 1, "metadata": found.metadata}
-    for name, asked in (("none", []), *((type(s).__name__, [s]) for s in studies)):
-        began = time.process_time()
-        compare(found.model, found.loader, found.baseline, studies=asked, **options)
-        yield f"cost, {name}: {time.process_time() - began:.2f} s CPU, 1,500 samples, 44 neurons"
+class Exclusive(nn.Module):
+    """Four layers; the signs of two sources meet in layer ``depth``, linear before it."""
+
+    def __init__(self, depth: int) -> None:
+        super().__init__()
+        layers: list[nn.Module] = [nn.Linear(2, 2, bias=False) for _ in range(depth)]
+        turned = torch.eye(2)
+        with torch.no_grad():
+            for layer in layers:
+                layer.weight.copy_(torch.tensor([[0.8, -0.6], [0.6, 0.8]]))
+                turned = layer.weight @ turned
+        mixing = nn.Linear(2, 4)
+        signs = torch.tensor([[1.0, 1], [-1, -1], [1, -1], [-1, 1]])
+        with torch.no_grad():
+            mixing.weight.copy_(signs @ torch.linalg.inv(turned))
+            mixing.bias.zero_()
+        layers += [mixing, nn.ReLU()]
+        for _ in range(3 - depth):
+            same = nn.Linear(4, 4)
+            with torch.no_grad():
+                nn.init.eye_(same.weight)
+                same.bias.zero_()
+            layers += [same, nn.ReLU()]
+        head = nn.Linear(4, 2)
+        with torch.no_grad():
+            head.weight.copy_(torch.tensor([[1.0, 1, -1, -1], [-1, -1, 1, 1]]))
+            head.bias.zero_()
+        self.net = nn.Sequential(*layers, head)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits ``(N, 2)``."""
+        return self.net(x)
 
 
-PARTS = {"words": words, "slices": slices, "groups": groups, "matches": matches, "cost": cost}
+def readout(seeds: int) -> Iterator[Row]:
+    """Whether two signs differ becomes linear in one layer."""
+    jumps, before, shuffled = [], [], []
+    for depth in (1, 2, 3):
+        for seed in range(seeds):
+            g = torch.Generator().manual_seed(seed)
+            x = torch.randn(3000, 2, generator=g)
+            coin = torch.randint(0, 2, (3000,), generator=g)
+            data = TensorDataset(x, (x[:, 0] * x[:, 1] < 0).long(), coin)
+            frame = compare(
+                Exclusive(depth), DataLoader(data, 500), lambda batch: batch[2], target=1,
+                attribution=False, studies=[Readout()],
+            ).studies["readout"].to_dataframe()  # fmt: skip
+            said = frame.accuracy_only_model.to_numpy()
+            jumps.append(said[depth] - said[depth - 1])
+            before.append(np.abs(np.diff(said[:depth])).max(initial=0))
+            shuffled += frame.shuffled.tolist()
+    yield "jump at the planted depth", "≥ .3", f"{np.min(jumps):.2f} at least"
+    yield "jumps before it", "≤ .05", f"{np.max(before):.3f} at most"
+    yield "shuffled labels", ".45 to .55", f"{np.min(shuffled):.2f} to {np.max(shuffled):.2f}"
+
+
+PARTS = {
+    "words": words, "formulas": formulas, "advantage": advantage, "slices": slices,
+    "groups": groups, "matches": matches, "readout": readout,
+}  # fmt: skip
 
 
 def main() -> None:
@@ -241,8 +336,15 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     for name in args.only:
-        for line in PARTS[name](args.seeds):
-            print(line, flush=True)
+        began = time.process_time()
+        rows = list(PARTS[name](args.seeds))
+        print(
+            markdown(
+                [f"{name} ({time.process_time() - began:.0f} s of CPU)", "goal", "measured"], rows
+            ),
+            flush=True,
+        )
+    print(f"{args.seeds} seeds. {machine('scikit-learn')}")
 
 
 if __name__ == "__main__":
