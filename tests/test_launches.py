@@ -2,12 +2,15 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from launches import RESNET50, counted, on_meta
 from torch import Tensor
 
 from lightning_neurocorr.metric import Cells, NeuronAdvantageCorrelation
+from lightning_neurocorr.validation.columns import correlation_columns
+from tests.neurons import related
 
 N, D = 256, sum(RESNET50)
 
@@ -66,3 +69,20 @@ def test_sums_by_class_are_five_launches(monkeypatch: pytest.MonkeyPatch) -> Non
     first, later = counts
     assert first.total() <= later.total() + 2  # the first batch gives the shift
     assert later == {"add": 2, "add_": 1, "sort_cells": 1, "add_cells": 1}
+
+
+def test_what_is_by_class_and_neuron_stays_on_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, a = related(300)
+    metric = NeuronAdvantageCorrelation(x.shape[1], folds=2, count_active=True)
+    cells = Cells(x.shape[1], 5)
+    group, half = torch.where(a > 0, 1, torch.arange(300) % 4), torch.arange(300) // 4 % 2
+    metric.update(x, a, fold=half)
+    cells.add([x], a, torch.arange(300) % 5, group, half)
+    left: list[int] = []
+    cpu = Tensor.cpu
+    monkeypatch.setattr(Tensor, "cpu", lambda values: left.append(values.numel()) or cpu(values))
+    total, halves = metric.moments()
+    by_class = cells.moments(range(5), by_class=True)
+    found = correlation_columns(total, halves, 0.5, cells=by_class)
+    assert np.isfinite(found["q_only_model"]).all()
+    assert max(left) <= 5 * 4 * 2 * 2  # samples and advantage of each class, group and half

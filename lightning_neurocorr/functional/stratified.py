@@ -1,14 +1,19 @@
 """What can be said within classes, from counts, sums and sums of squares per class and outcome.
 
+What has a number per class and neuron stays on its device; what has one per neuron leaves it.
+
 Shapes: ``D`` neurons, ``C`` classes (or pools of classes), 4 outcome groups.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from scipy import special
+from torch import Tensor
 
 # Squares within classes below this share of all of them are what rounding leaves of equal numbers.
 _ROUNDING = 1e-9
@@ -23,7 +28,7 @@ class CellMoments:
         counts: Samples, ``(C, 4)``.
         advantage: Sum of their advantage, ``(C, 4)``.
         shift: A provisional mean of each neuron, ``(D,)``.
-        sums: Sum of y, ``(C, 4, D)``.
+        sums: Sum of y, ``(C, 4, D)``, where the metric lies, as the next.
         squares: Sum of y squared, ``(C, 4, D)``.
         by_class: Whether rows are classes or pools of like ones; otherwise all is one row, and
             nothing can be said within classes.
@@ -32,8 +37,8 @@ class CellMoments:
     counts: np.ndarray
     advantage: np.ndarray
     shift: np.ndarray
-    sums: np.ndarray
-    squares: np.ndarray
+    sums: Tensor
+    squares: Tensor
     by_class: bool = True
 
     def __add__(self, other: CellMoments) -> CellMoments:
@@ -62,7 +67,7 @@ def group_means(cells: CellMoments) -> tuple[np.ndarray, np.ndarray]:
     """Mean activation per outcome group ``(4, D)``, NaN for an empty one, and counts ``(4,)``."""
     counts = cells.counts.sum(0)
     with np.errstate(invalid="ignore", divide="ignore"):
-        return cells.shift + cells.sums.sum(0) / counts[:, None], counts
+        return cells.shift + _here(cells.sums.sum(0)) / counts[:, None], counts
 
 
 @np.errstate(invalid="ignore", divide="ignore", over="ignore")
@@ -83,24 +88,30 @@ def correlation_within(
     n = cells.counts.sum(1)
     seen = n > 0
     n, a = n[seen], cells.advantage.sum(1)[seen]
-    sums, squares = cells.sums.sum(1)[seen], cells.squares.sum((0, 1))
+    sums, squares = _rows(cells.sums.sum(1), seen), _here(cells.squares.sum((0, 1)))
     gap = a / n - a.sum() / n.sum()  # weighted by n they sum to 0, so that no mean of x is needed
-    c = comoment - gap @ sums
-    xx = squares - (1 / n) @ sums**2
+    c = comoment - _here(_times(gap, sums))
+    xx = squares - _here(_times(1 / n, sums**2))
     aa = advantage_spread - float((n * gap**2).sum())
     r = c / (np.sqrt(np.maximum(xx, 0)) * np.sqrt(max(aa, 0.0)))
     explained = ~(xx > _EXPLAINED * spread) | (aa <= _ROUNDING * advantage_spread)
     return np.where(explained | ~np.isfinite(r), np.nan, np.clip(r, -1, 1)), int(seen.sum())
 
 
-def pairs(cells: CellMoments, one: int, other: int) -> float:
-    """How many pairs of samples of a class would tell as much: sum of n1 n0 / (n1 + n0)."""
-    n1, n0 = cells.counts[:, one], cells.counts[:, other]
+def pairs(counts: np.ndarray, one: int, other: int) -> float:
+    """How many pairs of samples of a class would tell as much: sum of n1 n0 / (n1 + n0).
+
+    Args:
+        counts: Samples, ``(C, 4)``.
+        one: An outcome group.
+        other: Another.
+    """
+    n1, n0 = counts[:, one], counts[:, other]
     return float((n1 * n0 / np.maximum(n1 + n0, 1)).sum())
 
 
 @np.errstate(invalid="ignore", divide="ignore", over="ignore")
-def compare(cells: CellMoments, one: int, other: int) -> Comparison:
+def compare(cells: CellMoments, one: int, other: int, *, tested: bool = True) -> Comparison:
     """Whether activations are higher in outcome group ``one`` than in ``other``, within classes.
 
     If the two groups of each class are drawn from it at random, the sum over classes of (sum of x
@@ -109,6 +120,12 @@ def compare(cells: CellMoments, one: int, other: int) -> Comparison:
     samples are compared with many and activations have a long tail, its normal p is too small on
     the side of the tail; the t with a variance for each group (Welch 1947) is too small on the
     other. The larger p of both counts.
+
+    Args:
+        cells: Sums by class.
+        one: The outcome group that may be higher.
+        other: The one it is compared with.
+        tested: Whether p is wanted, which takes most of the time; else it is NaN.
     """
     n1, n0 = cells.counts[:, one], cells.counts[:, other]
     told = (n1 > 0) & (n0 > 0)
@@ -117,36 +134,50 @@ def compare(cells: CellMoments, one: int, other: int) -> Comparison:
         return Comparison(undefined, undefined, 0.0)
     n1, n0 = n1[told], n0[told]
     n, each = n1 + n0, n1 * n0 / (n1 + n0)
-    s1, s0 = cells.sums[told, one], cells.sums[told, other]
-    q1, q0 = cells.squares[told, one], cells.squares[told, other]
-    total = (s1 + s0) ** 2
-    t = (n0 / n) @ s1 - (n1 / n) @ s0
-    within = (q1 + q0).sum(0) - (1 / n) @ total
-    within = np.where(within > _ROUNDING * (q1 + q0).sum(0), within, np.nan)
+    s1, s0 = (_rows(cells.sums[:, group], told) for group in (one, other))
+    q1, q0 = (_rows(cells.squares[:, group], told) for group in (one, other))
+    total, squares = (s1 + s0) ** 2, q1 + q0
+    t, all_squares = _here(_times(n0 / n, s1) - _times(n1 / n, s0)), _here(squares.sum(0))
+    within = all_squares - _here(_times(1 / n, total))
+    within = np.where(within > _ROUNDING * all_squares, within, np.nan)
     r = np.clip(t / (np.sqrt(within) * np.sqrt(each.sum())), -1, 1)
+    if not tested:
+        return Comparison(r, undefined, float(each.sum()))
     weight = each / (n - 1)  # n is 2 at least
-    z = t / np.sqrt(np.maximum(weight @ (q1 + q0) - (weight / n) @ total, 0))
-    p = np.fmax(special.ndtr(-z), _welch(t, each, (n1, n0), (s1, s0), (q1, q0)))
+    variance = _here(_times(weight, squares) - _times(weight / n, total))
+    z = t / np.sqrt(np.maximum(variance, 0))
+    spreads = [_here(q.sum(0) - _times(1 / m, s**2)) for m, s, q in ((n1, s1, q1), (n0, s0, q0))]
+    p = np.fmax(special.ndtr(-z), _welch(t, each, (n1, n0), spreads))
     return Comparison(r, np.where(np.isnan(r), np.nan, p), float(each.sum()))
 
 
 def _welch(
-    t: np.ndarray,
-    each: np.ndarray,
-    counts: tuple[np.ndarray, np.ndarray],
-    sums: tuple[np.ndarray, np.ndarray],
-    squares: tuple[np.ndarray, np.ndarray],
+    t: np.ndarray, each: np.ndarray, counts: Sequence[np.ndarray], spreads: Sequence[np.ndarray]
 ) -> np.ndarray:
     """One-sided p of ``t`` with a variance within classes for each group; NaN where one has none.
 
     Degrees of freedom by Satterthwaite 1946.
     """
     error, dofs = [], []
-    for n, s, q in zip(counts, sums, squares, strict=True):
+    for n, spread in zip(counts, spreads, strict=True):
         dof = float((n - 1).sum())
-        spread = np.maximum(q.sum(0) - (1 / n) @ s**2, 0)
+        spread = np.maximum(spread, 0)
         error.append(spread / dof * float((each**2 / n).sum()) if dof else np.nan * spread)
         dofs.append(max(dof, 1.0))
     first, second = error
     dof = (first + second) ** 2 / (first**2 / dofs[0] + second**2 / dofs[1])
     return special.stdtr(dof, -t / np.sqrt(first + second))
+
+
+def _rows(values: Tensor, chosen: np.ndarray) -> Tensor:
+    """Some rows, copied only where these are not all."""
+    return values if chosen.all() else values[torch.from_numpy(chosen.nonzero()[0])]
+
+
+def _times(weights: np.ndarray, values: Tensor) -> Tensor:
+    """The sum of rows ``(C, D)``, each times its weight."""
+    return torch.from_numpy(weights).to(values.device) @ values
+
+
+def _here(values: Tensor) -> np.ndarray:
+    return values.cpu().numpy()

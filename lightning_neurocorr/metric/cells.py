@@ -133,7 +133,7 @@ class Cells:
         shift = sums.new_zeros(self.neurons) if self.shift is None else self.shift
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             shift = _common(shift, self.shift is not None, scalars, sums)
-        scalars, sums, shift = (x.cpu().numpy() for x in (scalars, sums, shift))
+        scalars, shift = scalars.cpu().numpy(), shift.cpu().numpy()
         return [
             CellMoments(
                 scalars[:, :, half, 0], scalars[:, :, half, 1], shift,

@@ -69,7 +69,7 @@ def correlation_columns(
     whole = reduce(operator.add, cells) if cells else None
     if whole is not None and whole.by_class:
         columns |= _within_class(total, whole, testable, adjusted)
-        columns |= _parts(r, _array(total.active / total.n), cells, adjusted)
+        columns |= _parts(r, _array(total.active / total.n), cells, whole, adjusted)
     columns |= _replication(r, folds)
     columns |= {
         "mean": mean_column(total),
@@ -106,8 +106,8 @@ def attribution_columns(found: AttributionColumns) -> dict[str, np.ndarray]:
 
 
 def _adjusted(p: np.ndarray, sizes: Sequence[int]) -> np.ndarray:
-    """False-discovery-rate q of each p among the neurons of its layer."""
-    return np.concatenate([F.adjust_p_values(p[layer]) for layer in spans(sizes)])
+    """False-discovery-rate q of each p ``(..., D)`` among the neurons of its layer."""
+    return np.concatenate([F.adjust_p_values(p[..., layer]) for layer in spans(sizes)], -1)
 
 
 def _within_class(
@@ -133,6 +133,7 @@ def _parts(
     r: np.ndarray,
     active: np.ndarray,
     cells: Sequence[CellMoments],
+    total: CellMoments,
     adjusted: Callable[[np.ndarray], np.ndarray],
 ) -> dict[str, np.ndarray]:
     """The advantage in its two parts, that of the baseline likewise, and whether both hold.
@@ -141,12 +142,12 @@ def _parts(
         r: Correlation with the advantage, ``(D,)``: its sign says which parts are replicated.
         active: Share of samples in which each neuron is not 0, ``(D,)``.
         cells: Sums by class and outcome group of each half.
+        total: Those of both.
         adjusted: From p to q.
     """
-    total = reduce(operator.add, cells)
     found = {name: stratified.compare(total, *groups) for name, groups in PARTS.items()}
     halves = {
-        name: [stratified.compare(half, *groups).r for half in cells]
+        name: [stratified.compare(half, *groups, tested=False).r for half in cells]
         for name, groups in PARTS.items()
     }
     known = ~np.isnan(r)  # not where activations in other groups were not finite
@@ -154,15 +155,14 @@ def _parts(
         name: np.where(known & (part.pairs * active >= F.MIN_EXPECTED_COACTIVE), part.p, np.nan)
         for name, part in found.items()
     }
-    columns: dict[str, np.ndarray] = {}
     weakest = []
     for claim, (needed, other) in CLAIMS.items():
         asked = [needed, other] if found[other].pairs >= MIN_PAIRS else [needed]
-        columns[f"q_{claim}"] = adjusted(np.max([p[name] for name in asked], 0))
+        p[claim] = np.max([p[name] for name in asked], 0)
         weakest.append(np.fmin.reduce([half for name in asked for half in halves[name]]))
-    for name, part in found.items():
-        r_part = np.where(known, part.r, np.nan)
-        columns |= {f"r_{name}": r_part, f"q_{name}": adjusted(p[name])}
+    q = adjusted(np.stack(list(p.values())))
+    columns = {f"q_{name}": row for name, row in zip(p, q, strict=True)}
+    columns |= {f"r_{name}": np.where(known, part.r, np.nan) for name, part in found.items()}
     replicated = np.where(r < 0, weakest[1], weakest[0])
     return columns | {"parts_replicated": np.where(known, replicated, np.nan)}
 

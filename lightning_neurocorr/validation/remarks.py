@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Mapping, Sequence
-from functools import reduce
 from typing import Literal
 
 import numpy as np
@@ -153,11 +151,11 @@ def control_notes(cells: Sequence[CellMoments], control: Control) -> tuple[str, 
     """What *encodes* rests on, where it is not all that it asks for."""
     if not cells:
         return ()
-    total = reduce(operator.add, cells)
-    if not total.by_class:
+    if not cells[0].by_class:
         return (_SETS if control == "sets" else _UNCONTROLLED,)
-    pooled = (_POOLS.format(len(total.counts)),) if control == "pools" else ()
-    first, second = (stratified.pairs(total, *PARTS[name]) for name in CLAIMS["only_model"])
+    counts = np.sum([half.counts for half in cells], 0)
+    pooled = (_POOLS.format(len(counts)),) if control == "pools" else ()
+    first, second = (stratified.pairs(counts, *PARTS[name]) for name in CLAIMS["only_model"])
     if first < MIN_PAIRS:
         return (*pooled, _TOO_FEW)
     return (*pooled, _ONE_PART) if second < MIN_PAIRS else pooled
