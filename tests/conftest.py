@@ -28,6 +28,11 @@ _FOREIGN_FILES = ("pymp-", "torch", "triton")
 _HOOK_DICTS = [name for name in vars(nn.Module()) if name.endswith("_hooks")]
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+        pytest.skip("needs a GPU that PyTorch can use")
+
+
 @pytest.fixture(scope="session")
 def temporary_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where temporary files go; one folder, because libraries remember it."""

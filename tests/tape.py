@@ -97,3 +97,95 @@ class TapeRecorder:
 
     def keep_up(self):
         self.asked.append("kept up")
+
+
+class PretendCuda:
+    """What ``CudaRecorder`` calls of ``torch.cuda``, played on a CPU: graphs are tapes.
+
+    Args:
+        patch: Replaces it there, and puts it back.
+        refuses: Whether every recording fails at its end, as a CUDA stream's does.
+    """
+
+    def __init__(self, patch, *, refuses=False, free=1 << 40):
+        self.said, self.mode, self.refuses = [], 0, refuses
+        self.generator = PretendGenerator("training")
+        for name, value in {
+            "Stream": lambda device: PretendStream(self, "side"),
+            "Event": lambda: PretendEvent(self),
+            "CUDAGraph": lambda: PretendGraph(self),
+            "stream": self.stream,
+            "current_stream": lambda device=None: PretendStream(self, "current"),
+            "synchronize": lambda device=None: self.said.append("synchronize"),
+            "mem_get_info": lambda device=None: (free, free),
+            "empty_cache": lambda: self.said.append("empty cache"),
+            "get_sync_debug_mode": lambda: self.mode,
+            "set_sync_debug_mode": self.set_mode,
+            "current_device": lambda: 0,
+            "default_generators": (self.generator,),
+        }.items():
+            patch.setattr(torch.cuda, name, value)
+
+    def set_mode(self, mode):
+        self.mode = {"warn": 1}.get(mode, mode)
+
+    @contextmanager
+    def stream(self, stream):
+        self.said.append(f"on {stream.name}")
+        yield
+        self.said.append(f"off {stream.name}")
+
+
+class PretendGenerator:
+    """A generator whose state can be swapped, as CUDA's."""
+
+    def __init__(self, state):
+        self.state = state
+
+    def graphsafe_get_state(self):
+        return PretendGenerator(self.state)
+
+    def clone_state(self):
+        return PretendGenerator(f"copy of {self.state}")
+
+    def graphsafe_set_state(self, other):
+        self.state = other.state
+
+
+class PretendStream:
+    def __init__(self, cuda, name):
+        self.cuda, self.name = cuda, name
+
+    def wait_stream(self, other):
+        self.cuda.said.append(f"{self.name} waits for {other.name}")
+
+
+class PretendEvent:
+    def __init__(self, cuda):
+        self.cuda = cuda
+
+    def record(self, stream):
+        self.cuda.said.append("event")
+
+    def synchronize(self):
+        self.cuda.said.append("event waited for")
+
+
+class PretendGraph:
+    def __init__(self, cuda):
+        self.cuda, self.tape = cuda, Tape()
+
+    def capture_begin(self, capture_error_mode):
+        self.cuda.said.append(f"recording, {capture_error_mode}, meets {self.cuda.generator.state}")
+        self.tape.__enter__()
+
+    def capture_end(self):
+        self.tape.__exit__(None, None, None)
+        self.tape.undo()
+        self.cuda.said.append("recorded")
+        if self.cuda.refuses:
+            raise RuntimeError("operation failed due to a previous error during capture")
+
+    def replay(self):
+        self.cuda.said.append("replay")
+        self.tape.replay()

@@ -10,7 +10,17 @@ import torch
 from PIL import Image
 
 from tests.benchmarks import __main__ as runner
-from tests.benchmarks import gpu, pooling, reading, render_pairs, replication, scaling
+from tests.benchmarks import (
+    gpu,
+    gpu_epoch,
+    gpu_table,
+    gpu_update,
+    pooling,
+    reading,
+    render_pairs,
+    replication,
+    scaling,
+)
 from tests.benchmarks.scaling_plot import Panel, draw
 
 SCRIPTS = [*runner.SCRIPTS, *runner.DEVICE, *runner.LONG]
@@ -81,8 +91,26 @@ def test_a_smoke_run_writes_nothing(tmp_path, monkeypatch):
         runner, "measured", lambda *command: printed.append(real(*command)) or printed[-1]
     )
     assert runner.main(["gpu", "--quick", "--page", str(page)]) == 0
-    assert printed[0].count("\n| --- |") == 3
-    assert "| and attribution |" in printed[0]
+    rows = [line.split("|")[1:-1] for line in printed[0].splitlines() if line.startswith("| ")][2:]
+    said = [" ".join(cell.strip() for cell in row) for row in rows]
+    for start in (
+        "`update`, 8 × 1,000 float32",
+        "`update`, 8 × 1,000 bfloat16",
+        "`update` of 4 layers",
+        "validation epoch, ResNet-50, batch 8, 2 batches",
+        "validation epoch, ResNet-50, batch 8, 3 batches",
+        "the same, ViT-B/16",
+        "attribution of 8 of 32 samples, batches of 8",
+        "attribution of 8 of 32 samples, batches of 4",
+        "pictures, 2 neurons of layer2, 2 steps, 32², float32",
+        "pictures, 2 neurons of layer2, 2 steps, 32², bfloat16",
+        "ablation, second pass and pictures of a small CNN",
+        "batches that wait for the device none",
+    ):
+        (row,) = [line for line in said if line.startswith(start)]
+        assert "update`, 8" in row or row.endswith("not judged")
+    assert len(said) == 12
+    assert "failed" not in printed[0]
     assert page.read_text(encoding="utf-8") == before
 
 
@@ -90,6 +118,65 @@ def test_a_smoke_run_writes_nothing(tmp_path, monkeypatch):
 def test_without_a_gpu_its_script_says_what_to_do():
     with pytest.raises(SystemExit, match=r"Expected a GPU.*--device cpu --fast"):
         gpu.main([])
+
+
+def test_a_row_says_whether_its_goal_is_met():
+    row = gpu_table.Row("what", "0.2 s", "floor 0.1 s", "≤ 0.25 s", True)
+    assert row.cells(judged=True) == ["what", "0.2 s", "floor 0.1 s", "≤ 0.25 s", "met"]
+    assert row.cells(judged=False)[-1] == "not judged"
+    assert gpu_table.Row("what", "9 s", "", "≤ 1 s", False).cells(judged=True)[-1] == "**missed**"
+    assert gpu_table.Row("what", "9 s").cells(judged=True)[-1] == ""
+
+
+def test_a_part_that_fails_or_is_late_leaves_the_other_rows(monkeypatch, capsys):
+    def fails(_):
+        raise RuntimeError("out of memory\nand more")
+
+    monkeypatch.setitem(gpu.PARTS, "vit", fails)
+    monkeypatch.setitem(gpu.PARTS, "layers", lambda _: [gpu_table.Row("one", "1")])
+    with pytest.raises(SystemExit, match="1"):
+        gpu.main(["--device", "cpu", "--fast", "--only", "vit", "layers"])
+    printed = capsys.readouterr()
+    assert "| vit | failed: RuntimeError: out of memory |" in printed.out
+    assert "| one | 1 |" in printed.out
+    assert "s of 230: layers" in printed.err
+    late = gpu_table.Bench(torch.device("cpu"), gpu_table.Sizes.fast(), total_s=-1)
+    (row,), worked = gpu.measured(late, "layers")
+    assert row.measured.startswith("not run")
+    assert not worked
+
+
+def test_rounds_stop_at_their_cap_and_launches_are_counted():
+    bench = gpu_table.Bench(torch.device("cpu"), gpu_table.Sizes())
+    calls = []
+    found = bench.medians({"a": lambda: calls.append(1)}, cap_s=-1, repeats=9)
+    assert len(calls) == 2  # to warm up, and the round that is always run
+    assert found["a"] >= 0
+    x = torch.ones(3)
+    assert bench.launches(lambda: (x + 1) * 2) == (2, "operator calls (no GPU)")
+
+
+def test_the_floor_of_an_update_is_what_a_correlation_needs():
+    x, a = torch.randn(50, 3, dtype=torch.float64).bfloat16(), torch.randn(50)
+    totals, squares, products = (part.double().numpy() for part in gpu_update.plain_sums(x, a))
+    n, wide = len(x), x.double()
+    left = a.double().numpy()
+    r = (products - totals * left.mean()) / (
+        np.sqrt((squares - totals**2 / n) * ((left**2).sum() - n * left.mean() ** 2))
+    )
+    expected = [np.corrcoef(wide[:, i], left)[0, 1] for i in range(3)]
+    np.testing.assert_allclose(r, expected, atol=1e-5)
+
+
+def test_the_layers_of_the_table_are_those_of_the_network():
+    widths = [
+        module.weight.shape[0]
+        for module in gpu_epoch.network("resnet50", torch.device("cpu"), False).modules()
+        if isinstance(module, torch.nn.Conv2d | torch.nn.Linear)
+    ]
+    gpu_epoch.network.cache_clear()
+    assert sorted(widths) == sorted(gpu_update.RESNET50)
+    assert len(gpu_update.RESNET50) == 54
 
 
 def test_a_validation_is_measured_against_the_bare_loop():

@@ -24,7 +24,7 @@ DEVICES = [
     "cpu",
     "cpu, inserted",  # the way of large batches
     "cpu, dense",  # the way of a GPU
-    pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")),
+    pytest.param("cuda", marks=pytest.mark.gpu),
 ]
 
 
@@ -287,7 +287,7 @@ def test_wrong_arguments_are_named(make: Callable[[], object], message: str) -> 
         make()
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.gpu
 def test_update_never_waits_for_the_device() -> None:
     exemplars, matched = Exemplars(100, 4).cuda(), MatchedSamples(10, 4).cuda()
     x, positions = torch.randn(64, 100).cuda(), torch.arange(64).cuda()

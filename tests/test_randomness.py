@@ -67,7 +67,7 @@ def test_a_seed_of_any_size_inside_preserved_states() -> None:
         assert draw() == here  # without a seed the user's states go on inside
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.gpu
 def test_generators_of_a_gpu() -> None:
     device = torch.device("cuda", 0)
     before = torch.cuda.get_rng_state(device)

@@ -226,7 +226,7 @@ def test_a_models_own_except_does_not_swallow_the_stop(prior):
     assert not hasattr(net, "caught")
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 @pytest.mark.parametrize("visualizer", VISUALIZERS)
 def test_a_model_on_a_gpu_gets_the_same_picture(visualizer, prior):
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Tanh())

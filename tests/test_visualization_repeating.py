@@ -1,5 +1,7 @@
 """Steps repeated from a recording give the bits that steps taken one by one give."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,8 @@ from torch import nn
 
 from lightning_neurocorr.visualization import FeatureVisualizer, ImagePrior, Target
 from lightning_neurocorr.visualization.drawing import Drawing
-from tests.tape import Tape, TapeRecorder
+from lightning_neurocorr.visualization.repeating import CudaRecorder
+from tests.tape import PretendCuda, PretendGraph, Tape, TapeRecorder
 
 
 def _network():
@@ -186,3 +189,117 @@ def test_a_step_adds_few_operations_to_forward_and_gradient(prior, tape):
     assert not [name for name in names if "local_scalar" in name or "_to_copy" in name]
     assert sum("copy_" in name for name in names) == 0
     assert sum("adam" in name for name in names) == 1
+
+
+@pytest.fixture
+def pretend(monkeypatch):
+    """Drawings on a CPU get the recorder of a GPU, and a pretended CUDA."""
+
+    def start(**settings):
+        cuda = PretendCuda(monkeypatch, **settings)
+        monkeypatch.setattr(
+            Drawing,
+            "recorder",
+            lambda self, count: CudaRecorder(torch.device("cpu"), 2 * count * 1000),
+        )
+        return cuda
+
+    return start
+
+
+VISUALIZER = FeatureVisualizer(steps=12, reference_images=8, parametrization="pca")
+
+
+def _plain(prior):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Drawing, "recorder", lambda self, count: None)
+        return VISUALIZER.render(_network(), None, TARGETS[0], prior)
+
+
+def test_a_cuda_graph_is_recorded_on_a_stream_of_its_own(prior, pretend):
+    plain, cuda = _plain(prior), pretend()
+    pictures = VISUALIZER.render(_network(), None, TARGETS[0], prior)
+    for one, other in zip(pictures, plain, strict=True):
+        np.testing.assert_array_equal(one.image, other.image)
+    said = [what for what in cuda.said if not what.startswith("event")]
+    assert said == [
+        "side waits for current",
+        "on side",
+        "synchronize",
+        "recording, thread_local, meets copy of training",
+        "recorded",
+        *["replay"] * 9,
+        "off side",
+        "current waits for side",
+    ]
+    assert cuda.generator.state == "training"
+    assert cuda.said.count("event") == 12
+    assert cuda.said.count("event waited for") == 12 - 8  # never more than 8 behind
+    assert cuda.mode == 0
+
+
+@pytest.mark.parametrize("inside", [False, True], ids=["at its end", "inside"])
+def test_a_cuda_graph_that_fails_leaves_everything_in_order(inside, prior, pretend, monkeypatch):
+    plain, cuda = _plain(prior), pretend(refuses=True)
+    if inside:
+
+        class Broken(PretendGraph):
+            def capture_begin(self, capture_error_mode):
+                super().capture_begin(capture_error_mode)
+                self.cuda.broken = True
+
+        monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: Broken(cuda))
+        real = torch.optim.Adam.step
+
+        def step(self, *args):
+            if getattr(cuda, "broken", False):
+                cuda.broken = False
+                raise RuntimeError("not inside a recording")
+            return real(self, *args)
+
+        monkeypatch.setattr(torch.optim.Adam, "step", step)
+    message = "not inside a recording" if inside else "previous error during capture"
+    with pytest.warns(UserWarning, match=message):
+        pictures = VISUALIZER.render(_network(), None, TARGETS[0], prior)
+    for one, other in zip(pictures, plain, strict=True):
+        np.testing.assert_array_equal(one.image, other.image)
+    assert cuda.generator.state == "training"
+    assert cuda.said[-2:] == ["off side", "current waits for side"]
+    assert "replay" not in cuda.said
+
+
+def test_what_is_cached_makes_room_for_a_recording(prior, pretend):
+    cuda = pretend(free=2 * 3 * 1000 - 1)
+    VISUALIZER.render(_network(), None, TARGETS[0], prior)
+    assert cuda.said.index("empty cache") < cuda.said.index("recorded")
+
+
+def test_pytorch_says_where_a_step_waits(prior, pretend, monkeypatch):
+    cuda = pretend()
+
+    class Waiting(nn.Sequential):
+        def forward(self, images):
+            if cuda.mode == 1:
+                warnings.warn("called a synchronizing CUDA operation", stacklevel=1)
+            return super().forward(images)
+
+    with pytest.warns(UserWarning, match="the model waits for the device") as said:
+        VISUALIZER.render(Waiting(*_network()), None, TARGETS[0], prior)
+    assert len(said) == 1
+    assert "recorded" not in cuda.said
+    assert cuda.mode == 0
+
+
+def test_an_interrupt_leaves_everything_in_order(prior, pretend):
+    cuda = pretend()
+
+    class Interrupted(nn.Sequential):
+        def forward(self, images):
+            if "replay" in cuda.said or any(what.startswith("recording") for what in cuda.said):
+                raise KeyboardInterrupt
+            return super().forward(images)
+
+    with pytest.raises(KeyboardInterrupt):
+        VISUALIZER.render(Interrupted(*_network()), None, TARGETS[0], prior)
+    assert cuda.generator.state == "training"
+    assert cuda.mode == 0
