@@ -1,15 +1,22 @@
 """What a validation asks of a GPU, counted where there is none: an operator is one launch."""
 
+from collections import Counter
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from launches import RESNET50, counted, on_meta
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
+from lightning_neurocorr import choose_layers
 from lightning_neurocorr.metric import Cells, NeuronAdvantageCorrelation
+from lightning_neurocorr.samples import LoaderPositions
+from lightning_neurocorr.validation.collector import Collector, Settings
 from lightning_neurocorr.validation.columns import correlation_columns
+from lightning_neurocorr.validation.options import Options
 from tests.neurons import related
 
 N, D = 256, sum(RESNET50)
@@ -36,6 +43,15 @@ def test_the_update_of_54_layers_is_four_launches(
     activations = sum(part.nbytes for part in parts)
     # Written together and read; state and sums are a twentieth of that.
     assert launches.bytes < 5 * activations
+
+
+def test_few_layers_of_another_dtype_are_a_launch_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of several dtypes CUDA's `cat` would copy every layer on its own."""
+    found, parts = metric(), layers()
+    parts[-1] = parts[-1].bfloat16()  # a head under autocast
+    with counted(monkeypatch) as launches:
+        found.update(parts, on_meta(N))
+    assert launches.found == {"_to_copy": 1, "cat": 1, "prepare": 1, "add_up": 1, "merge": 1}
 
 
 def test_one_matrix_is_read_where_it_lies(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -69,6 +85,65 @@ def test_sums_by_class_are_five_launches(monkeypatch: pytest.MonkeyPatch) -> Non
     first, later = counts
     assert first.total() <= later.total() + 2  # the first batch gives the shift
     assert later == {"add": 2, "add_": 1, "sort_cells": 1, "add_cells": 1}
+
+
+# --- the collector --------------------------------------------------------------------------------
+
+
+def network(layers: int, width: int = 6) -> nn.Module:
+    blocks = [nn.Sequential(nn.Conv2d(width, width, 1), nn.ReLU()) for _ in range(layers)]
+    return nn.Sequential(*blocks, nn.Flatten(), nn.Linear(16 * width, 3)).to("meta").eval()
+
+
+def of_a_batch(
+    layers: int, monkeypatch: pytest.MonkeyPatch, pooling: str = "mean", **more: Any
+) -> tuple[Counter[str], Counter[str]]:
+    """What hooks, and what then the collector, ask for in the third batch."""
+    model, found = network(layers), []
+    options = Options(lambda batch: batch[1], pooling=pooling)
+    settings = Settings(options, choose_layers(model, None), model, **more)
+    settings.randomness = lambda *_: nullcontext()  # type: ignore[assignment]
+    positions = LoaderPositions(DataLoader(range(40), batch_size=8))
+    with counted(monkeypatch) as launches:
+        model(on_meta(8, 6, 4, 4))
+    bare = launches.found
+    with Collector(model, settings) as collector, torch.no_grad():
+        for _ in range(3):
+            x, y, found = on_meta(8, 6, 4, 4), on_meta(8, dtype=torch.int64), []
+            with counted(monkeypatch) as launches:
+                outputs = model(x)
+            found.append(launches.found)
+            with counted(monkeypatch) as launches:
+                collector.update(outputs, (x, y), positions)
+            found.append(launches.found)
+    return found[0] - bare, found[1]
+
+
+@pytest.mark.parametrize(
+    ("pooling", "each"), [("mean", {"mean": 1}), ("max", {"amax": 1, "mean": 1})]
+)
+def test_a_layer_is_read_in_one_launch(
+    pooling: str, each: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hooks, _ = of_a_batch(5, monkeypatch, pooling)
+    del hooks["clone"]  # the head has one position: it is kept as it is
+    assert hooks == {name: 5 * count for name, count in each.items()}
+
+
+@pytest.mark.parametrize("exemplars", [0, 4])
+def test_nothing_else_is_asked_for_per_layer(
+    exemplars: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, few = of_a_batch(2, monkeypatch, exemplars=exemplars)
+    _, many = of_a_batch(7, monkeypatch, exemplars=exemplars)
+    assert few == many
+    assert {name: many[name] for name in ("cat", "prepare", "add_up", "merge")} == {
+        "cat": 3 if exemplars else 1, "prepare": 1, "add_up": 1, "merge": 1,
+    }  # fmt: skip
+    assert many.total() <= (125 if exemplars else 70)
+
+
+# --- the end of a validation ----------------------------------------------------------------------
 
 
 def test_what_is_by_class_and_neuron_stays_on_the_device(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -74,9 +74,16 @@ def side_by_side(parts: Sequence[Tensor]) -> Iterator[tuple[slice, Tensor]]:
             or max(part.numel(), run[-1].numel()) > scale * _SMALL
             or size + part.numel() > scale * _TOGETHER
         ):
-            x = run[0] if len(run) == 1 else torch.cat(run, 1)
+            x = run[0] if len(run) == 1 else _copied(run)
             yield slice(start, start + x.shape[1]), x
             start, size, run = start + x.shape[1], 0, []
         if part is not None:
             run.append(part)
             size += part.numel()
+
+
+def _copied(run: Sequence[Tensor]) -> Tensor:
+    """Neighbours in one tensor."""
+    if run[0].device.type != "cpu" and len({part.dtype for part in run}) > 1:
+        run = [part.float() for part in run]  # else CUDA copies each of them on its own
+    return torch.cat(run, 1)
