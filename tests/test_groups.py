@@ -4,66 +4,83 @@ import numpy as np
 import pytest
 import torch
 
-from lightning_neurocorr.functional.groups import find_groups, modularity
+from lightning_neurocorr.functional.groups import Grouping, find_groups, modularity
 from lightning_neurocorr.functional.matching import CrossMoments, match
 from lightning_neurocorr.functional.readout import read_out
+from tests.planted_sources import Planted, hand_wired, made_up, trained
 
 pytest.importorskip("sklearn")
 
 
-def streams(rng: np.random.Generator, sources: int, n: int = 600, neurons: int = 48):
-    """Neurons that each see one of some sources; each source may show the class or any other."""
-    classes = rng.integers(0, 6, n)
-    columns = []
-    for _ in range(sources):
-        shown = np.where(rng.random(n) < 0.5, classes, rng.integers(0, 6, n))
-        seen = rng.normal(size=(6, 6))[shown] + 0.6 * rng.normal(size=(n, 6))
-        mixed = seen @ rng.normal(size=(6, neurons // sources))
-        columns.append(np.maximum(mixed + 0.3 * rng.normal(size=mixed.shape), 0))
-    truth = np.repeat(np.arange(sources), neurons // sources)
-    return np.concatenate(columns, 1), classes, truth
+def groups_of(planted: Planted) -> Grouping:
+    return find_groups(planted.activations, planted.classes, planted.half)
 
 
-def purity(label: np.ndarray, truth: np.ndarray) -> float:
-    """Share of neurons that are of the commonest source of their group."""
-    groups = [truth[label == k] for k in np.unique(label[label >= 0])]
-    return sum(np.bincount(group).max() for group in groups) / len(label)
+@pytest.mark.parametrize(
+    ("classes", "weights"),
+    [(2, None), (3, None), (5, None), (10, None), (100, None), (3, [8, 2, 1]), (10, [2, *[1] * 9])],
+)
+def test_groups_are_the_planted_sources_and_one_source_is_none(
+    classes: int, weights: list[float] | None
+) -> None:
+    for sources in (1, 2, 3):
+        planted = made_up(sources, sources, n=800, classes=classes, weights=weights, dims=2)
+        found = groups_of(planted)
+        if sources == 1:
+            assert "no split" in found.why
+            assert (found.label == -1).all()
+            continue
+        assert found.label.max() + 1 == sources
+        assert planted.purity(found.label) >= 0.95
 
 
-@pytest.mark.parametrize("sources", [2, 3])
-def test_groups_are_the_planted_sources(sources: int) -> None:
-    for seed in range(3):
-        rng = np.random.default_rng(seed)
-        a, classes, truth = streams(rng, sources)
-        found = find_groups(a, classes, rng.random(len(a)) < 0.5)
-        assert not found.why
-        assert purity(found.label, truth) >= 0.9
-        assert len(np.unique(found.label)) == sources
+@pytest.mark.parametrize("sources", [1, 2, 3])
+def test_channels_of_a_convolution_with_planted_sources(sources: int) -> None:
+    planted = hand_wired(0, sources, cross=0.05)
+    found = groups_of(planted)
+    assert found.label.max() + 1 == (sources if sources > 1 else 0)
+    assert sources == 1 or planted.purity(found.label) >= 0.9
+    assert groups_of(planted.shuffled()).why
 
 
-def test_no_groups_from_one_source_or_from_shuffled_columns() -> None:
+def test_channels_of_a_trained_network_with_planted_sources() -> None:
+    for sources in (1, 2):
+        for layer, planted in trained(0, sources, towers=True, n=4000, epochs=6).items():
+            found = groups_of(planted)
+            assert found.label.max() + 1 == (sources if sources > 1 else 0), layer
+            assert sources == 1 or planted.purity(found.label) >= 0.9
+
+
+def test_neurons_that_are_off_where_others_are_on_are_of_one_source() -> None:
+    rng = np.random.default_rng(0)
+    seen = rng.normal(size=600)
+    on = np.maximum(seen[:, None] + 0.2 * rng.normal(size=(600, 12)), 0)
+    off = np.maximum(-seen[:, None] + 0.2 * rng.normal(size=(600, 12)), 0)
+    found = find_groups(np.concatenate([on, off], 1), np.arange(600) % 3, rng.random(600) < 0.5)
+    assert "no split" in found.why
+
+
+def test_detectors_of_one_picture_each_are_of_one_source() -> None:
+    rng = np.random.default_rng(0)
+    shown = rng.integers(0, 5, 800)
+    detectors = (shown[:, None] == np.arange(30) % 5) + 0.2 * rng.normal(size=(800, 30))
+    found = find_groups(detectors, rng.integers(0, 5, 800), rng.random(800) < 0.5)
+    assert "no split" in found.why
+
+
+def test_no_groups_from_shuffled_columns() -> None:
     for seed in range(4):
-        rng = np.random.default_rng(10 + seed)
-        a, classes, _ = streams(rng, 1)
-        half = rng.random(len(a)) < 0.5
-        assert "no split" in find_groups(a, classes, half).why
-        a, classes, _ = streams(rng, 3)
-        for column in a.T:
-            for c in range(6):
-                mine = np.flatnonzero(classes == c)
-                column[mine] = column[rng.permutation(mine)]
-        found = find_groups(a, classes, half)
-        assert "no split" in found.why
+        found = groups_of(made_up(10 + seed, 3).shuffled())
+        assert found.why
         assert (found.label == -1).all()
 
 
 def test_few_samples_and_few_neurons_make_no_groups() -> None:
-    rng = np.random.default_rng(0)
-    a, classes, _ = streams(rng, 2, n=80)
-    assert "50 samples" in find_groups(a, classes, np.arange(80) % 2 == 0).why
-    a, classes, _ = streams(rng, 2)
-    a[:, 3:] = 7.0
-    assert "vary" in find_groups(a, classes, np.arange(len(a)) % 2 == 0).why
+    assert "50 samples" in groups_of(made_up(0, 2, n=80)).why
+    assert "beside one for each class" in groups_of(made_up(0, 2, n=240, classes=100)).why
+    planted = made_up(0, 2)
+    planted.activations[:, 3:] = 7.0
+    assert "vary" in groups_of(planted).why
 
 
 def test_modularity_by_its_definition() -> None:

@@ -3,21 +3,27 @@
 Neurons that share a source go up and down together among samples of one class; those of two sources
 do not. So the groups are clusters of the correlation of activations within class, over the samples
 that only the model gets right. How many there are is what holds on the other half of the samples:
-their modularity there (Newman 2006).
+the split with the largest modularity there (Newman 2006), of those in which no group can be read
+from the others.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 
 from lightning_neurocorr.functional.scikit import scikit
-from lightning_neurocorr.functional.words import correlations
+from lightning_neurocorr.functional.words import correlations, within
 
 MOST_GROUPS = 8
-MIN_MODULARITY, MIN_STABILITY, MOST_LEAKAGE = 0.25, 0.8, 0.2
+MIN_STABILITY, MOST_LEAKAGE, MIN_SHARED = 0.8, 0.1, 0.02
 MIN_SAMPLES = 50
+
+_NEIGHBOURS = 10
+_MOST_SAMPLES = 1000  # of a half, to read neurons from others
+_MOST_READ = 256  # of the neurons of a group, evenly spread: what is shared many say
 
 
 @dataclass(frozen=True)
@@ -28,14 +34,20 @@ class Grouping:
         label: The group of each neuron ``(D,)``, the largest first; -1 where it is in none.
         modularity: Of these groups, on the half of the samples that they were not made from.
         stability: How well the groups of the two halves agree: the adjusted Rand index.
-        leakage: What neurons of different groups share, as a part of what those of one group do.
+        leakage: How much of what the neurons of a group share can be read from another group, on
+            the half of the samples that the reading does not know: of the worst group. 0 where they
+            are of two sources, more where one source was split.
+        loading: What each neuron has of what its group shares most ``(D,)``: its part of the first
+            principal component of the group's standardised activations within class, of length 1;
+            below 0 where it goes down when most of its group goes up. 0 where it is in none.
         why: Why there are none; empty where there are.
     """
 
     label: np.ndarray
     modularity: float
     stability: float
-    leakage: float = float("nan")
+    leakage: float
+    loading: np.ndarray
     why: str = ""
 
 
@@ -53,33 +65,106 @@ def find_groups(
     Raises:
         ModuleNotFoundError: If scikit-learn is not installed.
     """
-    none = np.full(activations.shape[1], -1)
-    if min(int(second_half.sum()), int((~second_half).sum())) < MIN_SAMPLES:
-        why = f"each half needs {MIN_SAMPLES} samples that only the model gets right"
-        return Grouping(none, float("nan"), float("nan"), why=why)
-    alike = [_alike(activations[half], classes[half]) for half in (~second_half, second_half)]
-    live = np.flatnonzero((alike[0].sum(0) > 0) & (alike[1].sum(0) > 0))
+    halves = [_half(activations[rows], classes[rows]) for rows in (~second_half, second_half)]
+    if min(half.free for half in halves) < MIN_SAMPLES:
+        return _none(
+            activations,
+            f"each half needs {MIN_SAMPLES} samples that only the model gets right, beside one for "
+            f"each class, but they have {halves[0].free} and {halves[1].free}",
+        )
+    live = np.flatnonzero(halves[0].related & halves[1].related)
     if len(live) < 4:
-        return Grouping(none, float("nan"), float("nan"), why="fewer than four neurons vary")
-    first, second = (s[np.ix_(live, live)] for s in alike)
-    tried = []
-    for k in range(2, min(MOST_GROUPS, len(live) // 2) + 1):
-        labels = [_clusters(s, k, seed) for s in (first, second)]
-        held = (modularity(second, labels[0]) + modularity(first, labels[1])) / 2
-        stability = float(scikit("metrics").adjusted_rand_score(*labels))
-        leak = (leakage(second, labels[0]) + leakage(first, labels[1])) / 2
-        holds = stability >= MIN_STABILITY and leak <= MOST_LEAKAGE and held >= MIN_MODULARITY
-        tried.append((holds, held, stability, leak, k))
+        return _none(activations, "fewer than four neurons vary together with others")
+    halves = [half.of(live) for half in halves]
+    tried = [_try(halves, k, seed) for k in range(2, min(MOST_GROUPS, len(live) // 2) + 1)]
     holds, held, stability, leak, k = max(tried)
     if not holds:
         why = "no split into groups holds on the other half of the samples"
-        return Grouping(none, held, stability, leak, why)
-    label = none.copy()
-    both = _alike(activations, classes)[np.ix_(live, live)]
-    found = _clusters(both, k, seed)
-    order = np.argsort(-np.bincount(found), kind="stable")
+        return _none(activations, why, held, stability, leak)
+    whole = _half(activations, classes).of(live)
+    found = _clusters(whole.alike, k, seed)
+    label, order = np.full(activations.shape[1], -1), np.argsort(-np.bincount(found), kind="stable")
     label[live] = np.argsort(order)[found]
-    return Grouping(label, held, stability, leak)
+    loading = np.zeros(len(label))
+    for group in range(k):
+        mine = label == group
+        loading[mine] = first_component(within(activations[:, mine], classes))
+    return Grouping(label, held, stability, leak, loading)
+
+
+def first_component(centred: np.ndarray) -> np.ndarray:
+    """The first principal component of standardised neurons, most of it above 0.
+
+    Args:
+        centred: ``(N, D)``, each neuron with mean 0 and not constant.
+
+    Returns:
+        ``(D,)``, of length 1.
+    """
+    first = np.linalg.eigh(np.corrcoef(centred.T))[1][:, -1]
+    return first * (1.0 if first.sum() >= 0 else -1.0)
+
+
+@dataclass(frozen=True)
+class _Half:
+    """How neurons go together within class in some samples.
+
+    Attributes:
+        alike: What every two share ``(D, D)`` with an empty diagonal: r^2 within class, less what
+            two unrelated neurons would have. The sign does not count: of neurons that read one
+            source some go up where others go down.
+        free: Degrees of freedom: samples, less one for each class.
+        activations: Standardised, of some of the samples ``(n, D)``.
+        classes: Of these, ``(n,)``.
+    """
+
+    alike: np.ndarray
+    free: int
+    activations: np.ndarray
+    classes: np.ndarray
+
+    @property
+    def related(self) -> np.ndarray:
+        """Neurons ``(D,)`` that share more with some other than the largest of D chances."""
+        return self.alike.max(0) * max(self.free, 1) > 2 * math.log(max(len(self.alike), 2))
+
+    def of(self, neurons: np.ndarray) -> _Half:
+        """Some neurons of it."""
+        alike = self.alike[np.ix_(neurons, neurons)]
+        return _Half(alike, self.free, self.activations[:, neurons], self.classes)
+
+
+def _half(activations: np.ndarray, classes: np.ndarray) -> _Half:
+    r = np.nan_to_num(correlations(activations, activations, classes))
+    free = len(activations) - len(np.unique(classes))
+    alike = np.clip(r * r.T - 1 / max(free, 1), 0, None)
+    np.fill_diagonal(alike, 0.0)
+    every = math.ceil(len(activations) / _MOST_SAMPLES)
+    some = activations[::every].astype(np.float64)
+    some = (some - some.mean(0)) / np.where(some.std(0) > 0, some.std(0), 1)
+    return _Half(alike, free, some, classes[::every])
+
+
+def _none(
+    activations: np.ndarray,
+    why: str,
+    held: float = math.nan,
+    stability: float = math.nan,
+    leak: float = math.nan,
+) -> Grouping:
+    size = activations.shape[1]
+    return Grouping(np.full(size, -1), held, stability, leak, np.zeros(size), why)
+
+
+def _try(halves: list[_Half], k: int, seed: int) -> tuple[bool, float, float, float, int]:
+    """Whether a split into k groups holds, its modularity, stability and leakage, and k."""
+    labels = [_clusters(half.alike, k, seed) for half in halves]
+    held = [modularity(halves[1 - i].alike, labels[i]) for i in (0, 1)]
+    stability = float(scikit("metrics").adjusted_rand_score(*labels))
+    leak = math.nan
+    if stability >= MIN_STABILITY:
+        leak = max(leakage(halves[i], halves[1 - i], labels[i]) for i in (0, 1))
+    return leak <= MOST_LEAKAGE, (held[0] + held[1]) / 2, stability, leak, k
 
 
 def modularity(alike: np.ndarray, label: np.ndarray) -> float:
@@ -90,31 +175,66 @@ def modularity(alike: np.ndarray, label: np.ndarray) -> float:
         label: ``(D,)``.
     """
     strength, total = alike.sum(0), alike.sum()
+    if not total:
+        return math.nan
     same = label[:, None] == label
     return float(((alike - np.outer(strength, strength) / total) * same).sum() / total)
 
 
-def leakage(alike: np.ndarray, label: np.ndarray) -> float:
-    """Mean of what two neurons of different groups share, over that of two of the same group."""
-    same = label[:, None] == label
-    other = ~same
-    np.fill_diagonal(same, False)
-    if not same.any() or not other.any() or not alike[same].any():
-        return float("nan")
-    return float(alike[other].mean() / alike[same].mean())
+def leakage(first: _Half, second: _Half, label: np.ndarray) -> float:
+    """What other groups say of a group, over what its own other neurons say: of the worst group.
 
+    Two parts of a source that was split do not look alike where each neuron has another part of
+    it. But what the one says can be read from the other.
 
-def _alike(activations: np.ndarray, classes: np.ndarray) -> np.ndarray:
-    """What every two neurons share within class, ``(D, D)`` with an empty diagonal.
+    Args:
+        first: The samples that are known.
+        second: The samples that are read.
+        label: The group of each neuron ``(D,)``.
 
-    r^2, less what two unrelated neurons would have. Its sign does not count: of neurons that read
-    one source some go up where others go down.
+    Returns:
+        Infinity where the neurons of a group share nothing.
     """
-    r = np.nan_to_num(correlations(activations, activations, classes))
-    dof = max(len(activations) - len(np.unique(classes)), 1)
-    shared = np.clip((r * r.T) - 1 / dof, 0, None)
-    np.fill_diagonal(shared, 0.0)
-    return shared
+    groups = [np.flatnonzero(label == group) for group in np.unique(label)]
+    worst = 0.0
+    for mine in groups:
+        if len(mine) < 2:
+            return math.inf
+        ways = (mine[::2], mine[1::2]), (mine[1::2], mine[::2])
+        own = sum(readable(first, second, *way) for way in ways) / 2
+        if own < MIN_SHARED:
+            return math.inf
+        others = [other for other in groups if other is not mine]
+        if len(others) > 1:
+            others.append(np.concatenate(others))
+        for other in others:
+            worst = max(worst, readable(first, second, other, mine) / own)
+            if worst > MOST_LEAKAGE:
+                return worst
+    return worst
+
+
+def readable(first: _Half, second: _Half, source: np.ndarray, target: np.ndarray) -> float:
+    """How well some neurons can be read from others: r^2 within class, mean over neurons.
+
+    What a neuron is expected to be is its mean over the nearest samples, in the space of the
+    others: any relation counts, also of neurons that are off where others are on. What r^2 is by
+    chance is taken off.
+
+    Args:
+        first: The samples that are known.
+        second: The samples that are read.
+        source: Neurons that say it.
+        target: Neurons that are read.
+    """
+    source, target = (part[:: math.ceil(len(part) / _MOST_READ)] for part in (source, target))
+    nearest = scikit("neighbors").KNeighborsRegressor(_NEIGHBOURS, algorithm="brute")
+    nearest.fit(first.activations[:, source], first.activations[:, target])
+    expected = within(nearest.predict(second.activations[:, source]), second.classes)
+    known = within(second.activations[:, target], second.classes)
+    size = np.sqrt((expected**2).sum(0) * (known**2).sum(0))
+    r = (expected * known).sum(0) / np.where(size > 0, size, 1)
+    return max(float((np.clip(r, 0, None) ** 2).mean()) - 1 / second.free, 0.0)
 
 
 def _clusters(alike: np.ndarray, k: int, seed: int) -> np.ndarray:

@@ -23,6 +23,7 @@ from lightning_neurocorr.functional.formulas import find_formulas
 from lightning_neurocorr.functional.groups import find_groups
 from lightning_neurocorr.functional.slices import find_slices
 from lightning_neurocorr.functional.words import advantage_words, name_neurons
+from tests.benchmarks.studies_groups import GROUP_PARTS
 from tests.benchmarks.timing import forget_peak, machine, peak
 from tests.benchmarks.timing import table as markdown
 from tests.test_slices import world as slice_world
@@ -324,7 +325,7 @@ def readout(seeds: int) -> Iterator[Row]:
 
 PARTS = {
     "words": words, "formulas": formulas, "advantage": advantage, "slices": slices,
-    "groups": groups, "matches": matches, "readout": readout,
+    "groups": groups, **GROUP_PARTS, "matches": matches, "readout": readout,
 }  # fmt: skip
 
 
