@@ -82,7 +82,7 @@ def side_by_side(parts: Sequence[Tensor]) -> Iterator[tuple[slice, Tensor]]:
             size += part.numel()
 
 
-def _copied(run: Sequence[Tensor]) -> Tensor:
+def _copied(run: list[Tensor]) -> Tensor:
     """Neighbours in one tensor."""
     if run[0].device.type != "cpu" and len({part.dtype for part in run}) > 1:
         run = [part.float() for part in run]  # else CUDA copies each of them on its own
