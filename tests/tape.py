@@ -159,6 +159,9 @@ class PretendStream:
     def wait_stream(self, other):
         self.cuda.said.append(f"{self.name} waits for {other.name}")
 
+    def synchronize(self):
+        self.cuda.said.append(f"{self.name} done")
+
 
 class PretendEvent:
     def __init__(self, cuda):

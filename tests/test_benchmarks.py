@@ -232,7 +232,7 @@ def test_replication_runs_small_and_keeps_what_it_trained(tmp_path, capsys):
     assert "| used | placebo |" in first.out
     assert "digits-0.npz made" in first.err
     trained = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
-    replication.main(["--fast", "--cache", str(tmp_path), "--max-share", "0.12"])
+    replication.main(["--fast", "--cache", str(tmp_path), "--max-pairs", "1024"])
     second = capsys.readouterr()
     assert "made" not in second.err
     assert second.out.rpartition("|")[0] == first.out.rpartition("|")[0]

@@ -230,7 +230,7 @@ def test_a_cuda_graph_is_recorded_on_a_stream_of_its_own(prior, pretend):
         "recorded",
         *["replay"] * 9,
         "off side",
-        "current waits for side",
+        "side done",
     ]
     assert cuda.generator.state == "training"
     assert cuda.said.count("event") == 12
@@ -264,7 +264,7 @@ def test_a_cuda_graph_that_fails_leaves_everything_in_order(inside, prior, prete
     for one, other in zip(pictures, plain, strict=True):
         np.testing.assert_array_equal(one.image, other.image)
     assert cuda.generator.state == "training"
-    assert cuda.said[-2:] == ["off side", "current waits for side"]
+    assert cuda.said[-2:] == ["off side", "side done"]
     assert "replay" not in cuda.said
 
 

@@ -117,21 +117,30 @@ class Drawing:
         if not self.tries_half():
             return self.attempt(chunk, start, half=False)
         self.shorten(self.targets[chunk[0]].layer)
-        right = self.right_in_half(chunk, self.begin(chunk, start).images().detach())
+        picture = self.begin(chunk, start)
+        right = self.right_in_half(chunk, picture.images().detach())
+        if all(right) or not any(right):
+            return self.attempt(chunk, start, half=right[0], picture=picture)
         made: dict[int, Picture] = {}
         for half in (True, False):
             part = [i for i, is_right in zip(chunk, right, strict=True) if is_right == half]
-            if part:
-                made.update(self.attempt(part, start, half=half))
+            made.update(self.attempt(part, start, half=half))
         return made
 
-    def attempt(self, chunk: Sequence[int], start: str, *, half: bool) -> dict[int, Picture]:
+    def attempt(
+        self,
+        chunk: Sequence[int],
+        start: str,
+        *,
+        half: bool,
+        picture: parametrization.Parametrization | None = None,
+    ) -> dict[int, Picture]:
         """Pictures in one precision; what turns out wrong is made again.
 
         That is: where the short way or bfloat16 reads something else on the finished picture, and
         what noise cannot reach, which then starts from a real image.
         """
-        images, reached, steps = self.optimise(chunk, start, half=half)
+        images, reached, steps = self.optimise(chunk, start, half=half, picture=picture)
         values, augmented = self.judge(chunk, images)
         again: dict[int, Picture] = {}
         if half and not self.spent():
@@ -163,15 +172,22 @@ class Drawing:
         }
         return {**made, **again}
 
-    def optimise(self, chunk: Sequence[int], start: str, *, half: bool) -> Optimised:
-        """Take the steps."""
+    def optimise(
+        self,
+        chunk: Sequence[int],
+        start: str,
+        *,
+        half: bool,
+        picture: parametrization.Parametrization | None,
+    ) -> Optimised:
+        """Take the steps, from ``picture`` if it was begun already."""
         settings, device = self.settings, self.model.device
         self.shorten(self.targets[chunk[0]].layer)
         recorder = self.recorder(len(chunk))
         with opened(recorder):
             _, span, limit = self.scale(chunk)
             step = Step(
-                self.begin(chunk, start),
+                picture or self.begin(chunk, start),
                 lambda images: self.activations(chunk, images, short=True, half=half),
                 span,
                 limit,

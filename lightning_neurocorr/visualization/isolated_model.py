@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -141,6 +141,10 @@ class IsolatedModel:
         if not all(alike(values, short.get(name, [])) for name, values in plain.items()):
             self.go_the_plain_way()
 
+    def _in_bfloat16(self) -> torch.autocast:
+        # a cache would hold what a recording made, and weights without gradient are in none
+        return torch.autocast(self.device.type, torch.bfloat16, cache_enabled=False)
+
     @property
     def is_short(self) -> bool:
         """Whether reads with ``short`` differ from others."""
@@ -191,7 +195,7 @@ class IsolatedModel:
             for name in readers:
                 handle = listen(self._layers[name], hook(name))
                 handles.append(handle)
-            with torch.autocast(self.device.type, torch.bfloat16, half, cache_enabled=False):
+            with self._in_bfloat16() if half else nullcontext():
                 self(images)
         except _Reached:
             pass

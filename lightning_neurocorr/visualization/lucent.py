@@ -143,7 +143,7 @@ class _LucentDrawing(Drawing):
     visualizer: LucentVisualizer
     taps: Mapping[str, Place]
 
-    def optimise(self, chunk: Sequence[int], start: str, *, half: bool) -> Optimised:  # noqa: ARG002
+    def optimise(self, chunk: Sequence[int], *_: Any, **__: Any) -> Optimised:
         """See :meth:`Drawing.optimise`."""
         settings, (channels, height, width) = self.visualizer, self.prior.shape
         if settings.image_size is not None:

@@ -119,7 +119,7 @@ class CudaRecorder:
             with torch.cuda.stream(self._stream), _spare_generator(self._device):
                 yield
         finally:
-            outside.wait_stream(self._stream)
+            self._stream.synchronize()  # a recording must not be dropped while it runs
 
     def watched(self, step: Repeatable) -> tuple[bool, bool]:
         """See :class:`Recorder`; PyTorch says where it waits."""
