@@ -38,6 +38,7 @@ def launches(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     monkeypatch.setattr(on_device, "DEVICES", {"cpu"})
     monkeypatch.setattr(on_device, "_launch", told)
     monkeypatch.setattr(on_device, "_unable", [])
+    monkeypatch.setattr(on_device, "is_new", lambda *_: False)  # what kernels say, and only that
     yield found
     assert not on_device._unable, on_device._unable
 
@@ -278,6 +279,60 @@ def test_what_kernels_cannot_read_goes_through_blocks(launches: list[str]) -> No
     assert launches == []
 
 
+# --- the first batch ------------------------------------------------------------------------------
+
+
+def wrong(monkeypatch: pytest.MonkeyPatch, kernel: str, add: int) -> None:
+    """Kernels are compared with blocks at first; one adds a number to what it gives."""
+    launch = on_device._launch
+
+    def changed(name: str, grid: Any, *given: Any, **settings: Any) -> None:
+        launch(name, grid, *given, **settings)
+        if name == kernel:
+            given[add][..., -1] += 3e3
+
+    monkeypatch.undo()
+    monkeypatch.setattr(on_device, "DEVICES", {"cpu"})
+    monkeypatch.setattr(on_device, "_unable", [])
+    monkeypatch.setattr(on_device, "_compared", set())
+    if kernel:
+        monkeypatch.setattr(on_device, "_launch", changed)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_kernels_that_are_wrong_are_found_out_at_the_first_batch(
+    kernel: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrong(monkeypatch, kernel, {"prepare": 13, "add_up": 9, "merge": 3}[kernel])
+    x, a = related(90)
+    metric = NeuronAdvantageCorrelation(x.shape[1])
+    with pytest.warns(UserWarning, match="but got sums that differ from those of plain PyTorch by"):
+        metric.update(x[:40], a[:40])
+    metric.update(x[40:], a[40:])
+    assert_same_r(metric.compute(), all_pearson(x, a))
+    on_device._unable.clear()
+
+
+@pytest.mark.parametrize("kernel", ["sort_cells", "add_cells"])
+def test_cells_that_are_wrong_are_found_out_at_the_first_batch(
+    kernel: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrong(monkeypatch, kernel, {"sort_cells": 5, "add_cells": 7}[kernel])
+    with pytest.warns(UserWarning, match="but got sums that differ from those of plain PyTorch by"):
+        found = cells(with_kernels=True)
+    assert_same_cells(found, cells(with_kernels=False))
+    on_device._unable.clear()
+
+
+def test_kernels_that_are_right_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    wrong(monkeypatch, "", 0)
+    x, a = related(90)
+    assert_same_r(streamed(x, a, (40, 50)), all_pearson(x, a))
+    assert_same_cells(cells(with_kernels=True), cells(with_kernels=False))
+    assert not on_device._unable
+    assert len(on_device._compared) == 2
+
+
 # --- cells ----------------------------------------------------------------------------------------
 
 
@@ -313,5 +368,5 @@ def test_sums_by_class_are_those_without_kernels(dtype: torch.dtype, launches: l
 
 def test_cells_of_one_sample_and_of_none() -> None:
     for n, rows in ((1, 1), (3, 9)):
-        args = {"n": n, "rows": rows}
+        args: dict[str, Any] = {"n": n, "rows": rows}
         assert_same_cells(cells(True, **args), cells(False, **args))

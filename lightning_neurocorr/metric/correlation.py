@@ -115,14 +115,25 @@ class NeuronAdvantageCorrelation(Metric):
         given = (advantage, covariates, fold)
         check_columns(*given, (len(parts[0]), self.num_covariates))
         state = self._writable()
-        if on_device.add_batch_(state, self.layout, parts, *given, self.count_active):
-            return
+        kind = (self.folds, self.num_covariates, self.count_active, fold is not None)
+        tried = state.clone() if on_device.is_new("batch", parts, *kind) else state
+        if not on_device.add_batch_(tried, self.layout, parts, *given, self.count_active):
+            self._add_in_blocks(state, parts, *given)
+        elif tried is not state:
+            self._add_in_blocks(state, parts, *given)
+            on_device.agree(*(correlation(self.layout.unpack(x)) for x in (tried, state)))
+
+    def _add_in_blocks(self, state: Tensor, parts: Sequence[Tensor], *given: Tensor | None) -> None:
+        """Add a batch in plain PyTorch: advantage, covariates, fold."""
+        advantage, covariates, fold = given
         with exact_arithmetic(parts[0].device):
             columns = read_columns(
-                *given,
+                cast(Tensor, advantage),
+                covariates,
+                fold,
                 folds=self.folds,
                 device=parts[0].device,
-                state_device=self.state.device,
+                state_device=state.device,
             )
             if len(parts[0]):
                 moments = self.layout.unpack(state)

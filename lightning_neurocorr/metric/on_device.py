@@ -32,6 +32,9 @@ _SORTED = 256  # samples that are sorted at a time
 _CELL = {"ROWS": 4, "COLS": 128}  # a cell has few samples of a batch
 
 _unable: list[str] = []  # why kernels cannot run here
+_compared: set[Any] = set()  # kinds of batches whose sums were compared with those of blocks
+_CLOSE = 1e-6
+_ODD = 0.01  # of nearly constant neurons rounding decides whether there is an r
 
 
 def add_batch_(
@@ -166,6 +169,43 @@ def _on(device: torch.device, values: Tensor) -> Tensor:
     return values.detach().to(device, non_blocking=True).contiguous()
 
 
+def is_new(kind: str, parts: Sequence[Tensor], *settings: Any) -> bool:
+    """Whether kernels run on such a batch for the first time; True once for each kind.
+
+    Compilers and drivers differ, and a wrong sum looks like a right one. So the first sums of each
+    kind are compared with those of blocks, which waits for the device.
+    """
+    device = parts[0].device
+    if device.type not in DEVICES or device.type == "meta":
+        return False
+    found = (kind, device, frozenset(x.dtype for x in parts), *settings)
+    new = found not in _compared
+    _compared.add(found)
+    return new
+
+
+def agree(found: Tensor, expected: Tensor, scale: Tensor | float = 1.0) -> bool:
+    """Whether sums of kernels are those of blocks; where not, kernels are not used again.
+
+    Args:
+        found: Numbers from kernels.
+        expected: The same from blocks.
+        scale: What a difference is measured in.
+    """
+    if not found.numel():
+        return True
+    away = ((found - expected).abs() / scale).nan_to_num(0, 0, 0)
+    largest = float(away.max())
+    odd = float((found.isfinite() != expected.isfinite()).double().mean())
+    if largest <= _CLOSE and odd <= _ODD:
+        return True
+    _go_without(
+        f"sums that differ from those of plain PyTorch by {largest:.1e}, and in {odd:.0%} of them "
+        "in whether they are finite"
+    )
+    return False
+
+
 def _try(device: torch.device, run: Callable[[], None]) -> bool:
     """Launch kernels; False, and a warning once, where one can't be compiled or launched."""
     try:
@@ -174,14 +214,18 @@ def _try(device: torch.device, run: Callable[[], None]) -> bool:
     except torch.cuda.OutOfMemoryError:
         raise
     except Exception as error:  # noqa: BLE001 -- compilers raise anything; we can do without
-        _unable.append(f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}")
-        warnings.warn(
-            f"The fast kernels of the metric need Triton to work here, but got {_unable[0]}. The "
-            "metric goes on without them: more slowly, with the same numbers.",
-            stacklevel=2,
-        )
+        _go_without(f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}")
         return False
     return True
+
+
+def _go_without(why: str) -> None:
+    _unable.append(why)
+    warnings.warn(
+        f"The fast kernels of the metric need Triton to work here, but got {why}. The metric goes "
+        "on without them: more slowly, with the same numbers.",
+        stacklevel=2,
+    )
 
 
 def _launch(name: str, grid: tuple[int, ...], *given: Any, **settings: Any) -> None:
