@@ -52,3 +52,70 @@ def test_a_table_is_a_grid_for_those_who_cannot_see_it(view, written):
         one => !one.closest('[hidden]') && !(one.getAttribute('aria-label') ||
         one.textContent.trim() || one.closest('label') || one.ariaHidden)).length""")
     assert unnamed == 0
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_a_table_that_goes_on_beside_the_page_shows_it(theme, view):
+    """The edge is shaded where there is more, and no longer at the end."""
+    view.page.set_viewport_size({"width": 360, "height": 740})
+    view.page.emulate_media(color_scheme=theme)
+    try:
+        studies = [{"page": "study", "study": name} for name in ("ablation", "squares")]
+        for state in ({}, *studies, {"page": "samples", "cell": "only_model"}):
+            view.go(run=RUN, **state)
+            wide = "() => [...document.querySelectorAll('.scroll, .grid')].filter(one => {act})"
+            over = "one.scrollWidth > one.clientWidth + 1"
+            unsaid = f"{over} !== (one.dataset.more !== '')"
+            assert view.frame.evaluate(f"{wide.replace('{act}', unsaid)}.length") == 0
+            moved = view.frame.evaluate(f"""{wide.replace("{act}", over)}.map(one => {{
+                const before = getComputedStyle(one).backgroundImage;
+                one.scrollLeft = one.scrollWidth;
+                return [one.dataset.more, before.includes('gradient')] }})""")
+            assert all(one == ["right", True] for one in moved), state
+            view.page.wait_for_timeout(100)
+            now = view.frame.evaluate(f"{wide.replace('{act}', over)}.map(o => o.dataset.more)")
+            assert now == ["left"] * len(moved)
+            if state.get("study") != "squares":
+                assert moved, state
+    finally:
+        view.page.set_viewport_size(SIZE)
+        view.page.emulate_media(color_scheme="light")
+
+
+# Numbers and short words over more than one line, in tables without hostile names.
+_BROKEN = r"""() => {
+    const cells = root => [...root.querySelectorAll('*')].flatMap(one => [
+        ...(/^T[DH]$/.test(one.tagName) ? [one] : []),
+        ...(one.shadowRoot ? cells(one.shadowRoot) : [])]);
+    const word = /(?<![^\s/])(?:[+−]?\d[\d.,]*(?:e−?\d+)?%?|[a-z_]{2,14})(?![^\s/])/g;
+    const tame = one => !/hacked|www/.test(one.closest('table').textContent);
+    const found = cells(document).filter(tame);
+    const broken = [];
+    for (const cell of found) {
+        const texts = document.createTreeWalker(cell, NodeFilter.SHOW_TEXT);
+        for (let text; (text = texts.nextNode());) {
+            for (const { index, 0: said } of text.data.matchAll(word)) {
+                const range = document.createRange();
+                range.setStart(text, index);
+                range.setEnd(text, index + said.length);
+                const lines = new Set([...range.getClientRects()].map(({ top }) => top));
+                if (lines.size > 1) broken.push(said);
+            }
+        }
+    }
+    return [found.length, broken];
+}"""
+
+
+def test_no_word_of_tensorboards_text_tab_is_broken(addresses, browser):
+    """At 1,200 pixels its page breaks words apart where a table does not fit."""
+    page = browser.new_page(viewport={"width": 1200, "height": 900})
+    page.goto(f"{addresses('data server')}#text")
+    for _ in range(300):
+        cells, broken = page.evaluate(_BROKEN)
+        if cells > 100:
+            break
+        page.wait_for_timeout(100)
+    assert cells > 100
+    assert broken == []
+    page.close()

@@ -151,6 +151,20 @@ def test_rows_are_in_the_order_of_r_and_undefined_comes_last() -> None:
     assert sorted(tops, key=lambda unit: tops[unit]) == [1, 0, 3, 2]
 
 
+def test_a_small_sheet_has_the_first_neurons_and_says_how_many_more_there_are() -> None:
+    found = images(40)
+    panels = [panel(unit, found[10 * unit : 10 * unit + 10]) for unit in range(4)]
+    sheet = contact_sheet(report(*panels), LAYER, neurons=2)
+    shown = [u for u in range(4) if places(sheet, enlarge(to_rgb(found[10 * u]), 80))]
+    assert shown == [0, 1]  # in order of r: 1, 0, 3, 2
+    text = "2 more of this layer are in the tab NEURONS."
+    assert places(sheet, drawn(text, 18, False, LIGHT.muted))
+    assert (contact_sheet(report(*panels), LAYER, neurons=4) == contact_sheet(
+        report(*panels), LAYER)).all()  # fmt: skip
+    with pytest.raises(ValueError, match="`neurons` to be at least 1"):
+        contact_sheet(report(*panels), LAYER, neurons=0)
+
+
 def test_the_same_report_gives_the_same_sheet() -> None:
     found = images(10)
     first = contact_sheet(report(panel(1, found)), LAYER)

@@ -18,7 +18,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 from torch.utils.tensorboard import SummaryWriter
 
-from lightning_neurocorr import NeuronAdvantage
+from lightning_neurocorr import Inspector, NeuronAdvantage
 from lightning_neurocorr.report.history import HistoryEntry
 from lightning_neurocorr.report.panels import Picture
 from lightning_neurocorr.show.loggers import log_history
@@ -147,11 +147,13 @@ def test_a_resnet18_gets_at_most_forty_tags_of_all_kinds(tmp_path):
     assert {tag.split("/")[2] for tag in ours if tag.startswith("neurocorr/r/")} == stages
 
 
-def test_tables_and_pictures_stand_at_the_step_of_the_scalars(tmp_path):
+@pytest.mark.parametrize("inspector", [None, Inspector()], ids=["alone", "with the microscope"])
+def test_tables_and_pictures_stand_at_the_step_of_the_scalars(inspector, tmp_path):
+    """The figure of r over validations is drawn where the microscope does not show it."""
     logger = pl.loggers.TensorBoardLogger(tmp_path)
     callback = NeuronAdvantage(
         lambda batch: (batch[1] + torch.arange(len(batch[1])) % 2) % 3, "fc",
-        visualizer=NoPictures(),
+        visualizer=NoPictures(), inspector=inspector,
     )  # fmt: skip
     trainer = paper_trainer(
         callback, max_epochs=3, logger=logger, val_check_interval=0.5, log_every_n_steps=1
@@ -164,8 +166,9 @@ def test_tables_and_pictures_stand_at_the_step_of_the_scalars(tmp_path):
     assert scalars == [1, 3, 5, 7, 9, 11]
     assert [e.step for e in events.Tensors("neurocorr/top neurons/text_summary")] == scalars
     assert [e.step for e in events.Histograms("neurocorr/r/fc")] == scalars
-    assert [e.step for e in events.Images("neurocorr/r over validations")] == scalars
-    assert [e.step for e in events.Images("neurocorr/what neurons see/fc")] == scalars[-1:]
+    images = {tag: [e.step for e in events.Images(tag)] for tag in events.Tags()["images"]}
+    figure = {} if inspector else {"neurocorr/r over validations": scalars}
+    assert images == {"neurocorr/what neurons see/fc": scalars[-1:], **figure}
 
 
 @pytest.mark.parametrize(

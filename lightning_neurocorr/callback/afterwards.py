@@ -64,7 +64,10 @@ class Afterwards:
             return
         if trainer.is_global_zero:
             with memory.faults.forgiven("write to the logger"):
-                log_report(memory.report, memory.history, trainer.loggers, self.options.top_k)
+                log_report(
+                    memory.report, memory.history, trainer.loggers, self.options.top_k,
+                    inspected=self.inspects,
+                )  # fmt: skip
         due = looks_closer(self.options, memory.in_fits) or not wiring.is_fitting(trainer)
         if due:
             self._look_closer(trainer)
@@ -77,9 +80,17 @@ class Afterwards:
         if new or self._lacks_table():
             self._inspect(trainer, last=True)
         with memory.faults.forgiven("write to the logger"):
-            log_history(memory.report, memory.history, trainer.loggers, self.options.top_k)
+            log_history(
+                memory.report, memory.history, trainer.loggers, self.options.top_k,
+                inspected=self.inspects,
+            )  # fmt: skip
 
     # --- the microscope --------------------------------------------------------------------------
+
+    @property
+    def inspects(self) -> bool:
+        """Whether TensorBoard gets the microscope too."""
+        return self._microscope is not None
 
     def _lacks_table(self) -> bool:
         """Whether the microscope has no full table of the last report."""
@@ -164,8 +175,9 @@ class Afterwards:
             memory.last_step += 1  # a second text at the same step would not be shown
             newer = replace(report, step=memory.last_step)
             log_table(newer, memory.history, loggers, self.options.top_k)
-            log_findings(newer, loggers)
-        log_sheets(report, loggers, trainer.log_dir if loggers else None)
+            log_findings(newer, loggers, inspected=self.inspects)
+        folder = trainer.log_dir if loggers else None
+        log_sheets(report, loggers, folder, inspected=self.inspects)
 
 
 def validated(weights: KeptWeights | None) -> AbstractContextManager[None]:

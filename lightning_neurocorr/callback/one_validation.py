@@ -332,7 +332,10 @@ class OneValidation:
         if not trainer.is_global_zero:
             return
         with faults.forgiven("write to the logger"):
-            log_report(memory.report, memory.history, trainer.loggers, options.top_k)
+            log_report(
+                memory.report, memory.history, trainer.loggers, options.top_k,
+                inspected=self.afterwards.inspects,
+            )  # fmt: skip
 
     # --- and then --------------------------------------------------------------------------------
 

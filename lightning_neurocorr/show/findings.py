@@ -13,19 +13,20 @@ from lightning_neurocorr.show.tensorboard import Writer, escape
 ROWS, COLUMNS = 20, 6  # of a table that are shown; the report has all
 
 
-def draw_findings(report: NeuronReport, writer: Writer) -> None:
+def draw_findings(report: NeuronReport, writer: Writer, *, figures: bool = True) -> None:
     """Write what each study found: a text with its tables, and its pictures.
 
     Args:
         report: What the validation found.
         writer: A ``SummaryWriter`` or anything like it.
+        figures: Whether the pictures are drawn: the microscope has them beside their tables.
     """
     for name, finding in report.studies.items():
         if finding.state == "not_asked":
             continue
         tag = f"{report.name}/studies/{tag_part(name)}"
         writer.add_text(tag, finding_markdown(finding), report.step)
-        for figure in finding.figures:
+        for figure in finding.figures if figures else ():
             place = f"{tag}/{tag_part(figure.name)}"
             writer.add_image(place, figure.image, report.step, dataformats="HWC")
 

@@ -1,11 +1,14 @@
 """Show a report with whatever loggers a run has; TensorBoard gets everything, others what they can.
 
-How each kind of logger takes it stands in ``ways``.
+How each kind of logger takes it stands in ``ways``. ``inspected`` says that TensorBoard has the
+microscope too: what the microscope shows better is not drawn twice.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +23,15 @@ from lightning_neurocorr.show.ways import Way, sheet_file, summary_writer, way_i
 
 
 def log_report(
-    report: NeuronReport, history: Sequence[HistoryEntry], loggers: Iterable[Any], top_k: int
+    report: NeuronReport,
+    history: Sequence[HistoryEntry],
+    loggers: Iterable[Any],
+    top_k: int,
+    *,
+    inspected: bool = False,
 ) -> None:
     """Tables, histograms and the history figure."""
-    _for_each(loggers, lambda way: way.report(report, history, top_k))
+    _for_each(loggers, lambda way: way.report(report, history, top_k), inspected)
 
 
 def log_table(
@@ -33,9 +41,9 @@ def log_table(
     _for_each(loggers, lambda way: way.top(report, history, top_k))
 
 
-def log_findings(report: NeuronReport, loggers: Iterable[Any]) -> None:
+def log_findings(report: NeuronReport, loggers: Iterable[Any], *, inspected: bool = False) -> None:
     """What studies found."""
-    _for_each(loggers, lambda way: way.findings(report))
+    _for_each(loggers, lambda way: way.findings(report), inspected)
 
 
 def log_history(
@@ -43,27 +51,33 @@ def log_history(
     history: Sequence[HistoryEntry],
     loggers: Iterable[Any],
     top_k: int,
+    *,
+    inspected: bool = False,
 ) -> None:
     """At the end of a run the history figure, where the last validation came without one."""
     if report is not None and not shows_history(len(history)):
-        _for_each(loggers, lambda way: way.history(report, history, top_k))
+        _for_each(loggers, lambda way: way.history(report, history, top_k), inspected)
 
 
-def log_sheets(report: NeuronReport, loggers: Iterable[Any], folder: str | None) -> list[Path]:
+def log_sheets(
+    report: NeuronReport, loggers: Iterable[Any], folder: str | None, *, inspected: bool = False
+) -> list[Path]:
     """Contact sheets for every logger that shows them; PNG files in ``folder`` if none does.
 
     Returns:
         The files written.
     """
-    sheets = contact_sheets(report)
+    sheets = cache(partial(contact_sheets, report))
+    largest = max(Counter(panel.layer for panel in report.panels).values(), default=0)
 
     def show(way: Way) -> bool:
-        way.sheets(report, sheets)
+        most = way.most_neurons if way.most_neurons < largest else None
+        way.sheets(report, sheets(most))
         return way.shows_sheets
 
-    if any(_for_each(loggers, show)) or folder is None:
+    if any(_for_each(loggers, show, inspected)) or folder is None:
         return []
-    return [_write(folder, report, layer, sheet) for layer, sheet in sheets.items()]
+    return [_write(folder, report, layer, sheet) for layer, sheet in sheets(None).items()]
 
 
 def summary_writers(loggers: Iterable[Any]) -> list[Any]:
@@ -71,13 +85,16 @@ def summary_writers(loggers: Iterable[Any]) -> list[Any]:
     return [writer for writer in map(summary_writer, loggers) if writer is not None]
 
 
-def _for_each(loggers: Iterable[Any], show: Callable[[Way], Any]) -> list[Any]:
+def _for_each(
+    loggers: Iterable[Any], show: Callable[[Way], Any], inspected: bool = False
+) -> list[Any]:
     """What ``show`` returns for each way; the first error comes out when all had their turn."""
     shown, errors = [], []
     for logger in loggers:
         try:
             way = way_into(logger)
             if way is not None:
+                way.inspected = inspected
                 shown.append(show(way))
         except Exception as error:  # noqa: BLE001 -- a full disk must not cost the others theirs
             errors.append(error)

@@ -52,7 +52,12 @@ class Writer(Protocol):
 
 
 def draw_report(
-    report: NeuronReport, history: Sequence[HistoryEntry], writer: Writer, top_k: int = 16
+    report: NeuronReport,
+    history: Sequence[HistoryEntry],
+    writer: Writer,
+    top_k: int = 16,
+    *,
+    figure: bool = True,
 ) -> None:
     """Write one validation: the table of top neurons, histograms of r, and r over validations.
 
@@ -65,6 +70,7 @@ def draw_report(
         history: All validations so far, this one last.
         writer: A ``SummaryWriter`` or anything with these three methods.
         top_k: How many neurons the table and the figure show.
+        figure: Whether the figure is drawn: the microscope has a better one.
     """
     draw_table(report, history, writer, top_k)
     if report.message:
@@ -73,7 +79,7 @@ def draw_report(
         if len(values):
             edges = _edges(len(values))
             writer.add_histogram(f"{report.name}/r/{group}", values, report.step, bins=edges)
-    if shows_history(len(history)):
+    if figure and shows_history(len(history)):
         draw_history(report, history, writer, top_k)
 
 
@@ -170,7 +176,7 @@ def _outcome_table(report: NeuronReport) -> str:
 
 
 def _neuron_table(report: NeuronReport, history: Sequence[HistoryEntry], top_k: int) -> str:
-    """Few columns: TensorBoard's page takes about six before it breaks words apart."""
+    """Few columns of short lines: where they do not fit, TensorBoard's page breaks words apart."""
     rows = report.shown(top_k)
     if not rows:
         return ""
@@ -210,7 +216,9 @@ def _cells(
     if known("ablation"):
         cells["ablation<br>random"] = _ablation
     if grouped:
-        cells["mean in both / only_model /<br>only_baseline / neither<br>contrast t"] = _profile
+        cells["mean in both /<br>only_model /<br>only_baseline /<br>neither<br>contrast t"] = (
+            _profile
+        )
     for name in COLUMNS:
         if TENSORBOARD in DECLARED[name].shown and name not in _STACKED and known(name):
             cells[escape(name)] = partial(_own, name=name)
@@ -245,7 +253,7 @@ def _place(layer: LayerSummary) -> str:
 
 def _verdict(row: NeuronRow) -> str:
     """Claims below each other, in short lines: a long one would take the width of all numbers."""
-    lines = [line for claim in row.verdict.split("; ") for line in wrap(claim, 36)]
+    lines = [line for claim in row.verdict.split("; ") for line in wrap(claim, 28)]
     return "<br>".join([f"**{escape(row.name)}**", *map(escape, lines)])
 
 
@@ -279,15 +287,16 @@ def _profile(row: NeuronRow) -> str:
     else:
         texts = [fixed(mean, digits) for mean in means]
     texts[1] = f"**{texts[1]}**"
-    return f"{' / '.join(texts)}<br>t {_number(row.contrast_t, 1)}"
+    first, second = " / ".join(texts[:2]), " / ".join(texts[2:])
+    return f"{first} /<br>{second}<br>t {_number(row.contrast_t, 1)}"
 
 
 _number = partial(fixed, sign=True)
 
 
 def _interval(low: float, high: float) -> str:
-    """On one line wherever it fits."""
-    return "\N{NO-BREAK SPACE}".join([_number(low), "to", _number(high)])
+    """On two lines: a long one in a narrow column is broken inside a number."""
+    return f"{_number(low)}<br>to {_number(high)}"
 
 
 def _stacked(sheets: Sequence[np.ndarray]) -> np.ndarray:

@@ -6,6 +6,7 @@ is a class and its entry in ``WAYS``.
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,15 +22,26 @@ from lightning_neurocorr.show.findings import draw_findings, plain_rows
 from lightning_neurocorr.show.scalars import tag_part
 from lightning_neurocorr.show.tensorboard import draw_history, draw_report, draw_sheets, draw_table
 
+_FEW = 4  # neurons of a layer on the sheet beside a microscope
+
 
 class Way:
     """Into one logger. A kind overrides what it can show; the rest is left out.
 
     Args:
         logger: The logger of a run.
+
+    Attributes:
+        inspected: Whether the run has the microscope too, in TensorBoard.
     """
 
     shows_sheets: ClassVar[bool] = False
+    inspected: bool = False
+
+    @property
+    def most_neurons(self) -> float:
+        """Of how many neurons of a layer a sheet tells."""
+        return math.inf
 
     def __init__(self, logger: Any) -> None:
         self.logger = logger
@@ -76,6 +88,11 @@ class TensorBoard(Way):
         super().__init__(logger)
         self.writer = summary_writer(logger)
 
+    @property
+    def most_neurons(self) -> float:
+        """Few where the microscope has all."""
+        return _FEW if self.inspected else math.inf
+
     @staticmethod
     def fits(logger: Any) -> bool:
         """Whether there is a writer."""
@@ -83,7 +100,7 @@ class TensorBoard(Way):
 
     def report(self, report: NeuronReport, history: Sequence[HistoryEntry], top_k: int) -> None:
         """The table, histograms and the history figure."""
-        draw_report(report, history, self.writer, top_k)
+        draw_report(report, history, self.writer, top_k, figure=not self.inspected)
 
     def top(self, report: NeuronReport, history: Sequence[HistoryEntry], top_k: int) -> None:
         """As Markdown."""
@@ -91,7 +108,8 @@ class TensorBoard(Way):
 
     def history(self, report: NeuronReport, history: Sequence[HistoryEntry], top_k: int) -> None:
         """As an image."""
-        draw_history(report, history, self.writer, top_k)
+        if not self.inspected:
+            draw_history(report, history, self.writer, top_k)
 
     def sheets(self, report: NeuronReport, sheets: Mapping[str, np.ndarray]) -> None:
         """An image per group of layers."""
@@ -99,7 +117,7 @@ class TensorBoard(Way):
 
     def findings(self, report: NeuronReport) -> None:
         """Texts with tables, and pictures."""
-        draw_findings(report, self.writer)
+        draw_findings(report, self.writer, figures=not self.inspected)
 
 
 class WeightsAndBiases(Way):

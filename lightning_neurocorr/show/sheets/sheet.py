@@ -30,7 +30,12 @@ _TITLE, _NAME, _TEXT, _SMALL = 24, 19, 18, 15
 
 
 def contact_sheet(
-    report: NeuronReport, layer: str, *, samples: int = 4, dark: bool = False
+    report: NeuronReport,
+    layer: str,
+    *,
+    samples: int = 4,
+    neurons: int | None = None,
+    dark: bool = False,
 ) -> np.ndarray:
     """What the shown neurons of a layer see, a row per neuron: first what passed its controls.
 
@@ -39,17 +44,20 @@ def contact_sheet(
         layer: Dotted name of the layer.
         samples: The most samples per group and neuron. Where images have other than 1 or 3
             channels, each takes a line, and fewer are shown.
+        neurons: The most neurons; None for all. A line says how many more there are.
         dark: Light on dark paper.
 
     Returns:
         ``(H, W, 3)`` uint8.
 
     Raises:
-        ValueError: If nothing is to be shown for the layer, or ``samples`` is below 1.
+        ValueError: If nothing is to be shown for the layer, or a number is below 1.
     """
-    if samples < 1:
-        raise ValueError(f"Expected `samples` to be at least 1, but got {samples}.")
-    ranked = ranked_panels(report, layer)
+    for name, value in (("samples", samples), ("neurons", neurons)):
+        if value is not None and value < 1:
+            raise ValueError(f"Expected `{name}` to be at least 1, but got {value}.")
+    every = ranked_panels(report, layer)
+    ranked = every[:neurons]
     if not ranked:
         shown = ", ".join(sorted({repr(panel.layer) for panel in report.panels})) or "none"
         raise ValueError(f"Expected `layer` to be one with panels ({shown}), but got {layer!r}.")
@@ -63,14 +71,16 @@ def contact_sheet(
     parts = [_title(report, layer, palette), layout.header()]
     for panel, row in ranked:
         parts += [_heading(row, palette), layout.row(panel)]
+    if more := len(every) - len(ranked):
+        parts.append(_rest(more, palette))
     parts.append(_legend(panels, layout.legend, palette))
     return np.concatenate([part.array() for part in parts])
 
 
-def contact_sheets(report: NeuronReport) -> dict[str, np.ndarray]:
+def contact_sheets(report: NeuronReport, neurons: int | None = None) -> dict[str, np.ndarray]:
     """The contact sheet of every layer that has panels, by layer, in the order of the report."""
-    drawn = {panel.layer for panel in report.panels}
-    return {layer: contact_sheet(report, layer) for layer in report.layers if layer in drawn}
+    drawn = [layer for layer in report.layers if any(p.layer == layer for p in report.panels)]
+    return {layer: contact_sheet(report, layer, neurons=neurons) for layer in drawn}
 
 
 def ranked_panels(report: NeuronReport, layer: str) -> list[tuple[Panel, NeuronRow]]:
@@ -132,6 +142,15 @@ def _heading(row: NeuronRow, palette: Palette) -> Canvas:
     canvas.write((MARGIN, 8), short + unit, _NAME, bold=True)
     canvas.write((WIDTH - MARGIN, 8), r, _NAME, bold=True, anchor="r")
     canvas.write((MARGIN, 8 + line_height(_NAME)), lines, _TEXT)
+    return canvas
+
+
+def _rest(more: int, palette: Palette) -> Canvas:
+    """That the microscope has further neurons."""
+    text = f"{more} more of this layer {'is' if more == 1 else 'are'} in the tab NEURONS."
+    canvas = Canvas(WIDTH, line_height(_TEXT) + 14, palette)
+    canvas.fill((MARGIN, 2, WIDTH - 2 * MARGIN, 1), palette.line)
+    canvas.write((MARGIN, 10), text, _TEXT, colour=palette.muted)
     return canvas
 
 
