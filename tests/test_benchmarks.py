@@ -3,6 +3,7 @@
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -154,6 +155,21 @@ def test_rounds_stop_at_their_cap_and_launches_are_counted():
     assert found["a"] >= 0
     x = torch.ones(3)
     assert bench.launches(lambda: (x + 1) * 2) == (2, "operator calls (no GPU)")
+
+
+def test_launches_of_a_profile_are_counted_once():
+    kind = torch.autograd.DeviceType
+
+    def event(name, device):
+        return SimpleNamespace(name=name, device_type=device)
+
+    kernels = [event("triton_one", kind.CUDA), event("Memcpy DtoH", kind.CUDA)]
+    calls = [event("aten::add", kind.CPU), event("cudaMemcpyAsync", kind.CPU)]
+    driver = [event("cuLaunchKernelEx", kind.CPU), event("cudaLaunchKernel", kind.CPU)]
+    assert gpu_table.launched([*kernels, *calls, *driver]) == 2
+    assert gpu_table.launched([*kernels, *calls]) == 1
+    with pytest.raises(RuntimeError, match="saw no kernel"):
+        gpu_table.launched(calls)
 
 
 def test_the_floor_of_an_update_is_what_a_correlation_needs():

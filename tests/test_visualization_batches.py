@@ -128,6 +128,24 @@ def test_units_that_bfloat16_reads_wrong_are_drawn_in_float32(prior):
     assert np.abs(plain[0].image - half[0].image).max() > 1e-5
 
 
+def test_pictures_that_bfloat16_reads_wrong_in_the_end_are_made_again(prior, monkeypatch):
+    net, targets = _network(), [Target("2", unit) for unit in range(3)]
+    asked = []
+
+    def right_in_half(self, chunk, images, plain=None):
+        asked.append(list(chunk))
+        return [plain is None or index != 1 for index in chunk]
+
+    monkeypatch.setattr(drawing.Drawing, "right_in_half", right_in_half)
+    settings = {"steps": 12, "reference_images": 16}
+    plain = FeatureVisualizer(**settings).render(net, None, targets, prior)
+    half = FeatureVisualizer(**settings, precision="bfloat16").render(net, None, targets, prior)
+    assert asked == [[0, 1, 2], [0, 1, 2]]
+    np.testing.assert_allclose(plain[1].image, half[1].image, atol=1e-4)
+    for unit in (0, 2):
+        assert np.abs(plain[unit].image - half[unit].image).max() > 1e-5
+
+
 def test_models_in_double_precision_stay_there(prior):
     net, kinds = _network().double(), set()
     net[2].register_forward_hook(lambda *args: kinds.add(args[2].dtype))

@@ -4,9 +4,10 @@
 
 ResNet-50 and ViT-B/16 of torchvision with random weights at 224 x 224, bfloat16 autocast and
 channels_last, batches on the device. Wall-clock time between synchronisations, medians of runs that
-take turns. It takes less than four minutes on an H100; a part that fails or finds no time left says
-so in its row, and the others go on. ``--device cpu --fast`` runs everything small, to see that it
-works where there is no GPU: its figures mean nothing, and no goal is judged.
+take turns. It is made for less than four minutes on an H100: each part has a cap, and none begins
+after 230 s. A part that fails or finds no time left says so in its row, and the others go on.
+``--device cpu --fast`` runs everything small, to see that it works where there is no GPU: its
+figures mean nothing, and no goal is judged.
 """
 
 from __future__ import annotations
