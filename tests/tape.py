@@ -78,7 +78,7 @@ class TapeRecorder:
 
         with Watch():
             going = step()
-        return going, any(waits)
+        return going, "the model waits for the device" if any(waits) else None
 
     def record(self, step):
         self.asked.append("recorded")

@@ -158,6 +158,18 @@ def test_a_model_that_waits_for_the_device_is_not_recorded(prior, monkeypatch):
         _drawn(prior, Asking(*_network()))
 
 
+def test_a_model_that_copies_from_the_host_is_not_recorded(prior, monkeypatch):
+    class Copying(nn.Sequential):
+        def forward(self, images):
+            return super().forward(
+                images * torch.tensor([1.0]).to(images.device, non_blocking=True)
+            )
+
+    monkeypatch.setattr(repeating.CudaRecorder, "record", lambda *_: pytest.fail("recorded"))
+    with pytest.warns(UserWarning, match="copies from or to the host|waits for the device"):
+        _drawn(prior, Copying(*_network()))
+
+
 def test_our_own_step_never_waits_for_the_device(prior):
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # or it would say why there is no recording

@@ -9,7 +9,7 @@ from torch import nn
 
 from lightning_neurocorr.visualization import FeatureVisualizer, ImagePrior, Target
 from lightning_neurocorr.visualization.drawing import Drawing
-from lightning_neurocorr.visualization.repeating import CudaRecorder
+from lightning_neurocorr.visualization.repeating import CudaRecorder, HostMemory
 from tests.tape import PretendCuda, PretendGraph, Tape, TapeRecorder
 
 
@@ -288,6 +288,36 @@ def test_pytorch_says_where_a_step_waits(prior, pretend, monkeypatch):
     assert len(said) == 1
     assert "recorded" not in cuda.said
     assert cuda.mode == 0
+
+
+def _sums(values):
+    return values + torch.tensor(2.0) + torch.ones(3, device="meta").sum()
+
+
+@pytest.mark.parametrize(
+    ("run", "seen"),
+    [
+        (_sums, False),
+        (lambda values: torch.arange(3, device="meta") * values, False),
+        (lambda values: torch.arange(3).to("meta", non_blocking=True) * values, True),
+        (lambda values: torch.tensor(2.0).to("meta") * values, True),
+        (lambda values: values.copy_(torch.ones(3)), True),
+        (lambda values: torch.ones(3).mul_(2), False),
+    ],
+)
+def test_memory_of_the_host_is_seen_beside_a_device(run, seen):
+    """The meta device stands for a GPU."""
+    with HostMemory() as host:
+        run(torch.ones(3, device="meta"))
+    assert host.seen == seen
+
+
+def test_a_model_that_copies_from_the_host_is_not_recorded(prior, pretend, monkeypatch):
+    cuda = pretend()
+    monkeypatch.setattr(HostMemory, "seen", True)
+    with pytest.warns(UserWarning, match="copies from or to the host's memory"):
+        VISUALIZER.render(_network(), None, TARGETS[0], prior)
+    assert "recorded" not in cuda.said
 
 
 def test_an_interrupt_leaves_everything_in_order(prior, pretend):

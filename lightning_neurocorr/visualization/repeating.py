@@ -10,9 +10,15 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
+
+from lightning_neurocorr.isolation.torch_private import (
+    TorchDispatchMode,
+    operation_name,
+    pytree,
+)
 
 _WARM_UP = 3  # steps before a recording: libraries choose algorithms and allocate workspaces
 _WORTH = 8  # a recording costs about as much as a step
@@ -38,8 +44,8 @@ class Recorder(Protocol):
         """All runs of a step, and its recording, are inside."""
         ...
 
-    def watched(self, step: Repeatable) -> tuple[bool, bool]:
-        """Run once; what the step returned, and whether the program waited for the device."""
+    def watched(self, step: Repeatable) -> tuple[bool, str | None]:
+        """Run once; what the step returned, and why it must not be recorded, if it must not."""
         ...
 
     def record(self, step: Repeatable) -> Callable[[], None]:
@@ -82,10 +88,8 @@ class Repeater:
         self._done += 1
         if self._recorder is None or self._done != _WARM_UP:
             return self._step()
-        going, waited = self._recorder.watched(self._step)
-        if waited:
-            self.fault = "the model waits for the device"
-        elif going:
+        going, self.fault = self._recorder.watched(self._step)
+        if going and self.fault is None:
             self._record(self._recorder)
         return going
 
@@ -121,17 +125,19 @@ class CudaRecorder:
         finally:
             self._stream.synchronize()  # a recording must not be dropped while it runs
 
-    def watched(self, step: Repeatable) -> tuple[bool, bool]:
+    def watched(self, step: Repeatable) -> tuple[bool, str | None]:
         """See :class:`Recorder`; PyTorch says where it waits."""
         before = torch.cuda.get_sync_debug_mode()
-        with warnings.catch_warnings(record=True) as said:
+        with warnings.catch_warnings(record=True) as said, HostMemory() as host:
             warnings.simplefilter("always")
             try:
                 torch.cuda.set_sync_debug_mode("warn")
                 going = step()
             finally:
                 torch.cuda.set_sync_debug_mode(before)
-        return going, any("called a synchronizing" in str(one.message) for one in said)
+        if any("called a synchronizing" in str(one.message) for one in said):
+            return going, "the model waits for the device"
+        return going, "the model copies from or to the host's memory" if host.seen else None
 
     def record(self, step: Repeatable) -> Callable[[], None]:
         """See :class:`Recorder`."""
@@ -158,6 +164,28 @@ class CudaRecorder:
         self._behind.append(event)
         if len(self._behind) > _AHEAD:
             self._behind.popleft().synchronize()
+
+
+class HostMemory(TorchDispatchMode):
+    """Sees whether an operation uses memory of the CPU and of another device.
+
+    A recording would use the same address of the CPU again, where by then is something else.
+
+    Attributes:
+        seen: Whether it was so.
+    """
+
+    seen = False
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        copies = "copy" in operation_name(func)
+        leaves = pytree.tree_leaves((args, kwargs, result))
+        tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
+        # beside tensors on a device, one without axes is a number that is read at once
+        kinds = {tensor.device.type for tensor in tensors if tensor.ndim or copies}
+        self.seen |= len(kinds) > 1 and "cpu" in kinds
+        return result
 
 
 @contextmanager
