@@ -145,7 +145,7 @@ def test_files_without_the_parts_of_the_advantage_do_not_say_encodes(tmp_path: P
     path = make_report({"a": 1}, columns).save(tmp_path / "report.npz")
     assert NeuronReport.load(path).rows[0].verdict == "encodes the advantage"
     rewritten(path, meta=meta_of(path, schema=2), **{f"column/{name}": None for name in parts})
-    words = "goes with the advantage; its two parts were not tested"
+    words = "its r is above 0; its two parts were not tested"
     assert NeuronReport.load(path).rows[0].verdict == words
 
 

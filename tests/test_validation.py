@@ -13,6 +13,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_neurocorr import BatchBaseline, choose_layers
+from lightning_neurocorr import functional as F
 from lightning_neurocorr.attribution import Attribution
 from lightning_neurocorr.functional.hashing import folds
 from lightning_neurocorr.report import NeuronReport
@@ -110,7 +111,7 @@ def test_sets_of_labels_have_no_class_to_control_for() -> None:
     both = [(part == target).all(1).float() for part in (prediction, baseline)]
     x = torch.randn(400, 2) + (both[0] - both[1])[:, None]
     report, _ = one_pass(x, prediction, baseline, target, advantage="exact_match")
-    assert report.rows[0].verdict == "goes with the advantage; classes were not controlled for"
+    assert report.rows[0].verdict == "its r is above 0; classes were not controlled for"
     assert report.notes == ("Classes were not controlled for: a sample has a set of labels.",)
 
 
@@ -120,7 +121,7 @@ def test_labels_that_are_ids_are_not_controlled_for(labels: Any, strange: int) -
     target[5] = strange
     x = torch.randn(400, 2) + ((prediction == target) & (baseline != target))[:, None]
     report, _ = one_pass(x, prediction, baseline, target)
-    assert report.rows[0].verdict == "goes with the advantage; classes were not controlled for"
+    assert report.rows[0].verdict == "its r is above 0; classes were not controlled for"
     assert "encode the advantage. Classes were not controlled for." in report.headline
 
 
@@ -134,7 +135,7 @@ def test_beyond_the_budget_classes_are_pooled_by_what_was_seen_before() -> None:
     labels, room = (prediction, baseline, target), {"class_budget": 128 * 2 * 16}
     first, result = one_pass(x, *labels, **room)
     assert np.isnan(first.column("r_within_class")).all()
-    assert first.rows[1].verdict == "goes with the advantage; classes were not controlled for"
+    assert first.rows[1].verdict == "its r is above 0; classes were not controlled for"
     assert "Classes were not controlled for: sums for so many classes" in first.notes[0]
     np.testing.assert_allclose(first.column("mean"), x.double().mean(0), rtol=1e-6)
     seen = result.samples.by_class()
@@ -373,3 +374,44 @@ def test_a_finished_validation_is_a_value(labels: Any) -> None:
         result.finish(CPU)
     with pytest.raises(RuntimeError, match="no batch can follow"):
         result.add(Batch(*labels, torch.arange(400)), {"layer": x}, {})
+
+
+_UP = "To encode the advantage here is to be higher in `only_model` than in `both`"
+_DOWN = (
+    "To go with the baseline's advantage here is to be higher in `only_baseline` than in `neither`"
+)
+_NONE = "No neuron is said to encode the advantage"
+
+
+@pytest.mark.parametrize(
+    ("counts", "said"),
+    [  # of both, only_model, only_baseline, neither
+        ((300, 300, 300, 300), ()),
+        ((300, 300, 0, 0), (_UP,)),
+        ((300, 300, 300, 10), (_UP,)),
+        ((10, 300, 300, 300), (_NONE, _DOWN)),
+        ((0, 300, 300, 0), (_NONE,)),
+    ],
+)
+def test_a_claim_that_rests_on_one_part_says_so(
+    counts: tuple[int, ...], said: tuple[str, ...]
+) -> None:
+    groups = torch.tensor([F.BOTH, F.ONLY_MODEL, F.ONLY_BASELINE, F.NEITHER])
+    outcome = torch.repeat_interleave(groups, torch.tensor(counts))
+    target = torch.arange(len(outcome)) % 3
+    prediction = torch.where(
+        (outcome == F.BOTH) | (outcome == F.ONLY_MODEL), target, (target + 1) % 3
+    )
+    baseline = torch.where(
+        (outcome == F.BOTH) | (outcome == F.ONLY_BASELINE), target, (target + 2) % 3
+    )
+    x = torch.randn(len(outcome), 2)
+    x[outcome == F.ONLY_MODEL, 0] += 2
+    x[outcome == F.ONLY_BASELINE, 1] += 2
+    report, _ = one_pass(x, prediction, baseline, target)
+    assert [note.split(":")[0] for note in report.notes] == list(said)
+    up, down = (row.verdict for row in report.rows)
+    assert up.startswith("its r is above 0" if _NONE in said else "encodes the advantage")
+    if counts[2]:
+        told = "goes with the baseline's" if counts[3] > 25 else "its r is below 0"
+        assert down.startswith(told)

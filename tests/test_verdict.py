@@ -24,7 +24,7 @@ BASELINE = {
 }  # fmt: skip
 USED = {
     "attribution": 2.0, "attribution_q": 0.01, "attribution_low": 1.0, "attribution_high": 3.0,
-    "attribution_contrast": 0.1, "attribution_contrast_q": 0.005,
+    "attribution_contrast": 0.1, "attribution_contrast_q": 0.001,
 }  # fmt: skip
 NEEDED = {
     "ablation": 0.2, "ablation_control": 0.1, "ablation_p": 0.05, "ablation_q": 0.05,
@@ -44,13 +44,13 @@ COST = (
         ({}, "encodes the advantage"),
         (
             {"r_within_class": NAN, "q_within_class": NAN},
-            "goes with the advantage; classes were not controlled for",
+            "its r is above 0; classes were not controlled for",
         ),
         (
             {**BASELINE, "r_within_class": NAN, "q_within_class": NAN},
-            "goes with the baseline's advantage; classes were not controlled for",
+            "its r is below 0; classes were not controlled for",
         ),
-        ({"q_only_model": NAN}, "goes with the advantage; its two parts were not tested"),
+        ({"q_only_model": NAN}, "its r is above 0; its two parts were not tested"),
         ({"q_only_model": 0.051}, "not shown to encode the advantage"),
         ({"q_baseline_wrong": 0.0051}, "not shown to encode the advantage"),
         ({"q_value": 0.0051}, "not shown to encode the advantage"),
@@ -67,11 +67,11 @@ COST = (
             "not shown to encode the advantage",
         ),
         ({"q_model_right": NAN}, "encodes the advantage"),
-        ({"parts_replicated": -0.1}, "goes with the advantage in one half of the samples only"),
+        ({"parts_replicated": -0.1}, "its correlation holds in one half of the samples only"),
         ({"parts_replicated": NAN}, "encodes the advantage"),
         (
             {**BASELINE, "q_only_baseline": NAN},
-            "goes with the baseline's advantage; its two parts were not tested",
+            "its r is below 0; its two parts were not tested",
         ),
         (
             {**BASELINE, "q_only_baseline": 0.9, "q_model_wrong": 0.9},
@@ -97,16 +97,16 @@ COST = (
         ({"q_within_class": 0.06}, "goes with the class, not with the advantage within it"),
         ({"r_within_class": -0.4}, "goes with the class, not with the advantage within it"),
         ({"q_within_class": 0.04}, "encodes the advantage"),
-        ({"r_replicated": -0.01}, "goes with the advantage in one half of the samples only"),
+        ({"r_replicated": -0.01}, "its correlation holds in one half of the samples only"),
         (BASELINE, "goes with the baseline's advantage"),
         (
             {"r": -0.5, "r_within_class": -0.4, "r_replicated": -0.3},
-            "goes with the baseline's advantage; its two parts were not tested",
+            "its r is below 0; its two parts were not tested",
         ),
         (USED, "encodes the advantage and is used"),
         ({**USED, "attribution_contrast": NAN}, f"encodes the advantage; {NO_MORE}"),
         ({**USED, "attribution_contrast_q": NAN}, f"encodes the advantage; {NO_MORE}"),
-        ({**USED, "attribution_contrast_q": 0.0051}, f"encodes the advantage; {NO_MORE}"),
+        ({**USED, "attribution_contrast_q": 0.0011}, f"encodes the advantage; {NO_MORE}"),
         ({**USED, "attribution_shared": 0.0}, "encodes the advantage and is used"),
         ({**USED, "attribution_shared": -0.01}, f"encodes the advantage; {ELSEWHERE}"),
         ({**USED, "attribution_q": 0.06}, "encodes the advantage; not shown to be used"),
@@ -145,7 +145,7 @@ def slow_verdict(row: dict, dead: bool) -> str:
     same = row["r_within_class"] * row["r"] > 0 and row["q_within_class"] <= 0.05
     first = row["q_baseline_right"] if row["r"] < 0 else row["q_baseline_wrong"]
     halves = math.isnan(row["r_replicated"]) or row["r_replicated"] * row["r"] > 0
-    whose = "the baseline's advantage" if row["r"] < 0 else "the advantage"
+    side = "below" if row["r"] < 0 else "above"
     claim = row["q_only_baseline"] if row["r"] < 0 else row["q_only_model"]
     parts = {
         -1: ("model being wrong", "baseline being right"),
@@ -161,20 +161,20 @@ def slow_verdict(row: dict, dead: bool) -> str:
     elif not unknown and not same:
         claims = ["goes with the class, not with the advantage within it"]
     elif not halves or (both and row["parts_replicated"] <= 0):
-        claims = ["goes with the advantage in one half of the samples only"]
+        claims = ["its correlation holds in one half of the samples only"]
     elif unknown:
-        claims = [f"goes with {whose}; classes were not controlled for"]
+        claims = [f"its r is {side} 0; classes were not controlled for"]
     elif both and row["q_value"] <= 0.005:
         claims = ["goes with the baseline's advantage" if row["r"] < 0 else "encodes the advantage"]
     elif math.isnan(claim):
-        claims = [f"goes with {whose}; its two parts were not tested"]
+        claims = [f"its r is {side} 0; its two parts were not tested"]
     elif sum(clear) == 1:
         claims = [f"goes with the {parts[clear.index(True)]}"]
     else:
         claims = ["not shown to encode the advantage"]
     if not math.isnan(row["attribution"]):
         clear = row["attribution_q"] <= 0.05
-        more = row["attribution_contrast"] > 0 and row["attribution_contrast_q"] <= 0.005
+        more = row["attribution_contrast"] > 0 and row["attribution_contrast_q"] <= 0.001
         if clear and row["attribution_low"] > 0:
             use = ELSEWHERE if row["attribution_shared"] < 0 else "is used"
             claims.append(use if more else NO_MORE)

@@ -32,10 +32,16 @@ _TOO_FEW = (
     "No neuron is said to encode the advantage: within classes, too few samples of `only_model` "
     "stand against samples of `both`."
 )
-_ONE_PART = (
-    "To encode the advantage here is to be higher in `only_model` than in `both`: within classes, "
-    "too few samples of `neither` can be compared with."
-)
+_ONE_PART = {
+    "only_model": (
+        "To encode the advantage here is to be higher in `only_model` than in `both`: within "
+        "classes, too few samples of `neither` can be compared with."
+    ),
+    "only_baseline": (
+        "To go with the baseline's advantage here is to be higher in `only_baseline` than in "
+        "`neither`: within classes, too few samples of `both` can be compared with."
+    ),
+}
 
 
 def message(
@@ -154,8 +160,11 @@ def control_notes(cells: Sequence[CellMoments], control: Control) -> tuple[str, 
     if not cells[0].by_class:
         return (_SETS if control == "sets" else _UNCONTROLLED,)
     counts = np.sum([half.counts for half in cells], 0)
-    pooled = (_POOLS.format(len(counts)),) if control == "pools" else ()
-    first, second = (stratified.pairs(counts, *PARTS[name]) for name in CLAIMS["only_model"])
-    if first < MIN_PAIRS:
-        return (*pooled, _TOO_FEW)
-    return (*pooled, _ONE_PART) if second < MIN_PAIRS else pooled
+    notes = [_POOLS.format(len(counts))] if control == "pools" else []
+    for claim, parts in CLAIMS.items():
+        first, second = (stratified.pairs(counts, *PARTS[name]) for name in parts)
+        if first < MIN_PAIRS:
+            notes += [_TOO_FEW] if claim == "only_model" else []
+        elif second < MIN_PAIRS:
+            notes.append(_ONE_PART[claim])
+    return tuple(notes)

@@ -8,8 +8,9 @@ sees left halves. Every claim is counted on each half of the held-out images by 
 
 - *real*: the half-blind baseline, and how many of those called hold on the other half: the 95 %
   interval of every number that the claim asks for lies above 0 there (r and its two parts; the
-  attribution and the contrast of shares; the cost of silencing). Beside it, how many are called
-  there too, which takes a q over the layer: that says more of power;
+  attribution and the contrast of shares), and for *needed* silencing costs more than random neurons
+  do, with a q of 0.05, and answers. Beside it, how many are called there too, which takes a q over
+  the layer: that says more of power;
 - *placebo*: the baseline's answers shuffled among samples of the same true class, several draws;
 - *twin*: against the same network trained from another seed;
 - *shuffled labels*: the true labels shuffled among all samples, for the network and the baseline.
@@ -97,6 +98,10 @@ class Tally:
 
 def _holds(claim: str, report: NeuronReport) -> np.ndarray:
     """Whether each neuron's numbers are above 0 by themselves, without a correction for many."""
+    if claim == "needed":  # of a cost that is no accident of the samples only q is kept
+        columns = {"r": report.column("r"), **report.columns}
+        beyond = report.column("ablation") > np.fmax(report.column("ablation_control"), 0)
+        return beyond & verdict.costs_more(columns) & verdict.loses_answers(columns)
     outcomes = report.outcomes
     if claim == "encodes":
         asked = [report.column("r_low")]
@@ -105,10 +110,8 @@ def _holds(claim: str, report: NeuronReport) -> np.ndarray:
             untested = np.isnan(report.column(f"q_{part}"))
             r = np.where(untested, np.nan, report.column(f"r_{part}"))
             asked.append(F.fisher_interval(r, outcomes.only_model + other)[0])
-    elif claim == "used":
-        asked = [report.column("attribution_low"), report.column("attribution_contrast_low")]
     else:
-        asked = [report.column("ablation") - np.fmax(report.column("ablation_control"), 0)]
+        asked = [report.column("attribution_low"), report.column("attribution_contrast_low")]
     return np.fmin.reduce(asked) > 0  # a part that cannot be tested is not asked for
 
 
