@@ -38,7 +38,7 @@ def launches(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     monkeypatch.setattr(on_device, "DEVICES", {"cpu"})
     monkeypatch.setattr(on_device, "_launch", told)
     monkeypatch.setattr(on_device, "_unable", [])
-    monkeypatch.setattr(on_device, "is_new", lambda *_: False)  # what kernels say, and only that
+    monkeypatch.setattr(on_device, "_proved", set())
     yield found
     assert not on_device._unable, on_device._unable
 
@@ -269,6 +269,82 @@ def test_cells_go_on_without_their_kernels(kernel: str, monkeypatch: pytest.Monk
     on_device._unable.clear()
 
 
+@pytest.mark.parametrize("which", range(8))
+def test_kernels_that_err_are_noticed_on_the_first_batch(
+    which: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A number that is wrong in each of the kinds of moments, as a bad compiler would leave it."""
+    x, a = related(60)
+    fold = torch.arange(60) % 2
+    metric = NeuronAdvantageCorrelation(x.shape[1], folds=2, count_active=True)
+    launch = on_device._launch
+    head = metric.layout.head(metric.state).shape[1]
+    place = [0, 1, 2, *(head + row * x.shape[1] + 3 for row in range(4)), -1][which]
+
+    def erring(name: str, *given: Any, **settings: Any) -> None:
+        launch(name, *given, **settings)
+        if name == "merge":
+            metric.state[1, place] += 0.7 * max(1.0, float(metric.state[1, place].abs()))
+
+    monkeypatch.setattr(on_device, "_launch", erring)
+    with pytest.warns(UserWarning, match=r"but got sums that are not those of PyTorch's operators"):
+        metric.update(x[:40], a[:40], fold=fold[:40])
+    metric.update(x[40:], a[40:], fold=fold[40:])
+    assert_same_r(metric.compute(), all_pearson(x, a))
+    on_device._unable.clear()
+
+
+def wrong(monkeypatch: pytest.MonkeyPatch, kernel: str, add: int) -> None:
+    """A kernel adds a number to what it gives."""
+    launch = on_device._launch
+
+    def changed(name: str, grid: Any, *given: Any, **settings: Any) -> None:
+        launch(name, grid, *given, **settings)
+        if name == kernel:
+            given[add][..., -1] += 3e3
+
+    monkeypatch.setattr(on_device, "_launch", changed)
+
+
+@pytest.mark.parametrize(("kernel", "given"), [("prepare", 13), ("add_up", 9), ("merge", 3)])
+def test_each_kernel_that_errs_is_noticed(
+    kernel: str, given: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrong(monkeypatch, kernel, given)
+    x, a = related(90)
+    metric = NeuronAdvantageCorrelation(x.shape[1])
+    with pytest.warns(UserWarning, match="but got sums that are not those of"):
+        metric.update(x[:40], a[:40])
+    metric.update(x[40:], a[40:])
+    assert_same_r(metric.compute(), all_pearson(x, a))
+    on_device._unable.clear()
+
+
+@pytest.mark.parametrize(("kernel", "given"), [("sort_cells", 5), ("add_cells", 7)])
+def test_each_kernel_for_classes_that_errs_is_noticed(
+    kernel: str, given: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrong(monkeypatch, kernel, given)
+    with pytest.warns(UserWarning, match="but got sums that are not those of"):
+        found = cells(with_kernels=True)
+    assert_same_cells(found, cells(with_kernels=False))
+    on_device._unable.clear()
+
+
+@pytest.mark.parametrize("scale", [1e-12, 1, 1e12])
+def test_rounding_is_no_error(scale: float) -> None:
+    """Columns and neurons of which rounding is all that is left: a false alarm is a warning."""
+    x, _ = related(60)
+    fold = torch.arange(60) % 3
+    x[:, 1], x[:, 2], x[:, 3] = 5.1 * fold, 0.1, 1e4 + 0.1 * fold
+    columns = torch.rand(60, 3, generator=seeded(1)).double() * scale
+    columns[:, 1] = 0.1 * scale
+    columns[:, 2] += 1e6 * scale
+    metric = NeuronAdvantageCorrelation(x.shape[1], folds=3, num_covariates=3)
+    metric.update(x * scale, torch.full((60,), 0.1 * scale), columns, fold)
+    metric.update(x[:2], torch.tensor([0.0, torch.inf]), columns[:2], fold[:2])
+
+
 def test_what_kernels_cannot_read_goes_through_blocks(launches: list[str]) -> None:
     x, a = related(40)
     for wide in (x.double(), (10 * x).long()):
@@ -277,60 +353,6 @@ def test_what_kernels_cannot_read_goes_through_blocks(launches: list[str]) -> No
     many.update(x, a, torch.rand(40, 40, generator=seeded(1)))
     assert_same_r(many.compute(), all_pearson(x, a))
     assert launches == []
-
-
-# --- the first batch ------------------------------------------------------------------------------
-
-
-def wrong(monkeypatch: pytest.MonkeyPatch, kernel: str, add: int) -> None:
-    """Kernels are compared with blocks at first; one adds a number to what it gives."""
-    launch = on_device._launch
-
-    def changed(name: str, grid: Any, *given: Any, **settings: Any) -> None:
-        launch(name, grid, *given, **settings)
-        if name == kernel:
-            given[add][..., -1] += 3e3
-
-    monkeypatch.undo()
-    monkeypatch.setattr(on_device, "DEVICES", {"cpu"})
-    monkeypatch.setattr(on_device, "_unable", [])
-    monkeypatch.setattr(on_device, "_compared", set())
-    if kernel:
-        monkeypatch.setattr(on_device, "_launch", changed)
-
-
-@pytest.mark.parametrize("kernel", KERNELS)
-def test_kernels_that_are_wrong_are_found_out_at_the_first_batch(
-    kernel: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    wrong(monkeypatch, kernel, {"prepare": 13, "add_up": 9, "merge": 3}[kernel])
-    x, a = related(90)
-    metric = NeuronAdvantageCorrelation(x.shape[1])
-    with pytest.warns(UserWarning, match="but got sums that differ from those of plain PyTorch by"):
-        metric.update(x[:40], a[:40])
-    metric.update(x[40:], a[40:])
-    assert_same_r(metric.compute(), all_pearson(x, a))
-    on_device._unable.clear()
-
-
-@pytest.mark.parametrize("kernel", ["sort_cells", "add_cells"])
-def test_cells_that_are_wrong_are_found_out_at_the_first_batch(
-    kernel: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    wrong(monkeypatch, kernel, {"sort_cells": 5, "add_cells": 7}[kernel])
-    with pytest.warns(UserWarning, match="but got sums that differ from those of plain PyTorch by"):
-        found = cells(with_kernels=True)
-    assert_same_cells(found, cells(with_kernels=False))
-    on_device._unable.clear()
-
-
-def test_kernels_that_are_right_stay(monkeypatch: pytest.MonkeyPatch) -> None:
-    wrong(monkeypatch, "", 0)
-    x, a = related(90)
-    assert_same_r(streamed(x, a, (40, 50)), all_pearson(x, a))
-    assert_same_cells(cells(with_kernels=True), cells(with_kernels=False))
-    assert not on_device._unable
-    assert len(on_device._compared) == 2
 
 
 # --- cells ----------------------------------------------------------------------------------------
@@ -363,7 +385,8 @@ def test_sums_by_class_are_those_without_kernels(dtype: torch.dtype, launches: l
     found = cells(with_kernels=True, dtype=dtype)
     assert_same_cells(found, cells(with_kernels=False, dtype=dtype))
     each = ["sort_cells"] if dtype == torch.int32 else ["sort_cells", "add_cells", "add_cells"]
-    assert launches == 3 * each
+    tried = [] if dtype == torch.int32 else ["add_cells"]  # once, to compare
+    assert launches == [each[0], *tried, *each[1:], *each, *each]
 
 
 def test_cells_of_one_sample_and_of_none() -> None:

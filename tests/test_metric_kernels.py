@@ -1,5 +1,6 @@
 """The metric's kernels for GPUs where there is no GPU: interpreted, and compiled but not run."""
 
+import importlib.metadata
 import importlib.util
 import os
 import subprocess
@@ -30,6 +31,9 @@ def run(*command: str, **variables: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_interpreted_kernels_give_what_blocks_and_float64_give() -> None:
+    version = importlib.metadata.version("triton").split(".")
+    if tuple(map(int, version[:2])) < (3, 4):
+        pytest.skip("the interpreter of Triton before 3.4 does not know NumPy of today")
     cases = ("-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "tests/kernel_cases.py")
     done = run(*cases, TRITON_INTERPRET="1")
     assert not done.returncode, done.stdout + done.stderr

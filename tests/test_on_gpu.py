@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from lightning_neurocorr import BatchBaseline, FeatureVisualizer, ImagePrior, compare
-from lightning_neurocorr.metric import NeuronAdvantageCorrelation
+from lightning_neurocorr.metric import Cells, NeuronAdvantageCorrelation, on_device
 from lightning_neurocorr.visualization import Target, drawing, repeating
 from lightning_neurocorr.visualization.memory import free_bytes
 
@@ -45,6 +45,30 @@ def test_the_metric_agrees_with_two_passes_in_double_precision(columns, dtype):
         metric.update(x, a)
     expected = _correlations(torch.cat(batches), torch.cat(advantages))
     np.testing.assert_allclose(metric.compute().cpu().numpy(), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("covariates", [0, 3])
+def test_the_kernels_run_and_are_proved(covariates, monkeypatch):
+    monkeypatch.setattr(on_device, "_proved", set())
+    x, group = torch.randn(300, 500, device=CUDA).relu(), torch.arange(300, device=CUDA) % 4
+    a, half = torch.randn(300, device=CUDA), torch.arange(300, device=CUDA) // 4 % 2
+    more = torch.rand(300, covariates, device=CUDA) if covariates else None
+    metrics, sums = [], []
+    for device in (CUDA, "cpu"):
+        given = [None if y is None else y.to(device) for y in (x, a, more, half, group)]
+        metric = NeuronAdvantageCorrelation(
+            500, folds=2, num_covariates=covariates, count_active=True
+        )
+        metric, cells = metric.to(device), Cells(500, 3, device)
+        metric.update(*given[:4])
+        cells.add([given[0]], given[1], given[4] % 3, given[4], given[3])
+        metrics.append(metric.state.cpu())
+        sums.append(cells.moments(range(3), by_class=True)[1])
+    assert not on_device._unable
+    assert len(on_device._proved) == 2
+    torch.testing.assert_close(*metrics, rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(sums[0].sums.cpu(), sums[1].sums, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(sums[0].squares.cpu(), sums[1].squares, rtol=1e-9, atol=1e-9)
 
 
 def test_layers_of_a_batch_can_be_handed_over_together():

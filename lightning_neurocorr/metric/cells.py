@@ -66,38 +66,15 @@ class Cells:
         if self.shift is None:  # of a constant neuron exactly its constant
             self.shift = torch.cat([part[0].double() for part in parts])
         advantage = advantage.detach().to(self.device, torch.float64)
-        if on_device.is_new("cells", parts):
-            before = self.scalars.clone(), [block.clone() for block in self._blocks]
-            self._add(parts, advantage, cell, self.shift)
-            tried, (self.scalars, self._blocks) = (self.scalars, self._blocks), before
-            self._add_plainly(parts, advantage, cell, self.shift)
-            self._compare(*tried)
-        else:
-            self._add(parts, advantage, cell, self.shift)
-
-    def _add(self, parts: Sequence[Tensor], advantage: Tensor, cell: Tensor, shift: Tensor) -> None:
-        """Add a batch in kernels, as far as they can read it, and plainly what they cannot."""
         found = on_device.sort_cells(cell, advantage, len(self.scalars))
         if found is None:
-            self._add_plainly(parts, advantage, cell, shift)
+            values = torch.stack([torch.ones_like(advantage), advantage], 1)
+            self.scalars.index_add_(0, cell, values)
+            self._add_blocks(parts, cell, self.shift)
         else:
             self.scalars += found.scalars
-            done = self._add_on_device(parts, found, shift)
-            self._add_blocks(parts, cell, shift, done)
-
-    def _add_plainly(
-        self, parts: Sequence[Tensor], advantage: Tensor, cell: Tensor, shift: Tensor
-    ) -> None:
-        values = torch.stack([torch.ones_like(advantage), advantage], 1)
-        self.scalars.index_add_(0, cell, values)
-        self._add_blocks(parts, cell, shift)
-
-    def _compare(self, scalars: Tensor, blocks: Sequence[Tensor]) -> None:
-        """Give up kernels where these, which they made, are not the sums that are here."""
-        if on_device.agree(scalars, self.scalars):
-            for found, block in zip(blocks, self._blocks, strict=True):
-                size = block.abs().nan_to_num(0, 0, 0).amax(1, keepdim=True)
-                on_device.agree(found, block, size.clamp_min(torch.finfo(size.dtype).tiny))
+            done = self._add_on_device(parts, found, self.shift)
+            self._add_blocks(parts, cell, self.shift, done)
 
     def _add_on_device(self, parts: Sequence[Tensor], found: SortedCells, shift: Tensor) -> int:
         """Add a batch in kernels, as far as they can read it; how many neurons that are."""

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Sequence
-from functools import wraps
+from functools import partial, wraps
 from typing import Any, cast
 
 import torch
@@ -114,26 +114,21 @@ class NeuronAdvantageCorrelation(Metric):
         parts = read_parts(activations, self.num_neurons)
         given = (advantage, covariates, fold)
         check_columns(*given, (len(parts[0]), self.num_covariates))
-        state = self._writable()
-        kind = (self.folds, self.num_covariates, self.count_active, fold is not None)
-        tried = state.clone() if on_device.is_new("batch", parts, *kind) else state
-        if not on_device.add_batch_(tried, self.layout, parts, *given, self.count_active):
-            self._add_in_blocks(state, parts, *given)
-        elif tried is not state:
-            self._add_in_blocks(state, parts, *given)
-            on_device.agree(*(correlation(self.layout.unpack(x)) for x in (tried, state)))
+        state, in_blocks = self._writable(), partial(self._add_blocks, parts, given)
+        of_metric = (self.layout, self.count_active)
+        if not on_device.add_batch_(state, *of_metric, parts, given, in_blocks):
+            in_blocks(state)
 
-    def _add_in_blocks(self, state: Tensor, parts: Sequence[Tensor], *given: Tensor | None) -> None:
-        """Add a batch in plain PyTorch: advantage, covariates, fold."""
-        advantage, covariates, fold = given
+    def _add_blocks(
+        self,
+        parts: list[Tensor],
+        given: tuple[Tensor, Tensor | None, Tensor | None],
+        state: Tensor,
+    ) -> None:
+        """Add a batch to a state in operators of PyTorch."""
         with exact_arithmetic(parts[0].device):
             columns = read_columns(
-                cast(Tensor, advantage),
-                covariates,
-                fold,
-                folds=self.folds,
-                device=parts[0].device,
-                state_device=state.device,
+                *given, folds=self.folds, device=parts[0].device, state_device=state.device
             )
             if len(parts[0]):
                 moments = self.layout.unpack(state)

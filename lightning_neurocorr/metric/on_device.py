@@ -17,7 +17,9 @@ from torch import Tensor
 
 from lightning_neurocorr.functional.side_by_side import side_by_side
 from lightning_neurocorr.metric.packing import PackedState
+from lightning_neurocorr.metric.proving import agree, can_wait, cells_agree, scalars_agree
 
+Kind = tuple[Any, ...]  # a device, and what tells apart the kernels that are compiled
 DEVICES = {"cuda"}  # which is AMD's name too
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _MOST_COLUMNS = 33  # sums of 32 covariates stay in registers
@@ -31,36 +33,39 @@ _FEWEST, _MOST = 128, 4096  # samples in a chunk: what pays, and what float32 ad
 _SORTED = 256  # samples that are sorted at a time
 _CELL = {"ROWS": 4, "COLS": 128}  # a cell has few samples of a batch
 
+_FEW = 64  # neurons whose sums by class are compared
+
 _unable: list[str] = []  # why kernels cannot run here
-_compared: set[Any] = set()  # kinds of batches whose sums were compared with those of blocks
-_CLOSE = 1e-6
-_ODD = 0.01  # of nearly constant neurons rounding decides whether there is an r
+_proved: set[Kind] = set()  # kinds of batches on which they were compared
 
 
 def add_batch_(
     state: Tensor,
     layout: PackedState,
-    parts: Sequence[Tensor],
-    advantage: Tensor,
-    covariates: Tensor | None,
-    fold: Tensor | None,
     count_active: bool,
+    parts: Sequence[Tensor],
+    given: tuple[Tensor, Tensor | None, Tensor | None],
+    in_blocks: Callable[[Tensor], None],
 ) -> bool:
     """Add a batch to a packed state in place; False, with nothing changed, where kernels cannot.
 
     Args:
         state: The state, ``(F, size)``.
         layout: Where what lies in it.
-        parts: Activations ``(N, D_1)``, ``(N, D_2)``, ... whose neurons follow each other.
-        advantage: ``(N,)``.
-        covariates: ``(N, K - 1)``.
-        fold: ``(N,)``.
         count_active: Whether to count where activations are not 0.
+        parts: Activations ``(N, D_1)``, ``(N, D_2)``, ... whose neurons follow each other.
+        given: Advantage ``(N,)``, covariates ``(N, K - 1)``, folds ``(N,)``.
+        in_blocks: Adds the batch to a state without kernels, to compare with.
     """
     folds, n, device = len(state), len(parts[0]), parts[0].device
     fits = folds <= _MOST_FOLDS and layout.columns <= _MOST_COLUMNS
     if not (fits and state.is_contiguous() and _suit(parts, _DTYPES, state.device)):
         return False
+    if not n:
+        return True
+    dtypes = frozenset(part.dtype for part in parts)
+    kind = (device, folds, given[2] is None, layout.columns, count_active, dtypes)
+    expected = state.clone() if _is_new(kind) else None
     chunks = _chunks(n, layout.neurons, folds)
     whole: dict[str, Any] = {"device": device, "dtype": torch.int32}
     order, bounds = torch.empty(n, **whole), torch.empty(folds, 2, **whole)
@@ -68,7 +73,6 @@ def add_batch_(
     heads = state.new_empty(3, folds, layout.head(state).shape[1])
     shift = torch.empty(layout.neurons, device=device)
     sums = state.new_empty(chunks, folds, 3 + layout.columns, layout.neurons)
-    given = (advantage, covariates, fold)
     first, more, ids = (None if x is None else _on(device, x) for x in given)
     f, k = {"F": folds}, {"K": layout.columns}
     wide = _power(layout.columns)
@@ -96,7 +100,12 @@ def add_batch_(
             **f, **k, HEAD=_power(heads.shape[2]), COLS=_TILE["COLS"],
         )  # fmt: skip
 
-    return _try(device, run)
+    done = _try(device, run)
+    if done and expected is not None:
+        in_blocks(expected)
+        if not _prove(kind, agree(layout.unpack(state), layout.unpack(expected))):
+            state.copy_(expected)
+    return done
 
 
 @dataclass(frozen=True)
@@ -104,11 +113,13 @@ class SortedCells:
     """The samples of a batch, cell by cell.
 
     Attributes:
+        cell: Their cells, ``(N,)``.
         order: The samples, ``(N,)``.
         bounds: Where those of each cell begin, and how many there are, ``(cells, 2)``.
         scalars: Their number and the sum of their advantage, ``(cells, 2)``.
     """
 
+    cell: Tensor
     order: Tensor
     bounds: Tensor
     scalars: Tensor
@@ -120,13 +131,16 @@ def sort_cells(cell: Tensor, advantage: Tensor, cells: int) -> SortedCells | Non
         return None
     whole: dict[str, Any] = {"device": cell.device, "dtype": torch.int32}
     found = SortedCells(
+        cell.contiguous(),
         torch.empty(len(cell), **whole),
         torch.empty(cells, 2, **whole),
         torch.empty(cells, 2, dtype=torch.float64, device=cell.device),
     )
-    given = (cell.contiguous(), _on(cell.device, advantage), len(cell))
-    to = (found.order, found.bounds, found.scalars)
-    done = _try(cell.device, lambda: _launch("sort_cells", (cells,), *given, *to, ROWS=_SORTED))
+    better = _on(cell.device, advantage)
+    given = (found.cell, better, len(cell), found.order, found.bounds, found.scalars)
+    done = _try(cell.device, lambda: _launch("sort_cells", (cells,), *given, ROWS=_SORTED))
+    if done and _is_new(kind := (cell.device, "sort", better.dtype)):
+        done = _prove(kind, scalars_agree(found.scalars, better, cell))
     return found if done else None
 
 
@@ -144,10 +158,20 @@ def add_cells_(sums: Tensor, x: Tensor, shift: Tensor, found: SortedCells) -> bo
     """
     if not _suit([x], (*_DTYPES, torch.float64), sums.device):
         return False
-    grid = (-(-x.shape[1] // _CELL["COLS"]), len(found.bounds))
-    given = (x, *x.stride(), x.shape[1], found.order, found.bounds, shift, sums)
-    strides = sums.stride()[:2]
-    return _try(x.device, lambda: _launch("add_cells", grid, *given, *strides, **_CELL))
+
+    def run(sums: Tensor, x: Tensor) -> bool:
+        grid = (-(-x.shape[1] // _CELL["COLS"]), len(found.bounds))
+        given = (x, *x.stride(), x.shape[1], found.order, found.bounds, shift, sums)
+        strides = sums.stride()[:2]
+        return _try(x.device, lambda: _launch("add_cells", grid, *given, *strides, **_CELL))
+
+    if _is_new(kind := (x.device, "cells", x.dtype)):
+        few = x[:, :_FEW]
+        tried = sums.new_zeros(*sums.shape[:2], few.shape[1])
+        y = few.double() - shift[:_FEW]
+        if not run(tried, few) or not _prove(kind, cells_agree(tried, y, found.cell)):
+            return False
+    return run(sums, x)
 
 
 def _chunks(n: int, neurons: int, folds: int) -> int:
@@ -169,43 +193,6 @@ def _on(device: torch.device, values: Tensor) -> Tensor:
     return values.detach().to(device, non_blocking=True).contiguous()
 
 
-def is_new(kind: str, parts: Sequence[Tensor], *settings: Any) -> bool:
-    """Whether kernels run on such a batch for the first time; True once for each kind.
-
-    Compilers and drivers differ, and a wrong sum looks like a right one. So the first sums of each
-    kind are compared with those of blocks, which waits for the device.
-    """
-    device = parts[0].device
-    if device.type not in DEVICES or device.type == "meta":
-        return False
-    found = (kind, device, frozenset(x.dtype for x in parts), *settings)
-    new = found not in _compared
-    _compared.add(found)
-    return new
-
-
-def agree(found: Tensor, expected: Tensor, scale: Tensor | float = 1.0) -> bool:
-    """Whether sums of kernels are those of blocks; where not, kernels are not used again.
-
-    Args:
-        found: Numbers from kernels.
-        expected: The same from blocks.
-        scale: What a difference is measured in.
-    """
-    if not found.numel():
-        return True
-    away = ((found - expected).abs() / scale).nan_to_num(0, 0, 0)
-    largest = float(away.max())
-    odd = float((found.isfinite() != expected.isfinite()).double().mean())
-    if largest <= _CLOSE and odd <= _ODD:
-        return True
-    _go_without(
-        f"sums that differ from those of plain PyTorch by {largest:.1e}, and in {odd:.0%} of them "
-        "in whether they are finite"
-    )
-    return False
-
-
 def _try(device: torch.device, run: Callable[[], None]) -> bool:
     """Launch kernels; False, and a warning once, where one can't be compiled or launched."""
     try:
@@ -214,12 +201,27 @@ def _try(device: torch.device, run: Callable[[], None]) -> bool:
     except torch.cuda.OutOfMemoryError:
         raise
     except Exception as error:  # noqa: BLE001 -- compilers raise anything; we can do without
-        _go_without(f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}")
+        _give_up(f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}")
         return False
     return True
 
 
-def _go_without(why: str) -> None:
+def _is_new(kind: Kind) -> bool:
+    """Whether batches of a kind are still to be compared."""
+    return kind not in _proved and can_wait(kind[0])
+
+
+def _prove(kind: Kind, right: bool) -> bool:
+    """Remember how a comparison came out; a warning once where kernels are wrong."""
+    if right:
+        _proved.add(kind)
+    else:
+        _give_up("sums that are not those of PyTorch's operators")
+    return right
+
+
+def _give_up(why: str) -> None:
+    """From now on do without."""
     _unable.append(why)
     warnings.warn(
         f"The fast kernels of the metric need Triton to work here, but got {why}. The metric goes "
