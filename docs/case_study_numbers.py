@@ -19,7 +19,7 @@ def numbers(report: NeuronReport) -> dict[str, Any]:
     """All that the page says of the run with the half-blind baseline, plain data."""
     return {
         "outcomes": counts(report),
-        "confusions": confusions(report, 6),
+        "confusions": confusions(report, 5),
         "layers": layers(report),
         "neurons": claimed(report),
         "verdicts": Counter(text.split("; ")[0] for text in report.verdicts.tolist()),

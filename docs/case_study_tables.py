@@ -7,13 +7,15 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from lightning_neurocorr.report.written import fixed, share, signed, small
 
 Row = dict[str, Any]
-BLOCK = re.compile(r"(<!-- table: (\w+) -->\n).*?(\n<!-- end -->)", re.DOTALL)
+NO_BREAK = "\N{NO-BREAK SPACE}"
+BLOCK = re.compile(r"(<!-- table: (\w+) -->\n)(?:(?!<!--).)*(<!-- end -->)", re.DOTALL)
 
 
 def tables(found: dict[str, Any]) -> dict[str, str]:
@@ -23,7 +25,7 @@ def tables(found: dict[str, Any]) -> dict[str, str]:
 
 def filled(page: str, made: dict[str, str]) -> str:
     """The page with each table where its name stands."""
-    return BLOCK.sub(lambda block: block[1] + made[block[2]] + block[3], page)
+    return BLOCK.sub(lambda block: f"{block[1]}{made[block[2]]}\n{block[3]}", page)
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
@@ -35,7 +37,7 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 def between(row: Row, name: str, ends: tuple[str, str], digits: int = 3) -> str:
     """A number with its interval: ``+0.080 [+0.06, +0.10]``."""
     low, high = (fixed(row[end], sign=True) for end in ends)
-    return f"{signed(row[name], digits)} [{low}, {high}]"
+    return f"{signed(row[name], digits)} [{low}, {high}]".replace(" ", NO_BREAK)
 
 
 def known(value: float | None, write: Callable[[float], str]) -> str:
@@ -54,11 +56,6 @@ def _outcomes(found: dict[str, Any]) -> str:
     )
 
 
-def _confusions(found: dict[str, Any]) -> str:
-    rows = [[row["is"], row["said"], row["n"]] for row in found["confusions"]]
-    return table(["it is", "the baseline says", "images"], rows)
-
-
 def _layers(found: dict[str, Any]) -> str:
     heads = ["layer", "neurons", "encode", "used", "needed, of those silenced",
              "go with a class only", "dead"]  # fmt: skip
@@ -70,12 +67,15 @@ def _layers(found: dict[str, Any]) -> str:
 
 
 def _neurons(found: dict[str, Any]) -> str:
-    rows = []
-    for row in found["neurons"]:
+    rows, listed = [], Counter[str]()
+    for row in found["neurons"]:  # of those only used, the first two of each layer
+        listed[layer := row["neuron"].split(":")[0]] += row["claims"] == ["used"]
+        if row["claims"] == ["used"] and listed[layer] > 2:
+            continue
         cost = row["ablation_advantage"]
         lost = "" if cost is None else f"{share(cost)} / {share(row['ablation_shared'])}"
         rows.append([
-            f"`{row['neuron']}`",
+            row["neuron"],
             ", ".join(f"**{claim}**" if claim == "encodes" else claim for claim in row["claims"]),
             between(row, "r", ("r_low", "r_high")),
             known(row["attribution"], signed),
@@ -111,9 +111,9 @@ def _slices(found: dict[str, Any]) -> str:
 
 def _advantage_words(found: dict[str, Any]) -> str:
     rows = [
-        [f"`{row['layer']}:{row['unit']}`", row["word"] or "", row["advantage_word"],
+        [f"{row['layer']}:{row['unit']}", row["word"] or "", row["advantage_word"],
          share(row["explained"])]
-        for row in found["words"]["advantage"][:8]
+        for row in found["words"]["advantage"][:5]
     ]  # fmt: skip
     return table(["neuron", "its word", "its word of the advantage", "of r that it explains"], rows)
 
@@ -126,26 +126,17 @@ def _readout(found: dict[str, Any]) -> str:
                   "both right"], rows)  # fmt: skip
 
 
-def _matches(found: dict[str, Any]) -> str:
-    rows = [[layer, *(known(row[name], lambda r: fixed(r, 2)) for name in ("r", "untrained"))]
-            for layer, row in found["matches"].items()]  # fmt: skip
-    return table(["layer", "after the first epoch", "in an untrained copy"], rows)
-
-
 def _mirrored(found: dict[str, Any]) -> str:
     rows = [[row["group"], f"{row['n']:,}", share(row["left"]), share(row["right"])]
             for row in found["mirrored"]["answers"]]  # fmt: skip
-    return table(["right before", "images", "still right: left half only",
+    return table(["right before", "images without shoes", "still right: left half only",
                   "still right: right half only"], rows)  # fmt: skip
 
 
-def _mirrored_neurons(found: dict[str, Any]) -> str:
-    names = ("used", "others")
-    rows = [
-        [row["layer"], *(known(row[name], lambda r: fixed(r, 2)) for name in names)]
-        for row in found["mirrored"]["neurons"]
-    ]
-    return table(["layer", "neurons that are used", "other neurons"], rows)
+def _made(found: dict[str, Any]) -> str:
+    of = found["made"]
+    versions = ", ".join(f"{name} {number}" for name, number in of["versions"].items())
+    return f"`python docs/case_study_run.py`, {of['date']}, seed {of['seed']}; {versions}."
 
 
 def _baselines(found: dict[str, Any]) -> str:
@@ -161,15 +152,13 @@ def _baselines(found: dict[str, Any]) -> str:
 
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "outcomes": _outcomes,
-    "confusions": _confusions,
     "layers": _layers,
     "neurons": _neurons,
     "silenced": _silenced,
     "slices": _slices,
     "advantage_words": _advantage_words,
     "readout": _readout,
-    "matches": _matches,
     "mirrored": _mirrored,
-    "mirrored_neurons": _mirrored_neurons,
     "baselines": _baselines,
+    "made": _made,
 }

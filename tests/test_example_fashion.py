@@ -152,8 +152,17 @@ def test_the_numbers_of_the_case_study_come_from_a_run(
     _, answers = mirror.ask(net, report, x)
     assert report.samples is not None
     assert answers.tolist() == report.samples.model.tolist()
-    found["mirrored"] = mirror.mirrored(net, report, x)
+    found["mirrored"] = mirror.mirrored(net, report, x, "net.conv3:1")
+    rows = report.samples.exemplars["any"][report.layout.position("net.conv3", 1)]
+    shown = report.samples.activations["any"][report.layout.position("net.conv3", 1)]
+    assert report.samples.position[rows].tolist() == rows.tolist()
+    assert found["mirrored"]["one"]["whole"] == pytest.approx(float(shown.mean()), rel=1e-4)
+    assert [row["n"] for row in found["mirrored"]["answers"]] == [
+        sum(labels[i] not in (5, 7, 9) for i in report.samples.rows_in(group))
+        for group in ("both", "only_model")
+    ]
     found["baselines"] = {"half": numbers.counts(report)}
+    found["made"] = {"date": "2026-01-01", "seed": 0, "versions": {"torch": "2"}}
     made_tables = tables.tables(json.loads(json.dumps(found)))
     assert f"**{report.outcomes.only_model:,}**" in made_tables["outcomes"]
     assert found["outcomes"]["model"] == float((answers == labels).mean())
@@ -169,4 +178,4 @@ def test_the_numbers_of_the_case_study_come_from_a_run(
         assert layer["encodes"] == sum("encodes the advantage" in text for text in verdicts)
         assert layer["used"] == sum("is used" in text for text in verdicts)
         assert layer["needed"] == sum("needed: " in text for text in verdicts)
-    assert all(text.count("\n") >= 1 for text in made_tables.values())
+    assert all(text.count("\n") >= 1 for name, text in made_tables.items() if name != "made")

@@ -22,7 +22,7 @@ export function studyPage(app) {
     ${missing(study) ? html`<section class="card">${missingNote(study)}</section>` : nothing}
     ${study.headline || known(Object.values(study.numbers ?? {})[0]) ? html`<section class="card hero"><h1>${study.headline}</h1>${numbersOf(study)}</section>` : nothing}
     ${(study.texts ?? []).map(({ title, text }) => html`<section class="card">${title ? html`<h2>${title}</h2>` : nothing}<p class="text">${text}</p></section>`)}
-    ${(study.tables ?? []).map((table) => html`<section class="card table-card" data-table=${table.name}><h2>${table.title} <small>${table.all > table.rows ? `the first ${count(table.rows)} of ${count(table.all)}` : plural(table.rows, table.per)}</small></h2>${tableOf(app, study, table)}${meanings(table)}</section>`)}
+    ${(study.tables ?? []).map((table) => html`<section class="card table-card" data-table=${table.name}><h2>${table.title} <small>${table.all > table.rows ? `the first ${count(table.rows)} of ${count(table.all)}` : plural(table.rows, "row")}</small></h2>${tableOf(app, study, table)}${meanings(table)}</section>`)}
     ${(study.pictures ?? []).map(({ name, caption, part }) => html`<figure class="card">${figure(frame.get(part), caption || name)}<figcaption>${caption}</figcaption></figure>`)}`;
 }
 
