@@ -37,9 +37,9 @@ class Grouping:
         leakage: How much of what the neurons of a group share can be read from another group, on
             the half of the samples that the reading does not know: of the worst group. 0 where they
             are of two sources, more where one source was split.
-        loading: What each neuron has of what its group shares most ``(D,)``: its part of the first
-            principal component of the group's standardised activations within class, of length 1;
-            below 0 where it goes down when most of its group goes up. 0 where it is in none.
+        sign: Which way each neuron goes with its group ``(D,)``: 1 up and -1 down when most of the
+            group goes up, by the first principal component of its standardised activations within
+            class; 0 where it is in none.
         why: Why there are none; empty where there are.
     """
 
@@ -47,7 +47,7 @@ class Grouping:
     modularity: float
     stability: float
     leakage: float
-    loading: np.ndarray
+    sign: np.ndarray
     why: str = ""
 
 
@@ -85,24 +85,24 @@ def find_groups(
     found = _clusters(whole.alike, k, seed)
     label, order = np.full(activations.shape[1], -1), np.argsort(-np.bincount(found), kind="stable")
     label[live] = np.argsort(order)[found]
-    loading = np.zeros(len(label))
+    sign = np.zeros(len(label), dtype=int)
     for group in range(k):
         mine = label == group
-        loading[mine] = first_component(within(activations[:, mine], classes))
-    return Grouping(label, held, stability, leak, loading)
+        sign[mine] = signs(within(activations[:, mine], classes))
+    return Grouping(label, held, stability, leak, sign)
 
 
-def first_component(centred: np.ndarray) -> np.ndarray:
-    """The first principal component of standardised neurons, most of it above 0.
+def signs(centred: np.ndarray) -> np.ndarray:
+    """Which way each of some neurons goes along the first principal component of them all.
 
     Args:
-        centred: ``(N, D)``, each neuron with mean 0 and not constant.
+        centred: Activations ``(N, D)``, each neuron with mean 0 and not constant.
 
     Returns:
-        ``(D,)``, of length 1.
+        ``(D,)`` of 1 and -1, most of them 1.
     """
-    first = np.linalg.eigh(np.corrcoef(centred.T))[1][:, -1]
-    return first * (1.0 if first.sum() >= 0 else -1.0)
+    up = np.linalg.eigh(np.corrcoef(centred.T))[1][:, -1] >= 0
+    return np.where(up == (2 * up.sum() >= len(up)), 1, -1)
 
 
 @dataclass(frozen=True)
@@ -153,7 +153,7 @@ def _none(
     leak: float = math.nan,
 ) -> Grouping:
     size = activations.shape[1]
-    return Grouping(np.full(size, -1), held, stability, leak, np.zeros(size), why)
+    return Grouping(np.full(size, -1), held, stability, leak, np.zeros(size, dtype=int), why)
 
 
 def _try(halves: list[_Half], k: int, seed: int) -> tuple[bool, float, float, float, int]:

@@ -19,33 +19,48 @@ _SIDE = 192  # pixels
 
 
 class Direction(NamedTuple):
-    """A group as a direction in its layer.
+    """A group as a direction in its layer: the mean of its standardised neurons with their signs.
 
     Attributes:
         layer: The layer.
         group: The group's number in it.
+        units: Its units ``(k,)``.
+        sign: Which way each goes, ``(k,)`` of 1 and -1.
         weights: One weight per unit of the layer, ``(D,)``.
+        along: How far each sample is along it, ``(N,)``, with mean 0.
     """
 
     layer: str
     group: int
+    units: np.ndarray
+    sign: np.ndarray
     weights: np.ndarray
+    along: np.ndarray
 
 
-def direction(layer: str, group: int, units: np.ndarray, a: np.ndarray, size: int) -> Direction:
-    """The mean of the standardised activations of some units, as their word is chosen for.
+def direction(
+    layer: str, group: int, units: np.ndarray, sign: np.ndarray, a: np.ndarray, r: np.ndarray
+) -> Direction:
+    """The direction of a group, up where the advantage is.
+
+    A neuron that goes down where the others of its group go up counts with a minus: else it would
+    take away from their mean what it shares with them.
 
     Args:
         layer: The layer.
         group: The group's number.
         units: Its units ``(k,)``.
+        sign: Which way each goes with the others, ``(k,)`` of 1 and -1.
         a: Their activations ``(N, k)``.
-        size: Units of the layer.
+        r: Every neuron's r with the advantage, of the whole layer ``(D,)``.
     """
-    weights = np.zeros(size, dtype=np.float32)
+    if np.nansum(sign * r[units]) < 0:
+        sign = -sign
     spread = a.std(0)
-    weights[units[spread > 0]] = 1 / (spread[spread > 0] * len(units))
-    return Direction(layer, group, weights)
+    each = np.where(spread > 0, sign / np.where(spread > 0, spread, 1), 0) / len(units)
+    weights = np.zeros(len(r), dtype=np.float32)
+    weights[units] = each
+    return Direction(layer, group, units, sign, weights, (a - a.mean(0)) @ each)
 
 
 def group_pictures(look: Look, groups: Sequence[Direction], notes: list[str]) -> tuple[Figure, ...]:
@@ -70,10 +85,15 @@ def group_pictures(look: Look, groups: Sequence[Direction], notes: list[str]) ->
             notes.append(f"No picture of {named}: {picture.note or 'none was made'}.")
             continue
         caption = (
-            f"{named}: an image made to drive the mean of its neurons. It drives them "
-            f"{picture.activation_ratio:.2f} times as strongly as the 99th percentile of real "
-            f"images. {picture.note}"
+            f"{named}: an image made to drive the mean of its neurons"
+            f"{_against(one)}. It drives it {picture.activation_ratio:.2f} times as strongly as "
+            f"the 99th percentile of real images. {picture.note}"
         )
         rgb = to_rgb(show(torch.from_numpy(picture.image)))
         figures.append(Figure(named, enlarge(rgb, _SIDE), caption.strip()))
     return tuple(figures)
+
+
+def _against(one: Direction) -> str:
+    down = one.units[one.sign < 0]
+    return f", of which {', '.join(map(str, down.tolist()))} count with a minus" * bool(len(down))

@@ -1,33 +1,27 @@
 """Which neurons belong together: groups that say the same inside a class, and what they are for."""
 
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from lightning_neurocorr.ablation import silence
 from lightning_neurocorr.functional import ONLY_MODEL
 from lightning_neurocorr.functional.groups import MIN_SAMPLES, Grouping, find_groups
 from lightning_neurocorr.functional.scikit import scikit
-from lightning_neurocorr.functional.words import name_neurons
+from lightning_neurocorr.functional.words import correlations, name_neurons
 from lightning_neurocorr.report.declared import Column
 from lightning_neurocorr.report.finding import Finding
 from lightning_neurocorr.report.finding_table import Table
-from lightning_neurocorr.samples import fetch
+from lightning_neurocorr.studies.group_losses import Silencer, of_layer, random_groups
 from lightning_neurocorr.studies.group_pictures import Direction, direction, group_pictures
 from lightning_neurocorr.studies.look import Look, RefusedError
 from lightning_neurocorr.studies.protocol import Study
 from lightning_neurocorr.studies.worded import WordedSamples, worded
 from lightning_neurocorr.validation.options import Options
-from lightning_neurocorr.validation.rerun import answers_of
 
 _MOST_NEURONS = 2000  # of a layer: those with the largest |attribution|
 _MOST_PICTURES = 64
-_RANDOM = 5  # random groups of the same size
 _MOST_LOST_BY_RERUN = 0.02  # of the wins: more, and other answers are given than were judged
 
 COLUMNS = (
@@ -35,8 +29,19 @@ COLUMNS = (
     Column("layer", "The layer.", format="text"),
     Column("units", "The units of its neurons.", format="text"),
     Column("neurons", "How many they are.", format="count"),
-    Column("word", "The word that goes best with their mean; none where none fits.", format="text"),
-    Column("r", "Their mean r.", format="signed", null="0"),
+    Column(
+        "against",
+        "Those of its units that go the other way: they count with a minus in what follows.",
+        format="text",
+    ),
+    Column(
+        "word",
+        "The word that goes best with their mean, which goes up with the advantage; none where "
+        "none fits.",
+        format="text",
+    ),
+    Column("r", "The mean of their r, as they are.", format="signed", null="0"),
+    Column("r_together", "r of their mean and the advantage.", format="signed", null="0"),
     Column("attribution", "Their attributions together.", unit="logits", format="signed"),
     Column(
         "ablation",
@@ -46,11 +51,13 @@ COLUMNS = (
     ),
     Column(
         "ablation_random",
-        "The same for as many random neurons of the layer with a positive attribution.",
+        "The same for as many random neurons of the layer: of those with a positive attribution "
+        "where they are enough.",
         format="share",
     ),
     Column("modularity", "How separate the layer's groups are, on held-out samples."),
     Column("stability", "How well the groups of both halves agree: adjusted Rand index."),
+    Column("leakage", "What another group says of a group, over what it says itself: the worst."),
 )
 
 
@@ -59,7 +66,8 @@ class Groups(Study):
     """Groups of neurons of a layer that share something inside a class, or that there are none.
 
     Clusters of r^2 within class over the samples that only the model gets right. How many there are
-    is what holds on the other half of the samples.
+    is what holds on the other half of the samples. A group is a direction of its layer: the mean of
+    its standardised neurons, each with its sign, up where the advantage is.
 
     Args:
         layers: Which of the watched layers; all by default.
@@ -130,12 +138,13 @@ class Groups(Study):
                 notes.append(f"No groups in {layer}: {found.why}.")
                 continue
             for group in range(int(found.label.max()) + 1):
-                row = self._row(look, layer, units, group, found, a, samples, silencer)
+                inside = found.label == group
+                r = of_layer(look, "r", layer)
+                sign, mine = found.sign[inside], a[:, inside]
+                directions.append(direction(layer, group, units[inside], sign, mine, r))
+                row = self._row(look, directions[-1], found, samples, silencer)
                 for name, value in row.items():
                     columns[name].append(value)
-                inside, size = found.label == group, len(_of_layer(look, "r", layer))
-                mine = direction(layer, group, units[inside], a[:, inside], size)
-                directions.append(mine)
         strength = np.nan_to_num(np.array(columns["attribution"], dtype=float), nan=-np.inf)
         shown = np.argsort(-strength, kind="stable")[: self.pictures]
         figures = group_pictures(look, [directions[i] for i in shown], notes)
@@ -164,8 +173,9 @@ class Groups(Study):
             )
         return [n for n in self.layers or look.report.layers if n in samples.activations]
 
-    def _silencer(self, look: Look, notes: list[str]) -> "Silencer | None":
+    def _silencer(self, look: Look, notes: list[str]) -> Silencer | None:
         if not self.ablation_samples:
+            notes.append("No group is silenced: `ablation_samples` is 0.")
             return None
         if not look.samples.located or look.subject.rerun.refused:
             why = look.subject.rerun.refused or "their positions are not known"
@@ -184,102 +194,54 @@ class Groups(Study):
     def _row(
         self,
         look: Look,
-        layer: str,
-        units: np.ndarray,
-        group: int,
+        of: Direction,
         found: Grouping,
-        a: np.ndarray,
         samples: WordedSamples,
-        silencer: "Silencer | None",
+        silencer: Silencer | None,
     ) -> dict[str, Any]:
-        inside = found.label == group
-        mine = units[inside]
-        r, attribution = (_of_layer(look, name, layer) for name in ("r", "attribution"))
+        mine = of.units
+        r, attribution = (of_layer(look, name, of.layer) for name in ("r", "attribution"))
         lost, random = np.nan, np.nan
         if silencer is not None:
-            lost = silencer.lost(layer, mine)
-            others = np.flatnonzero(attribution > 0)
-            if len(others) < len(mine):
-                others = np.arange(len(attribution))
-            draw = np.random.default_rng(group)
-            drawn = [draw.choice(others, len(mine), replace=False) for _ in range(_RANDOM)]
-            random = float(np.mean([silencer.lost(layer, one) for one in drawn]))
+            lost = silencer.lost(of.layer, mine)
+            drawn = random_groups(attribution, len(mine), of.group)
+            random = float(np.mean([silencer.lost(of.layer, one) for one in drawn]))
         return {
-            "group": group,
-            "layer": layer,
+            "group": of.group,
+            "layer": of.layer,
             "units": ", ".join(map(str, mine.tolist())),
             "neurons": len(mine),
-            "word": _word(a[:, inside], samples),
-            "r": float(np.nanmean(r[mine])) if np.isfinite(r[mine]).any() else np.nan,
-            "attribution": float(np.nansum(attribution[mine]))
-            if np.isfinite(attribution[mine]).any()
-            else np.nan,
+            "against": ", ".join(map(str, mine[of.sign < 0].tolist())) or None,
+            "word": _word(of, samples),
+            "r": _known(np.mean, r[mine]),
+            "r_together": float(correlations(of.along[:, None], samples.advantage[:, None])[0, 0]),
+            "attribution": _known(np.sum, attribution[mine]),
             "ablation": lost,
             "ablation_random": random,
             "modularity": found.modularity,
             "stability": found.stability,
+            "leakage": found.leakage,
         }
 
 
-class Silencer:
-    """Counts what the model loses on some of its wins without some neurons.
-
-    Args:
-        look: The validation that is over.
-        rows: Rows of ``look.samples``: wins.
-    """
-
-    def __init__(self, look: Look, rows: Tensor) -> None:
-        self._look = look
-        self._target = look.samples.target[rows]
-        positions = look.samples.position[rows].tolist()
-        subject = look.subject
-        self._chunks = [
-            subject.arguments(subject.move(batch, which))
-            for which, batch in fetch(subject.loaders, positions)
-        ]
-
-    def lost(self, layer: str = "", units: Sequence[int] | np.ndarray = ()) -> float:
-        """The share of the wins that are lost when the units of a layer say their mean."""
-        look = self._look
-        answers = []
-        with look.subject.quiet():
-            for args, kwargs in self._chunks:
-                with self._silenced(layer, units) if layer else nullcontext():
-                    answers.append(answers_of(look.subject.forward(*args, **kwargs)).cpu())
-        return float((torch.cat(answers) != self._target).double().mean())
-
-    def _silenced(
-        self, layer: str, units: Sequence[int] | np.ndarray
-    ) -> AbstractContextManager[object]:
-        place = {layer: self._look.subject.layers[layer]}
-        mean = torch.from_numpy(_of_layer(self._look, "mean_over_positions", layer)).float()
-        chosen: Mapping[str, list[int]] = {layer: [int(unit) for unit in units]}
-        return silence(place, chosen, values={layer: mean})
-
-
-def _word(a: np.ndarray, samples: WordedSamples) -> str | None:
-    """The word of the mean of standardised activations, where one fits."""
+def _word(of: Direction, samples: WordedSamples) -> str | None:
+    """The word of a direction, where one fits."""
     words = samples.vocabulary
     if not len(words):
         return None
-    spread = a.std(0)
-    live = spread > 0
-    mean = ((a - a.mean(0))[:, live] / spread[live]).mean(1, keepdims=True)
-    named = name_neurons(mean, words.values, samples.half)
+    named = name_neurons(of.along[:, None], words.values, samples.half)
     return words.words[int(named.word[0])] if named.p[0] <= 0.05 else None
 
 
-def _of_layer(look: Look, column: str, layer: str) -> np.ndarray:
-    report = look.report
-    at = report.layers.index(layer)
-    start = sum(report.sizes[:at])
-    return report.column(column)[start : start + report.sizes[at]]
+def _known(of: Callable[[np.ndarray], np.floating[Any]], values: np.ndarray) -> float:
+    """Mean or sum of the values that are known; NaN where none is."""
+    known = values[np.isfinite(values)]
+    return float(of(known)) if len(known) else float("nan")
 
 
 def _units(look: Look, layer: str) -> np.ndarray:
     """All units; of many those with the largest |attribution|."""
-    strength = np.nan_to_num(np.abs(_of_layer(look, "attribution", layer)), nan=-1.0)
+    strength = np.nan_to_num(np.abs(of_layer(look, "attribution", layer)), nan=-1.0)
     if len(strength) <= _MOST_NEURONS:
         return np.arange(len(strength))
     return np.sort(np.argpartition(-strength, _MOST_NEURONS)[:_MOST_NEURONS])
