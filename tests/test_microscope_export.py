@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from lightning_neurocorr.inspector import export, static_files
+from lightning_neurocorr.inspector.exported import Exported
 from lightning_neurocorr.inspector.reading import stored_in
 from lightning_neurocorr.report import NeuronReport, Samples, Thumbnails
 from lightning_neurocorr.report.history import HistoryEntry
@@ -187,7 +188,7 @@ def test_a_module_that_is_not_there_or_turns_back_is_refused(page, tmp_path):
         static_files.modules("page.js")
 
 
-def large(validation: int) -> export.Exported:
+def large(validation: int) -> Exported:
     """A series with four tables and three pages of thumbnails."""
     rng = np.random.default_rng(validation)
     pages = tuple(rng.bytes(30_000) for _ in range(3))
@@ -202,7 +203,7 @@ def large(validation: int) -> export.Exported:
     ]
     frames = tuple(frame for part in parts for frame in part.frames)
     metas = tuple(part.meta[-1] for part in parts)
-    return export.Exported("a", "neurocorr", metas, parts[-1].history, frames, parts[-1].tiles)
+    return Exported("a", "neurocorr", metas, parts[-1].history, frames, parts[-1].tiles)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
+from html import escape
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -31,6 +33,29 @@ def test_every_state_has_a_link_that_reopens_it(page, rest, view, written):
     view.ready(state)
     assert view.text() == before
     assert view.text(".epoch b") == "1"
+    assert view.errors == []
+
+
+WRONG = """
+page=nowhere|step=abc|step=-5|step=1e99|sort=nothing|sort=-|sort=__proto__|columns=nothing,toString
+columns=r,r|filter=verdict:%22|filter=r>1e999 layer:[ (|page=neuron|page=neuron&neuron=:3
+page=neuron&neuron=features.2:-1|page=neuron&neuron=features.2:1e3|page=samples&cell=nowhere
+page=samples&cell=both&from=-5|page=samples&cell=both&from=99999999|page=samples&truth=99
+page=sample|page=sample&sample=row99999|page=sample&sample=rowx|page=compare&otherstep=abc
+page=compare&by=toString|page=compare&other=nowhere|page=study|page=study&study=__proto__
+page=study&study=squares&by=neuron/nothing|name=nobody|%E0%A4%A|&&===&page
+"""
+
+
+def test_a_link_that_was_written_wrong_still_shows_a_page(view):
+    view.go(run=RUN)
+    for query in WRONG.strip().replace("\n", "|").split("|"):
+        view.frame.evaluate("hash => { location.hash = hash }", f"run={quote(RUN)}&{query}")
+        view.page.wait_for_timeout(20)
+        view.ready()
+        assert len(view.text("h1")) > 1, query
+        assert not view.texts(".loading, .note.fault"), query
+        assert not set(view.texts("h1")) & {":-1", "undefined", "null", "NaN"}, query
     assert view.errors == []
 
 
@@ -121,6 +146,52 @@ def test_nothing_leaves_the_file(written, browser):
     assert kinds <= {"file", "blob", "data", "about"}
     assert len([one for one in view.requests if one.startswith("file")]) == 1
     assert view.errors == []
+    page.close()
+
+
+def test_in_a_notebook_every_page_is_there(written, browser, tmp_path):
+    """An `<iframe srcdoc>` has no address of its own: the page moves without links."""
+    cell = (
+        f'<iframe srcdoc="{escape(written.file.read_text())}" width="1300" height="800"></iframe>'
+    )
+    (tmp_path / "notebook.html").write_text(f'<!doctype html><meta charset="utf-8">{cell}')
+    page = browser.new_page(viewport=SIZE)
+    requests, errors = [], []
+    page.on("request", lambda request: requests.append(request.url.partition(":")[0]))
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.goto(f"file://{tmp_path}/notebook.html")
+    frame = page.frames[1]
+
+    def at(name: str) -> str:
+        for _ in range(600):
+            seen = frame.evaluate("({...document.getElementById('app')?.dataset})")
+            if (seen.get("state"), seen.get("page")) == ("ready", name):
+                return frame.locator("h1").first.inner_text().replace("\n:", ":")
+            page.wait_for_timeout(50)
+        raise AssertionError(f"{name}: {seen}, {errors}")
+
+    at("overview")
+    frame.locator("#run").select_option(label=RUN)
+    assert at("overview") == written.report.headline
+    frame.locator("[data-key=attribution]").click()
+    best = first(written.report, "attribution")[0]
+    frame.locator(".grid-row").first.click()
+    assert at("neuron") == names(written.report)[best]
+    frame.locator(".sample-tile").first.click()
+    assert at("sample").startswith("sample ")
+    shown = "c => new Set(c.getContext('2d').getImageData(0, 0, 8, 8).data).size"
+    assert frame.locator(".large canvas").evaluate(shown) > 4
+    frame.locator("a.brand").click()
+    at("overview")
+    frame.locator("a.cell.only_model").click()
+    assert at("samples").endswith("only the model right")
+    frame.locator("a.button", has_text="compare").click()
+    at("compare")
+    frame.locator("a.brand").click()
+    at("overview")
+    frame.locator(".studies a", has_text="Squares").click()
+    assert at("study") == "Squares"
+    assert (errors, set(requests)) == ([], {"file", "blob"})
     page.close()
 
 

@@ -265,3 +265,20 @@ def test_the_plugin_loads_without_torch():
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "neurocorr"
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("name", ['a"b', "a\\b"])
+def test_a_name_that_the_data_server_cannot_read_is_said(path, name, tmp_path):
+    """Its keys are JSON, and it cannot read an escape; TensorBoard's other way to the data can."""
+    with_writer(tmp_path / name, [a_report()])
+    with serving(tmp_path, *PATHS[path]) as served:
+        (one,) = served.runs(1)
+        query = {"run": one["run"], "tag": one["tags"]["parts"]}
+        (step,) = served.get("index", **query).json["steps"]
+        answer = served.get("part", **query, key=step["keys"][0])
+        if path == "slow":
+            assert answer.json["schema"] == 1
+        else:
+            assert answer.code == 400
+            assert "--load_fast=false" in answer.unpacked.decode()

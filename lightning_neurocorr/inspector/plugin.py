@@ -6,6 +6,7 @@ werkzeug, numpy and the standard library are imported, never torch.
 
 from __future__ import annotations
 
+import json
 import struct
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -208,12 +209,23 @@ def _served(
         except _Wrong as wrong:
             code, text = wrong.code, str(wrong)
         except errors.PublicError as error:
-            code, text = error.http_code, "TensorBoard has no such data."
+            code, text = error.http_code, _unread(request)
         except (ValueError, KeyError):
             code, text = 400, "This cannot be read; maybe a newer version of the package wrote it."
         return http_util.Respond(request, text, "text/plain", code=code)
 
     return app
+
+
+def _unread(request: wrappers.Request) -> str:
+    """Why TensorBoard has refused: its data server (0.7.2) cannot read an escape in a key."""
+    asked = [*request.args.getlist("run"), *request.args.getlist("tag")]
+    if any(json.dumps(name, ensure_ascii=False) != f'"{name}"' for name in asked):
+        return (
+            "TensorBoard's data server cannot read full tables of a run whose name has a quotation "
+            "mark or a backslash. Start TensorBoard with --load_fast=false, or rename the folder."
+        )
+    return "TensorBoard has no such data."
 
 
 def _argument(request: wrappers.Request, name: str) -> str:

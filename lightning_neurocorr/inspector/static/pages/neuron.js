@@ -4,7 +4,7 @@ import { html, nothing } from "../vendor/lit-html.js";
 import { bars, interval, lineChart, numbers } from "../charts.js";
 import { NONE, OUTCOMES, OUTCOME_WORDS, STATE_WORDS, columnText, count, fixed, known, missing, ordinal, plain, signed } from "../format.js";
 import { tileCanvas } from "../images.js";
-import { ANSWER_WORDS, MARKS, answer, epochName, goTo, isClass, layerClause, loading, missingNote, nameOf, neuronName, neuronOf, otherEpoch, sampleTile, stateOf, unkept } from "./pieces.js";
+import { ANSWER_WORDS, MARKS, answer, epochName, goTo, isClass, layerClause, loading, missingNote, nameOf, neuronName, neuronOf, noTable, otherEpoch, sampleTile, stateOf, unkept } from "./pieces.js";
 import { currentOrder, currentR } from "./neuron_table.js";
 import { neuronOfStudies } from "./study.js";
 
@@ -40,10 +40,11 @@ function absent(app, neuron) {
   const sized = series.metas.filter(({ layers }) => layers.some(({ name, size }) => name === neuron.layer && neuron.unit >= 0 && neuron.unit < size));
   const watched = sized.includes(meta);
   if (meta.message) return unsaid(app, neuron, sized);
-  const why = frame === null ? "No table was written."
+  const why = frame === null ? noTable(app)
     : sized.length ? `Its layer was not watched then. It was at ${sized.length === 1 ? epochName(sized[0]) : `${epochName(sized[0])} to ${epochName(sized.at(-1))}`}.`
       : "No layer of this run has such a neuron.";
-  return html`<section class="card hero"><h1>${neuronName(neuron)}</h1>
+  const name = neuron.unit < 0 ? html`<bdi>${app.state.neuron || "No neuron"}</bdi>` : neuronName(neuron);
+  return html`<section class="card hero"><h1>${name}</h1>
     <p class="message"><b>${watched ? "Nothing was kept of this neuron" : `This neuron is not there at ${epochName(meta)}`}.</b> ${why}</p>
     <p>${sized.length && !watched ? goTo(app, { step: String(sized.at(-1).step) }, `Go to ${epochName(sized.at(-1))}`, "button") : nothing}
       ${goTo(app, { page: "overview", filter: null }, "All neurons", "button")}</p></section>`;

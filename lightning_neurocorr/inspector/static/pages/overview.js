@@ -3,7 +3,7 @@
 import { html, nothing } from "../vendor/lit-html.js";
 import { histogram, lineChart, numbers } from "../charts.js";
 import { count, fixed, known, missing, percent, signed } from "../format.js";
-import { epochName, goTo, layerClause, loading, ofThisEpoch, otherEpoch, outcomeTable, stateWord } from "./pieces.js";
+import { epochName, goTo, layerClause, loading, noTable, ofThisEpoch, otherEpoch, outcomeTable, stateWord } from "./pieces.js";
 import { neuronTable } from "./neuron_table.js";
 
 const CARDS = 6; // layers that get a card each; more get a line each
@@ -16,7 +16,7 @@ export function overviewPage(app) {
     ${studies(app)}
     ${meta.layers.length && !meta.message ? layers(app) : nothing}
     ${meta.message ? nothing : frame ? html`${otherEpoch(app, ofThisEpoch(app))}${neuronTable(app)}`
-      : frame === null ? html`<p class="card empty">No table of neurons was written for this run.</p>` : loading("Loading the table")}`;
+      : frame === null ? html`<p class="card empty">${noTable(app)}</p>` : loading("Loading the table")}`;
 }
 
 function headline(app) {

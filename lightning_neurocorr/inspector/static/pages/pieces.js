@@ -58,6 +58,9 @@ export const missingNote = (state, otherwise, what = "") => {
   return text ? html`<p class="missing">${text[0].toUpperCase() + text.slice(1)}${/[.!?]$/.test(text) ? "" : "."}</p>` : nothing;
 };
 
+/** Why there is no table at all. */
+export const noTable = ({ series }) => (series.shelf.faults.size ? "The table could not be loaded: see above." : "No table was written for this run.");
+
 // --- claims --------------------------------------------------------------------------------------
 
 export const MARKS = { yes: "✓", no: "✕", unknown: NONE };

@@ -3,7 +3,7 @@
 import { html, nothing } from "../vendor/lit-html.js";
 import { OUTCOME_WORDS, count, ordinal, plain, signed } from "../format.js";
 import { tileCanvas } from "../images.js";
-import { goTo, loading, missingNote, neuronLink, otherEpoch, sampleAt, sampleName } from "./pieces.js";
+import { goTo, loading, missingNote, neuronLink, noTable, otherEpoch, sampleAt, sampleName } from "./pieces.js";
 import { currentR } from "./neuron_table.js";
 
 const SHOWN = 60;
@@ -16,7 +16,7 @@ export function samplePage(app) {
   const sample = row < 0 ? null : sampleAt(frame, row);
   if (sample === undefined) return loading("Loading the sample");
   if (!sample) {
-    return html`<section class="card hero"><h1>No such sample</h1><p class="message">${frame ? "The table of this epoch has no sample at this place." : "No table was written."}</p>
+    return html`<section class="card hero"><h1>No such sample</h1><p class="message">${frame ? "The table of this epoch has no sample at this place." : noTable(app)}</p>
       ${goTo(app, { page: "samples" }, "All samples", "button")}</section>`;
   }
   const tile = app.series.thumbnail(sample.tile ?? -1);

@@ -2,7 +2,7 @@
 
 import { html, nothing } from "../vendor/lit-html.js";
 import { OUTCOMES, OUTCOME_WORDS, count, plural } from "../format.js";
-import { goTo, loading, missingNote, otherEpoch, sampleAt, sampleKey, sampleName, sampleTile } from "./pieces.js";
+import { goTo, loading, missingNote, noTable, otherEpoch, sampleAt, sampleKey, sampleName, sampleTile } from "./pieces.js";
 
 const PER_PAGE = 120;
 const MOST_CLASSES = 20; // of a table; more are listed as pairs
@@ -13,7 +13,7 @@ export function samplesPage(app) {
   const outcomes = frame?.get("s/outcome");
   if (outcomes === undefined && frame) return loading("Loading the samples");
   if (!outcomes) {
-    return html`<header class="page-title"><h1>Samples</h1></header><section class="card">${missingNote(meta.evidence.samples, "no table was written")}</section>`;
+    return html`<header class="page-title"><h1>Samples</h1></header><section class="card">${missingNote(frame ? meta.evidence.samples : null, noTable(app))}</section>`;
   }
   const parts = ["target", "model", "baseline"].map((name) => frame.get(`s/${name}`));
   if (parts.includes(undefined)) return loading("Loading the samples");

@@ -5,7 +5,7 @@ import { NONE, count, formatted, known, missing, plain, plural } from "../format
 import { tileCanvas } from "../images.js";
 import { everyRow, sorted, sortedByText } from "../order.js";
 import { Table, made } from "../table.js";
-import { goTo, loading, missingNote, nameOf, neuronLink, otherEpoch, sampleTile } from "./pieces.js";
+import { goTo, loading, missingNote, nameOf, neuronLink, noTable, otherEpoch, sampleTile } from "./pieces.js";
 
 const SAID_BY_NAME = new Set(["row", "layer", "unit"]); // of a neuron, by its link
 const PLAIN_UP_TO = 100; // rows; longer tables draw only what is in view
@@ -15,7 +15,7 @@ export function studyPage(app) {
   if (frame === undefined) return loading();
   const study = frame?.index.studies?.find(({ name }) => name === state.study);
   if (!study) {
-    return html`<section class="card hero"><h1>No such study</h1><p class="message">The table of this epoch has no study of this name.</p>${goTo(app, { page: "overview" }, "Overview", "button")}</section>`;
+    return html`<section class="card hero"><h1>No such study</h1><p class="message">${frame ? "The table of this epoch has no study of this name." : noTable(app)}</p>${goTo(app, { page: "overview" }, "Overview", "button")}</section>`;
   }
   return html`<header class="page-title"><div><h1>${study.title || study.name}</h1><p class="verdict">${study.about}</p></div></header>
     ${otherEpoch(app)}
