@@ -98,15 +98,14 @@ def _silenced(found: dict[str, Any]) -> str:
 
 
 def _slices(found: dict[str, Any]) -> str:
-    who = {"only_model": "network", "only_baseline": "baseline"}
+    ours = {"only_model": "", "only_baseline": " (the baseline is better)"}
     rows = [
-        [row["slice"], who[row["direction"]], f"{row['n']:,}", row["wins"], row["losses"],
-         between(row, "advantage", ("low", "high"), 2),
-         small(row["q"])]
+        [row["slice"] + ours[row["direction"]], f"{row['n']:,}", f"{row['wins']} / {row['losses']}",
+         between(row, "advantage", ("low", "high"), 2), small(row["q"])]
         for row in found["slices"]
     ]  # fmt: skip
-    return table(["slice", "better", "images", "only network right", "only baseline right",
-                  "advantage [95 %]", "q"], rows)  # fmt: skip
+    return table(["slice", "images", "only network / only baseline right", "advantage [95 %]", "q"],
+                 rows)  # fmt: skip
 
 
 def _advantage_words(found: dict[str, Any]) -> str:
