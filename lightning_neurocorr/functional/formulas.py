@@ -14,6 +14,10 @@ from lightning_neurocorr.functional.words import correlations, is_binary, usable
 # A formula has to be so much better than its best word, on samples that it was not chosen on: as a
 # ratio, and in standard errors of r, which count where samples are few.
 _GAIN, _GAIN_ERRORS = 1.1, 1.64
+
+# And go with the neuron at all, for the best of many formulas of a neuron without a word.
+_SCORE_ERRORS = 3.0
+
 _BEAM = 8
 _FORMULA_SAMPLES = 20
 _FORMULA_SHARE = 0.6
@@ -138,7 +142,8 @@ def _held(best: _Candidate, a: np.ndarray, w: np.ndarray, names: np.ndarray) -> 
     pair = {"and": one & other, "and not": one & ~other, "or": one | other}[joined]
     both = np.stack([pair, w[:, alone]], 1).astype(np.float64)
     score, single = correlations(a[:, None], both)[:, 0]
-    gain = _GAIN_ERRORS / np.sqrt(len(a))
-    if not score > max(_GAIN * max(single, 0.0), single + gain):
+    error = 1 / np.sqrt(len(a))
+    least = max(_GAIN * max(single, 0.0), single + _GAIN_ERRORS * error, _SCORE_ERRORS * error)
+    if not score > least:
         return None
     return Formula(int(names[i]), joined, int(names[j]), float(score), float(single))

@@ -8,6 +8,8 @@ second.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from lightning_neurocorr.functional.scikit import scikit
@@ -75,14 +77,12 @@ def _space(
 ) -> np.ndarray:
     """The activations less class means, on directions that go with winning and losing."""
     pls = scikit("cross_decomposition").PLSRegression
-    x = np.stack([less_class(column, classes, rows) for column in activations.T], 1)
+    x = less_class(activations, classes, rows)
     scale = x[rows].std(0)
-    x = (
-        x[:, scale > 1e-7 * np.abs(activations).max(0).clip(1e-30)]
-        / scale[scale > 1e-7 * np.abs(activations).max(0).clip(1e-30)]
-    )
+    live = scale > 1e-7 * np.abs(activations).max(0).clip(1e-30)
+    x = x[:, live] / scale[live]
     sides = np.stack([(advantage > 0).astype(float), (advantage < 0).astype(float)], 1)
-    y = np.stack([less_class(side, classes, rows) for side in sides.T], 1)
+    y = less_class(sides, classes, rows)
     components = min(COMPONENTS, x.shape[1], int(rows.sum()) - 1)
     return pls(components, scale=False).fit(x[rows], y[rows]).transform(x)
 
@@ -96,20 +96,40 @@ def _mixture(
     k = min(PARTS, max(2, int(rows.sum()) // (2 * MIN_SAMPLES)))
     start = scikit("cluster").KMeans(k, n_init=1, random_state=seed).fit_predict(x[rows])
     soft = np.eye(k)[start]
-    log_x = log_y = log_prior = np.empty(0)
+    own, told, won = x[rows], y[rows], outcome[rows]
     for _ in range(ROUNDS):
-        weight = soft.sum(0) + 1e-9
-        mean = soft.T @ x[rows] / weight[:, None]
-        variance = soft.T @ x[rows] ** 2 / weight[:, None] - mean**2 + 1e-3
-        log_x = -0.5 * ((x[:, None] - mean) ** 2 / variance + np.log(variance)).sum(2)
-        log_y = np.log(_shares(soft, y[rows], int(y.max()) + 1))[:, y].T
-        log_outcome = np.log(_shares(soft, outcome[rows], 4))[:, outcome].T
-        log_prior = np.log(weight / weight.sum())
-        joint = log_prior + log_x + log_y + OUTCOME_WEIGHT * log_outcome
-        joint = joint[rows] - joint[rows].max(1, keepdims=True)
-        soft = np.exp(joint)
+        parts = _Parts.of(soft, own, told, int(y.max()) + 1)
+        log_outcome = np.log(_shares(soft, won, 4))[:, won].T
+        joint = parts.log(own, told) + OUTCOME_WEIGHT * log_outcome
+        soft = np.exp(joint - joint.max(1, keepdims=True))
         soft /= soft.sum(1, keepdims=True)
-    return (log_prior + log_x + log_y).argmax(1)
+    return parts.log(x, y).argmax(1)
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """What the parts of a mixture expect, ``(parts, ...)``: normal, and a share of each class."""
+
+    mean: np.ndarray
+    variance: np.ndarray
+    prior: np.ndarray
+    classes: np.ndarray
+
+    @classmethod
+    def of(cls, soft: np.ndarray, x: np.ndarray, y: np.ndarray, classes: int) -> _Parts:
+        """From how much each sample is of each part, ``(n, parts)``."""
+        weight = soft.sum(0) + 1e-9
+        mean = soft.T @ x / weight[:, None]
+        variance = soft.T @ x**2 / weight[:, None] - mean**2 + 1e-3
+        return cls(mean, variance, weight / weight.sum(), _shares(soft, y, classes))
+
+    def log(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        """Log of prior times likelihood of samples in each part, ``(n, parts)``."""
+        # The square of a difference, multiplied out: two products of matrices.
+        by = 1 / self.variance
+        square = x**2 @ by.T - 2 * x @ (self.mean * by).T + (self.mean**2 * by).sum(1)
+        log_x = -0.5 * (square + np.log(self.variance).sum(1))
+        return np.log(self.prior) + log_x + np.log(self.classes)[:, y].T
 
 
 def _shares(soft: np.ndarray, label: np.ndarray, values: int) -> np.ndarray:

@@ -149,13 +149,22 @@ def judge(
 
 
 def less_class(advantage: np.ndarray, classes: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """The advantage less its mean in the class among ``rows``; that of all for a class without."""
+    """Columns less their mean in the class among ``rows``; that of all for a class without.
+
+    Args:
+        advantage: ``(N,)``, or several columns ``(N, k)``.
+        classes: Class ids ``(N,)``.
+        rows: ``(N,)`` bool.
+    """
     values, group = np.unique(classes, return_inverse=True)
+    columns = advantage.reshape(len(advantage), -1).T
     counts = np.bincount(group[rows], minlength=len(values))
-    sums = np.bincount(group[rows], advantage[rows], minlength=len(values))
-    overall = advantage[rows].mean() if rows.any() else 0.0
-    means = np.where(counts > 0, sums / np.maximum(counts, 1), overall)
-    return advantage - means[group]
+    means = np.empty((len(values), len(columns)))
+    for k, column in enumerate(columns):
+        sums = np.bincount(group[rows], column[rows], minlength=len(values))
+        overall = column[rows].mean() if rows.any() else 0.0
+        means[:, k] = np.where(counts > 0, sums / np.maximum(counts, 1), overall)
+    return advantage - means[group].reshape(advantage.shape)
 
 
 def _search(words: np.ndarray, excess: np.ndarray) -> list[int] | None:

@@ -155,6 +155,7 @@ def advantage_words(
     product = np.where(fits, with_neuron * with_advantage[:, None], np.nan)
     word, score = _best(product)
     share = np.full(len(word), np.nan)
+    _, classes = np.unique(classes, return_inverse=True)
     for d in np.flatnonzero(word >= 0):
         share[d] = _explained(activations[:, d], words[:, word[d]], advantage, classes)
     enough = share >= _LEAST_EXPLAINED
@@ -165,11 +166,13 @@ def advantage_words(
 
 def within(values: np.ndarray, groups: np.ndarray) -> np.ndarray:
     """Columns ``(N, k)`` less the means of the group that each sample is of, ``(N,)``."""
-    _, group, counts = np.unique(groups, return_inverse=True, return_counts=True)
-    order = np.argsort(group, kind="stable")
-    starts = np.append(0, np.cumsum(counts)[:-1])
-    sums = np.add.reduceat(values[order], starts, axis=0)
-    return values - (sums / counts[:, None])[group]
+    return _less(values, np.unique(groups, return_inverse=True)[1])
+
+
+def _means(values: np.ndarray, group: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Means of columns ``(N, k)`` over the samples of each group; a sum for each, not a sort."""
+    sums = [np.bincount(group, column, len(counts)) for column in values.T]
+    return np.stack(sums, 1) / np.maximum(counts, 1)[:, None]
 
 
 def usable_words(words: np.ndarray) -> np.ndarray:
@@ -296,16 +299,16 @@ def _explained(
     rows = np.isfinite(word)
     both = np.stack([a[rows], advantage[rows]], 1).astype(np.float64)
     word, classes = word[rows], classes[rows]
-    binary = bool(((word == 0) | (word == 1)).all())
-    total = within(both, classes)
-    if binary:
-        _, group = np.unique(np.stack([classes, word]), axis=1, return_inverse=True)
-        left = within(both, group.ravel())
-        left_cov = left[:, 0] @ left[:, 1]
+    total = _less(both, classes)
+    if bool(((word == 0) | (word == 1)).all()):
+        rest = _less(both, 2 * classes + word.astype(np.int64))
     else:
-        w = within(word[:, None].astype(np.float64), classes)[:, 0]
-        slope = (w @ total) / (w @ w)
-        rest = total - w[:, None] * slope
-        left_cov = rest[:, 0] @ rest[:, 1]
+        w = _less(word[:, None].astype(np.float64), classes)[:, 0]
+        rest = total - w[:, None] * ((w @ total) / (w @ w))
     whole = total[:, 0] @ total[:, 1]
-    return float(1 - left_cov / whole) if whole else float("nan")
+    return float(1 - rest[:, 0] @ rest[:, 1] / whole) if whole else float("nan")
+
+
+def _less(values: np.ndarray, group: np.ndarray) -> np.ndarray:
+    """Columns less the means of groups 0, 1 and so on."""
+    return values - _means(values, group, np.bincount(group))[group]

@@ -262,7 +262,7 @@ def _travels(value: Any) -> bool:
     if isinstance(value, dict):
         return all(_travels(part) for pair in value.items() for part in pair)
     if isinstance(value, (list, tuple, set)):
-        return all(map(_travels, value))
+        return _plain(value) or all(map(_travels, value))
     if value is None or isinstance(value, _DATA):
         return True
     if callable(value) or isinstance(value, (Study, Start)):
@@ -274,12 +274,17 @@ def _travels(value: Any) -> bool:
     return True
 
 
+def _plain(values: Any) -> bool:
+    """Whether all of a long column are of Python's own kinds; a look at each one takes longer."""
+    return set(map(type, values)) <= {bool, int, float, str, type(None)}
+
+
 def _on_cpu(value: Any) -> Any:
     if isinstance(value, Tensor):
         return value.detach().cpu()
     if isinstance(value, dict):
         return {key: _on_cpu(part) for key, part in value.items()}
-    if type(value) in (list, tuple):
+    if type(value) in (list, tuple) and not _plain(value):
         return type(value)(_on_cpu(part) for part in value)
     return value
 
