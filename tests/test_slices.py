@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from lightning_neurocorr.functional import BOTH, NEITHER, ONLY_BASELINE, ONLY_MODEL
 from lightning_neurocorr.functional.mixture import find_parts
-from lightning_neurocorr.functional.slices import find_slices, judge, less_class
+from lightning_neurocorr.functional.slices import Side, find_slices, judge, less_class
+from lightning_neurocorr.studies.slices import SPECIFIC
 
 
 def world(rng: np.random.Generator, n: int, *, null: bool = False):
@@ -27,12 +29,19 @@ def world(rng: np.random.Generator, n: int, *, null: bool = False):
     return classes, words, model, baseline, rng.random(n) < 0.5
 
 
+def outcomes(model: np.ndarray, baseline: np.ndarray) -> np.ndarray:
+    """Outcome groups of who is right."""
+    return np.where(
+        model, np.where(baseline, BOTH, ONLY_MODEL), np.where(baseline, ONLY_BASELINE, NEITHER)
+    )
+
+
 def test_planted_slices_are_found_in_both_directions() -> None:
     rng = np.random.default_rng(0)
     classes, words, model, baseline, half = world(rng, 6000)
     d = model.astype(int) - baseline.astype(int)
-    better = find_slices(words, d, classes, half, 1)
-    worse = find_slices(words, d, classes, half, -1)
+    better = find_slices(words, outcomes(model, baseline), classes, half, 1)
+    worse = find_slices(words, outcomes(model, baseline), classes, half, -1)
     assert {0, 1} <= {w for part in better for w in part.words}
     assert [part.words for part in worse][:1] == [(2,)]
     first = better[0]
@@ -51,15 +60,45 @@ def test_planted_slices_are_found_in_both_directions() -> None:
 def test_p_is_the_larger_of_a_contrast_and_mcnemars() -> None:
     rng = np.random.default_rng(1)
     classes, words, model, baseline, half = world(rng, 1500)
-    d = model.astype(int) - baseline.astype(int)
-    excess = less_class(d, classes, ~half)
     members = words[:, 15] == 1
-    part = judge(members, half, d, excess, 1)
-    assert part is not None
-    t, _ = stats.ttest_ind(excess[members & half], excess[~members & half])
-    contrast = stats.norm.sf(t)
-    exact = stats.binomtest(part.wins, part.wins + part.losses).pvalue
-    assert part.p == pytest.approx(max(contrast, exact if part.wins > part.losses else 1.0))
+    for direction, right, won in ((1, model, model & ~baseline), (-1, ~model, ~model & baseline)):
+        side = Side.of(outcomes(model, baseline), classes, ~half, direction)
+        part = judge(members, half, side)
+        assert part is not None
+        d = direction * (model.astype(int) - baseline.astype(int))
+        slow = []
+        for values, among in ((d, np.ones(1500, bool)), (won.astype(int), right)):
+            excess = np.zeros(1500)
+            for i in np.flatnonzero(among):
+                same = among & ~half & (classes == classes[i])
+                excess[i] = values[i] - values[same].mean()
+            t, _ = stats.ttest_ind(excess[members & half], excess[~members & half])
+            slow.append(stats.norm.sf(t))
+        exact = stats.binomtest(part.wins, part.wins + part.losses).pvalue
+        sided = exact if direction * (part.wins - part.losses) > 0 else 1.0
+        assert part.p == pytest.approx(max(slow[0], sided))
+        assert part.p_specific == pytest.approx(slow[1])
+
+
+def test_slices_of_a_placebo_are_none_of_this_baseline() -> None:
+    found: dict[str, list[bool]] = {"real": [], "placebo": []}
+    told: dict[str, list[bool]] = {"real": [], "placebo": []}
+    for seed in range(30):
+        rng = np.random.default_rng(400 + seed)
+        classes, words, _, baseline, half = world(rng, 2000)
+        model = rng.random(2000) < np.where(words[:, 2] > 0, 0.3, 0.9)  # bad where the word is
+        mixed = baseline.copy()
+        for c in range(8):
+            mine = np.flatnonzero(classes == c)
+            mixed[mine] = mixed[rng.permutation(mine)]
+        for name, answers in (("real", baseline), ("placebo", mixed)):
+            for sign in (1, -1):
+                parts = find_slices(words, outcomes(model, answers), classes, half, sign)
+                found[name].append(bool(parts))
+                told[name].append(any(part.p_specific <= SPECIFIC for part in parts))
+    assert np.sum(found["placebo"]) >= 30  # the model is weak there: that is true
+    assert np.sum(told["placebo"]) <= 4  # of sixty
+    assert np.sum(told["real"]) >= 30
 
 
 def test_the_mean_of_the_class_is_that_of_the_first_half() -> None:
@@ -73,7 +112,7 @@ def test_words_with_unknown_samples_put_them_in_no_slice() -> None:
     classes, words, model, baseline, half = world(rng, 6000)
     unknown = rng.random(6000) < 0.3
     words[unknown, 0] = np.nan
-    found = find_slices(words, model.astype(int) - baseline.astype(int), classes, half, 1)
+    found = find_slices(words, outcomes(model, baseline), classes, half, 1)
     part = next(part for part in found if part.words == (0,))
     assert not (part.members & unknown).any()
 
@@ -82,18 +121,20 @@ def test_nothing_is_found_where_outcomes_are_shuffled_within_class() -> None:
     false = np.zeros(2)
     for seed in range(60):
         classes, words, model, baseline, half = world(np.random.default_rng(seed), 1500, null=True)
-        d = model.astype(int) - baseline.astype(int)
-        false += [bool(find_slices(words, d, classes, half, sign)) for sign in (1, -1)]
+        false += [
+            bool(find_slices(words, outcomes(model, baseline), classes, half, sign))
+            for sign in (1, -1)
+        ]
     assert (false <= 0.07 * 60).all()
 
 
 def test_too_few_advantage_samples_make_no_slices() -> None:
     rng = np.random.default_rng(3)
     classes, words, _, _, half = world(rng, 400)
-    d = np.zeros(400, dtype=int)
-    d[:20] = 1
-    assert find_slices(words, d, classes, half, 1) == []
-    assert find_slices(words[:, :0], rng.integers(-1, 2, 400), classes, half, 1) == []
+    few = np.zeros(400, dtype=int)
+    few[:20] = ONLY_MODEL
+    assert find_slices(words, few, classes, half, 1) == []
+    assert find_slices(words[:, :0], rng.integers(0, 4, 400), classes, half, 1) == []
 
 
 def activations(rng: np.random.Generator, words: np.ndarray, classes: np.ndarray) -> np.ndarray:
@@ -106,9 +147,8 @@ def test_parts_of_the_activations_are_the_planted_conditions() -> None:
     pytest.importorskip("sklearn")
     rng = np.random.default_rng(4)
     classes, words, model, baseline, half = world(rng, 5000)
-    d = model.astype(int) - baseline.astype(int)
-    outcome = np.where(model, np.where(baseline, 0, 1), np.where(baseline, 2, 3))
-    found = find_parts(activations(rng, words, classes), outcome, d, classes, half)
+    outcome = outcomes(model, baseline)
+    found = find_parts(activations(rng, words, classes), outcome, classes, half)
     assert {part.direction for part in found} == {1, -1}
     for part in found:
         planted = words[:, :2].any(1) if part.direction > 0 else words[:, 2] > 0
@@ -123,7 +163,6 @@ def test_no_parts_where_outcomes_are_shuffled_within_class() -> None:
     for seed in range(12):
         rng = np.random.default_rng(100 + seed)
         classes, words, model, baseline, half = world(rng, 1500, null=True)
-        d = model.astype(int) - baseline.astype(int)
-        outcome = np.where(model, np.where(baseline, 0, 1), np.where(baseline, 2, 3))
-        false += bool(find_parts(activations(rng, words, classes), outcome, d, classes, half))
+        outcome = outcomes(model, baseline)
+        false += bool(find_parts(activations(rng, words, classes), outcome, classes, half))
     assert false <= 1

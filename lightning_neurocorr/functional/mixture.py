@@ -13,7 +13,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from lightning_neurocorr.functional.scikit import scikit
-from lightning_neurocorr.functional.slices import MIN_SAMPLES, Slice, judge, less_class, too_few
+from lightning_neurocorr.functional.slices import (
+    MIN_SAMPLES,
+    Side,
+    Slice,
+    advantage_of,
+    judge,
+    less_class,
+    too_few,
+)
 
 PARTS, COMPONENTS, ROUNDS = 25, 8, 40
 OUTCOME_WEIGHT = 10.0
@@ -24,7 +32,6 @@ _ALPHA = 0.025  # per direction
 def find_parts(
     activations: np.ndarray,
     outcome: np.ndarray,
-    advantage: np.ndarray,
     classes: np.ndarray,
     second_half: np.ndarray,
     *,
@@ -35,7 +42,6 @@ def find_parts(
     Args:
         activations: Of all layers, ``(N, D)``.
         outcome: Outcome groups ``(N,)``.
-        advantage: 1, 0 or -1, ``(N,)``.
         classes: Class ids ``(N,)``.
         second_half: ``(N,)`` bool.
         seed: Of the mixture's start.
@@ -46,6 +52,7 @@ def find_parts(
     Raises:
         ModuleNotFoundError: If scikit-learn is not installed.
     """
+    advantage = advantage_of(outcome)
     if too_few(advantage, second_half):
         return []
     first = ~second_half
@@ -53,11 +60,13 @@ def find_parts(
     members = _mixture(space, outcome, classes, first, seed)
     found = []
     for direction in (1, -1):
-        excess = direction * less_class(advantage, classes, first)
-        strength = {k: _strength(members == k, first, excess) for k in np.unique(members).tolist()}
+        side = Side.of(outcome, classes, first, direction)
+        strength = {
+            k: _strength(members == k, first, side.excess) for k in np.unique(members).tolist()
+        }
         order = sorted(strength, key=lambda k: -strength[k])[:_TRIED]
         for k in (k for k in order if strength[k] > 0):
-            part = judge(members == k, second_half, advantage, excess, direction)
+            part = judge(members == k, second_half, side)
             if part is not None and part.p * _TRIED <= _ALPHA:
                 found.append(part)
     return sorted(found, key=lambda part: -abs(part.advantage))

@@ -1,7 +1,9 @@
 """Where one of the two is better: parts of the data found on one half and tested on the other.
 
 Shapes: ``N`` samples, ``V`` words. The advantage is taken less the mean of the true class, so that
-words which only stand for classes explain nothing.
+words which only stand for classes explain nothing. Where the model is good or weak whoever it is
+compared with, one of the two is better too: a test of its own says whether a slice is also one of
+this baseline.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
+from lightning_neurocorr.functional.advantage import BOTH, NEITHER, ONLY_BASELINE, ONLY_MODEL
 from lightning_neurocorr.functional.inference import mcnemar_p
 
 # Fewer samples make no slice; a smaller advantage is not worth a name.
@@ -43,6 +46,9 @@ class Slice:
         wins: Of them, those that only the model gets right.
         losses: Of them, those that only the baseline gets right.
         p: The larger of two: a one-sided test against all other samples, and McNemar's test inside.
+        p_specific: One-sided, whether among samples that the model gets right (for -1: wrong) the
+            baseline is wrong (for -1: right) more often inside than elsewhere. Answers of a
+            baseline that are shuffled within the class fail it.
     """
 
     words: tuple[int, ...]
@@ -55,6 +61,40 @@ class Slice:
     wins: int
     losses: int
     p: float
+    p_specific: float
+
+
+@dataclass(frozen=True)
+class Side:
+    """By how much one of the two is better at each sample than its class lets expect.
+
+    Attributes:
+        direction: 1 for the model, -1 for the baseline.
+        advantage: 1, 0 or -1, ``(N,)``.
+        excess: The advantage less that of the class, times the direction, ``(N,)``.
+        specific: What of it the baseline's own answers make, ``(N,)``: among samples that the model
+            gets right (for -1: wrong) how much more often the baseline is wrong (for -1: right) than
+            in the class; 0 elsewhere.
+    """
+
+    direction: int
+    advantage: np.ndarray
+    excess: np.ndarray
+    specific: np.ndarray
+
+    @classmethod
+    def of(cls, outcome: np.ndarray, classes: np.ndarray, rows: np.ndarray, direction: int) -> Side:
+        """From outcome groups ``(N,)``; means of a class are those among ``rows``."""
+        advantage = advantage_of(outcome)
+        won = outcome == (ONLY_MODEL if direction > 0 else ONLY_BASELINE)
+        among = won | (outcome == (BOTH if direction > 0 else NEITHER))
+        own = np.where(among, less_class(won.astype(float), classes, rows & among), 0.0)
+        return cls(direction, advantage, direction * less_class(advantage, classes, rows), own)
+
+
+def advantage_of(outcome: np.ndarray) -> np.ndarray:
+    """1 where only the model is right, -1 where only the baseline is, ``(N,)``."""
+    return (outcome == ONLY_MODEL).astype(int) - (outcome == ONLY_BASELINE).astype(int)
 
 
 def too_few(advantage: np.ndarray, second_half: np.ndarray) -> bool:
@@ -65,7 +105,7 @@ def too_few(advantage: np.ndarray, second_half: np.ndarray) -> bool:
 
 def find_slices(
     words: np.ndarray,
-    advantage: np.ndarray,
+    outcome: np.ndarray,
     classes: np.ndarray,
     second_half: np.ndarray,
     direction: int,
@@ -78,7 +118,7 @@ def find_slices(
 
     Args:
         words: ``(N, V)``: 1, 0, or NaN where unknown.
-        advantage: 1, 0 or -1, ``(N,)``.
+        outcome: Outcome groups ``(N,)``.
         classes: Class ids ``(N,)``.
         second_half: ``(N,)`` bool.
         direction: 1 to find where the model is better, -1 for the baseline.
@@ -87,18 +127,18 @@ def find_slices(
         Those that hold, in the order found.
     """
     found: list[Slice] = []
-    if not words.shape[1] or too_few(advantage, second_half):
+    side = Side.of(outcome, classes, ~second_half, direction)
+    if not words.shape[1] or too_few(side.advantage, second_half):
         return found
-    excess = direction * less_class(advantage, classes, ~second_half)
-    left = np.ones(len(advantage), dtype=bool)
+    left = np.ones(len(outcome), dtype=bool)
     while len(found) < _MOST:
         rows = left & ~second_half
-        chosen = _search(words[rows], excess[rows])
+        chosen = _search(words[rows], side.excess[rows])
         if chosen is None:
             break
         members = left & (words[:, chosen] == 1).all(1)
         known = left & np.isfinite(words[:, chosen]).all(1)
-        tested = judge(members, known & second_half, advantage, excess, direction, tuple(chosen))
+        tested = judge(members, known & second_half, side, tuple(chosen))
         if tested is None or tested.p > _ALPHA:
             break
         found.append(tested)
@@ -107,30 +147,24 @@ def find_slices(
 
 
 def judge(
-    members: np.ndarray,
-    rows: np.ndarray,
-    advantage: np.ndarray,
-    excess: np.ndarray,
-    direction: int,
-    words: Sequence[int] = (),
+    members: np.ndarray, rows: np.ndarray, side: Side, words: Sequence[int] = ()
 ) -> Slice | None:
     """A slice with what is measured on some samples; None where it has too few there.
 
     Args:
         members: Samples of the slice, ``(N,)`` bool.
         rows: Samples to measure it on, ``(N,)`` bool.
-        advantage: ``(N,)``.
-        excess: Advantage less that of the class, times the direction, ``(N,)``.
-        direction: 1 or -1.
+        side: Who is to be better.
         words: Its words.
     """
     inside, outside = members & rows, ~members & rows
     n = int(inside.sum())
     if n < MIN_SAMPLES // 2 or outside.sum() < 2:
         return None
-    total, squares = excess[rows].sum(), (excess[rows] ** 2).sum()
-    z = float(_z(excess[inside].sum(), n, total, squares, rows.sum()))
-    d = advantage[inside].astype(float)
+    both = np.stack([side.excess, side.specific], 1)
+    total, squares = both[rows].sum(0), (both[rows] ** 2).sum(0)
+    z = _z(both[inside].sum(0), n, total, squares, rows.sum())
+    d, direction = side.advantage[inside].astype(float), side.direction
     wins, losses = int((d > 0).sum()), int((d < 0).sum())
     sided = mcnemar_p(wins, losses) if direction * (wins - losses) > 0 else 1.0
     half = 1.96 * d.std(ddof=1) / np.sqrt(n)
@@ -144,7 +178,8 @@ def judge(
         min(1.0, float(d.mean() + half)),
         wins,
         losses,
-        p=max(float(stats.norm.sf(z)), sided),
+        p=max(float(stats.norm.sf(z[0])), sided),
+        p_specific=float(np.nan_to_num(stats.norm.sf(z[1]), nan=1.0)),
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from lightning_neurocorr.functional.mixture import find_parts
-from lightning_neurocorr.functional.slices import Slice, find_slices, judge, less_class, too_few
+from lightning_neurocorr.functional.slices import Side, Slice, find_slices, judge, too_few
 from lightning_neurocorr.functional.vocabulary import Vocabulary
 from lightning_neurocorr.functional.words import correlations
 from lightning_neurocorr.report.declared import Column
@@ -20,6 +20,7 @@ from lightning_neurocorr.validation.options import Options
 
 _LEAST = 200  # samples
 _NEURONS = 1024  # of all layers, for slices without words
+SPECIFIC = 0.005  # a slice with a larger p is none of this baseline
 _WORD_ERRORS = 4.0  # r of a part and a word, in standard errors
 _TOP_FIFTH = 0.8
 _EXAMPLES = 8
@@ -32,6 +33,12 @@ COLUMNS = (
     Column("low", "Lower end of its 95 % interval.", format="signed"),
     Column("high", "Upper end of its 95 % interval.", format="signed"),
     Column("q", "Chance that it is none, over all that were tried.", format="small"),
+    Column(
+        "specific",
+        "Chance that it is none of this baseline: that the two differ there only because the model "
+        "is better or worse there in any case.",
+        format="small",
+    ),
     Column("wins", "Of them, those that only the model gets right.", format="count"),
     Column("losses", "Of them, those that only the baseline gets right.", format="count"),
     Column(
@@ -124,9 +131,7 @@ class Slices(Study):
         side_by_side = np.concatenate(
             [part[:, units[layer]] for layer, part in samples.activations.items()], 1
         )
-        found = find_parts(
-            side_by_side, samples.outcome, samples.advantage, samples.target, samples.half
-        )
+        found = find_parts(side_by_side, samples.outcome, samples.target, samples.half)
         groups: dict[tuple[str, int], list[Slice]] = {}
         for i, part in enumerate(found):
             word = _best_word(part, words, samples)
@@ -135,8 +140,8 @@ class Slices(Study):
                 groups.setdefault((name, part.direction), []).append(part)
         for (name, direction), parts in groups.items():
             members = np.any([part.members for part in parts], 0)
-            excess = direction * less_class(samples.advantage, samples.target, ~samples.half)
-            merged = judge(members, samples.half, samples.advantage, excess, direction)
+            side = Side.of(samples.outcome, samples.target, ~samples.half, direction)
+            merged = judge(members, samples.half, side)
             if merged is not None:
                 q = min(part.p for part in parts) * len(parts) * 5
                 yield name, replace(merged, p=min(1.0, max(q, merged.p)))
@@ -154,6 +159,7 @@ class Slices(Study):
                 "low": part.low,
                 "high": part.high,
                 "q": part.p,
+                "specific": part.p_specific,
                 "wins": part.wins,
                 "losses": part.losses,
                 "found_by": how,
@@ -163,26 +169,37 @@ class Slices(Study):
                 columns[name].append(value)
         table = Table("slice", COLUMNS, columns, title="Where one of the two is better")
         better = sum(part.direction > 0 for _, _, part in named)
+        own = [part.p_specific <= SPECIFIC for _, _, part in named]
         headline = (
             f"Slices in which the model is better than elsewhere: {better}; in which the baseline "
-            f"is: {len(named) - better}."
+            f"is: {len(named) - better}. {sum(own)} of {len(named)} are of this baseline."
             if named
             else "No slice holds on the half of the samples that it was not found on."
         )
+        notes = [
+            f"{text}: the model is {'better' if part.direction > 0 else 'worse'} there whoever it "
+            "is compared with. The baseline's answers, shuffled within the class, would do as well."
+            for (text, _, part), mine in zip(named, own, strict=True)
+            if not mine
+        ]
         return Finding(
             self.title,
             self.about,
             headline=headline,
             tables=(table,),
-            notes=samples.vocabulary.notes,
-            numbers={"slices_model": better, "slices_baseline": len(named) - better},
+            notes=(*samples.vocabulary.notes, *notes),
+            numbers={
+                "slices_model": better,
+                "slices_baseline": len(named) - better,
+                "slices_specific": sum(own),
+            },
         )
 
 
 def _worded_slices(samples: WordedSamples, words: Vocabulary, look: Look) -> Iterator[Slice]:
     for direction in look.progress((1, -1), "slices"):
         yield from find_slices(
-            words.values, samples.advantage, samples.target, samples.half, direction
+            words.values, samples.outcome, samples.target, samples.half, direction
         )
 
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lightning_neurocorr.functional import ONLY_BASELINE, ONLY_MODEL
+from lightning_neurocorr.functional.slices import advantage_of
 from lightning_neurocorr.functional.vocabulary import Vocabulary, make_vocabulary
 from lightning_neurocorr.studies.look import Look, RefusedError, Stored
 
@@ -71,7 +71,7 @@ def _worded(look: Look, stored: Stored) -> WordedSamples:
             () if source is None else source.scores,
         ),
         outcome,
-        (outcome == ONLY_MODEL).astype(int) - (outcome == ONLY_BASELINE).astype(int),
+        advantage_of(outcome),
         target,
         samples.answer[rows].numpy(),
         look.half[rows].numpy().astype(bool),

@@ -26,6 +26,7 @@ from lightning_neurocorr.functional.words import advantage_words, name_neurons
 from tests.benchmarks.studies_groups import GROUP_PARTS
 from tests.benchmarks.timing import forget_peak, machine, peak
 from tests.benchmarks.timing import table as markdown
+from tests.test_slices import outcomes
 from tests.test_slices import world as slice_world
 from tests.test_words import table
 
@@ -126,9 +127,9 @@ def slices(seeds: int) -> Iterator[Row]:
         for seed in range(seeds):
             rng = np.random.default_rng(seed)
             classes, w, model, baseline, half = slice_world(rng, n)
-            d = model.astype(int) - baseline.astype(int)
+            outcome = outcomes(model, baseline)
             for direction, planted in ((1, (0, 1)), (-1, (2,))):
-                found = find_slices(w, d, classes, half, direction)
+                found = find_slices(w, outcome, classes, half, direction)
                 true = (w[:, list(planted)] > 0).any(1)
                 members = np.any([part.members for part in found] or [np.zeros(n, bool)], 0)
                 recalls += [members[w[:, v] > 0].mean() for v in planted]
@@ -144,8 +145,8 @@ def slices(seeds: int) -> Iterator[Row]:
     for seed in range(200):
         rng = np.random.default_rng(1000 + seed)
         classes, w, model, baseline, half = slice_world(rng, 2_500, null=True)
-        d = model.astype(int) - baseline.astype(int)
-        false += [bool(find_slices(w, d, classes, half, sign)) for sign in (1, -1)]
+        outcome = outcomes(model, baseline)
+        false += [bool(find_slices(w, outcome, classes, half, sign)) for sign in (1, -1)]
     of_model, of_baseline = false / 200
     yield "200 null sets: false, model and baseline", "≤ .05", f"{of_model:.3f}, {of_baseline:.3f}"
 

@@ -36,6 +36,7 @@ from lightning_neurocorr import (
 )
 from lightning_neurocorr.functional.vocabulary import image_statistics, make_vocabulary
 from lightning_neurocorr.functional.words import usable_words
+from lightning_neurocorr.studies.slices import SPECIFIC
 from tests.benchmarks.fashion_world import (
     KINDS,
     NAMES,
@@ -368,7 +369,7 @@ def read(text: str, names: Sequence[str], has: np.ndarray) -> np.ndarray:
 
 def slices(seeds: Sequence[int], nulls: int = 200) -> Iterator[Row]:
     """Planted slices of the real network, by words and without."""
-    recall, precision, named, unworded, first, blind = [], [], [], [], [], []
+    recall, precision, named, unworded, first, blind, specific = [], [], [], [], [], [], []
     counts = {"only_model": [], "only_baseline": []}
     for seed in seeds:
         one = seen(seed)
@@ -385,6 +386,7 @@ def slices(seeds: Sequence[int], nulls: int = 200) -> Iterator[Row]:
                 recall.append(together[one.world.conditions[name]].mean())
                 named.append(any(name in text for text in mine["slice"]))
             precision += [any_planted[part].mean() for part in members]
+            specific += (mine.specific <= SPECIFIC).tolist()
         bare = watched(one.world, [Slices()], metadata=None)["slices"].to_dataframe()
         for row in bare.itertuples():
             planted = OF_MODEL if row.direction == "only_model" else OF_BASELINE
@@ -419,21 +421,25 @@ def slices(seeds: Sequence[int], nulls: int = 200) -> Iterator[Row]:
     yield from _null_slices(seeds, nulls)
 
 
+PLACEBO = "placebo baseline, of slices that are said to be of this baseline"
+
+
 def _null_slices(seeds: Sequence[int], nulls: int) -> Iterator[Row]:
     """Outcomes shuffled within class, and placebo baselines."""
-    kinds = {"outcomes shuffled within class": [], "placebo baseline": []}
+    kinds = {"outcomes shuffled within class": [], PLACEBO: []}
     for run in range(nulls):
         one, draw = seen(seeds[run % len(seeds)]), np.random.default_rng(1000 + run)
         y = one.world.y
         rows = torch.from_numpy(draw.permutation(len(y))[:2500])
-        for kind, both in (("outcomes shuffled within class", True), ("placebo baseline", False)):
+        for kind, both in (("outcomes shuffled within class", True), (PLACEBO, False)):
             order = within_class(y, draw)
             changed = {"logits": one.logits[order]} if both else {}
             found = replayed(
                 one, one.activations, [Slices()], answers=one.answers[order], rows=rows, **changed
             )["slices"].to_dataframe()
+            said = found if both else found[found.specific <= SPECIFIC]
             kinds[kind].append(
-                [(found.direction == d).any() for d in ("only_model", "only_baseline")]
+                [(said.direction == d).any() for d in ("only_model", "only_baseline")]
             )
     for kind, hits in kinds.items():
         model, baseline = np.mean(hits, 0)
