@@ -72,9 +72,9 @@ class Side:
         direction: 1 for the model, -1 for the baseline.
         advantage: 1, 0 or -1, ``(N,)``.
         excess: The advantage less that of the class, times the direction, ``(N,)``.
-        specific: What of it the baseline's own answers make, ``(N,)``: among samples that the model
-            gets right (for -1: wrong) how much more often the baseline is wrong (for -1: right) than
-            in the class; 0 elsewhere.
+        specific: What of it the baseline's own answers make, ``(N,)``: how much more often it is
+            wrong (for -1: right) than in the class, among samples that the model gets right (for
+            -1: wrong); 0 elsewhere.
     """
 
     direction: int
