@@ -17,6 +17,18 @@ from lightning_neurocorr.functional import BOTH, ONLY_MODEL
 from lightning_neurocorr.isolation.torch_private import pytree
 
 Chunk = tuple[tuple[Any, ...], dict[str, Any]]
+Take = Callable[[Chunk, Tensor, int], Chunk]
+
+
+def take_rows(chunk: Chunk, rows: Tensor, length: int) -> Chunk:
+    """The given rows of every tensor whose first axis is as long as the chunk."""
+
+    def take(part: Any) -> Any:
+        if isinstance(part, Tensor) and part.ndim and len(part) == length:
+            return part[rows.to(part.device)]
+        return part
+
+    return pytree.tree_map(take, chunk)
 
 
 @dataclass(frozen=True)
@@ -32,6 +44,8 @@ class AblationSamples:
         fold: The half of each sample, 0 or 1, ``(N,)``.
         rival: The baseline's answers ``(N,)``; the next best class of the model counts where it is
             negative or the target itself, and everywhere if None.
+        take: From a chunk, rows ``(m,)`` of it and its length to a chunk of these rows, in which
+            one may come again and again.
     """
 
     chunks: Sequence[Chunk]
@@ -40,6 +54,7 @@ class AblationSamples:
     outcome: Tensor
     fold: Tensor
     rival: Tensor | None = None
+    take: Take = take_rows
 
     def __post_init__(self) -> None:
         total = sum(self.lengths)
@@ -59,13 +74,16 @@ class Half:
         outcome = samples.outcome.cpu()
         wanted = (samples.fold.cpu() == fold) & ((outcome == ONLY_MODEL) | (outcome == BOTH))
         self.chunks: list[Chunk] = []
+        self.take = samples.take
         rows, start = [], 0
         for chunk, length in zip(samples.chunks, samples.lengths, strict=True):
             mine = wanted[start : start + length].nonzero().flatten()
             if len(mine) >= (2 if fill == "resample" else 1):  # one sample has no other
-                self.chunks.append(chunk if len(mine) == length else _take(chunk, mine, length))
+                whole = len(mine) == length
+                self.chunks.append(chunk if whole else samples.take(chunk, mine, length))
                 rows.append(mine + start)
             start += length
+        self.lengths = [len(mine) for mine in rows]
         index = torch.cat(rows) if rows else torch.zeros(0, dtype=torch.long)
         self.target = samples.target.cpu()[index].long()
         self.advantage = (outcome[index] == ONLY_MODEL).numpy()
@@ -78,48 +96,52 @@ class Half:
 
     def listen(self, forward: Callable[..., Tensor]) -> None:
         """Run the untouched model: margins and answers to compare with, and rivals where none."""
-        logits = self._logits(forward)
-        best = logits.scatter(1, self.target[:, None], -torch.inf).argmax(1)
-        unknown = (self.rival < 0) | (self.rival == self.target)
-        self.rival = torch.where(unknown, best, self.rival)
-        self.margin, self.correct = self._read(logits)
+        parts = [forward(*args, **kwargs).detach() for args, kwargs in self.chunks]
+        for part, length in zip(parts, self.lengths, strict=True):
+            if part.ndim not in (1, 2) or len(part) != length:
+                raise ValueError(
+                    f"Expected `forward` to return logits of shape ({length}, C), but got "
+                    f"{tuple(part.shape)}."
+                )
+        if parts:
+            logits = torch.cat([_of_classes(part[None])[0].cpu() for part in parts])
+            best = logits.scatter(1, self.target[:, None], -torch.inf).argmax(1)
+            unknown = (self.rival < 0) | (self.rival == self.target)
+            self.rival = torch.where(unknown, best, self.rival)
+        read = [self.read(part[None], which) for which, part in enumerate(parts)]
+        self.margin, self.correct = self.joined(read)[:, 0] if read else np.zeros((2, 0))
 
-    def lost(self, forward: Callable[..., Tensor]) -> tuple[np.ndarray, np.ndarray]:
-        """Margin and correctness that each sample has lost, ``(n,)`` each."""
-        margin, correct = self._read(self._logits(forward))
-        return self.margin - margin, self.correct - correct
+    def read(self, logits: Tensor, which: int) -> Tensor:
+        """Margin and correctness, ``(2, V, n)``, of a chunk with ``V`` sets silenced.
 
-    def _logits(self, forward: Callable[..., Tensor]) -> Tensor:
-        parts = []
-        for args, kwargs in self.chunks:
-            logits = forward(*args, **kwargs).detach().float().cpu()
-            if logits.ndim == 1 or (logits.ndim == 2 and logits.shape[1] == 1):
-                one = logits.reshape(-1, 1)
-                logits = torch.cat([torch.zeros_like(one), one], 1)
-            parts.append(logits)
-        logits = torch.cat(parts)
-        if logits.ndim != 2 or len(logits) != len(self.target):
-            raise ValueError(
-                f"Expected `forward` to return logits of shape ({len(self.target)}, C), but got "
-                f"{tuple(logits.shape)}."
-            )
-        return logits
+        They stay where the model runs: :meth:`joined` fetches those of all chunks at once.
 
-    def _read(self, logits: Tensor) -> tuple[np.ndarray, np.ndarray]:
-        rows = torch.arange(len(logits))
-        margin = logits[rows, self.target] - logits[rows, self.rival]
-        return margin.double().numpy(), (logits.argmax(1) == self.target).double().numpy()
+        Args:
+            logits: ``(V, n, C)``, or ``(V, n)`` or ``(V, n, 1)`` for one logit of two classes.
+            which: The number of the chunk.
+        """
+        logits = _of_classes(logits)
+        start = sum(self.lengths[:which])
+        here = slice(start, start + self.lengths[which])
+        target, rival = (
+            classes[here].to(logits.device, non_blocking=True).expand(logits.shape[:2])[..., None]
+            for classes in (self.target, self.rival)
+        )
+        margin = (logits.gather(2, target) - logits.gather(2, rival)).squeeze(2)
+        correct = logits.argmax(2) == target.squeeze(2)
+        return torch.stack([margin, correct.to(margin.dtype)])
+
+    @staticmethod
+    def joined(read: Sequence[Tensor]) -> np.ndarray:
+        """Margin and correctness of all chunks, ``(2, V, n)`` float64."""
+        return torch.cat(list(read), 2).cpu().double().numpy()
 
 
-def _take(chunk: Chunk, rows: Tensor, length: int) -> Chunk:
-    """The given rows of every tensor with one row per sample."""
-
-    def take(part: Any) -> Any:
-        if isinstance(part, Tensor) and part.ndim and len(part) == length:
-            return part[rows.to(part.device)]
-        return part
-
-    return pytree.tree_map(take, chunk)
+def _of_classes(logits: Tensor) -> Tensor:
+    """Logits ``(V, n, C)``; one logit is that of class 1 against class 0."""
+    logits = logits.float()
+    one = logits[..., None] if logits.ndim == 2 else logits
+    return torch.cat([torch.zeros_like(one), one], 2) if one.shape[2] == 1 else one
 
 
 def _class_weights(target: np.ndarray, advantage: np.ndarray) -> np.ndarray:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lightning_neurocorr.ablation.results import Ablation
+from lightning_neurocorr.ablation.results import FEWEST_SAMPLES, Ablation
 
 _TRIES = 10  # draws for each random set, before the layer is taken to have no more
 
@@ -18,6 +18,34 @@ class SilencedSet(NamedTuple):
     layer: str
     fold: int
     units: tuple[int, ...]
+
+
+class Extent(NamedTuple):
+    """How far a study goes, decided before the first forward.
+
+    Attributes:
+        layers: How many layers, the most telling first.
+        samples: Samples per group, ``only_model`` and ``both``.
+        forwards: Samples that go through the model with something silenced, at most.
+    """
+
+    layers: int
+    samples: int
+    forwards: int
+
+
+def extent(settings: Ablation, layers: int) -> Extent:
+    """What ``settings.max_forwards`` allows: fewer samples for every layer, then fewer layers.
+
+    To stop where a bound on an effect decides would cost less, but what is reported would no longer
+    be what it says: effects would be of those samples that happened to decide, and random sets too
+    few to compare with. So the bound is on samples, which are told by their hashes alone.
+    """
+    each = 2 * settings.most_sets  # forwards of a layer for one sample per group
+    wanted = min(settings.max_samples, settings.max_forwards // (each * max(layers, 1)))
+    samples = max(wanted, min(settings.max_samples, FEWEST_SAMPLES))
+    affordable = min(layers, settings.max_forwards // (each * samples))
+    return Extent(affordable, samples, affordable * each * samples)
 
 
 Pair = tuple[SilencedSet, ...]  # the same choice in the directions in which it is measured

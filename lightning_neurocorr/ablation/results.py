@@ -11,6 +11,8 @@ from lightning_neurocorr.ablation.silencing import Fill
 
 MIN_SAMPLES = 30  # advantage samples below which a study says nothing
 
+FEWEST_SAMPLES = 64  # per group, that a bound on forwards leaves
+
 # What neurons can be ranked by on one half of the samples without a look at the other.
 RANKABLE = (
     "attribution", "r", "r_low", "r_high", "p_value", "q_value", "r_within_class",
@@ -34,6 +36,10 @@ class Ablation:
         every_n_validations: Also run after validations n, 2n and so on of a fit.
         singles: Neurons of each layer's list that are also silenced one by one.
         seed: Of the random sets.
+        pass_bytes: Memory of a forward on top of the model: fewer sets are silenced side by side
+            where they would need more. None is half of what is free on a GPU, and 2 GiB elsewhere.
+        max_forwards: At most so many samples go through the model with something silenced. Many
+            layers get fewer samples per group each (at least 64); then there are fewer layers.
     """
 
     by: str = "attribution"
@@ -45,6 +51,8 @@ class Ablation:
     every_n_validations: int | None = None
     singles: int = 16
     seed: int = 0
+    pass_bytes: int | None = None
+    max_forwards: int = 2_000_000
 
     def __post_init__(self) -> None:
         if self.by not in RANKABLE:
@@ -53,8 +61,9 @@ class Ablation:
                 f"got {self.by!r}. There are {', '.join(RANKABLE)}."
             )
         least = {"random_sets": 1, "max_samples": 1, "singles": 0, "seed": 0}
-        if self.every_n_validations is not None:
-            least["every_n_validations"] = 1
+        for name in ("every_n_validations", "pass_bytes"):
+            if getattr(self, name) is not None:
+                least[name] = 1
         for name, lowest in least.items():
             if not _is_whole(value := getattr(self, name)) or value < lowest:
                 raise ValueError(
@@ -73,10 +82,22 @@ class Ablation:
             raise ValueError(
                 f"Expected `time_budget_s` to be seconds above 0, or None, but got {budget!r}."
             )
+        least_forwards = 2 * self.most_sets * min(self.max_samples, FEWEST_SAMPLES)
+        if not _is_whole(self.max_forwards) or self.max_forwards < least_forwards:
+            raise ValueError(
+                f"Expected `max_forwards` to be a whole number of at least {least_forwards:,}, "
+                f"which one layer takes with these settings, but got {self.max_forwards!r}."
+            )
         if self.fill not in ("mean", "zero", "resample"):
             raise ValueError(
                 f"Expected `fill` to be 'mean', 'zero' or 'resample', but got {self.fill!r}."
             )
+
+    @property
+    def most_sets(self) -> int:
+        """Sets of a layer that are silenced on a half of the samples, at most."""
+        curves = len(self.sizes) * (1 + self.random_sets)
+        return curves + (self.singles + 2 * self.random_sets if self.singles else 0)
 
 
 @dataclass(frozen=True)
@@ -174,6 +195,8 @@ class AblationStudy:
         neurons: One for each neuron silenced alone.
         skipped: Why a layer has no or fewer points, by its name.
         refused: Why there is no study at all; empty if there is one.
+        notes: What else there is to say of how it was done.
+        forwards: Samples that went through the model with something silenced.
     """
 
     by: str
@@ -185,6 +208,8 @@ class AblationStudy:
     neurons: tuple[AblatedNeuron, ...] = ()
     skipped: Mapping[str, str] = field(default_factory=dict)
     refused: str = ""
+    notes: tuple[str, ...] = ()
+    forwards: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON; NaN becomes None."""
@@ -200,7 +225,8 @@ class AblationStudy:
             for p in data["points"]
         )
         neurons = tuple(AblatedNeuron(**_with_effects(n)) for n in data["neurons"])
-        return cls(**{**data, "points": points, "neurons": neurons})
+        notes = tuple(data.get("notes", ()))  # older studies have none
+        return cls(**{**data, "points": points, "neurons": neurons, "notes": notes})
 
     def curve(self, layer: str) -> tuple[AblationPoint, ...]:
         """The points of a layer, smallest first."""
@@ -219,7 +245,7 @@ class AblationStudy:
         layers = dict.fromkeys(point.layer for point in self.points)
         largest = [_sentence(self.curve(layer)[-1]) for layer in layers]
         missing = [f"{layer}: {reason}." for layer, reason in self.skipped.items()]
-        return "\n".join([head, *largest, *missing])
+        return "\n".join([head, *largest, *missing, *self.notes])
 
 
 def _is_whole(value: Any) -> bool:

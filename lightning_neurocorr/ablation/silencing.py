@@ -165,22 +165,24 @@ def _silencer(
         if fill == "resample":
             if packed_in(output) is not None:
                 raise ValueError(_NO_OTHERS.format("packed sequences"))
-            mask = _mask(place, activation, early)
-            said = _resampled(heard, place, activation, generator, mask)
+            mask = token_mask(place, activation, early)
+            axis_of_samples = batch_axis(place, activation)
+            other = others(activation.shape[axis_of_samples], generator).to(activation.device)
+            said = resampled(heard, place, activation, other, mask)
         elif fill == "zero" or given is not None:
             said = _constant(heard, axis, None if given is None else given[units])
         else:
-            mask = None if packed_in(output) else _mask(place, activation, early)
+            mask = None if packed_in(output) else token_mask(place, activation, early)
             real = None if mask is None else mask[:, :, None]
             axes = (0, 1, 2) if mask is None else _axes(place, activation)
             said = _mean(heard, axis, None if real is None else real.movedim((0, 1, 2), axes))
         changed = activation.index_copy(axis, index, said.to(activation.dtype))
-        return _with_first(output, activation, changed)
+        return with_first(output, activation, changed)
 
     return hook
 
 
-def _mask(place: Place, activation: Tensor, early: list[AskedMask]) -> Tensor | None:
+def token_mask(place: Place, activation: Tensor, early: list[AskedMask]) -> Tensor | None:
     """Real tokens ``(N, T)``; None where every position counts, or as long as no mask is known."""
     asked = mask_of(place, activation)
     if asked is not None and asked.early:
@@ -214,17 +216,12 @@ def _mean(heard: Tensor, axis: int, real: Tensor | None) -> Tensor:
     return (total / real.sum()).expand_as(heard)
 
 
-def _resampled(
-    heard: Tensor,
-    place: Place,
-    activation: Tensor,
-    generator: torch.Generator,
-    mask: Tensor | None,
+def resampled(
+    heard: Tensor, place: Place, activation: Tensor, other: Tensor, mask: Tensor | None
 ) -> Tensor:
-    """What the units say on another sample, whose real tokens are repeated where it is shorter."""
-    axis, other = _others(place, activation, generator)
+    """What units say on ``other`` samples; real tokens are repeated where these are fewer."""
     if mask is None:
-        return heard.index_select(axis, other)
+        return heard.index_select(batch_axis(place, activation), other)
     axes = _axes(place, activation)
     order = (~mask).long().argsort(dim=1, stable=True)  # real tokens first
     rank = (mask.long().cumsum(1) - 1).clamp_min(0) % mask.sum(1).clamp_min(1)[other][:, None]
@@ -246,22 +243,20 @@ def _nested(
     for part in silent:
         part[..., index] = said[index].to(part.dtype)
     new = torch.nested.as_nested_tensor(silent, layout=activation.layout)
-    return _with_first(output, activation, new)
+    return with_first(output, activation, new)
 
 
-def _others(place: Place, activation: Tensor, generator: torch.Generator) -> tuple[int, Tensor]:
-    """The axis of the samples, and for each sample another one: a random cycle through all."""
-    axis = batch_axis(place, activation)
-    count = activation.shape[axis]
+def others(count: int, generator: torch.Generator) -> Tensor:
+    """For each of so many samples another one: a random cycle through all, ``(count,)``."""
     if count < 2:
         raise ValueError("Expected a batch of at least 2 samples for fill='resample', but got 1.")
     order = torch.randperm(count, generator=generator)
     other = torch.empty_like(order)
     other[order] = order.roll(1)
-    return axis, other.to(activation.device)
+    return other
 
 
-def _with_first(output: Any, old: Tensor, new: Tensor) -> Any:
+def with_first(output: Any, old: Tensor, new: Tensor) -> Any:
     """``output`` with another first tensor."""
     changed = pytree.tree_map(lambda part: _replaced(part, old, new), output)
     if first_tensor(changed) is not new:

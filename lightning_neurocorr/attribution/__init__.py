@@ -9,7 +9,6 @@ the model beats its baseline.
 
 from lightning_neurocorr.attribution.columns import AttributionColumns as AttributionColumns
 from lightning_neurocorr.attribution.gradients import attribute as attribute
-from lightning_neurocorr.attribution.memory import free_bytes as free_bytes
 from lightning_neurocorr.attribution.memory import graph_bytes as graph_bytes
 from lightning_neurocorr.attribution.sampling import SampleChoice as SampleChoice
 from lightning_neurocorr.attribution.sampling import balanced as balanced

@@ -12,9 +12,6 @@ from torch.autograd.graph import saved_tensors_hooks
 from lightning_neurocorr.activations import Place
 from lightning_neurocorr.attribution.gradients import Taps, own_graph
 
-_WITHOUT_GPU = 1 << 31
-_SHARE = 0.5  # of what is free on a GPU: the backward and its kernels take some, too
-
 
 def graph_bytes(
     forward: Callable[[], Any],
@@ -50,15 +47,6 @@ def graph_bytes(
         taken = sum(2 * part.numel() * part.element_size() for part in read)
         taken += 8 * max((part.numel() for part in read), default=0)
     return taken + sum(_bytes(tensor) for tensor in kept.values())
-
-
-def free_bytes(device: torch.device) -> int:
-    """Bytes that a pass may take: half of what is free on a GPU, 2 GiB where that is not known."""
-    if device.type != "cuda":
-        return _WITHOUT_GPU
-    free, _ = torch.cuda.mem_get_info(device)
-    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return int(_SHARE * (free + unused))
 
 
 def _bytes(tensor: Tensor) -> int:

@@ -23,8 +23,8 @@ class Attribution:
             line from zero to the activation, one layer at a time (Sundararajan et al. 2017): also
             right where the gradient saturates, but ``path_steps`` passes per layer.
         path_steps: Points on that line.
-        samples_per_pass: At most so many samples go through the model at once; None is 256, or as
-            many as in a batch of the loader where it has more.
+        samples_per_pass: At most so many samples go through the model at once; None is as many as
+            in a batch of the loader, and at least 256 on a GPU and 64 elsewhere.
         pass_bytes: Memory of a pass on top of the model: fewer samples go through at once where
             theirs would need more. None is half of what is free on a GPU, and 2 GiB elsewhere.
         input_bytes: Memory of the inputs that wait for the end of a validation, over all processes.

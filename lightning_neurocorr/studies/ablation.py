@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -12,7 +13,10 @@ import torch
 from tqdm.auto import tqdm
 
 from lightning_neurocorr.ablation import Ablation, AblationSamples, AblationStudy, study
+from lightning_neurocorr.ablation.halves import Chunk
+from lightning_neurocorr.ablation.plan import extent
 from lightning_neurocorr.attribution import choose_samples
+from lightning_neurocorr.functional import ONLY_MODEL
 from lightning_neurocorr.functional.hashing import folds, hashed
 from lightning_neurocorr.report import SMALL_IS_STRONG, Column, Figure, Finding, NeuronReport, Table
 from lightning_neurocorr.report.finding import missing
@@ -22,11 +26,15 @@ from lightning_neurocorr.studies.look import Look
 from lightning_neurocorr.studies.protocol import Study
 from lightning_neurocorr.studies.subject import Subject
 from lightning_neurocorr.validation import SampleTable, halves_of
+from lightning_neurocorr.validation.rerun.arguments import Layout, fits, take
+
+_log = logging.getLogger(__name__)
 
 # Column arrays of each half of the samples, by layer.
 Halves = Sequence[Mapping[str, Mapping[str, np.ndarray]]]
 
 _NO_SHARED = "no sample that both get right is of a class of the advantage samples."
+_BEYOND = "other layers take all of the forwards that there may be (`max_forwards`)"
 _NOT_UNITS = "`pooling` makes neurons that are not the layer's units, so that none can be silenced"
 
 
@@ -49,7 +57,7 @@ class Silencing(Study):
 
     def find(self, look: Look) -> Finding:  # noqa: D102
         look.check_rerun()
-        bar = partial(tqdm, desc="ablation", leave=False) if look.shows_progress else None
+        bar = partial(tqdm, leave=False) if look.shows_progress else None
         halves = halves_of(look.validation)
         found, columns = ablate(look.report, look.subject, look.samples, halves, self.settings, bar)
         why = found.refused or ("" if found.num_shared else _NO_SHARED)
@@ -65,7 +73,7 @@ def ablate(
     samples: SampleTable,
     halves: Halves,
     settings: Ablation,
-    progress: Callable[[Iterable[Any]], Iterable[Any]] | None = None,
+    progress: Callable[..., Iterable[Any]] | None = None,
 ) -> tuple[AblationStudy, dict[str, np.ndarray]]:
     """The study and the columns it gives, ``(neurons,)`` each, NaN for neurons not silenced.
 
@@ -75,13 +83,12 @@ def ablate(
         samples: Every sample of the validation.
         halves: The columns of each half by layer, to rank neurons without the other half.
         settings: See :class:`~lightning_neurocorr.Ablation`.
-        progress: Wraps what is run, such as ``tqdm``.
+        progress: Wraps what is run, such as ``tqdm``, and takes a ``desc``.
 
     Raises:
         ValueError: If the position of a sample is not known or the column to rank by is unknown.
     """
     subject.check_located(samples)
-    chosen = _samples(subject, samples, settings.max_samples)
     ranking = {
         fold: {layer: _ranked(columns, settings.by) for layer, columns in half.items()}
         for fold, half in enumerate(halves)
@@ -90,7 +97,15 @@ def ablate(
     unknown = [name for name, mean in means.items() if np.isnan(mean).all()]
     strongest = {s.layer: s.max_r for s in report.summaries}
     order = sorted(strongest, key=lambda name: -np.nan_to_num(strongest[name], nan=-2.0))
-    layers = {name: subject.layers[name] for name in order if name not in unknown}
+    order = [name for name in order if name not in unknown]
+    bounds = extent(settings, len(order))
+    layers = {name: subject.layers[name] for name in order[: bounds.layers]}
+    beyond = order[bounds.layers :]
+    chosen = _samples(subject, samples, bounds.samples)
+    cost = bounds.layers * settings.most_sets * len(chosen.target)
+    _log.info("Ablation takes up to %s forwards of one sample.", f"{cost:,}")
+    if progress is not None:
+        progress = partial(progress, desc=f"ablation, up to {cost:,} forwards")
     with subject.quiet():
         found = study(
             subject.forward,
@@ -100,8 +115,18 @@ def ablate(
             settings,
             means={name: torch.from_numpy(mean) for name, mean in means.items()},
             progress=progress,
+            model=subject.module,
         )
-    found = replace(found, skipped={**found.skipped, **dict.fromkeys(unknown, _NOT_UNITS)})
+    skipped = dict.fromkeys(unknown, _NOT_UNITS) | dict.fromkeys(beyond, _BEYOND)
+    found = replace(found, skipped={**found.skipped, **skipped})
+    wins = int((chosen.outcome == ONLY_MODEL).sum())
+    if bounds.samples < settings.max_samples and wins == bounds.samples:
+        note = (
+            f"Up to {bounds.samples} samples per group were taken instead of "
+            f"{settings.max_samples}, to stay within {settings.max_forwards:,} forwards "
+            "(`max_forwards`)."
+        )
+        found = replace(found, notes=(*found.notes, note))
     return found, _columns(report, found)
 
 
@@ -118,13 +143,17 @@ def _samples(subject: Subject, samples: SampleTable, most: int) -> AblationSampl
     order = order[half[rows[order]].argsort(stable=True)]
     rows, givers = rows[order], givers[order]
     chunks, logits = [], []
+    layouts: list[Layout | None] = []
     with subject.quiet():
         for fold in (0, 1):
             positions = samples.position[rows[half[rows] == fold]].tolist()
             for which, batch in fetch(subject.loaders, positions):
-                args, kwargs = subject.arguments(subject.move(batch, which))
+                moved = subject.move(batch, which)
+                args, kwargs = subject.arguments(moved)
                 chunks.append((args, kwargs))
                 logits.append(subject.forward(*args, **kwargs))
+                if not layouts and len(logits[0]) > 1:
+                    layouts = [subject.layout((args, kwargs), moved, logits[0])]
     found = AblationSamples(
         chunks,
         [len(part) for part in logits],
@@ -132,11 +161,19 @@ def _samples(subject: Subject, samples: SampleTable, most: int) -> AblationSampl
         outcome=samples.outcome[rows],
         fold=half[rows],
         rival=samples.answer[givers],
+        take=partial(_take, layouts[0] if layouts else None),
     )
     right = torch.ones(len(rows), dtype=torch.bool)  # both groups are what the model gets
     if logits:
         subject.confirm(torch.cat(logits), found.target, right)
     return found
+
+
+def _take(layout: Layout | None, chunk: Chunk, rows: torch.Tensor, length: int) -> Chunk:
+    """Rows of a chunk, whose samples lie where the layout says."""
+    if layout is None or not fits(chunk, layout, length):
+        raise ValueError("where samples lie in what the model is called with is not known")
+    return take(chunk, layout, rows)
 
 
 def _ranked(columns: Mapping[str, np.ndarray], by: str) -> list[int]:
@@ -223,8 +260,8 @@ def _finding(study: Silencing, found: AblationStudy) -> Finding:
         ),
         tables=(curves, _singles(found)),
         figures=figures,
-        notes=tuple(f"{layer}: {why}." for layer, why in found.skipped.items()),
-        numbers={"layers_needed": len(needed)},
+        notes=(*(f"{layer}: {why}." for layer, why in found.skipped.items()), *found.notes),
+        numbers={"layers_needed": len(needed), "forwards": found.forwards},
     )
 
 

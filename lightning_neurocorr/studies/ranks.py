@@ -110,16 +110,23 @@ def _activations(
     pooling: Pooling,
 ) -> np.ndarray:
     """The pooled activations of some neurons on some samples, ``(N, K)``."""
-    layers = {row.layer: subject.layers[row.layer] for row in rows}
+    units: dict[str, list[int]] = {}
+    for row in rows:
+        units.setdefault(row.layer, []).append(row.unit)
+    layers = {name: subject.layers[name] for name in units}
+    read = [(name, unit) for name, some in units.items() for unit in some]
     correct = (samples.outcome == BOTH) | (samples.outcome == ONLY_MODEL)
+    positions = samples.position[chosen].tolist()
     parts: list[torch.Tensor] = []
     with subject.quiet(), ActivationRecorder(layers, pooling) as recorder:
-        for which, batch in fetch(subject.loaders, samples.position[chosen].tolist()):
+        for which, batch in fetch(subject.loaders, positions, subject.batch):
             args, kwargs = subject.arguments(subject.move(batch, which))
             logits = subject.forward(*args, **kwargs)
             at = chosen[sum(map(len, parts)) :][: len(logits)]
             subject.confirm(logits, samples.target[at], correct[at])
             taken, _ = recorder.take()
-            part = [taken[row.layer][:, row.unit].double().cpu() for row in rows]
-            parts.append(torch.stack(part, 1))
-    return torch.cat(parts).numpy()
+            # One copy for all neurons: they are asked for one after the other by the hundred.
+            part = [taken[name][:, some].double().to(logits.device) for name, some in units.items()]
+            parts.append(torch.cat(part, 1).cpu())
+    order = [read.index((row.layer, row.unit)) for row in rows]
+    return torch.cat(parts)[:, order].numpy()

@@ -16,6 +16,9 @@ from lightning_neurocorr.samples import LoaderPositions, fetch
 from lightning_neurocorr.validation import JudgedBatch, PassingSamples, SampleTable, ValidationPass
 from lightning_neurocorr.validation.reading import Arguments
 from lightning_neurocorr.validation.rerun import Rerun
+from lightning_neurocorr.validation.rerun.arguments import Layout, learn_layout
+
+_SAME = 0.02  # of the largest logit: precision, and other samples in the batch, make less of it
 
 
 @dataclass
@@ -44,6 +47,12 @@ class Subject:
         """The module's logits of the judged prediction, in the user's precision."""
         return self.rerun.logits((args, kwargs))
 
+    @property
+    def batch(self) -> int:
+        """Samples of a batch that is fetched again: as many as in the loaders', and at least 64."""
+        sizes = [getattr(loader.loader, "batch_size", None) or 0 for loader in self.loaders]
+        return max(64, *sizes)
+
     @contextmanager
     def quiet(self) -> Iterator[None]:
         """Inside, forwards leave no trace: eval mode, no gradients, no hook of an open recorder."""
@@ -53,6 +62,24 @@ class Subject:
             self.rerun.undisturbed(),
         ):
             yield
+
+    def layout(self, arguments: Arguments, batch: Any, logits: Tensor) -> Layout | None:
+        """Where the samples lie in what the module is called with; None where that is not known.
+
+        Args:
+            arguments: Of a call.
+            batch: The batch that it was about.
+            logits: What the module said, ``(n, ...)``.
+        """
+
+        def agrees(some: Arguments, rows: Tensor) -> bool:
+            try:
+                apart = (self.forward(*some[0], **some[1]) - logits[rows]).abs().max()
+            except Exception:  # noqa: BLE001 -- another way to take rows may work
+                return False
+            return bool(apart <= _SAME * logits.abs().max())
+
+        return learn_layout(arguments, batch, len(logits), self.rerun.held(), agrees)
 
     def inputs(self, batch: Any) -> Any:
         """The one tensor that the module gets; None where it gets more or none."""
