@@ -24,6 +24,7 @@ SCRIPTS = (
     "metric_update",
     "validation_epoch",
     "scaling",
+    "again",
     "render_speed",
     "tensorboard_side",
     "inspector",
