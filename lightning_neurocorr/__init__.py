@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from lightning_neurocorr.studies.slices import Slices as Slices
     from lightning_neurocorr.studies.words import Words as Words
     from lightning_neurocorr.validation.metadata import ImageStatistics as ImageStatistics
-    from lightning_neurocorr.validation.metadata import TableMetadata as TableMetadata
+    from lightning_neurocorr.validation.metadata_table import TableMetadata as TableMetadata
     from lightning_neurocorr.validation.text_models import OpenClipScorer as OpenClipScorer
     from lightning_neurocorr.validation.text_models import TransformersScorer as TransformersScorer
     from lightning_neurocorr.visualization import FeatureVisualizer as FeatureVisualizer
@@ -84,7 +84,7 @@ else:
         "Snapshot": "studies.matches",
         "SnapshotBaseline": "baselines",
         "TableBaseline": "baselines",
-        "TableMetadata": "validation.metadata",
+        "TableMetadata": "validation.metadata_table",
         "TransformersScorer": "validation.text_models",
         "Words": "studies.words",
         "choose_layers": "activations",

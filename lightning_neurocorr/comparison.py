@@ -173,6 +173,8 @@ def compare(
     positions = LoaderPositions(loader)
     for part in options.answerers:
         _prepare(part, positions, device)
+    if options.metadata is not None:
+        options.metadata.check(positions.length)
     settings = Settings(
         options,
         choose_layers(model, layers),

@@ -1,16 +1,20 @@
 """What is known about samples: tables, parts of a batch, images; and the words it makes."""
 
 import math
+import re
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+import pytorch_lightning as pl
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Subset, TensorDataset
 
-from lightning_neurocorr import ImageStatistics
+from lightning_neurocorr import ImageStatistics, NeuronAdvantage, Words, compare
 from lightning_neurocorr.functional.vocabulary import image_statistics, make_vocabulary
 from lightning_neurocorr.validation.metadata import (
     SamplesOfBatch,
@@ -102,6 +106,113 @@ def test_ids_that_are_unknown_missing_or_twice() -> None:
         read(frame[:2], samples(), "case")
 
 
+@pytest.mark.parametrize(
+    "ids", [["7", "8"], [7, 8], [7.0, 8.0], [np.int64(7), np.int64(8)], [b"7", b"8"]]
+)
+@pytest.mark.parametrize("dtype", [str, int, np.int64, float, object])
+def test_ids_of_other_types_are_the_same_ids(ids: list[Any], dtype: Any) -> None:
+    frame = pd.DataFrame({"case": np.array([8, 7]).astype(dtype), "x": [1, 2]})
+    assert read(frame, samples(ids=ids), "case") == {"x": [2, 1]}
+
+
+@pytest.mark.parametrize("missing", [None, float("nan"), "", " ", "NaN", pd.NA, pd.NaT])
+def test_missing_ids_are_no_ids(missing: Any) -> None:
+    frame = pd.DataFrame({"case": np.array(["7", missing], dtype=object), "x": [1, 2]})
+    with pytest.raises(ValueError, match=r"an id in 'case', but row 1 has none. Leave"):
+        metadata_source(frame, "case")
+    with pytest.raises(ValueError, match="a sample of this batch has none"):
+        read(frame[:1], samples(ids=["7", missing]), "case")
+
+
+def test_a_table_that_was_told_of_ids_keeps_them() -> None:
+    table = TableMetadata({"case": [7, 8], "x": [1, 2]}, id_column="case")
+    for _ in range(2):  # options that are made anew ask again
+        assert read(table, samples(ids=[8, 7]), lambda b: b) == {"x": [2, 1]}
+    with pytest.raises(ValueError, match="Expected `sample_id`, because TableMetadata"):
+        TableMetadata({"case": [7, 8], "x": [1, 2]}, id_column="case").check(2)
+
+
+@pytest.mark.parametrize(
+    ("table", "said"),
+    [
+        ({}, "to have columns, but got none"),
+        ({"x": "abc"}, "'x' to have one value per sample, but got str"),
+        ({"x": 5}, "'x' to have one value per sample, but got int"),
+        ({"x": np.zeros((3, 2))}, r"but got ndarray of shape \(3, 2\)"),
+        ({"x": np.zeros(())}, r"but got ndarray of shape \(\)"),
+        (pd.DataFrame([[1, 2], [3, 4]], columns=["x", "x"]), "different names"),
+    ],
+)
+def test_tables_that_have_no_columns_of_values_are_refused(table: Any, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        metadata_source(table)
+
+
+def small_case(n: int = 60) -> tuple[nn.Module, TensorDataset]:
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(n, 4, generator=g)
+    return nn.Sequential(nn.Linear(4, 2)).eval(), TensorDataset(
+        x, (x[:, 0] > 0).long(), torch.arange(n)
+    )
+
+
+@pytest.mark.parametrize("rows", [59, 61, 6000])
+def test_a_table_by_position_has_a_row_for_each_sample(rows: int) -> None:
+    model, data = small_case()
+    told = {"metadata": {"x": np.arange(rows)}, "studies": [Words()], "target": 1}
+    with pytest.raises(ValueError, match=rf"{rows:,} rows for 60 samples. Leave .*`sample_id=`"):
+        compare(model, DataLoader(data, 20), lambda b: 1 - b[1], **told)
+    part = Subset(data, range(40))  # its positions are others than those of the whole
+    told["metadata"] = [ImageStatistics(), {"x": np.arange(60)}]
+    with pytest.raises(ValueError, match="60 rows for 40 samples"):
+        compare(model, DataLoader(part, 20), lambda b: 1 - b[1], **told)
+
+
+def test_a_table_by_id_may_have_more_rows() -> None:
+    model, data = small_case(200)
+    report = compare(
+        model, DataLoader(data, 20), lambda b: 1 - b[1], target=1, sample_id=2, studies=[Words()],
+        metadata={"id": np.arange(6000), "odd": np.arange(6000) % 2},
+    )  # fmt: skip
+    assert report.studies["words"].state == "measured"
+
+
+class Small(pl.LightningModule):
+    """Two neurons that learn nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(4, 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x)
+
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        self(batch[0])
+
+
+@pytest.mark.parametrize("limits", [{"limit_val_batches": 2}, {"fast_dev_run": True}, {}])
+@pytest.mark.parametrize("sets", [1, 2])
+def test_a_validation_that_sees_fewer_samples_needs_the_rows_of_all(
+    limits: dict[str, Any], sets: int, tmp_path: Path
+) -> None:
+    _, data = small_case()
+    loaders = [DataLoader(data, 20) for _ in range(sets)]
+    for rows, refused in ((60 * sets, False), (60 * sets + 1, True)):
+        callback = NeuronAdvantage(
+            lambda b: 1 - b[1], target=1, metadata={"x": np.arange(rows)}, studies=[Words()],
+            visualizer=None, attribution=False,
+        )  # fmt: skip
+        trainer = pl.Trainer(
+            callbacks=[callback], logger=False, enable_progress_bar=False, accelerator="cpu",
+            enable_model_summary=False, enable_checkpointing=False, default_root_dir=tmp_path,
+            **limits,
+        )  # fmt: skip
+        said = f"{rows:,} rows for {60 * sets:,} samples"
+        with pytest.raises(ValueError, match=said) if refused else nullcontext():
+            trainer.validate(Small(), loaders, verbose=False)
+
+
 def test_words_of_each_kind() -> None:
     n = 10
     columns = {
@@ -163,6 +274,45 @@ def test_words_that_say_nothing_are_left_out_and_said() -> None:
     words = make_vocabulary(columns)
     assert words.words == ("high mostly",) or len(words.words) <= 1
     assert len(words.notes) >= 4
+
+
+def test_columns_that_give_no_words_say_what_would() -> None:
+    days = pd.date_range("2020-01-01", periods=300)
+    told = {
+        "dates": (list(days), "'dates'.*Give the year or the month of a date"),
+        "days": ([str(day.date()) for day in days], "'days'.*Give the year or the month"),
+        "sizes": ([*map(str, range(299)), "big"], "'sizes'.*'big' is none: leave values empty"),
+        "names": ([f"case {i}" for i in range(300)], "'names'.*Give groups of them"),
+        "gone": ([None, "", "n/a", float("nan"), "?", "unknown"] * 50, "'gone': it is empty"),
+        "sure": (["y", "yes", "true"] * 100, "'sure': every sample that has a value has True"),
+        "one": (["red", "", None] * 100, "'one': every sample that has a value has 'red'"),
+    }
+    words = make_vocabulary({name: values for name, (values, _) in told.items()})
+    assert not len(words)
+    assert len(words.notes) == len(told)
+    for note, (_, said) in zip(words.notes, told.values(), strict=True):
+        assert re.search(said, note)
+
+
+def test_truth_values_in_text_and_missing_ones() -> None:
+    columns = {
+        "seen": ["yes", "No", "?", "YES"], "flag": ["y", "n", "", "Y"],
+        "true": ["true", "FALSE", None, "True"], "stored": ["1", "0", "nan", "1.0"],
+    }  # fmt: skip
+    words = make_vocabulary(columns)
+    assert words.words == tuple(columns)
+    for values in words.values.T.tolist():
+        assert values[:2] == [1, 0]
+        assert math.isnan(values[2])
+        assert values[3] == 1
+
+
+def test_columns_called_as_classes_are_told_apart() -> None:
+    columns = {"cat": [True, False, True], "class": ["cat", "dog", "cat"], "dog": ["a", "b", None]}
+    words = make_vocabulary(columns, np.array([0, 1, 0]), {0: "cat", 1: "dog"})
+    assert len(set(words.words)) == len(words.words) == 7
+    assert words.words[0] == "cat"
+    assert [w for w, kind in zip(words.words, words.kinds, strict=True) if kind == "class"]
 
 
 def test_texts_that_two_columns_share_name_their_column() -> None:

@@ -92,6 +92,8 @@ class OneValidation:
             self.memory.faults.say(wiring.PADDED)
         for part in options.answerers:
             wiring.prepare_baseline(part, trainer, pl_module, module, loaders, run)
+        if options.metadata is not None:
+            options.metadata.check(wiring.total_length(loaders))
         if not trainer.sanity_checking and not is_ready(options.baseline):
             return  # a snapshot that is still to come
         settings = self._settings(trainer, pl_module, module, loaders)

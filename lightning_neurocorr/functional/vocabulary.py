@@ -18,8 +18,9 @@ from torch import Tensor
 
 Kind = Literal["boolean", "category", "low", "high", "score", "class"]
 
-_MISSING = {"", "nan", "na", "<na>", "n/a", "nat", "none", "null"}
-_TRUTH = {"true": True, "false": False, "yes": True, "no": False}
+_MISSING = {"", "nan", "na", "<na>", "n/a", "nat", "none", "null", "?", "missing", "unknown"}
+_TRUTH = {"true": True, "false": False, "yes": True, "no": False, "y": True, "n": False}
+_DATE = re.compile(r"\d{4}-\d{2}-\d{2}\b")
 _NUMBERS = (int, float, np.integer, np.floating)
 _FIFTH = 0.2
 _MOST_SHARE = 0.4  # a fifth that ties make larger than this is none
@@ -115,22 +116,38 @@ def _words_of(name: str, values: list[Any]) -> tuple[list[tuple[str, Kind, str, 
     if not known:
         return [], f"No words from {name!r}: it is empty."
     if all(isinstance(value, bool) for value in known):
+        if len(set(known)) == 1:
+            return [], _all_have(name, known[0])
         return [(name, "boolean", name, _column(plain, lambda v: v))], ""
     if all(isinstance(value, (int, float)) for value in known):
         return _numeric(name, np.array([math.nan if v is None else float(v) for v in plain]))
     texts = [None if p is None else _text(v) for p, v in zip(plain, values, strict=True)]
     levels = sorted({text for text in texts if text is not None})
     if len(levels) > _MOST_VALUES:
-        return [], (
-            f"No words from {name!r}: its {len(levels):,} different texts name samples, not kinds "
-            "of samples."
-        )
+        return [], _too_many(name, levels)
     if len(levels) == 1:
-        return [], f"No words from {name!r}: every sample has {levels[0]!r}."
+        return [], _all_have(name, levels[0])
     return [
         (level, "category", name, _column(texts, lambda v, level=level: v == level))
         for level in levels
     ], ""
+
+
+def _all_have(name: str, value: object) -> str:
+    return f"No words from {name!r}: every sample that has a value has {value!r}."
+
+
+def _too_many(name: str, levels: Sequence[str]) -> str:
+    """Why a column of texts names samples, and what would name kinds of samples."""
+    why = f"No words from {name!r}: its {len(levels):,} different texts name samples, not kinds."
+    odd = [text for text in levels if not isinstance(_plain(text), float)]
+    if len(odd) < len(levels) / 2:
+        return (
+            f"{why} Most are numbers, but {odd[0]!r} is none: leave values empty that are missing."
+        )
+    if all(_DATE.match(text) for text in levels):
+        return f"{why} Give the year or the month of a date, or days since a date as a number."
+    return f"{why} Give groups of them."
 
 
 def _numeric(name: str, values: np.ndarray) -> tuple[list[tuple[str, Kind, str, np.ndarray]], str]:

@@ -15,7 +15,7 @@ from typing_extensions import Self
 from lightning_neurocorr.functional.hashing import hashed
 from lightning_neurocorr.studies.heard import Heard
 from lightning_neurocorr.studies.protocol import Listener
-from lightning_neurocorr.validation.metadata import MetadataSource, SamplesOfBatch
+from lightning_neurocorr.validation.metadata_protocol import MetadataSource, SamplesOfBatch
 
 STORE_BYTES = 1 << 28
 DRAWN = 5  # seed of the hashes by which samples are chosen
