@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from lightning_neurocorr import Ablation, BatchBaseline, NeuronAdvantage
 from lightning_neurocorr.ablation.halves import Chunk, take_rows
 from lightning_neurocorr.ablation.plan import extent
+from lightning_neurocorr.ablation.replay import Prelude
 from lightning_neurocorr.ablation.silencing import Fill, silence
 from lightning_neurocorr.ablation.together import Together
 from lightning_neurocorr.activations import TokenMasks
@@ -299,6 +300,20 @@ def test_in_groups_what_comes_before_is_computed_once(
         assert model.front.samples == 2 + 2 * N + 3 * N
     assert not any("forward" in vars(module) for module in model.modules())
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+
+
+@pytest.mark.parametrize(("kind", "channels"), [(Chain, [0, 6]), (Residual, [6, 6, 6])])
+def test_of_what_comes_before_only_what_others_read_is_kept(
+    kind: type[Model], channels: list[int]
+) -> None:
+    model, forward = made(kind)
+    (x,), _ = model.data()[0]
+    with torch.no_grad():
+        prelude = Prelude(model, model.layer, lambda: forward(x))
+    # A chain goes on from its layer. Sums over a skip read what front and norm returned.
+    places = 6 * 6 if kind is Chain else 8 * 8
+    assert [6 * sum(call.needed) for call in prelude.calls] == channels
+    assert prelude.kept_bytes == sum(channels) * places * N * 8
 
 
 @pytest.mark.parametrize("fill", ["zero", "resample"])
