@@ -1,4 +1,4 @@
-"""What the neuron microscope costs: to write a validation, to keep two hundred, as one file.
+"""What the neuron microscope costs: to write, in a fit, to keep two hundred validations, as a file.
 
     python -m tests.benchmarks.inspector [--fast]
 
@@ -13,9 +13,11 @@ import argparse
 import statistics
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch.utils.tensorboard import SummaryWriter
@@ -164,6 +166,57 @@ def files(sizes: Sequence[tuple[str, int, int, int, int]]) -> str:
     return table(("file", "size", "CPU to make it"), rows)
 
 
+@contextmanager
+def timed(spent: dict[str, list[float]], *wanted: tuple[str, type, str]) -> Iterator[None]:
+    """Inside, the CPU seconds of each call of some methods are kept by name."""
+    own = [(owner, name, getattr(owner, name)) for _, owner, name in wanted]
+
+    def counted(what: str, method: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            start = time.process_time()
+            try:
+                return method(*args, **kwargs)
+            finally:
+                spent.setdefault(what, []).append(time.process_time() - start)
+
+        return call
+
+    for what, owner, name in wanted:
+        setattr(owner, name, counted(what, getattr(owner, name)))
+    try:
+        yield
+    finally:
+        for owner, name, method in own:
+            setattr(owner, name, method)
+
+
+def in_a_fit(epochs: int) -> str:
+    """CPU of all that the callback does for the microscope alone, in a fit with pictures."""
+    from lightning_neurocorr.callback.afterwards import Afterwards
+    from lightning_neurocorr.callback.one_validation import OneValidation
+    from lightning_neurocorr.studies.gallery import Gallery
+    from tests.make_microscope_run import make_run
+
+    spent: dict[str, list[float]] = {}
+    parts = (
+        ("keep samples and exemplars", OneValidation, "_keep_samples"),
+        ("small images and their pages", Gallery, "__call__"),
+        ("write", Afterwards, "_inspect"),
+        ("all that is shown and logged", Afterwards, "show"),
+    )
+    with tempfile.TemporaryDirectory() as folder, timed(spent, *parts):
+        callback = make_run(Path(folder), epochs)
+    assert callback.report is not None
+    rows = [
+        (what, len(spent[what]), f"{1000 * statistics.median(spent[what]):.0f} ms",
+         f"{1000 * max(spent[what]):.0f} ms")
+        for what, *_ in parts
+    ]  # fmt: skip
+    header = ("part", "times", "median", "longest")
+    head = f"{len(callback.report.layout):,} neurons, {callback.report.n:,} samples"
+    return f"{head}, {epochs} validations.\n\n{table(header, rows)}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
@@ -174,6 +227,8 @@ def main() -> None:
     print("Writing one validation with its full table (goals: 0.05 s for 5,800 neurons, 0.6 s for "
           "100,000):\n")  # fmt: skip
     print(writing(sizes, 1 if fast else 5))
+    print("\nThe same in a real fit of digits, by what the callback does; images come once:\n")
+    print(in_a_fit(2 if fast else 10))
     validations, neurons = (12, 210) if fast else (200, 2_100)
     print(f"\n{validations} validations of {neurons:,} neurons in TensorBoard (goal: all listed, "
           "first and last full table kept):\n")  # fmt: skip

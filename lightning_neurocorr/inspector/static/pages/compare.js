@@ -35,7 +35,7 @@ function chooser(app, { series, meta }) {
 function side(app, { series, meta, letter }, head) {
   return html`<section class="card side" data-side=${letter} aria-label=${letter}><h2><span class="letter">${letter}</span></h2>${head}
     ${outcomeTable(app, meta.outcomes, { series, step: String(meta.step) })}
-    <p class="about">${count(meta.n)} samples. ${count(meta.neurons.encodes)} encode, ${meta.evidence.attribution?.state === "measured" ? `${count(meta.neurons.used)} used` : "used: not measured"},
+    <p class="about">${count(meta.n)} samples. ${known(meta.neurons.encodes) ? `${count(meta.neurons.encodes)} encode` : "encodes: not kept"}, ${meta.evidence.attribution?.state === "measured" ? `${count(meta.neurons.used)} used` : "used: not measured"},
       ${meta.evidence.ablation?.state === "measured" ? `${count(meta.neurons.needed)} of ${count(meta.neurons.silenced)} needed` : "needed: not measured"}.</p></section>`;
 }
 

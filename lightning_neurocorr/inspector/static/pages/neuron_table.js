@@ -178,7 +178,7 @@ const SPECIAL = {
   evidence: (app) => ({ key: "evidence", title: "evidence", sortable: false, width: 212,
     make: (cell) => app.frame.index.claims.forEach(() => cell.append(made("span", "badge"))),
     fill: (cell, row) => fillEvidence(app, cell, row) }),
-  verdict: (app) => ({ key: "verdict", title: "verdict", sortable: false, width: 168, grow: 2,
+  verdict: (app) => ({ key: "verdict", title: "verdict", sortable: false, width: 160, grow: 2,
     make: (cell) => cell.classList.add("lines"),
     fill: (cell, row) => {
       const text = app.frame.index.verdicts[app.frame.get("verdict")?.[row]] ?? "";

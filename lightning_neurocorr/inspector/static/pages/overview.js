@@ -27,7 +27,7 @@ function headline(app) {
   const { neurons, evidence } = meta;
   return html`<section class="card hero"><h1>${meta.headline}</h1>
     <dl class="facts">
-      ${fact(app, "is:encodes", count(neurons.encodes), "encode the advantage")}
+      ${fact(app, "is:encodes", ...told(neurons.encodes, "encode the advantage", known(neurons.encodes) ? null : evidence.samples, "encodes"))}
       ${fact(app, "is:used", ...told(neurons.used, "are used", evidence.attribution, "used"))}
       ${fact(app, "is:needed", ...told(neurons.needed, `of ${count(neurons.silenced)} silenced are needed`, evidence.ablation, "needed"))}
       ${fact(app, "", count(neurons.all), "neurons watched")}
