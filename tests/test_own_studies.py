@@ -402,6 +402,16 @@ class Rolled(nn.Module):
         return self.net(x.roll(1, 0))
 
 
+def test_one_process_makes_no_copy_of_what_was_heard(monkeypatch: pytest.MonkeyPatch) -> None:
+    from lightning_neurocorr.functional.matching import CrossMoments
+
+    def copied(self: Any) -> None:
+        raise AssertionError("ten thousand neurons by as many are 400 MB")
+
+    monkeypatch.setattr(CrossMoments, "__getstate__", copied)
+    assert asked([Matches(net(), untrained=False)])["matches"].state == "measured"
+
+
 def test_nobody_matches_a_network_on_other_samples() -> None:
     frame = asked([Matches(Rolled(world().model), untrained=False)])["matches"].to_dataframe()
     assert frame.r.max() < 0.2

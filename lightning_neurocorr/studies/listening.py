@@ -265,13 +265,21 @@ def _travels(value: Any) -> bool:
         return _plain(value) or all(map(_travels, value))
     if value is None or isinstance(value, _DATA):
         return True
-    if callable(value) or isinstance(value, (Study, Start)):
-        return False
+    if callable(value) or isinstance(value, (Study, Start)) or not running():
+        return False  # nobody else asks for it, and it may be large
     try:  # an object of the study's own
-        pickle.dumps(value)
+        pickle.Pickler(_Nowhere()).dump(value)
     except Exception:  # noqa: BLE001 -- anything can go wrong in other people's objects
         return False
     return True
+
+
+class _Nowhere:
+    """A file that forgets what is written: to see whether something can be, without a copy."""
+
+    def write(self, data: Any) -> int:
+        """Count it."""
+        return len(data)
 
 
 def _plain(values: Any) -> bool:
