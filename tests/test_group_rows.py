@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_neurocorr import Attribution, Groups, NeuronReport, compare
 from lightning_neurocorr.functional.groups import signs
+from lightning_neurocorr.studies.group_losses import random_groups
 from lightning_neurocorr.studies.group_pictures import direction
 
 pytest.importorskip("sklearn")
@@ -141,15 +142,24 @@ def test_ablation_by_hand(report: NeuronReport, frame: pd.DataFrame, hidden: np.
 
     attribution = np.array([report.row("hidden", unit).attribution for unit in range(24)])
     positive = np.flatnonzero(attribution > 0)
-    assert len(positive) >= 12
+    assert len(positive) == 24  # two groups: random ones are of the whole layer
     for row in frame.itertuples():
         units = units_of(row.units)
         assert row.ablation == pytest.approx(lost(units), abs=2 / int(won.sum()))
         draw = np.random.default_rng(int(row.group))
-        sets = [draw.choice(positive, len(units), replace=False).tolist() for _ in range(5)]
+        sets = [draw.choice(24, len(units), replace=False).tolist() for _ in range(5)]
         random = float(np.mean([lost(one) for one in sets]))
         assert row.ablation_random == pytest.approx(random, abs=2 / int(won.sum()))
         assert row.ablation > row.ablation_random
+
+
+def test_random_groups_are_of_neurons_with_an_attribution_where_they_are_two_groups() -> None:
+    attribution = np.array([1.0, 2, 3, 4, -1, np.nan, -1, -1, -1, -1])
+    for size, among in ((2, {0, 1, 2, 3}), (3, set(range(10)))):
+        drawn = random_groups(attribution, size, 0)
+        assert [len(set(one)) for one in drawn] == [size] * 5
+        assert set().union(*(one.tolist() for one in drawn)) <= among
+        assert size == 2 or set().union(*(one.tolist() for one in drawn)) - {0, 1, 2, 3}
 
 
 def test_a_group_that_is_not_silenced_says_why() -> None:

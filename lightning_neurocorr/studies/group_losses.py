@@ -55,13 +55,16 @@ class Silencer:
 def random_groups(attribution: np.ndarray, size: int, seed: int) -> list[np.ndarray]:
     """Groups of as many random neurons of a layer, of those with a positive attribution.
 
+    Where these are fewer than two groups, all are drawn from: else the random groups would be the
+    group itself.
+
     Args:
         attribution: Of every neuron of the layer ``(D,)``.
-        size: Neurons of a group; where fewer have a positive attribution, all are drawn from.
+        size: Neurons of a group.
         seed: Of the draw.
     """
     among = np.flatnonzero(attribution > 0)
-    if len(among) < size:
+    if len(among) < 2 * size:
         among = np.arange(len(attribution))
     draw = np.random.default_rng(seed)
     return [draw.choice(among, size, replace=False) for _ in range(_RANDOM)]

@@ -52,7 +52,7 @@ COLUMNS = (
     Column(
         "ablation_random",
         "The same for as many random neurons of the layer: of those with a positive attribution "
-        "where they are enough.",
+        "where these make two groups.",
         format="share",
     ),
     Column("modularity", "How separate the layer's groups are, on held-out samples."),
