@@ -72,15 +72,17 @@ class Side:
         direction: 1 for the model, -1 for the baseline.
         advantage: 1, 0 or -1, ``(N,)``.
         excess: The advantage less that of the class, times the direction, ``(N,)``.
-        specific: What of it the baseline's own answers make, ``(N,)``: how much more often it is
-            wrong (for -1: right) than in the class, among samples that the model gets right (for
-            -1: wrong); 0 elsewhere.
+        among: Samples that the model gets right (for -1: wrong), ``(N,)`` bool.
+        won: Of them, those that the baseline gets wrong (for -1: right), ``(N,)`` bool.
+        classes: Class ids, ``(N,)``.
     """
 
     direction: int
     advantage: np.ndarray
     excess: np.ndarray
-    specific: np.ndarray
+    among: np.ndarray
+    won: np.ndarray
+    classes: np.ndarray
 
     @classmethod
     def of(cls, outcome: np.ndarray, classes: np.ndarray, rows: np.ndarray, direction: int) -> Side:
@@ -88,8 +90,8 @@ class Side:
         advantage = advantage_of(outcome)
         won = outcome == (ONLY_MODEL if direction > 0 else ONLY_BASELINE)
         among = won | (outcome == (BOTH if direction > 0 else NEITHER))
-        own = np.where(among, less_class(won.astype(float), classes, rows & among), 0.0)
-        return cls(direction, advantage, direction * less_class(advantage, classes, rows), own)
+        excess = direction * less_class(advantage, classes, rows)
+        return cls(direction, advantage, excess, among, won, classes)
 
 
 def advantage_of(outcome: np.ndarray) -> np.ndarray:
@@ -161,9 +163,8 @@ def judge(
     n = int(inside.sum())
     if n < MIN_SAMPLES // 2 or outside.sum() < 2:
         return None
-    both = np.stack([side.excess, side.specific], 1)
-    total, squares = both[rows].sum(0), (both[rows] ** 2).sum(0)
-    z = _z(both[inside].sum(0), n, total, squares, rows.sum())
+    excess, among = side.excess[rows], rows & side.among
+    z = _z(side.excess[inside].sum(), n, excess.sum(), (excess**2).sum(), rows.sum())
     d, direction = side.advantage[inside].astype(float), side.direction
     wins, losses = int((d > 0).sum()), int((d < 0).sum())
     sided = mcnemar_p(wins, losses) if direction * (wins - losses) > 0 else 1.0
@@ -178,9 +179,29 @@ def judge(
         min(1.0, float(d.mean() + half)),
         wins,
         losses,
-        p=max(float(stats.norm.sf(z[0])), sided),
-        p_specific=float(np.nan_to_num(stats.norm.sf(z[1]), nan=1.0)),
+        p=max(float(stats.norm.sf(z)), sided),
+        p_specific=more_often(side.won[among], members[among], side.classes[among]),
     )
+
+
+def more_often(won: np.ndarray, inside: np.ndarray, classes: np.ndarray) -> float:
+    """One-sided p of whether samples inside are won more often than others of their class.
+
+    The test of Mantel & Haenszel, "Statistical aspects of the analysis of data from retrospective
+    studies of disease", 1959, without their correction for continuity; 1 where no class tells.
+
+    Args:
+        won: ``(n,)`` bool.
+        inside: ``(n,)`` bool.
+        classes: ``(n,)``.
+    """
+    _, group = np.unique(classes, return_inverse=True)
+    n, k, w, a = (
+        np.bincount(group, weights) for weights in (np.ones(len(won)), inside, won, won & inside)
+    )
+    variance = k * (n - k) * w * (n - w) / np.maximum(n**2 * (n - 1), 1)
+    total = variance.sum()
+    return float(stats.norm.sf((a - k * w / n).sum() / np.sqrt(total))) if total else 1.0
 
 
 def less_class(advantage: np.ndarray, classes: np.ndarray, rows: np.ndarray) -> np.ndarray:
