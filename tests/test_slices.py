@@ -172,8 +172,8 @@ def test_parts_of_the_activations_are_the_planted_conditions() -> None:
     assert {part.direction for part in found} == {1, -1}
     for part in found:
         columns = words[:, :2] if part.direction > 0 else words[:, 2:3]
-        planted: np.ndarray = columns.any(1)
-        assert np.mean(planted[part.members]) > 0.5
+        planted = np.asarray(columns.any(1))
+        assert planted[part.members].mean() > 0.5
     best = next(part for part in found if part.direction > 0)
     assert words[best.members][:, :2].any(1).mean() > 0.9
 
