@@ -192,7 +192,7 @@ def test_rows_that_are_no_samples_are_a_problem() -> None:
     with record(nn.Sequential(model)) as recorder:
         model(torch.zeros(10, 3))
         _, problems = recorder.take(5)
-    assert problems["0"].startswith("it gave 10 rows for 5 samples; pass `pooling`")
+    assert problems["0"].startswith("it gave 10 rows for 5 samples, so it has no row")
 
 
 def test_torchscript_takes_no_hooks() -> None:

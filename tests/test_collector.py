@@ -129,7 +129,8 @@ def test_no_batch_waits_for_a_device(monkeypatch, attributed):
     chosen: list[Tensor] = []
     if attributed:  # what meta tensors do not hold: of each batch the first two are `only_model`
         told = torch.tensor([F.ONLY_MODEL, F.ONLY_MODEL, *[F.NEITHER] * (N - 2)])
-        arrived = torch.stack([told, torch.zeros(N).long(), torch.ones(N).long()])
+        zeros = torch.zeros(N).long()
+        arrived = torch.stack([told, zeros, torch.ones(N).long(), zeros])
         on_its_way = "lightning_neurocorr.validation.attributing.on_its_way"
         monkeypatch.setattr(on_its_way, lambda values: lambda: arrived)
         monkeypatch.setattr(Rerun, "hear", lambda *_: None)

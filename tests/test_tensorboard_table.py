@@ -64,6 +64,11 @@ def number(text: str) -> float:
     return math.nan if text == "n/a" else float(text.replace("−", "-"))
 
 
+def means_of(lines: list[str]) -> list[float]:
+    """The four means, which stand in two lines."""
+    return [number(part.strip()) for part in " ".join(lines[:2]).split("/")]
+
+
 # --- the table -----------------------------------------------------------------------------------
 
 
@@ -80,18 +85,18 @@ def test_the_table_says_what_the_report_says():
         assert name[0] == row.name
         assert " ".join(name[1:]) == row.verdict.replace(";", "")
         assert number(r[0]) == pytest.approx(row.r, abs=0.005)
-        ends = [number(part) for part in r[1].split("\N{NO-BREAK SPACE}to\N{NO-BREAK SPACE}")]
+        ends = [number(part) for part in (r[1], r[2].removeprefix("to "))]
         assert ends == pytest.approx([row.r_low, row.r_high], abs=0.005)
-        assert number(r[2].removeprefix("q ")) == pytest.approx(row.q_value, rel=0.5)
+        assert number(r[3].removeprefix("q ")) == pytest.approx(row.q_value, rel=0.5)
         within = [row.r_within_class, row.r_replicated]
         assert [number(part) for part in controls[:2]] == pytest.approx(within, abs=0.005)
         assert number(attribution[0]) == pytest.approx(row.attribution, abs=0.005)
         cost = [row.ablation, row.ablation_control]
         assert [number(part) for part in ablation] == pytest.approx(cost, abs=0.005)
         means = [row.mean_both, row.mean_only_model, row.mean_only_baseline, row.mean_neither]
-        found = [number(part) for part in profile[0].split(" / ")]
+        found = means_of(profile)
         assert found == pytest.approx(means, abs=0.01 * max(map(abs, means)))
-        assert number(profile[1].removeprefix("t ")) == pytest.approx(row.contrast_t, abs=0.05)
+        assert number(profile[2].removeprefix("t ")) == pytest.approx(row.contrast_t, abs=0.05)
         assert controls[2] == ("epoch 3" if row.r > 0 else "n/a")
     for row, cells in zip(rows, shown(report).rows(1), strict=True):  # a file has no epochs
         assert cells[2][2] == ("step 30" if row.r > 0 else "n/a")
@@ -148,8 +153,8 @@ def test_undefined_numbers_are_n_a():
     page = shown(report, [HistoryEntry.from_report(report)])
     assert "nan" not in page.text.lower().replace("neuron", "")
     by_name = {cells[0][0]: cells for cells in page.rows(1)}
-    assert by_name["conv:0"][1] == ["n/a", "n/a\N{NO-BREAK SPACE}to\N{NO-BREAK SPACE}n/a", "q n/a"]
-    assert by_name["conv:0"][-1] == ["n/a / n/a / n/a / n/a", "t n/a"]
+    assert by_name["conv:0"][1] == ["n/a", "n/a", "to n/a", "q n/a"]
+    assert by_name["conv:0"][-1] == ["n/a / n/a /", "n/a / n/a", "t n/a"]
     assert page.rows(1)[1][0][0] == "conv:0"  # in turn with the largest r
 
 
@@ -159,7 +164,7 @@ def test_means_have_three_digits_whatever_their_scale(largest):
     report.columns["r"][0] = 0.2
     for name, share in (("both", 0.25), ("only_model", 1), ("only_baseline", -0.5), ("neither", 0)):
         report.columns[f"mean_{name}"][0] = share * largest
-    means = [number(part) for part in shown(report).rows(1)[0][-1][0].split(" / ")]
+    means = means_of(shown(report).rows(1)[0][-1])
     assert means == pytest.approx([largest / 4, largest, -largest / 2, 0], abs=largest / 20)
 
 

@@ -37,7 +37,7 @@ class Late:
 
     Attributes:
         keys: What samples are hashed by, ``(N,)``.
-        told: Waits for outcome group, class and the baseline's answer of each, ``(3, N)``.
+        told: Waits for outcome group, class, the baseline's answer and half of each, ``(4, N)``.
         arguments: From rows of the batch to the model's arguments; of all of them with None.
         prediction: The judged prediction, ``(N, ...)``.
     """

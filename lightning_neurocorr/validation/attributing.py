@@ -24,7 +24,7 @@ from lightning_neurocorr.attribution import (
     balanced,
     match_by_class,
 )
-from lightning_neurocorr.functional.hashing import folds, hashed
+from lightning_neurocorr.functional.hashing import hashed
 from lightning_neurocorr.validation.arriving import Late, on_its_way
 from lightning_neurocorr.validation.batches import JudgedBatch
 from lightning_neurocorr.validation.full_passes import in_full_passes
@@ -155,7 +155,7 @@ class Attributing:
         self._settle()
         batch = judged.batch
         self._size = max(self._size, len(judged))
-        told = torch.stack([outcome.long(), target.long(), answer.long()])
+        told = torch.stack([x.long() for x in (outcome, target, answer, judged.half)])
         late = Late(batch.keys, on_its_way(told), source.arguments, batch.prediction)
         if told.device.type == "cpu":
             self._choose(late)
@@ -169,12 +169,11 @@ class Attributing:
             self._choose(late)
 
     def _choose(self, late: Late) -> None:
-        outcome, target, answer = late.told()
+        outcome, target, answer, half = late.told()
         draw = hashed(late.keys, seed=1).cpu()
         rows, group, score = self._choice(target, outcome, draw.double() / 2**63)
         if self._waiting is None or not len(rows):
             return
-        half = folds(late.keys).cpu()
         told = (draw[rows], target[rows], group, answer[rows], half[rows])
         integers = torch.stack([part.long() for part in told], 1)
         there = rows.to(late.prediction.device, non_blocking=True)
