@@ -1,7 +1,7 @@
 """Many silenced sets in few forwards: side by side in a batch, from what comes before the layer on.
 
-Whether a model allows it is seen, not assumed: on the first samples it must say what it says to one
-set alone. It does not where samples are mixed, as by a norm over the batch.
+Whether a model allows it is seen, not assumed: on every chunk it must say what it says to one set
+alone. It does not where samples are mixed, as by a norm over the batch.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ _LEARNT_FROM = 2  # samples
 _FULL = {"cuda": 1024}  # samples that keep a device busy
 _FULL_ELSEWHERE = 256
 _SEVERAL = 3  # operands of the largest operation that are there at once, about
-_EXACT = 1e-5  # of the largest logit: what other samples in a batch make of the same arithmetic
+_EXACT = 1e-5  # of the gap between answers: what others in a batch make of the same arithmetic
+_ROUNDED = {torch.float64: 1e-15, torch.float32: 5e-7}  # of a logit, besides
 _COARSE = {torch.float64: 1e-9, torch.float32: 2e-3}  # the most of it; TF32 has so few digits
 _COARSEST = 5e-2  # half precision
 _NOISE = 8  # times what the batch alone changes
@@ -67,7 +68,7 @@ class Together:
         self._fill: Fill = fill
         self._seed, self._take, self._room = seed, take, room
         self._prelude: Prelude | None = None
-        self._checked = False
+        self._noise: float | None = None  # what the batch alone changes, once that was seen
         self._most = 0  # samples of a forward
 
     def run(
@@ -106,18 +107,25 @@ class Together:
         at_once = -(-len(sets) // groups)
         rows = torch.arange(length).repeat(at_once)
         args, kwargs = self._take(chunk, rows, length)
-        untouched, replay = None, None
-        if groups > 1 or not self._checked:
+        replay = nullcontext
+        if groups > 1 or self._noise is None:
             untouched, replay = self._prelude.capture(lambda: self._forward(*args, **kwargs))
-        for start in range(0, len(sets), at_once):
-            some = sets[start : start + at_once]
+            untouched = untouched.detach().unflatten(0, (at_once, length))
+
+        def said(some: Sequence[tuple[int, ...]]) -> Tensor:
             full = [*some, *[some[-1]] * (at_once - len(some))]
             silent = silence_variants(self._place, full, length, self._fill, self._value, seed)
-            with silent, nullcontext() if replay is None else replay():
+            with silent, replay():
                 logits = self._forward(*args, **kwargs)
-            logits = logits.detach().unflatten(0, (at_once, length))[: len(some)]
-            if untouched is not None and not self._checked:
-                self._check(chunk, some, logits, untouched.detach(), seed)
+            return logits.detach().unflatten(0, (at_once, length))[: len(some)]
+
+        if self._noise is None:
+            self._look(chunk, untouched, said, sets, seed)
+        for start in range(0, len(sets), at_once):
+            some = sets[start : start + at_once]
+            logits = said(some)
+            if start == 0:
+                self._compare(logits[-1], self._alone(chunk, some[-1], seed))
             yield logits
 
     def _learn(self, chunk: Chunk, length: int) -> Prelude:
@@ -135,30 +143,45 @@ class Together:
         self._most = max(1, min(most, int(room / max(each, 1))))
         return prelude
 
-    def _check(
+    def _look(
         self,
         chunk: Chunk,
-        sets: Sequence[tuple[int, ...]],
-        logits: Tensor,
         untouched: Tensor,
+        said: Callable[[Sequence[tuple[int, ...]]], Tensor],
+        sets: Sequence[tuple[int, ...]],
         seed: int,
     ) -> None:
-        """Compare the first and the last set of a group with each of them alone.
+        """Compare what differs most: all units that are ever silenced beside none.
+
+        A few sets may be of units that the model hardly minds, and tell nothing of mixed samples.
 
         Raises:
-            ValueError: If they differ by more than the batch alone makes of equal arithmetic.
+            ValueError: If they answer otherwise than alone.
         """
         args, kwargs = chunk
         alone = self._forward(*args, **kwargs).detach()
-        scale = _largest(alone)
-        noise = _largest(untouched.unflatten(0, (-1, len(alone))) - alone)
-        most = _COARSE.get(alone.dtype, _COARSEST) * scale
-        for at in dict.fromkeys((0, len(sets) - 1)):
-            apart = _largest(logits[at] - self._alone(chunk, sets[at], seed))
-            # NaN, which a number that was not kept would give, is not below anything.
-            if not (noise <= most and apart <= max(_EXACT * scale, _NOISE * noise)):
-                raise ValueError("it answers otherwise, so samples are mixed or answers random")
-        self._checked = True
+        self._noise = float(_apart(untouched, alone).max())
+        everything = tuple(sorted({unit for units in sets for unit in units}))
+        probes = [(), everything] * len(untouched)
+        logits = said(probes[1 : 1 + len(untouched)])
+        self._compare(logits[0], self._alone(chunk, everything, seed))
+        if len(logits) > 1:
+            self._compare(logits[1], alone)
+
+    def _compare(self, logits: Tensor, alone: Tensor) -> None:
+        """Raise unless logits differ by no more than the batch alone makes of equal arithmetic."""
+        best = alone.reshape(len(alone), -1).topk(min(2, alone[0].numel()), 1).values
+        # Between the best two: a masked class, of -1e9, is no measure of what others say.
+        gap = (best[:, 0] - best[:, 1]) if best.shape[1] == 2 else best[:, 0].abs()
+        size, noise = float(best.abs().max()), self._noise or 0.0
+        most = torch.maximum(
+            _ROUNDED.get(alone.dtype, 0.0) * alone.abs() + _EXACT * gap.median(),
+            torch.as_tensor(_NOISE * noise, device=alone.device),
+        )
+        coarse = noise > _COARSE.get(alone.dtype, _COARSEST) * size
+        # NaN, which a number that was not kept would give, is not below anything.
+        if coarse or not bool((_apart(logits, alone) <= most).all()):
+            raise ValueError("it answers otherwise, so samples are mixed or answers random")
 
     def _alone(self, chunk: Chunk, units: Sequence[int], seed: int) -> Tensor:
         args, kwargs = chunk
@@ -167,5 +190,7 @@ class Together:
             return self._forward(*args, **kwargs).detach()
 
 
-def _largest(logits: Tensor) -> float:
-    return float(logits.abs().max()) if logits.numel() else 0.0
+def _apart(one: Tensor, other: Tensor) -> Tensor:
+    """How far logits differ; infinite ones, and those that are no number in both, do not."""
+    same = (one == other) | (one.isnan() & other.isnan())
+    return (one - other).abs().masked_fill(same, 0)

@@ -155,6 +155,11 @@ def keep_whole(arguments: Arguments, layout: Layout, held: Iterable[Tensor]) -> 
     return _map(arguments, part)
 
 
+def apart_from(arguments: Arguments, *, tensors: bool) -> Arguments:
+    """Containers of their own, and copies of ``tensors``: the user may write into either."""
+    return _map(arguments, lambda tensor: tensor.clone() if tensors else tensor)
+
+
 def _equal(one: Tensor, other: Tensor) -> bool:
     if one is other:
         return True

@@ -12,9 +12,11 @@ from torch import Tensor, nn
 from lightning_neurocorr.activations import aside, eager
 from lightning_neurocorr.isolation import ordinary_tensors, without_checkpointing
 from lightning_neurocorr.isolation.swapping import preserved_buffers
+from lightning_neurocorr.isolation.torch_private import version_of
 from lightning_neurocorr.validation.rerun.arguments import (
     Arguments,
     Layout,
+    apart_from,
     fits,
     keep_whole,
     learn_layout,
@@ -65,6 +67,7 @@ class Rerun:
         self._find, self._around = find, around
         self._differ: Tensor | None = None
         self._heard = 0
+        self._writes: bool | None = None  # into its inputs, once that was seen
 
     def anew(self) -> Rerun:
         """One for the same module that has heard nothing yet."""
@@ -143,9 +146,17 @@ class Rerun:
 
     def logits(self, arguments: Arguments) -> Tensor:
         """Run the module: the logits of the prediction that was judged."""
-        args, kwargs = arguments
+        args, kwargs = given = apart_from(arguments, tensors=self._writes is not False)
+        tensors = tensors_in(given)
+        before = [version_of(tensor) for tensor in tensors]
         with self.autocast():
-            return self.read(self.module(*args, **kwargs))
+            found = self.read(self.module(*args, **kwargs))
+        written = before != [version_of(tensor) for tensor in tensors]
+        if written and self._writes is False:
+            self._writes = True
+            raise RuntimeError("the module writes into its inputs, but only sometimes")
+        self._writes = self._writes or written
+        return found
 
     def read(self, output: Any) -> Tensor:
         """The logits of the judged prediction in what the module returned."""
