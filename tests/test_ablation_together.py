@@ -453,7 +453,9 @@ class Own(pl.LightningModule):
         self(batch[0])
 
 
-def validated(*, writes: bool = False, **settings: Any) -> tuple[Own, NeuronReport, Any]:
+def validated(
+    *, writes: bool = False, prepared: bool = False, **settings: Any
+) -> tuple[Own, NeuronReport, Any]:
     model = Own(writes=writes).eval()
     x = torch.randn(500, 1, 6, 6, generator=seeded())
     with torch.no_grad():
@@ -470,7 +472,11 @@ def validated(*, writes: bool = False, **settings: Any) -> tuple[Own, NeuronRepo
         BatchBaseline(2), "*", target=1, ablation=ablation, visualizer=None, attribution=False
     )
     loader = DataLoader(TensorDataset(x, target, answer), batch_size=50)
-    paper_trainer(callback).validate(model, loader, verbose=False)
+    trainer = paper_trainer(callback, precision="64-true" if prepared else "32-true")
+    if prepared:  # the data set holds half of what the model is for
+        loader = DataLoader(TensorDataset(x / 2, target, answer), batch_size=50)
+        model.on_before_batch_transfer = doubled
+    trainer.validate(model, loader, verbose=False)
     assert callback.report is not None
     return model, callback.report, callback.report.studies["ablation"]
 
@@ -500,6 +506,18 @@ def test_a_model_that_writes_into_its_inputs_gets_them_fresh_each_time() -> None
     for name in ("ablation", "ablation_control", "ablation_advantage", "ablation_shared"):
         np.testing.assert_allclose(again.column(name), report.column(name), rtol=0, atol=1e-6)
     assert not [note for note in found.notes if "one set at a time" in note]
+
+
+def doubled(batch: list[Tensor], dataloader_idx: int) -> list[Tensor]:
+    return [2 * batch[0], *batch[1:]]
+
+
+def test_samples_are_run_again_as_lightning_prepares_them() -> None:
+    _, report, _ = validated()
+    _, again, _ = validated(prepared=True)
+    assert np.isfinite(report.column("ablation")).any()
+    for name in ("ablation", "ablation_control", "ablation_advantage", "ablation_shared"):
+        np.testing.assert_allclose(again.column(name), report.column(name), rtol=0, atol=1e-5)
 
 
 def failing(*_: Any) -> Iterator[Tensor]:

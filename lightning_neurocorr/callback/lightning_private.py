@@ -35,6 +35,14 @@ def combination_mode(loaders: Any) -> str:
     return getattr(loaders, "_mode", "sequential")
 
 
+def batch_of_step(trainer: Any, batch: Any, loader: int = 0) -> Any:
+    """A batch of loader ``loader`` as a step gets it: converted, through the hooks, and moved."""
+    strategy = trainer.strategy
+    batch = trainer.precision_plugin.convert_input(batch)
+    batch = trainer.lightning_module._on_before_batch_transfer(batch, dataloader_idx=loader)
+    return strategy.batch_to_device(batch, strategy.root_device, loader)
+
+
 def device_mesh(strategy: Any) -> Any:
     """How a strategy spreads a model over devices; None if it does not."""
     return getattr(strategy, "_device_mesh", None)

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from lightning_neurocorr import baselines as B
+from lightning_neurocorr.callback.lightning_private import batch_of_step
 from lightning_neurocorr.callback.runs import Run, learners, must_learn, parts_of, teach
 from lightning_neurocorr.callback.training_data import training_batches
 from lightning_neurocorr.isolation.randomness import PrivateRandomness
@@ -77,7 +78,7 @@ def look_at(
     inputs: B.Field | None,
 ) -> Subject:
     """Model and data as evidence needs them after the validation."""
-    indices, strategy = list(loaders), trainer.strategy
+    indices = list(loaders)
 
     def arguments(batch: Any) -> Arguments:
         if inputs is not None:
@@ -87,7 +88,7 @@ def look_at(
         return with_token_mask(found, batch, collector.settings.options.token_mask)
 
     def move(batch: Any, loader: int) -> Any:
-        return strategy.batch_to_device(batch, strategy.root_device, indices[loader])
+        return batch_of_step(trainer, batch, indices[loader])
 
     settings = collector.settings
     return Subject(
@@ -146,9 +147,7 @@ def fit_baseline(baseline: Any, loader: Any, trainer: Trainer, run: Run) -> None
         )
     device = trainer.strategy.root_device
     with PrivateRandomness()(device):
-        baseline.fit(
-            training_batches(found, lambda b: trainer.strategy.batch_to_device(b, device, 0))
-        )
+        baseline.fit(training_batches(found, lambda b: batch_of_step(trainer, b)))
     for part in taught:
         teach(part, run)
 
