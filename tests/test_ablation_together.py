@@ -508,6 +508,13 @@ def test_a_model_that_writes_into_its_inputs_gets_them_fresh_each_time() -> None
     assert not [note for note in found.notes if "one set at a time" in note]
 
 
+def test_no_layer_is_begun_once_the_time_is_over() -> None:
+    model, _, found = validated(time_budget_s=1e-9)
+    assert found.numbers["forwards"] == 0
+    assert sum("not finished within its share" in note for note in found.notes) == 3
+    assert sum(model.samples) < 2000  # validated, and heard untouched
+
+
 def doubled(batch: list[Tensor], dataloader_idx: int) -> list[Tensor]:
     return [2 * batch[0], *batch[1:]]
 

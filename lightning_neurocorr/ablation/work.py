@@ -147,7 +147,10 @@ class Work:
         read: list[Tensor] = []
         done = 0
         units = [one.units for one in part.sets]
-        for logits in part.together.run(half.chunks[which], half.lengths[which], units, which):
+        if part.share <= 0:  # other layers took longer than theirs
+            part.sets = []
+        wanted = units if part.sets else []
+        for logits in part.together.run(half.chunks[which], half.lengths[which], wanted, which):
             read.append(half.read(logits, which))
             done += len(logits)
             spent = time.monotonic() - part.began
