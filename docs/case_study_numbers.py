@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from lightning_neurocorr.report import NeuronReport, verdict
+from lightning_neurocorr.report.written import yes_no
 
 Row = dict[str, Any]
 
@@ -153,4 +154,6 @@ def rows_of(report: NeuronReport, study: str, table: str) -> list[Row]:
 def plain(value: Any) -> Any:
     """A number or a text for JSON: None is undefined."""
     value = value.item() if isinstance(value, np.generic) else value
+    if isinstance(value, bool):
+        return yes_no(value)
     return None if isinstance(value, float) and not np.isfinite(value) else value

@@ -328,12 +328,17 @@ def test_pictures_lie_where_the_index_says(channels: int) -> None:
               shown=np.full((channels, 20, 20), unit / 10, np.float32))
         for unit in (4, 0, 5)
     )  # fmt: skip
+    none = Panel("conv", 2, picture=Picture("conv", 2, note="dead"))
+    panels = (panels[0], none, Panel("conv", 3), *panels[1:])
     found = frame(Found.of(a_report(panels=panels, step=7)))
     grid = found.index["picture"]
     assert grid["step"] == 7
     (sheet,) = found.pictures
     pixels = np.asarray(Image.open(io.BytesIO(sheet)).convert("RGB"))
-    for picture, unit in zip(found.index["pictures"], (4, 0, 5), strict=True):
+    made = found.index["pictures"]
+    unmade = made.pop(1)
+    assert (unmade["row"], unmade["tile"], unmade["note"]) == (2, None, "dead")
+    for picture, unit in zip(made, (4, 0, 5), strict=True):
         assert picture["row"] == 6 + unit
         assert picture["ratio"] == unit + 0.5
         y, x = divmod(picture["tile"], grid["per_row"])

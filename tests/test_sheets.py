@@ -25,7 +25,7 @@ from lightning_neurocorr.show.sheets.canvas import (
     shortened,
     wrapped,
 )
-from lightning_neurocorr.show.sheets.words import caption, facts, remarks, short_facts
+from lightning_neurocorr.show.sheets.words import caption, facts, short_facts
 
 LAYER = "features.3"
 
@@ -334,7 +334,7 @@ def test_facts_about_a_picture() -> None:
     down = picture(sign=-1)
     assert short_facts(down)[-2:] == ["drives it down", "from lowest sample"]
     assert facts(down).endswith("started from the lowest sample")
-    assert remarks(weak) == "stopped after 3 of 64 steps"
+    assert weak.remarks == "stopped after 3 of 64 steps"
 
 
 def test_text_stands_out_from_the_paper() -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from decimal import ROUND_HALF_EVEN, Decimal
 
+import numpy as np
 import pytest
 
 from lightning_neurocorr.report import written as W
-from lightning_neurocorr.report.declared import FORMATS
+from lightning_neurocorr.report.declared import FORMATS, TEXTS
 
 VALUES = [
     0.0, -0.0, 1.0, -1.0, 0.5, -0.004, 0.0049, 0.00501, 99.96, -1234.5, 12345.6, 3e7, -2e-30,
@@ -40,8 +41,10 @@ def test_every_format_keeps_the_leading_digits(value: float) -> None:
 
 
 def test_what_is_undefined_is_said_so_in_every_format() -> None:
-    assert {W.written(math.nan, kind) for kind in FORMATS if kind != "text"} == {"n/a"}
+    assert {W.written(math.nan, kind) for kind in FORMATS if kind not in TEXTS} == {"n/a"}
     assert {W.written(None, kind) for kind in FORMATS} == {"n/a"}
+    said = [W.written(value, "yes_no") for value in (True, np.bool_(False), 1.0, 0)]
+    assert said == ["yes", "no", "yes", "no"]
     assert W.written(-math.inf) == "−inf"
     assert (
         W.written("a\x1b[2J\nb", "text")

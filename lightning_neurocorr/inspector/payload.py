@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -248,34 +249,32 @@ def _pictures(
     report: NeuronReport,
 ) -> tuple[list[dict[str, Any]], tuple[bytes, ...], dict[str, int]]:
     """What is said of each made picture, their pages, and how they lie there."""
-    shown = [p for p in report.panels if p.picture is not None and p.shown is not None]
-    if not shown:
-        return [], (), {}
-    images = [to_rgb(panel.shown) for panel in shown if panel.shown is not None]
-    height, width = tile_size(images[0].shape, _PICTURE)
+    images = [to_rgb(p.shown) for p in report.panels if p.picture and p.shown is not None]
+    height, width = tile_size(images[0].shape, _PICTURE) if images else (0, 0)
     pages = [
         page(images[start : start + PER_PAGE], height, width, _PICTURES_PER_ROW)
         for start in range(0, len(images), PER_PAGE)
     ]
-    described = []
-    for i, panel in enumerate(shown):
+    described, places = [], itertools.count()
+    for panel in report.panels:
         made = panel.picture
         if made is None:
             continue
+        at = None if panel.shown is None else next(places)
         described.append(
             {
                 "row": report.layout.position(panel.layer, panel.unit),
-                "page": i // PER_PAGE,
-                "tile": i % PER_PAGE,
+                "page": None if at is None else at // PER_PAGE,
+                "tile": None if at is None else at % PER_PAGE,
                 "ratio": made.activation_ratio,
                 "moved": made.augmented_ratio,
                 "best": made.real_best,
                 **{name: getattr(made, name) for name in ("sign", "start", "method", "readable")},
-                "note": made.note,
+                "note": made.remarks,
             }
         )
     grid = {"w": width, "h": height, "per_row": _PICTURES_PER_ROW, "per_page": PER_PAGE}
-    return described, tuple(pages), grid
+    return described, tuple(pages), grid if pages else {}
 
 
 def tile_items(samples: Samples, since: int = 0) -> list[bytes]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-FORMATS = ("number", "signed", "small", "count", "share", "step", "text")
+TEXTS = ("text", "samples")
+FORMATS = ("number", "signed", "small", "count", "share", "step", "yes_no", *TEXTS)
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,8 @@ class Column:
         unit: What it is measured in: ``"logits"``, ``"rank"``; empty for pure numbers.
         format: How a value is written. ``"number"``; ``"signed"`` with its sign; ``"small"`` for p
             and q; ``"count"`` in whole numbers; ``"share"`` in percent; ``"step"`` of training;
-            ``"text"``.
+            ``"yes_no"``, of a bool; ``"text"``; ``"samples"``, a text of ids or positions of
+            samples with ``", "`` between them.
         null: The value of a neuron that has nothing to tell: ``"0"``, ``"0.5"``; empty where that
             means nothing.
         shown: The views that show it without being asked; every view can when asked.
@@ -43,6 +45,11 @@ class Column:
                 "Expected `name` and `meaning` of a column to be texts, but got "
                 f"{self.name!r} and {self.meaning!r}."
             )
+
+    @property
+    def is_text(self) -> bool:
+        """Whether its values are texts; others are numbers."""
+        return self.format in TEXTS
 
     @property
     def small_is_strong(self) -> bool:

@@ -26,7 +26,7 @@ def pack_findings(
         return key
 
     def packed(table: Table) -> dict[str, Any]:
-        texts = {c.name for c in table.columns if c.format == "text"}
+        texts = {c.name for c in table.columns if c.is_text}
         return {
             "per": table.per,
             "name": table.name,

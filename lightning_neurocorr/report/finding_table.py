@@ -160,7 +160,7 @@ def cells(table: Table, most: int = SHOWN_ROWS, view: str = "table") -> list[lis
 
 def cell(column: Column, value: object) -> str:
     """A value as its column says that it is written; n/a for what is undefined."""
-    if value is not None and (column.format == "text" or isinstance(value, str)):
+    if value is not None and (column.is_text or isinstance(value, str)):
         return shorten(printable(str(value)), _WIDTH, placeholder=" …")
     return written(value, column.format)
 
@@ -178,7 +178,7 @@ def rest(table: Table, most: int = SHOWN_ROWS) -> str:
 
 def _array(column: Column, values: Any) -> np.ndarray:
     """Numbers as they are, texts as objects."""
-    if column.format != "text":
+    if not column.is_text:
         found = np.asarray(values)
         if found.ndim != 1 or found.dtype.kind not in "fiub":
             raise TypeError(

@@ -230,7 +230,7 @@ class NeuronRow:
         unit="rank", format="count",
     )  # fmt: skip
 
-    dead: bool = fact("Whether the neuron was the same on every sample.")
+    dead: bool = fact("Whether the neuron was the same on every sample.", format="yes_no")
     verdict: str = fact("What of this can be believed, in words.")
 
     @property

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+DO_NOT_READ = "do not read this picture"
+
 
 @dataclass(frozen=True, eq=False)
 class Sample:
@@ -61,6 +63,11 @@ class Picture:
     method: str = ""
     readable: bool = False
     note: str = ""
+
+    @property
+    def remarks(self) -> str:
+        """The note without what ``readable`` says already, for a view that shows both."""
+        return "; ".join(part for part in self.note.split("; ") if not part.startswith(DO_NOT_READ))
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,6 +9,8 @@ import math
 import re
 from typing import Any
 
+from lightning_neurocorr.report.declared import TEXTS
+
 MINUS = "−"
 UNDEFINED = "n/a"
 
@@ -17,7 +19,7 @@ def written(value: Any, format: str = "number") -> str:  # noqa: A002 -- the wor
     """A value as its column says that it is written.
 
     Args:
-        value: A number, or a text where ``format`` is ``"text"``; None is undefined.
+        value: A number, or a text where ``format`` is one of texts; None is undefined.
         format: See :class:`~lightning_neurocorr.report.declared.Column`.
 
     Raises:
@@ -26,10 +28,12 @@ def written(value: Any, format: str = "number") -> str:  # noqa: A002 -- the wor
     Examples:
         >>> [written(0.25, how) for how in ("number", "signed", "small", "share", "step")]
         ['0.250', '+0.250', '0.25', '25.0%', '0']
+        >>> written(True, "yes_no")
+        'yes'
     """
     if value is None:
         return UNDEFINED
-    return printable(str(value)) if format == "text" else _NUMBERS[format](float(value))
+    return printable(str(value)) if format in TEXTS else _NUMBERS[format](float(value))
 
 
 def fixed(value: float, digits: int = 2, *, sign: bool = False) -> str:
@@ -101,6 +105,11 @@ def step(value: float) -> str:
     return fixed(value, 0)
 
 
+def yes_no(value: float) -> str:
+    """Whether something is so: 0 is no, all else yes."""
+    return UNDEFINED if math.isnan(value) else "yes" if value else "no"
+
+
 _NUMBERS = {
     "number": significant,
     "signed": signed,
@@ -108,6 +117,7 @@ _NUMBERS = {
     "count": count,
     "share": share,
     "step": step,
+    "yes_no": yes_no,
 }
 
 

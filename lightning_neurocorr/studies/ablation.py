@@ -219,7 +219,7 @@ _CURVES = (
         "z", "How many standard deviations of random sets `beyond` lies above them.", "", "signed"
     ),
     Column("p", "Share of random sets that lose at least as much.", format="small"),
-    Column("needed", "Whether answers are lost, beyond random and shared ones.", format="text"),
+    Column("needed", "Whether answers are lost, beyond random and shared ones.", format="yes_no"),
 )
 
 
@@ -236,9 +236,9 @@ def _finding(study: Silencing, found: AblationStudy) -> Finding:
         "random": [point.control.beyond for point in points],
         "z": [point.z for point in points],
         "p": [point.p for point in points],
-        "needed": ["yes" if point.beats_random else "no" for point in points],
+        "needed": [point.beats_random for point in points],
     }
-    numbers = {k: np.array(v) if k not in ("layer", "needed") else v for k, v in values.items()}
+    numbers = {k: v if k == "layer" else np.array(v) for k, v in values.items()}
     layers = _layers(found)
     needed = [layer for layer in layers if any(point.beats_random for point in found.curve(layer))]
     curves = Table("layer", _CURVES, numbers, "curves", "Silenced together")

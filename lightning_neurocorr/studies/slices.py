@@ -46,7 +46,7 @@ COLUMNS = (
         "words: it was searched for by words. activations: it is a cluster, and words describe it.",
         format="text",
     ),
-    Column("examples", "Some of its samples, by position or id.", format="text"),
+    Column("examples", "Some of its samples, by position or id.", format="samples"),
 )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from lightning_neurocorr.report.panels import Picture
+from lightning_neurocorr.report.panels import DO_NOT_READ, Picture
 from lightning_neurocorr.visualization.reference import Reference
 from lightning_neurocorr.visualization.settings import Settings
 from lightning_neurocorr.visualization.targets import Target
@@ -53,8 +53,7 @@ def describe(
     notes = []
     if ratio < best:
         notes.append(
-            "do not read this picture: real images drive this neuron more "
-            f"({best:.1f}x against {ratio:.1f}x)"
+            f"{DO_NOT_READ}: real images drive this neuron more ({best:.1f}x against {ratio:.1f}x)"
         )
     if steps < settings.steps:
         notes.append(

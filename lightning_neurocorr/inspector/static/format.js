@@ -49,6 +49,7 @@ export const percent = (value, digits = 1) =>
 
 const WRITTEN = {
   number: plain, signed, small, count: (value) => count(Math.round(value)), share: (value) => percent(value), step: (value) => String(Math.round(value)),
+  yes_no: (value) => (value ? "yes" : "no"),
 };
 
 /** A number as its column says that it is written. */

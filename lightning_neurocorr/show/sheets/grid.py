@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from lightning_neurocorr.report.images import to_rgb
-from lightning_neurocorr.report.panels import Panel, Picture, Sample
+from lightning_neurocorr.report.panels import DO_NOT_READ, Panel, Picture, Sample
 from lightning_neurocorr.show.sheets import words
 from lightning_neurocorr.show.sheets.canvas import (
     MARGIN,
@@ -118,7 +118,7 @@ class Grid:
         if picture.image is None:
             return []
         first, *others = words.short_facts(picture)
-        small = wrapped(words.remarks(picture), _LARGE, font(_SMALL - 1))
+        small = wrapped(picture.remarks, _LARGE, font(_SMALL - 1))
         lines = [(first, _TEXT, True), *((line, _TEXT, False) for line in others)]
         return lines + [(line, _SMALL - 1, False) for line in small]
 
@@ -146,7 +146,7 @@ def warn(canvas: Canvas, box: tuple[int, int, int, int], width: int) -> int:
     alarm = canvas.palette.alarm
     frame = (left, top, left + across - 1, top + height - 1)
     canvas.draw.rectangle(frame, outline=alarm, width=3)
-    lines = wrapped(words.DO_NOT_READ, width - 8, font(_SMALL, True))
+    lines = wrapped(DO_NOT_READ, width - 8, font(_SMALL, True))
     tall = len(lines) * line_height(_SMALL) + 6
     canvas.fill((left, top + height, width, tall), alarm)
     middle, paper = left + width // 2, canvas.palette.paper

@@ -140,7 +140,7 @@ class Strips:
     def _picture_text(self, picture: Picture | None) -> list[str]:
         if picture is None or picture.image is None:
             return []
-        text = "; ".join(filter(None, (words.facts(picture), words.remarks(picture))))
+        text = "; ".join(filter(None, (words.facts(picture), picture.remarks)))
         return wrapped(text, WIDTH - MARGIN - self.left, font(_TEXT))
 
 

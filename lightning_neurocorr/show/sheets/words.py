@@ -8,8 +8,6 @@ from lightning_neurocorr.report import NeuronRow
 from lightning_neurocorr.report.panels import Picture, Sample
 from lightning_neurocorr.report.written import fixed, printable, significant
 
-DO_NOT_READ = "do not read this picture"
-
 TITLES = {
     "exemplars": ("strongest", "samples"),
     "only_model": ("only the model", "is right"),
@@ -75,8 +73,3 @@ def facts(picture: Picture) -> str:
         f"{down}{ratio(picture.activation_ratio)} the 99th percentile of real images{best}, "
         f"{ratio(picture.augmented_ratio)} shifted and turned; started from {start}"
     )
-
-
-def remarks(picture: Picture) -> str:
-    """The picture's note without what the sheet says in another way."""
-    return "; ".join(part for part in picture.note.split("; ") if not part.startswith(DO_NOT_READ))

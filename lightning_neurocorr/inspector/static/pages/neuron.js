@@ -4,9 +4,11 @@ import { html, nothing } from "../vendor/lit-html.js";
 import { bars, interval, lineChart, numbers } from "../charts.js";
 import { NONE, OUTCOMES, OUTCOME_WORDS, STATE_WORDS, columnText, count, fixed, known, missing, ordinal, plain, signed } from "../format.js";
 import { tileCanvas } from "../images.js";
-import { ANSWER_WORDS, MARKS, answer, epochName, goTo, isClass, layerClause, loading, missingNote, nameOf, neuronName, neuronOf, noTable, otherEpoch, sampleTile, stateOf, unkept } from "./pieces.js";
+import { ANSWER_WORDS, MARKS, answer, epochName, goTo, isClass, layerClause, loading, missingNote, nameOf, neuronName, neuronOf, noTable, otherEpoch, sampleTile, sentence, stateOf, unkept } from "./pieces.js";
 import { currentOrder, currentR } from "./neuron_table.js";
 import { neuronOfStudies } from "./study.js";
+
+const PICTURES = "pictures"; // the study whose findings about a neuron are beside its picture
 
 export function neuronPage(app) {
   const { frame, meta, state } = app;
@@ -22,7 +24,7 @@ export function neuronPage(app) {
     <div class="row three">${frame.index.claims.map((claim) => claimCard(app, claim, neuron, row, bits))}</div>
     <div class="row sees">${sees(app, neuron, row)}
       <div class="stack">${appeared(app, neuron, row)}${groups(app, row)}${rank(app, neuron, row)}</div></div>
-    <div class="row studied">${neuronOfStudies(app, row)}</div>
+    <div class="row studied">${neuronOfStudies(app, row, picturesOf(app, row).length ? [PICTURES] : [])}</div>
     ${everything(app, row)}`;
 }
 
@@ -70,9 +72,9 @@ function title(app, neuron, row) {
     return other === undefined ? html`<span class="button off" aria-disabled="true">${words}</span>`
       : goTo(app, { neuron: nameOf(frame.neuron(other)) }, words, `button ${key}`);
   };
-  const sentence = frame.index.verdicts[frame.get("verdict")?.[row]] ?? "";
+  const verdict = frame.index.verdicts[frame.get("verdict")?.[row]] ?? "";
   return html`<header class="page-title"><div><h1>${neuronName(neuron)}</h1>
-      <p class="verdict">${sentence ? sentence[0].toUpperCase() + sentence.slice(1) : ""}${sentence ? "." : ""}</p></div>
+      <p class="verdict">${verdict ? sentence(verdict) : ""}</p></div>
     <nav aria-label="Other neurons"><span>${at >= 0 ? `${count(at + 1)} of ${count(order.length)}` : order ? "not in the table as filtered" : ""}</span>
       ${walk(-1, "← previous", "previous")}${walk(1, "next →", "next")}</nav></header>`;
 }
@@ -145,17 +147,26 @@ function sees(app, neuron, row) {
 
 const captioned = (frame, sample, activation) => html`<span>${isClass(frame, sample)}</span>${known(activation) ? html`<span class="number">${plain(activation)}</span>` : nothing}`;
 
-function made({ frame, frameMeta, series }, row) {
-  const mine = frame.index.pictures.filter((picture) => picture.row === row);
+function made(app, row) {
+  const { frame, frameMeta, series } = app;
+  const mine = picturesOf(app, row);
   if (!mine.length) {
     return html`<div class="seen"><div><b>made to drive it</b></div>${missingNote(frameMeta.evidence.pictures?.state === "measured" ? { state: "not_chosen", why: "pictures are made of the top neurons only" } : frameMeta.evidence.pictures, "no picture")}</div>`;
   }
-  return mine.map((picture) => html`<div class="seen" data-group="picture"><div><b>${picture.sign < 0 ? "made to silence it" : "made to drive it"}</b>
-      <small>${known(picture.ratio) ? `${plain(picture.ratio)}× real p99` : ""}${known(picture.moved) ? `, ${plain(picture.moved)}× when moved` : ""}</small></div>
-    <div class="made">${picture.tile === null ? nothing : tileCanvas(series.picture(frame, picture), 132, "picture made for the neuron")}
-      <p>${picture.readable ? "Drives the neuron at least as much as real images do." : "Drives the neuron less than real images do: do not read much into it."}
-        ${picture.start === "exemplar" ? "Started from the strongest real image." : picture.start === "noise" ? "Started from noise." : ""} ${picture.note}</p></div></div>`);
+  return mine.map((picture) => html`<div class="seen" data-group="picture"><div><b>${toStudy(app, picture.sign < 0 ? "made to silence it" : "made to drive it")}</b>
+      <small>${STRENGTHS.filter(([name]) => known(picture[name])).map(([name, word]) => `${plain(picture[name])}× ${word}`).join(", ")}</small></div>
+    ${picture.tile === null ? missingNote(null, picture.note || "no picture") : html`<div class="made">${tileCanvas(series.picture(frame, picture), 132, "picture made for the neuron")}
+      <p>${picture.readable ? "It drives the neuron at least as much as real images do." : "Do not read this picture: real images drive the neuron more."}
+        ${STARTS[picture.start] ?? ""} ${picture.note ? sentence(picture.note) : ""}</p></div>`}</div>`);
 }
+
+const STRENGTHS = [["ratio", "real p99"], ["best", "best real image"], ["moved", "when moved"]];
+const STARTS = { exemplar: "It started from the strongest real image.", noise: "It started from noise." };
+
+const picturesOf = ({ frame }, row) => frame.index.pictures.filter((picture) => picture.row === row);
+
+/** The words, as a link to the study that made the pictures. */
+const toStudy = (app, words) => (app.frame.index.studies?.some(({ name }) => name === PICTURES) ? goTo(app, { page: "study", study: PICTURES }, words) : words);
 
 // --- over the epochs -----------------------------------------------------------------------------
 

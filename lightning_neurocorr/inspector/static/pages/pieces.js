@@ -55,8 +55,11 @@ export const stateWord = (state) => (state ? STATE_WORDS[state.state] ?? state.s
 export const missingNote = (state, otherwise, what = "") => {
   const why = missing(state) ?? otherwise;
   const text = why && what ? `${what}: ${why}` : why;
-  return text ? html`<p class="missing">${text[0].toUpperCase() + text.slice(1)}${/[.!?]$/.test(text) ? "" : "."}</p>` : nothing;
+  return text ? html`<p class="missing">${sentence(text)}</p>` : nothing;
 };
+
+/** A text with a capital first and a full stop. */
+export const sentence = (text) => text[0].toUpperCase() + text.slice(1) + (/[.!?]$/.test(text) ? "" : ".");
 
 /** Why there is no table at all. */
 export const noTable = ({ series }) => (series.shelf.faults.size ? "The table could not be loaded: see above." : "No table was written for this run.");

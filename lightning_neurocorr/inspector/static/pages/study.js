@@ -1,13 +1,14 @@
 // Whatever a study found, drawn from its description alone: texts, tables, and its lines on a neuron.
 
-import { html, nothing } from "../vendor/lit-html.js";
+import { html, nothing, render } from "../vendor/lit-html.js";
 import { NONE, count, formatted, known, missing, plain, plural } from "../format.js";
 import { tileCanvas } from "../images.js";
 import { everyRow, sorted, sortedByText } from "../order.js";
 import { Table, made } from "../table.js";
-import { goTo, loading, missingNote, nameOf, neuronLink, noTable, otherEpoch, sampleTile } from "./pieces.js";
+import { goTo, loading, missingNote, nameOf, neuronLink, noTable, otherEpoch, sampleKey, sampleTile } from "./pieces.js";
 
 const SAID_BY_NAME = new Set(["row", "layer", "unit"]); // of a neuron, by its link
+const SHORT = 24; // characters that a cell may have in one line
 const PLAIN_UP_TO = 100; // rows; longer tables draw only what is in view
 
 export function studyPage(app) {
@@ -54,6 +55,9 @@ function meanings({ columns }) {
   return said.length ? html`<details class="meanings"><summary>What the columns mean</summary><dl class="pairs">${said.map(({ name, title, meaning }) => html`<dt>${title || name}</dt><dd>${meaning}</dd>`)}</dl></details>` : nothing;
 }
 
+/** How the cells of a column lie: numbers end at one edge, only long texts need room. */
+const kindOf = (values) => (!isText(values) ? "numeric" : values.some((value) => String(value ?? "").length > SHORT) ? "words" : "short");
+
 const isText = (values) => Array.isArray(values) && values.some((value) => typeof value !== "number" && value !== null);
 
 function tableOf(app, study, table) {
@@ -71,11 +75,33 @@ function tableOf(app, study, table) {
     : sorted(Float32Array.from(by.values, (value) => value ?? NaN), rows, descending);
   const sort = (key) => app.go({ by: `${table.name}/${by?.name === key && descending ? "" : "-"}${key}` }, { replace: true });
   if (table.rows > PLAIN_UP_TO) return long(app, study, table, columns, rowOf, order, by && { key: by.name, descending }, sort);
+  const kinds = new Map(columns.map(({ name, values }) => [name, kindOf(values)]));
   return html`<div class="scroll"><table class="list">
-    <thead><tr>${rowOf ? html`<th>${table.per}</th>` : nothing}${columns.map(({ name, title, meaning, unit, values }) => html`<th class=${isText(values) ? "" : "numeric"} title=${meaning}
+    <thead><tr>${rowOf ? html`<th>${table.per}</th>` : nothing}${columns.map(({ name, title, meaning, unit }) => html`<th class=${kinds.get(name)} title=${meaning}
       aria-sort=${by?.name === name ? (descending ? "descending" : "ascending") : "none"}><button type="button" @click=${() => sort(name)}>${title || name}${unit ? html` <small>${unit}</small>` : nothing}${by?.name === name ? (descending ? " ↓" : " ↑") : ""}</button></th>`)}</tr></thead>
     <tbody>${Array.from(order, (row) => html`<tr>${rowOf ? html`<td>${subject(app, table, rowOf(row))}</td>` : nothing}
-      ${columns.map(({ values, format }) => html`<td class=${isText(values) ? "words" : "numeric"}><div class="clamp">${cellText(values?.[row], format)}</div></td>`)}</tr>`)}</tbody></table></div>`;
+      ${columns.map(({ name, values, format }) => html`<td class=${kinds.get(name)}><div class="clamp">${format === "samples" ? sampleLinks(app, values?.[row]) : cellText(values?.[row], format)}</div></td>`)}</tr>`)}</tbody></table></div>`;
+}
+
+/** Names of samples, as links where one sample has the name. */
+function sampleLinks(app, text) {
+  if (!text) return NONE;
+  const places = samplePlaces(app.frame);
+  return text.split(", ").map((name) => html`<span class="one-of">${places?.get(name) ? goTo(app, { page: "sample", sample: places.get(name) }, html`<bdi>${name}</bdi>`) : html`<bdi>${name}</bdi>`}</span> `);
+}
+
+/** The key of each sample by its id, or by its position where it has none; null for a name of several. */
+function samplePlaces(frame) {
+  const [positions, ids] = ["position", "id"].map((name) => frame.get(`s/${name}`));
+  if (!positions || ids === undefined) return null;
+  if (!frame.samplePlaces) {
+    frame.samplePlaces = new Map();
+    positions.forEach((position, row) => {
+      const id = ids?.[row] ?? (position >= 0 ? position : null);
+      if (id !== null) frame.samplePlaces.set(String(id), frame.samplePlaces.has(String(id)) ? null : sampleKey({ position, row }));
+    });
+  }
+  return frame.samplePlaces;
 }
 
 function sortOf(text = "") {
@@ -121,20 +147,26 @@ function long(app, study, table, columns, rowOf, order, sort, onSort) {
     order: grid.last.order,
     sort,
     columns: [...first, ...columns.map(({ name, title, meaning, unit, format, values }) => ({
-      key: name, title: (title || name) + (unit ? ` (${unit})` : ""), hint: meaning, numeric: !isText(values), ...(isText(values) ? { width: 180, grow: 2 } : { width: 120 }),
+      key: name, title: headOf(title || name, unit), hint: meaning, numeric: !isText(values), ...(isText(values) ? { width: 150, grow: 2 } : { width: widthOf(headOf(title || name, unit)) }),
       fill: (cell, row) => {
-        cell.textContent = cellText(values?.[row], format);
-        cell.title = isText(values) ? cell.textContent : "";
+        if (format === "samples") render(html`${sampleLinks(app, values?.[row])}`, cell);
+        else cell.textContent = cellText(values?.[row], format);
+        cell.title = isText(values) ? cellText(values?.[row], format) : "";
       },
     }))],
   });
   return html`<div class="table-room" style="height:${Math.min(table.rows * 44 + 58, Math.max(innerHeight * 0.7, 360))}px">${grid.element}</div>`;
 }
 
-/** What the studies say of one neuron. */
-export function neuronOfStudies(app, row) {
+const headOf = (title, unit) => title + (unit ? ` (${unit})` : "");
+
+/** Of a column of numbers, in pixels: as wide as its head with the arrow of a sorted one. */
+const widthOf = (head) => Math.min(Math.max(head.length * 7 + 22, 88), 200);
+
+/** What the studies say of one neuron, but those by these names. */
+export function neuronOfStudies(app, row, said) {
   const { frame } = app;
-  return (frame.index.studies ?? []).map((study) => {
+  return (frame.index.studies ?? []).filter(({ name }) => !said.includes(name)).map((study) => {
     const lines = (study.tables ?? []).filter(({ per }) => per === "neuron").map((table) => {
       const columns = valuesOf(frame, table);
       if (!columns) return loading("");
