@@ -49,9 +49,9 @@ def merge(states: Tensor) -> Tensor:
     return merged
 
 
-def empty(*shape: int) -> Tensor:
+def empty(*shape: int, device: torch.device | None = None) -> Tensor:
     """Entries without a sample."""
-    empty = torch.zeros(3, *shape, dtype=torch.int64)
+    empty = torch.zeros(3, *shape, dtype=torch.int64, device=device)
     empty[RANK] = NOTHING
     return empty
 

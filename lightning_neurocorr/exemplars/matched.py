@@ -128,7 +128,7 @@ class MatchedSamples(Metric):
         row = row[order]
         place = torch.arange(len(row), device=row.device) - torch.searchsorted(row, row)
         row = torch.where(place < self.k, row, self.num_classes)
-        batch = empty(self.num_classes + 1, self.k).to(row.device)
+        batch = empty(self.num_classes + 1, self.k, device=row.device)
         entries = torch.stack([rank, positions, labels])[:, order]
         batch[:, row, place.clamp(max=self.k - 1)] = entries
         self.state = merge(torch.stack([self.state.to(row.device), batch[:, :-1]]))
