@@ -107,13 +107,14 @@ class Bench:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
-    def seconds(self, run: Callable[[], Any]) -> float:
-        """Wall-clock seconds of one call, between synchronisations."""
+    def seconds(self, run: Callable[[], Any], calls: int = 1) -> float:
+        """Wall-clock seconds of a call, between synchronisations before and after ``calls``."""
         self.wait()
         start = time.perf_counter()
-        run()
+        for _ in range(calls):
+            run()
         self.wait()
-        return time.perf_counter() - start
+        return (time.perf_counter() - start) / calls
 
     def medians(
         self,
@@ -122,6 +123,7 @@ class Bench:
         cap_s: float,
         repeats: int | None = None,
         warm: bool = True,
+        calls: int = 1,
     ) -> dict[str, float]:
         """Median seconds of variants that take turns.
 
@@ -130,6 +132,8 @@ class Bench:
             cap_s: No round begins after so many seconds; one is always run.
             repeats: Rounds; the sizes' own by default.
             warm: Whether a round of its own warms up.
+            calls: Of a variant in a row, as in a validation: the device works on one while the next
+                is being asked for.
         """
         begun = time.monotonic()
         if warm:
@@ -140,7 +144,7 @@ class Bench:
             if any(spent.values()) and time.monotonic() - begun > cap_s:
                 break
             for name, run in variants.items():
-                spent[name].append(self.seconds(run))
+                spent[name].append(self.seconds(run, calls))
         return {name: statistics.median(times) for name, times in spent.items()}
 
     def launches(self, run: Callable[[], Any]) -> tuple[int, str]:

@@ -25,6 +25,7 @@ _GOALS = {
     (1_000_000, torch.float32): 700e-6,
     (1_000_000, torch.bfloat16): 700e-6,
 }
+_CALLS = 10  # between synchronisations
 _PEER = 8  # times faster than PearsonCorrCoef, at 100,000
 
 
@@ -62,7 +63,7 @@ def sized(bench: Bench, neurons: int, dtype: torch.dtype) -> list[Row]:
     }
     if dtype == torch.float32:
         variants["`PearsonCorrCoef`"] = lambda: peer.update(x, spread)
-    found = bench.medians(variants, cap_s=6, repeats=4 * bench.sizes.repeats)
+    found = bench.medians(variants, cap_s=6, repeats=2 * bench.sizes.repeats, calls=_CALLS)
     ours = found.pop("update")
     bandwidth = 2 * x.nbytes / found["copy"]  # it reads and writes
     share = x.nbytes / ours / bandwidth
@@ -97,7 +98,7 @@ def layers(bench: Bench) -> list[Row]:
         "joined before": lambda: metric.update(joined, a),
         **fused(bench, joined, a),
     }
-    found = bench.medians(variants, cap_s=6, repeats=4 * bench.sizes.repeats)
+    found = bench.medians(variants, cap_s=6, repeats=2 * bench.sizes.repeats, calls=_CALLS)
     count, unit = bench.launches(variants["update"])
     ours = found.pop("update")
     return [
