@@ -13,7 +13,7 @@ _SMALL = 1 << 18
 _TOGETHER = 1 << 22
 _ON_DEVICE = 1 << 2  # times as much of either
 # Copied together these become float32, which holds all of them.
-_NARROW = (torch.float32, torch.float16, torch.bfloat16)
+_NARROW = {torch.float32, torch.float16, torch.bfloat16}
 
 
 def read_parts(activations: Tensor | Sequence[Tensor], neurons: int) -> list[Tensor]:
@@ -32,27 +32,29 @@ def read_parts(activations: Tensor | Sequence[Tensor], neurons: int) -> list[Ten
                 f"Expected `activations` to be a tensor, but got {type(part).__name__}. "
                 "Pass it through torch.as_tensor."
             )
-    shapes = [tuple(part.shape) for part in parts]
+    shapes = [part.shape for part in parts]
     if len(parts) == 1 and (len(shapes[0]) != 2 or shapes[0][1] != neurons):
         raise ValueError(
-            f"Expected `activations` to have shape (N, {neurons}), but got {shapes[0]}. "
+            f"Expected `activations` to have shape (N, {neurons}), but got {tuple(shapes[0])}. "
             "Pool space and tokens away first."
         )
-    flat = all(len(shape) == 2 and shape[0] == shapes[0][0] for shape in shapes)
+    flat = len({shape[:1] for shape in shapes}) == 1 and {len(shape) for shape in shapes} == {2}
     if not flat or sum(shape[1] for shape in shapes) != neurons:
         raise ValueError(
             f"Expected `activations` to be of shapes (N, D) with one N and {neurons} neurons in "
-            f"all, but got {shapes}. Give those of every layer, space and tokens pooled away."
+            f"all, but got {list(map(tuple, shapes))}. Give those of every layer, space and tokens "
+            "pooled away."
         )
-    if any(part.is_complex() for part in parts):
+    if any(dtype.is_complex for dtype in {part.dtype for part in parts}):
         raise ValueError(
             "Expected `activations` to be real, but got complex numbers. Pass their magnitude."
         )
-    if len({part.device for part in parts}) > 1:
+    devices = {part.device for part in parts}
+    if len(devices) > 1:
         raise ValueError(
             "Expected `activations` to be on one device, but got "
-            f"{sorted({str(part.device) for part in parts})}. Move them to one, or give each "
-            "device a metric of its own."
+            f"{sorted(map(str, devices))}. Move them to one, or give each device a metric of its "
+            "own."
         )
     return [part.detach() for part in parts if part.shape[1]]
 
@@ -66,20 +68,22 @@ def joined(parts: Sequence[Tensor]) -> list[Tensor]:
 def side_by_side(parts: Sequence[Tensor]) -> Iterator[tuple[slice, Tensor]]:
     """Neurons and their activations, in few passes: small neighbours copied together."""
     scale = 1 if parts[0].device.type == "cpu" else _ON_DEVICE
-    start, size, run = 0, 0, list[Tensor]()
+    small, most = scale * _SMALL, scale * _TOGETHER
+    start, size, before, run = 0, 0, 0, list[Tensor]()
     for part in (*parts, None):
+        numel = 0 if part is None else part.numel()
         if run and (
             part is None
-            or (part.dtype != run[0].dtype and not {part.dtype, run[0].dtype} <= {*_NARROW})
-            or max(part.numel(), run[-1].numel()) > scale * _SMALL
-            or size + part.numel() > scale * _TOGETHER
+            or max(numel, before) > small
+            or size + numel > most
+            or (part.dtype != run[0].dtype and not {part.dtype, run[0].dtype} <= _NARROW)
         ):
             x = run[0] if len(run) == 1 else _copied(run)
             yield slice(start, start + x.shape[1]), x
             start, size, run = start + x.shape[1], 0, []
         if part is not None:
             run.append(part)
-            size += part.numel()
+            size, before = size + numel, numel
 
 
 def _copied(run: list[Tensor]) -> Tensor:

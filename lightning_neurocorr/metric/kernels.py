@@ -36,7 +36,7 @@ def prepare(
     else:
         col = (program - F) * COLS + tl.arange(0, COLS)
         means = state + 1 + K + K * K + offset
-        _shift(x, x_row, x_col, n, d, col, state, means, size, shift, F, COLS)
+        _shift(x, x_row, x_col, n, d, col, state, means, size, shift + offset, F, COLS)
 
 
 @triton.jit
@@ -164,16 +164,16 @@ def _sample(x, row, x_row, x_col, col, there):
 # --- every activation, once -----------------------------------------------------------------------
 
 
-@triton.jit(do_not_specialize=["n", "chunks"])
+@triton.jit(do_not_specialize=["n", "offset", "chunks"])
 def add_up(
-    x, x_row, x_col, n, d, order, bounds, left, shift, sums, neurons, chunks,
+    x, x_row, x_col, n, d, order, bounds, left, shift, sums, neurons, offset, chunks,
     F: tl.constexpr, K: tl.constexpr, MORE: tl.constexpr, ACTIVE: tl.constexpr,
     ROWS: tl.constexpr, COLS: tl.constexpr,
 ):  # fmt: skip
     """Sums over a chunk of the samples of a fold: of Y, Y^2, X != 0 and each column times Y.
 
     They go to ``sums`` ``(chunks, F, 3 + K, D)``, where Y is X less the shift. ``d`` of the
-    neurons are in ``x``.
+    neurons, from ``offset`` on, are in ``x``.
     """
     col = tl.program_id(0) * COLS + tl.arange(0, COLS)
     f, chunk = tl.program_id(1) % F, tl.program_id(1) // F
@@ -182,7 +182,7 @@ def add_up(
     start = first + tl.minimum(count, chunk * length)
     stop = first + tl.minimum(count, (chunk + 1) * length)
     inside = col < d
-    centre = tl.load(shift + col, mask=inside, other=0.0)
+    centre = tl.load(shift + offset + col, mask=inside, other=0.0)
     # A sum for every place of the tile: warps meet once, at the end, and not at every tile.
     total = tl.zeros((ROWS, COLS), tl.float32)
     product = tl.zeros((ROWS, COLS), tl.float32)
@@ -209,7 +209,7 @@ def add_up(
             given = (j < K)[:, None] & there[None, :]
             weights = tl.load(left + j[:, None] * n + place[None, :], mask=given, other=0.0)
             more = tl.dot(weights, y, more, input_precision="ieee")  # TF32 keeps 10 bits
-    to = sums + tl.cast(chunk * F + f, tl.int64) * (3 + K) * neurons + col
+    to = sums + tl.cast(chunk * F + f, tl.int64) * (3 + K) * neurons + offset + col
     tl.store(to, tl.sum(total.to(tl.float64), 0), mask=inside)
     tl.store(to + neurons, tl.sum(square, 0), mask=inside)
     tl.store(to + 2 * neurons, tl.sum(active, 0).to(tl.float64), mask=inside)

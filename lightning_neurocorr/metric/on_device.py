@@ -84,14 +84,14 @@ def add_batch_(
                 "prepare", (folds + blocks,),
                 x, *x.stride(), *x.shape, first, first if more is None else more,
                 order if ids is None else ids, state, state.shape[1], slot.start,
-                order, bounds, left, heads, shift[slot],
+                order, bounds, left, heads, shift,
                 **f, **k, WIDE=wide, FOLDED=ids is not None,
                 ROWS=max(16, min(_SORTED, 4096 // wide)), COLS=_TILE["COLS"],
             )  # fmt: skip
             _launch(
                 "add_up", (blocks, folds * chunks),
-                x, *x.stride(), *x.shape, order, bounds, left, shift[slot], sums[..., slot],
-                layout.neurons, chunks,
+                x, *x.stride(), *x.shape, order, bounds, left, shift, sums, layout.neurons,
+                slot.start, chunks,
                 **f, **k, MORE=max(16, _power(layout.columns - 1)), ACTIVE=count_active, **_TILE,
             )  # fmt: skip
         _launch(
