@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset, Subset, TensorDataset
 
 from lightning_neurocorr import Attribution, BatchBaseline, NeuronAdvantage, Placebo
-from lightning_neurocorr.activations import first_tensor as logits_of
 from lightning_neurocorr.attribution import (
     SampleChoice,
     balanced,
@@ -21,9 +20,6 @@ from lightning_neurocorr.attribution import (
 )
 from lightning_neurocorr.functional import BOTH, NEITHER, ONLY_BASELINE, ONLY_MODEL
 from lightning_neurocorr.validation.attributing import Attributing
-from lightning_neurocorr.validation.rerun import Rerun
-from lightning_neurocorr.validation.rerun.arguments import Axis
-from lightning_neurocorr.validation.waiting import Piece, Waiting
 from tests.helpers import seeded
 from tests.paper_model import paper_trainer
 
@@ -128,49 +124,6 @@ def test_known_classes_are_sampled_as_they_are_among_the_wins() -> None:
     torch.testing.assert_close(shared, torch.tensor([100.0, 50, 0]).double(), rtol=0.02, atol=0)
     rows, _, _ = choose(torch.tensor([7, 7]), torch.tensor([BOTH, BOTH]), torch.tensor([0.04, 0.2]))
     assert rows.tolist() == [0]  # a class beyond the table is taken at the rate of all
-
-
-@pytest.mark.parametrize("size", [1, 30, 1000])
-def test_a_group_far_larger_than_expected_is_thinned_as_if_from_the_beginning(
-    size: int,
-) -> None:
-    """The kept ones have the lowest draws, whatever the batches; and no group outgrows its room."""
-    target, draw = torch.ones(1000, dtype=torch.long), torch.rand(1000, generator=seeded()) * 0.02
-    outcome = torch.where(torch.arange(1000) % 3 > 0, ONLY_MODEL, BOTH)
-    few = torch.tensor([[0, 0, 5, 5], [100, 5, 0, 0]])
-    choice = SampleChoice(Attribution(max_samples=100), 1000, few)
-    waiting = Waiting(choice, 10**9, Rerun(nn.Identity(), logits_of))
-    waiting.rerun.layout = (Axis(0),)
-    for part in torch.arange(1000).split(size):
-        rows, group, score = choice(target[part], outcome[part], draw[part])
-        integers = torch.stack([part[rows], *[group] * 4], 1)
-        waiting.add(Piece(((part[rows],), {}), part[rows], integers, score))
-    kept = waiting.integers()[:, 0]
-    scores = torch.where(outcome == ONLY_MODEL, draw / choice.rate, draw / choice.shared_rates[1])
-    assert max(choice.scale) < 1
-    below = scores < torch.tensor(choice.scale).double()[(outcome == BOTH).long()]
-    assert set(kept.tolist()) == set(below.nonzero().flatten().tolist())
-    assert torch.equal(torch.cat([piece.prediction for piece in waiting.pieces]), kept)
-    for group in (ONLY_MODEL, BOTH):
-        assert 0.7 * 200 < int((outcome[kept] == group).sum()) <= 200
-
-
-@pytest.mark.parametrize("size", [1, 7, 64])
-def test_inputs_stay_within_their_budget_whatever_the_batches(size: int) -> None:
-    draw, ones = torch.rand(300, generator=seeded()), torch.ones(300, dtype=torch.long)
-    choice = SampleChoice(Attribution(), 300)
-    module = nn.Identity()
-    waiting = Waiting(choice, 2 * 40 * 60, Rerun(module, logits_of))
-    waiting.rerun.layout = (Axis(0), None)
-    module.table = whole = nn.Parameter(torch.zeros(10**4))  # a weight does not count
-    for part in torch.arange(300).split(size):
-        rows, group, score = choice(ones[part], ONLY_MODEL * ones[part], draw[part])
-        inputs = torch.zeros(len(rows), 8)  # 32 bytes and 8 of a prediction
-        integers = torch.stack([part[rows], *[group] * 4], 1)
-        waiting.add(Piece(((inputs, whole), {}), part[rows], integers, score))
-    assert 0.7 * 60 < len(waiting.integers()) <= 60
-    below = (draw < choice.scale[0]).nonzero().flatten()
-    assert set(waiting.integers()[:, 0].tolist()) == set(below.tolist())
 
 
 class Told(nn.Module):

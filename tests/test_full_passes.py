@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from lightning_neurocorr import Attribution, BatchBaseline, compare
 from lightning_neurocorr.attribution import graph_bytes
 from lightning_neurocorr.report import NeuronReport
+from lightning_neurocorr.validation.rerun import Rerun
 from tests.neurons import seeded
 
 N, D, C = 2560, 6, 4
@@ -79,6 +80,18 @@ def test_450_samples_take_as_few_passes_whatever_the_batches(
         np.testing.assert_allclose(
             report.column(column), expected.column(column), rtol=1e-5, atol=1e-6
         )
+
+
+def test_weights_are_looked_through_as_often_whatever_the_batches(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    held, walks = Rerun.held, []
+    monkeypatch.setattr(Rerun, "held", lambda rerun: walks.append(1) or held(rerun))
+    net, short = Net(), 4 * (C + 5) * 100  # bytes: samples are thinned out
+    attributed(640, net, input_bytes=short)
+    few = len(walks)
+    attributed(16, net, input_bytes=short)
+    assert len(walks) == 2 * few
 
 
 def test_passes_are_bounded_by_their_number_and_by_their_bytes() -> None:

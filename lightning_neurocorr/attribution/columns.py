@@ -1,10 +1,11 @@
-"""From sums to the *used* columns of a layer.
+"""From sums to the *used* columns of every layer.
 
-Shapes: ``D`` neurons of a layer, ``G`` parts of the pairs.
+Shapes: ``D`` neurons, ``G`` parts of the pairs.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,9 +54,14 @@ class AttributionColumns:
 
 @np.errstate(invalid="ignore", divide="ignore")
 def columns(
-    moments: np.ndarray, counts: np.ndarray, members: np.ndarray, pairs: int, shared: np.ndarray
-) -> AttributionColumns:
-    """Columns of a layer.
+    moments: np.ndarray,
+    counts: np.ndarray,
+    members: np.ndarray,
+    pairs: int,
+    shared: np.ndarray,
+    layers: Mapping[str, slice],
+) -> dict[str, AttributionColumns]:
+    """Columns of all layers, whose neurons follow one another: worked out for all of them at once.
 
     Args:
         moments: Sums of k and k^2 over the ``only_model`` samples of each fold, ``(2, 2, D)``.
@@ -63,34 +69,42 @@ def columns(
         members: Sums of k over the two members of the pairs in each part, ``(2, G, D)``.
         pairs: How many pairs there are.
         shared: Weighted sum of k over the partners, ``(D,)``.
+        layers: Where the neurons of each layer lie, in order.
     """
+    sizes = [span.stop - span.start for span in layers.values()]
     (k, kk), n = moments.sum(1), counts.sum()
     mean = _over(k, n)
     se = np.sqrt(_over(_over(np.maximum(kk - n * mean**2, 0), n - 1), n))
     half = special.stdtrit(max(n - 1, 1), 0.975) * se
-    contrast, error, dof = share_contrast(members)
+    contrast, error, dof = share_contrast(members, sizes)
     reach = special.stdtrit(max(dof, 1), 0.975) * error
-    return AttributionColumns(
-        attribution=mean,
-        low=mean - half,
-        high=mean + half,
-        p_value=np.where(se > 0, 2 * special.stdtr(max(n - 1, 1), -np.abs(mean) / se), np.nan),
-        contrast=contrast,
-        contrast_low=contrast - reach,
-        contrast_high=contrast + reach,
-        contrast_p=np.where(
+    found = {
+        "attribution": mean,
+        "low": mean - half,
+        "high": mean + half,
+        "p_value": np.where(se > 0, 2 * special.stdtr(max(n - 1, 1), -np.abs(mean) / se), np.nan),
+        "contrast": contrast,
+        "contrast_low": contrast - reach,
+        "contrast_high": contrast + reach,
+        "contrast_p": np.where(
             error > _ROUNDING * np.abs(contrast),
             special.stdtr(max(dof, 1), -contrast / error),
             np.nan,
         ),
-        shared=shared / (np.nansum(np.abs(shared)) or np.nan),
-        per_fold=_over(moments[0], counts[:, None]),
-        n=int(n),
-        pairs=pairs,
-    )
+        "shared": _shares(shared, sizes),
+        "per_fold": _over(moments[0], counts[:, None]),
+    }
+    return {
+        name: AttributionColumns(
+            **{column: values[..., span] for column, values in found.items()}, n=int(n), pairs=pairs
+        )
+        for name, span in layers.items()
+    }
 
 
-def share_contrast(members: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
+def share_contrast(
+    members: np.ndarray, sizes: Sequence[int] | None = None
+) -> tuple[np.ndarray, np.ndarray, int]:
     """The contrast of shares ``(D,)``, its standard error ``(D,)`` and their degrees of freedom.
 
     The error is the delete-one-part jackknife's (Shao and Tu 1995, "The Jackknife and Bootstrap",
@@ -99,16 +113,18 @@ def share_contrast(members: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
 
     Args:
         members: Sums of k over the members of the pairs in each part, ``(2, G, D)``.
+        sizes: Neurons of each layer; by default they are all of one.
     """
-    parts = members.shape[1]
-    undefined = np.full(members.shape[2], np.nan)
+    parts, neurons = members.shape[1:]
+    sizes = [neurons] if sizes is None else sizes
+    undefined = np.full(neurons, np.nan)
     if not parts:
         return undefined, undefined, 0
     total = members.sum(1, dtype=np.float64)
-    contrast = _contrast(total)
+    contrast = _contrast(total, sizes)
     first, second = np.zeros_like(contrast), np.zeros_like(contrast)
     for part in range(parts):
-        change = _contrast(total - members[:, part]) - contrast
+        change = _contrast(total - members[:, part], sizes) - contrast
         first += change
         second += change**2
     if parts < 2:
@@ -117,10 +133,18 @@ def share_contrast(members: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
     return contrast, np.sqrt((parts - 1) / parts * spread), parts - 1
 
 
-def _contrast(sums: np.ndarray) -> np.ndarray:
+def _contrast(sums: np.ndarray, sizes: Sequence[int]) -> np.ndarray:
     """Share of the first group minus that of the second, from sums of k ``(2, D)``."""
-    shares = sums / np.nansum(np.abs(sums), axis=1, keepdims=True)
+    shares = _shares(sums, sizes)
     return shares[0] - shares[1]
+
+
+def _shares(sums: np.ndarray, sizes: Sequence[int]) -> np.ndarray:
+    """Each sum over the sum of |sum| in its layer, ``(..., D)``; NaN in layers of zeros."""
+    counts = np.array([size for size in sizes if size], dtype=np.intp)
+    starts = counts.cumsum() - counts
+    whole = np.add.reduceat(np.fmax(np.abs(sums), 0), starts, axis=-1)  # NaN counts as 0
+    return sums / np.repeat(whole, counts, axis=-1)
 
 
 def _over(total: np.ndarray, count: np.ndarray | float) -> np.ndarray:

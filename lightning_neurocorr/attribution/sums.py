@@ -144,10 +144,7 @@ class AttributionSums:
         moments, members, shared = (
             part.cpu().numpy() for part in (self._moments, self._members, self._shared)
         )
-        return {
-            name: columns(moments[..., span], counts, members[..., span], pairs, shared[span])
-            for name, span in self._spans.items()
-        }
+        return columns(moments, counts, members, pairs, shared, self._spans)
 
     def _drop(self, name: str, reason: str) -> None:
         """A layer missed once has no columns anywhere: NaN survives the sum over processes."""

@@ -139,9 +139,10 @@ class Waiting:
             rows = rows.nonzero().flatten()
         if len(rows) == len(piece):
             return piece
+        there = rows.to(piece.prediction.device, non_blocking=True)
         return Piece(
             take(piece.arguments, self.rerun.layout or (), rows),
-            piece.prediction[rows.to(piece.prediction.device)],
+            piece.prediction.index_select(0, there),
             piece.integers[rows],
             piece.score[rows],
         )

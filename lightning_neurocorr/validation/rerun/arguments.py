@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from itertools import islice, product
 from typing import Any, NamedTuple
 
@@ -62,8 +62,8 @@ def learn_layout(
     Returns:
         The layout; None where no way to take two samples gives their predictions.
     """
-    own = {_storage(tensor) for tensor in tensors_in(batch)}
-    weights = {_storage(tensor) for tensor in held}
+    own = {storage_of(tensor) for tensor in tensors_in(batch)}
+    weights = {storage_of(tensor) for tensor in held}
     options = [_options(tensor, n, own, weights) for tensor in tensors_in(arguments)]
     if n < 2:  # nothing can be told from one sample: what is run later is compared anyway
         return tuple(choice[0] for choice in options)
@@ -143,13 +143,18 @@ def share_whole(arguments: Arguments, other: Arguments, layout: Layout) -> Argum
     return _map(arguments, part)
 
 
-def keep_whole(arguments: Arguments, layout: Layout, held: Iterable[Tensor]) -> Arguments:
-    """Copies of what holds no samples, unless it is a weight: the user may write into it."""
-    weights = {_storage(tensor) for tensor in held}
+def keep_whole(arguments: Arguments, layout: Layout, weights: Container[int]) -> Arguments:
+    """Copies of what holds no samples, unless it is a weight: the user may write into it.
+
+    Args:
+        arguments: Of some samples.
+        layout: Theirs.
+        weights: See :func:`storage_of`, of all weights.
+    """
     axes = iter(layout)
 
     def part(tensor: Tensor) -> Tensor:
-        whole = next(axes) is None and _storage(tensor) not in weights
+        whole = next(axes) is None and storage_of(tensor) not in weights
         return tensor.clone() if whole else tensor
 
     return _map(arguments, part)
@@ -172,7 +177,7 @@ def _options(tensor: Tensor, n: int, own: set[int], weights: set[int]) -> list[A
     """Where the samples may lie in a tensor, the likeliest first."""
     if tensor.is_nested or tensor.layout != torch.strided:
         return [None]
-    storage = _storage(tensor)
+    storage = storage_of(tensor)
     axes: list[Axis | None] = [Axis(i) for i, size in enumerate(tensor.shape) if size == n]
     if tensor.ndim and tensor.shape[0] > n and tensor.shape[0] % n == 0:
         axes.append(Axis(0, tensor.shape[0] // n))  # such as an attention mask for every head
@@ -181,7 +186,7 @@ def _options(tensor: Tensor, n: int, own: set[int], weights: set[int]) -> list[A
     return [*axes, None] if storage in own and storage not in weights else [None, *axes]
 
 
-def _storage(tensor: Tensor) -> int:
+def storage_of(tensor: Tensor) -> int:
     """What tells views of one tensor from others."""
     try:
         return tensor.untyped_storage().data_ptr() or id(tensor)

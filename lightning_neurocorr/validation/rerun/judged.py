@@ -43,7 +43,8 @@ class JudgedLogits:
         """Logits ``(N, K)``, or ``(N,)`` or ``(N, 1)`` for one logit of two classes."""
         found = self.find(output)
         if self.columns is not None:
-            found = found[:, list(self.columns)]
+            columns = torch.tensor(self.columns).to(found.device, non_blocking=True)
+            found = found.index_select(1, columns)
         return found if self.scale == 1 else found * self.scale
 
     def differs(self, logits: Tensor, prediction: Tensor) -> Tensor:

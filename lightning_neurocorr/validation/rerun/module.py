@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from lightning_neurocorr.validation.rerun.arguments import (
     fits,
     keep_whole,
     learn_layout,
+    storage_of,
     take,
     tensors_in,
 )
@@ -136,13 +138,16 @@ class Rerun:
     def rows(self, arguments: Arguments, rows: Tensor | None) -> Arguments:
         """Copies of the arguments for some samples, or all; :meth:`prepare` comes first."""
         layout = self.layout or ()
-        return keep_whole(take(arguments, layout, rows), layout, self.held())
+        return keep_whole(take(arguments, layout, rows), layout, self._weights)
 
     def size_of(self, arguments: Arguments, before: Arguments | None = None) -> int:
         """Bytes of the arguments of some samples; not of weights, nor of what ``before`` has."""
-        known = {id(tensor) for tensor in (*self.held(), *tensors_in(before))}
-        tensors = [tensor for tensor in tensors_in(arguments) if id(tensor) not in known]
-        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+        shared = {id(tensor) for tensor in tensors_in(before)}
+        return sum(
+            tensor.numel() * tensor.element_size()
+            for tensor in tensors_in(arguments)
+            if id(tensor) not in shared and storage_of(tensor) not in self._weights
+        )
 
     def logits(self, arguments: Arguments) -> Tensor:
         """Run the module: the logits of the prediction that was judged."""
@@ -187,3 +192,11 @@ class Rerun:
     def held(self) -> list[Tensor]:
         """Weights and buffers, which are no samples."""
         return [*self.module.parameters(), *self.module.buffers()]
+
+    @cached_property
+    def _weights(self) -> dict[int, Tensor]:
+        """These by their storage: a validation changes none, and a walk through them takes long.
+
+        While they are kept here, no argument can come to lie where one of them was.
+        """
+        return {storage_of(tensor): tensor.detach() for tensor in self.held()}
