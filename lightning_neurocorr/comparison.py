@@ -245,7 +245,7 @@ def _listening(
         arguments=subject.arguments,
     )
     listening = Listening(studies, start, fetchable=subject.fetchable)
-    settings.hear = listening.hear
+    settings.hear, settings.overhear = listening.hear, listening.overhear
     return listening
 
 

@@ -173,6 +173,7 @@ class OneValidation:
             warn=self.memory.faults.say,
         )
         settings.hear = self._listening.hear
+        settings.overhear = self._listening.overhear
 
     # --- batch by batch --------------------------------------------------------------------------
 

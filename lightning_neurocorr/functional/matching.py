@@ -18,6 +18,7 @@ from torch import Tensor
 MOST_BYTES = 1 << 30
 _MOST_ASSIGNED = 4_000_000
 _BLOCK = 1 << 21  # numbers
+_TOGETHER = 128  # samples of small batches: a product of few rows costs twice as much for each
 _NONE = -2.0  # below every r
 
 
@@ -44,18 +45,32 @@ class CrossMoments:
         self.mean = [torch.zeros(p, **double), torch.zeros(q, **double)]
         self.m2 = [torch.zeros(p, **double), torch.zeros(q, **double)]
         self.c = torch.zeros(p, q, dtype=torch.float32, device=device)
+        self._waiting: list[tuple[Tensor, Tensor]] = []
 
     def __getstate__(self) -> dict[str, Any]:
         """On the CPU: it travels between processes."""
+        self._add_waiting()
         moved = {name: [part.cpu() for part in getattr(self, name)] for name in ("mean", "m2")}
-        return {"n": self.n, **moved, "c": self.c.cpu()}
+        return {"n": self.n, **moved, "c": self.c.cpu(), "_waiting": []}
 
     def update(self, a: Tensor, b: Tensor) -> None:
-        """Add a batch: ``(N, P)`` and ``(N, Q)`` activations of the same samples."""
+        """Add a batch: ``(N, P)`` and ``(N, Q)`` activations of the same samples.
+
+        Small batches wait for more; do not write into them.
+        """
         if len(a) != len(b):
             raise ValueError(f"Expected as many samples of both, but got {len(a)} and {len(b)}.")
-        if not len(a):
-            return
+        self._waiting.append((a, b))
+        if sum(len(part) for part, _ in self._waiting) >= _TOGETHER:
+            self._add_waiting()
+
+    def _add_waiting(self) -> None:
+        """Add the batches that wait, as one."""
+        waiting, self._waiting = self._waiting, []
+        if sum(len(part) for part, _ in waiting):
+            self._add_batch(torch.cat([a for a, _ in waiting]), torch.cat([b for _, b in waiting]))
+
+    def _add_batch(self, a: Tensor, b: Tensor) -> None:
         means, m2, centred = zip(*map(self._moments, (a, b)), strict=True)
         self._add(len(a), means, m2)
         # The product of centred float32 is exact enough: its error does not grow with the mean.
@@ -70,6 +85,8 @@ class CrossMoments:
 
     def merge(self, other: CrossMoments) -> None:
         """Add what another process saw."""
+        self._add_waiting()
+        other._add_waiting()
         if other.n:
             self._add(other.n, other.mean, other.m2)
             self.c += other.c.to(self.c.device)
@@ -88,6 +105,7 @@ class CrossMoments:
 
     def correlation_(self) -> Tensor:
         """Pearson's r, ``(P, Q)`` float32 in place of the co-moments; NaN for constant neurons."""
+        self._add_waiting()
         for m2, mean, axis in zip(self.m2, self.mean, (1, 0), strict=True):
             live = (m2 / max(self.n, 1)).sqrt() > 1e-6 * mean.abs()
             self.c *= torch.where(live, m2.rsqrt(), torch.nan).float().unsqueeze(axis)

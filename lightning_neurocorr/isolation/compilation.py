@@ -14,11 +14,16 @@ from lightning_neurocorr.isolation.torch_private import is_compiled_function, is
 @contextmanager
 def eager(model: nn.Module) -> Iterator[None]:
     """Run the compiled parts of ``model`` eagerly inside the ``with``, so that hooks are called."""
-    if not any(map(_is_compiled, model.modules())):
+    if not is_compiled(model):
         yield
         return
     with torch.compiler.set_stance("force_eager"):
         yield
+
+
+def is_compiled(model: nn.Module) -> bool:
+    """Whether the model, or a part of it, was compiled."""
+    return any(map(_is_compiled, model.modules()))
 
 
 def _is_compiled(module: nn.Module) -> bool:

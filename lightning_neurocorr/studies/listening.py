@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
@@ -87,6 +87,16 @@ class Listening:
             )
         self._listeners[study.name] = listener
         self._outputs[study.name] = LastOutputs(listener.also)
+
+    @contextmanager
+    def overhear(self, batch: Any) -> Iterator[None]:
+        """Inside, the baseline is asked about a batch; listeners hear its network meanwhile."""
+        with ExitStack() as stack:
+            for name, listener in list(self._listeners.items()):
+                for beside in listener.overhears:
+                    with self._guarded(self._studies[name]):
+                        stack.enter_context(beside.overhearing(batch))
+            yield
 
     def hear(
         self,

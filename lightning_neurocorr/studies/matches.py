@@ -26,12 +26,11 @@ from lightning_neurocorr.studies.beside import Beside
 from lightning_neurocorr.studies.heard import Heard, Start
 from lightning_neurocorr.studies.look import Look, RefusedError
 from lightning_neurocorr.studies.protocol import Listener, Study
-from lightning_neurocorr.studies.store import DRAWN, room
+from lightning_neurocorr.studies.store import DRAWN, of_control, room
 from lightning_neurocorr.validation.options import Options
 
 # An untrained copy takes as much memory again; for more pairs it has to be asked for.
 _FREE_PAIRS = 25_000_000
-_CONTROL = 4_000  # samples
 
 COLUMNS = (
     Column("layer", "The layer.", format="text"),
@@ -69,8 +68,8 @@ class Matches(Study):
             a network, or ``Snapshot(epoch)``. None is the callback's own baseline.
         layers: Which of its layers: as ``layers`` of the callback. None takes those with the names
             that are watched, where it has them all.
-        untrained: Whether an untrained copy of the model is a control, on up to 4,000 samples.
-            None: where there are at most 25 million pairs of neurons.
+        untrained: Whether an untrained copy of the model is a control, on a fifth of the samples
+            (1,000 to 4,000). None: where there are at most 25 million pairs of neurons.
         name: The key in ``report.studies``.
         every_n_validations: Also after validations n, 2n and so on of a fit.
         time_budget_s: Seconds it may take.
@@ -141,7 +140,8 @@ class Matches(Study):
         layers = _layers_of(network, self.layers, start.layers)
         options = start.options
         beside = Beside(network, other, layers, options.pooling)
-        return _OtherNetwork(repr(other), beside)
+        asked = other is _plain(options.baseline)
+        return _OtherNetwork(repr(other), beside, asked=asked)
 
     def find(self, look: Look) -> Finding:
         """A row for each neuron."""
@@ -184,7 +184,7 @@ class Matches(Study):
                 "asks for it, up to a gigabyte."
             )
             return None
-        rows = look.drawn(min(_CONTROL, room(p)), seed=DRAWN)
+        rows = look.drawn(min(of_control(len(look.samples.key)), room(p)), seed=DRAWN)
         try:
             fresh = look.untrained(rows)
             mine = look.activations(rows, told.mine)
@@ -201,8 +201,9 @@ class Matches(Study):
 class _OtherNetwork(Listener):
     """Hears the other network on the batches of the validation."""
 
-    def __init__(self, named: str, other: Beside) -> None:
+    def __init__(self, named: str, other: Beside, *, asked: bool) -> None:
         self.named = named
+        self.overhears = (other,) if asked else ()
         self.mine: dict[str, int] = {}
         self.theirs: dict[str, int] = {}
         self.sums: CrossMoments | None = None

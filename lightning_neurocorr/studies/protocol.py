@@ -19,13 +19,14 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 from torch import nn
 from typing_extensions import Self
 
 from lightning_neurocorr.report.finding import Finding
+from lightning_neurocorr.studies.beside import Beside
 from lightning_neurocorr.studies.heard import Heard, Start
 from lightning_neurocorr.studies.look import Look
 from lightning_neurocorr.validation.options import Options
@@ -45,10 +46,13 @@ class Listener(ABC):
     Attributes:
         also: Further modules by name, of the model or not: what each returned last is in
             ``heard.outputs``. Set it in ``__init__``.
+        overhears: Networks of the baseline, as `Beside.baseline` gives them: they are heard while
+            the baseline answers, and not run again. Set it in ``__init__`` too.
         stays: Names of further attributes that do not travel.
     """
 
     also: Mapping[str, nn.Module] = {}
+    overhears: Sequence[Beside] = ()
     stays: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod

@@ -150,6 +150,14 @@ def room(neurons: int, budget: int = STORE_BYTES) -> int:
     return int(budget / _SLACK) // (4 * max(1, neurons))
 
 
+def of_control(samples: int) -> int:
+    """On how many of a validation's samples an untrained copy of the model runs, at most.
+
+    A fifth of them, which is a fifth of an epoch; a control needs 1,000, and no more than 4,000.
+    """
+    return min(4_000, max(1_000, samples // 5))
+
+
 def _rows(values: Any, rows: Tensor) -> Any:
     """Some of the values of a column."""
     if isinstance(values, Tensor):

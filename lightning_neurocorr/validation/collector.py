@@ -65,6 +65,7 @@ class Settings:
         strict: A callable ``pooling`` that fails for a layer is an error.
         hear: Is told of every batch that the pass has added: how it was judged, its activations,
             the batch as it was loaded, the pass.
+        overhear: Is open, given the batch, while the baseline is asked about it.
     """
 
     options: Options
@@ -82,6 +83,7 @@ class Settings:
     strict: bool = False
     randomness: PrivateRandomness = field(default_factory=PrivateRandomness)
     hear: Callable[..., None] | None = None
+    overhear: Callable[[Any], AbstractContextManager[Any]] = nullcontext
 
 
 class Collector:
@@ -266,7 +268,8 @@ class Collector:
         baseline = options.baseline
         if settings.rehearsal and not is_ready(baseline):
             return prediction
-        answer = ask(baseline, batch, loader, numbers)
+        with settings.overhear(batch):
+            answer = ask(baseline, batch, loader, numbers)
         answer = self.answers.answered(answer, prediction, baseline)
         classification = not callable(options.advantage) and not self.answers.of_labels
         return B.check_prediction(
