@@ -1,5 +1,7 @@
 """Groups, matches and read-outs: what was planted comes back, and nothing where nothing was."""
 
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,8 @@ from lightning_neurocorr.functional.readout import read_out
 from tests.planted_sources import Planted, hand_wired, made_up, trained
 
 pytest.importorskip("sklearn")
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
 
 
 def groups_of(planted: Planted) -> Grouping:
@@ -154,21 +158,70 @@ def test_too_many_pairs_are_refused() -> None:
         CrossMoments(100_000, 100_000)
 
 
+def right(x: np.ndarray, target: np.ndarray, half: np.ndarray) -> float:
+    return float((read_out(x, target, half) == target).mean())
+
+
 def test_a_label_is_read_out_where_it_is_linear_only() -> None:
     rng = np.random.default_rng(3)
     x = rng.normal(size=(1200, 2))
     target = ((x[:, 0] > 0) ^ (x[:, 1] > 0)).astype(int)
     half = rng.random(1200) < 0.5
-    before = read_out(np.concatenate([x, np.full((1200, 1), 3.0)], 1), target, half)
-    after = read_out(np.stack([np.maximum(x[:, 0] * x[:, 1], 0), x[:, 0]], 1), target, half)
-    assert abs(before.mean() - 0.5) < 0.06
-    assert after.mean() > 0.8
-    assert abs(read_out(x, rng.permutation(target), half).mean() - 0.5) < 0.06
-    assert not read_out(x, np.zeros(1200, dtype=int), half).any()
+    assert abs(right(np.concatenate([x, np.full((1200, 1), 3.0)], 1), target, half) - 0.5) < 0.06
+    assert right(np.stack([np.maximum(x[:, 0] * x[:, 1], 0), x[:, 0]], 1), target, half) > 0.8
+    assert abs(right(x, rng.permutation(target), half) - 0.5) < 0.06
+    assert (read_out(x, np.zeros(1200, dtype=int), half) == -1).all()
+    assert (read_out(x, target, np.ones(1200, dtype=bool)) == -1).all()
 
 
 def test_a_read_out_of_many_neurons_projects_them() -> None:
     rng = np.random.default_rng(4)
     target = rng.integers(0, 2, 120)
     wide = rng.normal(size=(120, 2500)) + 0.6 * target[:, None]
-    assert read_out(wide, target, np.arange(120) % 2 == 0).mean() > 0.9
+    assert right(wide, target, np.arange(120) % 2 == 0) > 0.9
+
+
+@pytest.mark.parametrize("classes", [2, 3, 10])
+def test_a_read_out_is_scikit_learns_logistic_regression(classes: int) -> None:
+    rng = np.random.default_rng(classes)
+    target = 3 * rng.choice(classes, 1500, p=np.arange(1, classes + 1) / sum(range(classes + 1)))
+    hidden = rng.normal(size=(1500, 12)) + 0.5 * rng.normal(size=(40, 12))[target]
+    a = np.maximum(hidden @ rng.normal(size=(12, 60)), 0) * rng.uniform(0.01, 100, 60)
+    a[:, 3] = 7.0  # dead
+    half = rng.random(1500) < 0.4
+    slow = np.zeros(1500, dtype=int)
+    for part in (half, ~half):
+        known = StandardScaler().fit(a[~part])
+        fit = LogisticRegression(C=0.1, max_iter=2000, tol=1e-6)
+        fit.fit(known.transform(a[~part]), target[~part])
+        slow[part] = fit.predict(known.transform(a[part]))
+    found = read_out(a, target, half)
+    assert (found == slow).mean() > 0.98
+    assert abs((found == target).mean() - (slow == target).mean()) < 0.01
+
+
+def test_labellings_are_read_together_as_alone_and_without_what_is_not_finite() -> None:
+    rng = np.random.default_rng(5)
+    target = rng.integers(0, 4, 600)
+    a = rng.normal(size=(600, 20)) + np.eye(4)[target] @ rng.normal(size=(4, 20))
+    half, other = rng.random(600) < 0.5, rng.permutation(target)
+    together = read_out(a, np.stack([target, other]), half)
+    assert (together == [read_out(a, target, half), read_out(a, other, half)]).all()
+    faulty = np.concatenate([a, np.where(np.arange(600) == 7, np.nan, 0.0)[:, None]], 1)
+    assert (read_out(faulty, target, half) == together[0]).all()
+
+
+def test_small_batches_wait_for_each_other() -> None:
+    g = torch.Generator().manual_seed(6)
+    a, b = torch.randn(230, 4, generator=g) + 50, torch.randn(230, 3, generator=g)
+    small, whole = CrossMoments(4, 3), CrossMoments(4, 3)
+    for start in range(0, 230, 7):
+        small.update(a[start : start + 7], b[start : start + 7])
+    assert 0 < small.n < 230
+    small.update(a[:0], b[:0])
+    sent = pickle.loads(pickle.dumps(small))  # as to another process
+    whole.update(a, b)
+    assert sent.n == 230
+    expected = whole.correlation_()
+    for found in (small, sent):
+        torch.testing.assert_close(found.correlation_(), expected, atol=1e-6, rtol=0)

@@ -29,6 +29,7 @@ from lightning_neurocorr import (
     Words,
     compare,
 )
+from lightning_neurocorr.studies.readout import _by_chance
 from tests.ddp_run import case, main, run_all, trainer_of
 from tests.worlds import World, world
 
@@ -362,6 +363,48 @@ def test_the_advantage_becomes_readable_at_the_planted_depth() -> None:
     assert after.gain >= 0.3
     assert abs(after.shuffled - 0.5) < 0.15
     assert "three" in finding.headline
+
+
+class Single(nn.Module):
+    """Says the same class whatever it is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden, self.head = nn.Linear(12, 6), nn.Linear(6, 2)
+        with torch.no_grad():
+            self.head.weight.zero_()
+            self.head.bias.copy_(torch.tensor([9.0, 0.0]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.hidden(x).relu())
+
+
+def test_what_a_model_that_says_one_class_seems_to_tell_is_what_chance_tells() -> None:
+    g = torch.Generator().manual_seed(4)
+    x = torch.randn(1200, 12, generator=g)
+    y = (torch.rand(1200, generator=g) < 0.4).long()  # nothing that x tells
+    noise = torch.randint(0, 2, (1200,), generator=g)
+    found = World(Single().eval(), x, y, np.zeros(1200), torch.zeros(4, 12))  # type: ignore[arg-type]
+    frame = asked([Readout()], found, lambda batch: noise[batch[2]])["readout"].to_dataframe()
+    assert (frame.accuracy_only_model > 0.8).all()  # the wins are all of class 0
+    assert (frame.accuracy_only_model - frame.by_chance).abs().max() < 1e-6
+
+
+def test_chance_is_how_often_answers_and_labels_of_any_two_samples_agree() -> None:
+    rng = np.random.default_rng(0)
+    read, target = rng.integers(-1, 4, 50), rng.integers(0, 3, 50)
+    slow = np.mean([one == other for one in read for other in target])
+    assert _by_chance(read, target) == pytest.approx(slow)
+
+
+def test_the_copy_is_asked_about_a_fifth_and_the_model_about_the_same() -> None:
+    found = asked([Readout()])["readout"]
+    frame = found.to_dataframe()
+    assert "asked about 1,000 samples" in found.notes[0]
+    alone = asked([Readout(max_samples=1000)])["readout"].to_dataframe()
+    assert frame.trained.tolist() == alone.accuracy_only_model.tolist()
+    assert frame.untrained.tolist() == alone.untrained.tolist()
+    assert (frame.trained > frame.untrained).iloc[1:].all()
 
 
 @pytest.mark.parametrize(

@@ -2,59 +2,117 @@
 
 from __future__ import annotations
 
-import warnings
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
-
-from lightning_neurocorr.functional.scikit import scikit
+from scipy import linalg, optimize
 
 MOST_FEATURES = 512
+_C = 0.1  # weight of the losses of all samples beside half the squared weights, as in scikit-learn
+_ROUNDS = 30  # more change no answer
+_SMALL = 1e-3  # a gradient that changes none either
+
+Predict = Callable[[np.ndarray], np.ndarray]
 
 
 def read_out(
     activations: np.ndarray, target: np.ndarray, second_half: np.ndarray, *, seed: int = 0
 ) -> np.ndarray:
-    """Whether each sample's label is read right by a model fitted on the other half.
+    """The label of each sample as read by a model that was fitted on the other half.
 
     Logistic regression on standardised activations, C = 0.1. More than 512 neurons are projected on
-    so many random directions.
+    so many random directions. Neurons with values that are not finite are left out.
 
     Args:
         activations: ``(N, D)``.
-        target: Class ids ``(N,)``.
+        target: Class ids ``(N,)``, or several labellings ``(T, N)``, which cost less together.
         second_half: ``(N,)`` bool.
         seed: Of the random directions.
 
     Returns:
-        ``(N,)`` bool; all False where a half holds fewer than two classes.
-
-    Raises:
-        ModuleNotFoundError: If scikit-learn is not installed.
+        Class ids of the shape of ``target``; -1 where the other half holds fewer than two classes.
     """
     x = activations.astype(np.float32)
+    x = x[:, np.isfinite(x).all(0)]
     if x.shape[1] > MOST_FEATURES:
         draw = np.random.default_rng(seed)
         directions = draw.standard_normal((x.shape[1], MOST_FEATURES), dtype=np.float32)
         x = x @ directions / np.float32(np.sqrt(MOST_FEATURES))
-    right = np.zeros(len(x), dtype=bool)
+    read = np.full(target.shape, -1)
     for half in (second_half, ~second_half):
-        fitted = _fitted(x[~half], target[~half])
-        if fitted is not None and half.any():
-            mean, scale, model = fitted
-            right[half] = model.predict((x[half] - mean) / scale) == target[half]
-    return right
+        if half.all() or not half.any():
+            continue
+        fit = _Fit.to(x[~half])
+        asked = fit.standardised(x[half])
+        for found, labels in zip(np.atleast_2d(read), np.atleast_2d(target), strict=True):
+            classes, label = np.unique(labels[~half], return_inverse=True)
+            if len(classes) > 1:
+                found[half] = classes[fit(label, len(classes))(asked)]
+    return read
 
 
-def _fitted(x: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray, Any] | None:
-    if len(np.unique(target)) < 2:
-        return None
-    mean, scale = x.mean(0), x.std(0)
-    scale = np.where(scale > 1e-7 * np.abs(x).max(0), scale, np.inf)  # a constant says nothing
-    with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", scikit("exceptions").ConvergenceWarning
-        )  # a few rounds less change no answer
-        regression = scikit("linear_model").LogisticRegression
-        model = regression(C=0.1, max_iter=200).fit((x - mean) / scale, target)
-    return mean, scale, model
+@dataclass(frozen=True)
+class _Fit:
+    """Samples to fit read-outs on, and what is the same for all labels.
+
+    Attributes:
+        x: Standardised activations ``(n, D)``.
+        mean: ``(D,)``.
+        scale: ``(D,)``; infinite for constants, which say nothing.
+    """
+
+    x: np.ndarray
+    mean: np.ndarray
+    scale: np.ndarray
+
+    @classmethod
+    def to(cls, x: np.ndarray) -> _Fit:
+        mean, scale = x.mean(0), x.std(0)
+        scale = np.where(scale > 1e-7 * np.abs(x).max(0), scale, np.inf)
+        return cls((x - mean) / scale, mean, scale)
+
+    def standardised(self, x: np.ndarray) -> np.ndarray:
+        return (x - self.mean) / self.scale
+
+    @cached_property
+    def gram(self) -> np.ndarray:
+        """``(D, D)``."""
+        return self.x.T @ self.x / len(self.x)
+
+    def __call__(self, label: np.ndarray, classes: int) -> Predict:
+        """A function from standardised activations to one of ``classes`` labels."""
+        n, d = self.x.shape
+        # Two classes have one vector of weights in scikit-learn: half of it is in each of ours.
+        penalty = (2 if classes == 2 else 1) / (_C * n)
+        # In these coordinates the loss is near a ball: few rounds (as the bound of Böhning 1992).
+        spread = self.gram * np.float32((1 - 1 / classes) / classes)
+        spread[np.diag_indices(d)] += penalty
+        round_ = linalg.inv(linalg.cholesky(spread, lower=True)).T
+        rows, offset = np.arange(n), np.log(np.bincount(label, minlength=classes) / n)
+
+        def weights(v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            v = v.astype(np.float32).reshape(d + 1, classes)
+            return round_ @ v[:d], v[d] + offset.astype(np.float32)
+
+        def loss(v: np.ndarray) -> tuple[float, np.ndarray]:
+            w, b = weights(v)
+            p = _softmax(self.x @ w + b)
+            lost = -float(np.log(np.maximum(p[rows, label], 1e-30)).mean())
+            lost += penalty / 2 * float((w * w).sum())
+            p[rows, label] -= 1
+            p /= n
+            slope = round_.T @ (self.x.T @ p + np.float32(penalty) * w)
+            return lost, np.concatenate([slope.ravel(), p.sum(0)]).astype(np.float64)
+
+        options = {"maxiter": _ROUNDS, "gtol": _SMALL}
+        flat = np.zeros((d + 1) * classes)
+        found = optimize.minimize(loss, flat, jac=True, method="L-BFGS-B", options=options)
+        w, b = weights(found.x)
+        return lambda x: (x @ w + b).argmax(1)
+
+
+def _softmax(scores: np.ndarray) -> np.ndarray:
+    p = np.exp(scores - scores.max(1, keepdims=True))
+    return p / p.sum(1, keepdims=True)

@@ -88,6 +88,7 @@ class Look:
     processes: int = 1
     shows_progress: bool = False
     _kept: KeptActivations = field(default_factory=KeptActivations)
+    _untrained: KeptActivations = field(default_factory=KeptActivations)
     _store: Any = None
     _made: dict[Hashable, Any] = field(default_factory=dict)
     _until: float | None = None
@@ -255,30 +256,25 @@ class Look:
     def untrained(self, rows: Tensor) -> dict[str, Tensor]:
         """What an untrained copy of the model says, float32 ``(n, D)`` by layer, on the CPU.
 
-        It runs once for all studies that ask for the same samples.
+        It runs once on each sample, for all studies; ``of_control`` says on how many it should.
 
         Args:
             rows: Which rows of ``samples``, ``(n,)``.
 
         Raises:
-            RefusedError: If samples cannot be run again.
+            RefusedError: If samples cannot be run again, or their activations take more than
+                256 MB.
         """
         if not self.samples.located:
             raise RefusedError("samples cannot be run again: their positions are not known.")
-        order = self.samples.position[rows].argsort()
-        rows = rows[order]
-        what = ("untrained", rows.numpy().tobytes())
-        parts = self.once(what, lambda: self._run_untrained(rows))
-        back = order.argsort()
-        return {name: part[back] for name, part in parts.items()}
+        sizes = dict(zip(self.report.layers, self.report.sizes, strict=True))
+        if why := self._untrained.refusal(len(rows), sizes):
+            raise RefusedError(why)
+        return self._untrained.take(rows, sizes, self._run_untrained)
 
-    def _run_untrained(self, rows: Tensor) -> dict[str, Tensor]:
-        parts: dict[str, list[Tensor]] = {}
-        batches = self.again(rows, untrained=0)
-        for heard in self.progress(batches, "untrained copy", -(-len(rows) // 64)):
-            for name, part in heard.activations.items():
-                parts.setdefault(name, []).append(part.float().cpu())
-        return {name: torch.cat(pieces) for name, pieces in parts.items()}
+    def _run_untrained(self, rows: Tensor, layers: Iterable[str]) -> Iterator[Heard]:
+        batches = self.again(rows, layers, untrained=0)
+        return self.progress(batches, "untrained copy", -(-len(rows) // 64))
 
     def _heard(self, at: Tensor, logits: Tensor, taken: Mapping[str, Tensor], batch: Any) -> Heard:
         samples, outcome = self.samples, self.samples.outcome[at]

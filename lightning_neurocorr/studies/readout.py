@@ -5,16 +5,16 @@ from typing import Any
 
 import numpy as np
 from scipy import stats
+from torch import Tensor
 
 from lightning_neurocorr.functional import BOTH, ONLY_MODEL
 from lightning_neurocorr.functional.readout import read_out
-from lightning_neurocorr.functional.scikit import scikit
 from lightning_neurocorr.report.declared import Column
 from lightning_neurocorr.report.finding import Finding
 from lightning_neurocorr.report.finding_table import Table
-from lightning_neurocorr.studies.look import Look, RefusedError, Stored
+from lightning_neurocorr.studies.look import Look, RefusedError
 from lightning_neurocorr.studies.protocol import Study
-from lightning_neurocorr.validation.options import Options
+from lightning_neurocorr.studies.store import of_control
 
 _LEAST = 50  # samples that only the model gets right
 
@@ -29,8 +29,23 @@ COLUMNS = (
     ),
     Column("low", "Lower end of its 95 % interval.", format="share"),
     Column("high", "Upper end of its 95 % interval.", format="share"),
-    Column("untrained", "The same with an untrained copy of the model.", format="share"),
+    Column(
+        "untrained",
+        "The same with an untrained copy of the model, on fewer samples: compare with `trained`.",
+        format="share",
+    ),
+    Column(
+        "trained",
+        "The same with the model, fitted and asked on the samples of the untrained copy.",
+        format="share",
+        null="`untrained`",
+    ),
     Column("shuffled", "The same with shuffled labels.", format="share"),
+    Column(
+        "by_chance",
+        "What its answers would tell of these samples if they had nothing to do with the labels.",
+        format="share",
+    ),
     Column("accuracy_both", "The same over samples that both get right.", format="share"),
     Column("gain", "By how much the layer tells more than the one before.", format="signed"),
     Column("neurons", "Neurons of the layer.", format="count"),
@@ -47,7 +62,9 @@ class Readout(Study):
 
     Args:
         max_samples: Activations of so many samples are kept, at most.
-        untrained: Whether an untrained copy runs over them too.
+        untrained: Whether an untrained copy runs over some of them too: a fifth of the validation
+            set (1,000 to 4,000), and more where these hold less than 50 that only the model gets
+            right.
         name: The key in ``report.studies``.
         every_n_validations: Also after validations n, 2n and so on of a fit.
         time_budget_s: Seconds it may take.
@@ -77,48 +94,18 @@ class Readout(Study):
         """How many samples' activations it wants."""
         return self.max_samples
 
-    def check(self, options: Options) -> None:  # noqa: ARG002
-        """The read-out is scikit-learn's."""
-        scikit("linear_model")
-
     def find(self, look: Look) -> Finding:
         """A row for each layer."""
         stored = look.stored(4 * _LEAST, self.max_samples)
-        rows = stored.rows
-        outcome = look.samples.outcome[rows].numpy()
-        target = look.samples.target[rows].numpy()
-        half = look.half[rows].numpy().astype(bool)
-        won = outcome == ONLY_MODEL
-        if min(won[half].sum(), won[~half].sum()) < _LEAST // 2:
-            raise RefusedError(
-                f"Only {int(won.sum())} of {len(won):,} samples are right for the model alone; it "
-                f"takes {_LEAST}. Take a larger validation set."
-            )
+        samples = _Samples.of(look, stored.rows)
         notes: list[str] = []
-        fresh = self._untrained(look, stored, notes)
-        shuffled = target[np.random.default_rng(0).permutation(len(target))]
+        fresh = self._untrained(look, stored.rows[: samples.few], notes)
         columns: dict[str, list[Any]] = {column.name: [] for column in COLUMNS}
         before = np.nan
         for layer, part in look.progress(stored.activations.items(), "read-out"):
-            a = part.numpy()
-            right = read_out(a, target, half)
-            mean = float(right[won].mean())
-            low, high = _interval(int(right[won].sum()), int(won.sum()))
-            chance = read_out(a, shuffled, half)
-            empty = read_out(fresh[layer], target, half) if layer in fresh else None
-            values = {
-                "layer": layer,
-                "accuracy_only_model": mean,
-                "low": low,
-                "high": high,
-                "untrained": np.nan if empty is None else float(empty[won].mean()),
-                "shuffled": float(chance[won].mean()),
-                "accuracy_both": float(right[outcome == BOTH].mean())
-                if (outcome == BOTH).any()
-                else np.nan,
-                "gain": mean - before,
-                "neurons": a.shape[1],
-            }
+            told = samples.told(part.numpy(), fresh.get(layer))
+            mean = told["accuracy_only_model"]
+            values = {"layer": layer, "gain": mean - before, "neurons": part.shape[1], **told}
             before = mean
             for name, value in values.items():
                 columns[name].append(value)
@@ -132,15 +119,85 @@ class Readout(Study):
             numbers={"readout_last": columns["accuracy_only_model"][-1]},
         )
 
-    def _untrained(self, look: Look, stored: Stored, notes: list[str]) -> dict[str, np.ndarray]:
-        """Activations of an untrained copy on the same samples, by layer; empty where not had."""
+    def _untrained(self, look: Look, rows: Tensor, notes: list[str]) -> dict[str, np.ndarray]:
+        """Activations of an untrained copy on some samples, by layer; empty where not had."""
         if not self.untrained:
             return {}
         try:
-            return {name: part.numpy() for name, part in look.untrained(stored.rows).items()}
+            found = {name: part.numpy() for name, part in look.untrained(rows).items()}
         except RefusedError as error:
             notes.append(f"No untrained copy: {error}")
             return {}
+        notes.append(f"The untrained copy was asked about {len(rows):,} samples.")
+        return found
+
+
+@dataclass(frozen=True)
+class _Samples:
+    """What is known of the samples, ``(N,)`` each.
+
+    Attributes:
+        outcome: Outcome groups.
+        target: Their classes.
+        shuffled: The same in another order.
+        half: On which half they are.
+        few: The untrained copy is asked about so many of them, the first.
+    """
+
+    outcome: np.ndarray
+    target: np.ndarray
+    shuffled: np.ndarray
+    half: np.ndarray
+    few: int
+
+    @classmethod
+    def of(cls, look: Look, rows: Tensor) -> "_Samples":
+        outcome = look.samples.outcome[rows].numpy()
+        target = look.samples.target[rows].numpy()
+        half = look.half[rows].numpy().astype(bool)
+        won = outcome == ONLY_MODEL
+        if min(won[half].sum(), won[~half].sum()) < _LEAST // 2:
+            raise RefusedError(
+                f"Only {int(won.sum())} of {len(won):,} samples are right for the model alone; it "
+                f"takes {_LEAST}. Take a larger validation set."
+            )
+        if min(len(np.unique(target[part])) for part in (half, ~half)) < 2:
+            raise RefusedError("All samples are of one class: there is nothing to read.")
+        shuffled = target[np.random.default_rng(0).permutation(len(target))]
+        few = max(of_control(len(look.samples.key)), int(np.flatnonzero(won)[_LEAST - 1]) + 1)
+        return cls(outcome, target, shuffled, half, min(few, len(won)))
+
+    def told(self, a: np.ndarray, fresh: np.ndarray | None) -> dict[str, float]:
+        """What activations ``(N, D)`` tell; ``fresh`` are those of an untrained copy."""
+        won, both = self.outcome == ONLY_MODEL, self.outcome == BOTH
+        read, chance = read_out(a, np.stack([self.target, self.shuffled]), self.half)
+        right = read == self.target
+        low, high = _interval(int(right[won].sum()), int(won.sum()))
+        return {
+            "accuracy_only_model": float(right[won].mean()),
+            "low": low,
+            "high": high,
+            "untrained": self._of_few(fresh),
+            "trained": self._of_few(None if fresh is None else a),
+            "shuffled": float((chance == self.shuffled)[won].mean()),
+            "by_chance": _by_chance(read[won], self.target[won]),
+            "accuracy_both": float(right[both].mean()) if both.any() else np.nan,
+        }
+
+    def _of_few(self, a: np.ndarray | None) -> float:
+        """The share that is read where the untrained copy was asked."""
+        if a is None:
+            return np.nan
+        few = slice(self.few)
+        right = read_out(a[few], self.target[few], self.half[few]) == self.target[few]
+        return float(right[self.outcome[few] == ONLY_MODEL].mean())
+
+
+def _by_chance(read: np.ndarray, target: np.ndarray) -> float:
+    """How often two labellings agree that have nothing to do with each other (Cohen 1960)."""
+    classes = np.unique(target)
+    shares = [(labels[:, None] == classes).mean(0) for labels in (read, target)]
+    return float(shares[0] @ shares[1])
 
 
 def _interval(hits: int, n: int) -> tuple[float, float]:
