@@ -53,7 +53,7 @@ def describe(
     notes = []
     if ratio < best:
         notes.append(
-            f"{DO_NOT_READ}: real images drive this neuron more ({best:.1f}x against {ratio:.1f}x)"
+            f"{DO_NOT_READ}: real images drive this neuron more ({best:.3g}x against {ratio:.3g}x)"
         )
     if steps < settings.steps:
         notes.append(

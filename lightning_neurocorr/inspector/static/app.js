@@ -58,8 +58,12 @@ export class App {
       const known = new Map(this.all.map((about) => [keyOf(about), about.last_step]));
       this.all = await this.source.runs();
       this.asked = true;
-      const grown = this.all.filter((about) => this.#series.has(keyOf(about)) && known.get(keyOf(about)) !== about.last_step);
-      await Promise.all(grown.map((about) => this.#series.get(keyOf(about)).refresh(about)));
+      const due = this.all.filter((about) => {
+        const series = this.#series.get(keyOf(about));
+        return series && (series.shelf.faults.size || known.get(keyOf(about)) !== about.last_step);
+      });
+      await Promise.all(due.map((about) => this.#series.get(keyOf(about)).refresh(about)));
+      if (due.length) Object.assign(this, { order: null, movedR: null, matched: null }); // made from what was there
       this.fault = null;
     } catch (error) {
       this.fault = error.message;
@@ -77,11 +81,7 @@ export class App {
     if (!this.#series.has(key)) {
       const series = new Series(this.source, about, () => this.redraw());
       this.#series.set(key, series);
-      series.shelf.pending++;
-      series.refresh().catch((error) => series.shelf.faults.set("meta", error.message)).finally(() => {
-        series.shelf.pending--;
-        this.redraw();
-      });
+      series.refresh();
     }
     const series = this.#series.get(key);
     return series.metas.length ? series : series.shelf.pending ? undefined : null;
@@ -146,23 +146,35 @@ export class App {
     const about = this.all.find((one) => one.run === state.run && (!state.name || one.name === state.name));
     const first = about ?? (state.run ? null : this.all[0]);
     this.series = first ? this.seriesOf(first.run, first.name) : this.asked ? null : undefined;
+    this.broken = first && !this.series ? this.#series.get(keyOf(first)).shelf.faults : new Map();
     this.meta = this.series?.meta(Number(state.step ?? NaN));
     this.frame = this.series && this.series.frame(this.meta.step);
     this.frameMeta = this.frame ? this.series.meta(this.frame.step) : this.meta;
     this.mostR = this.meta ? Math.max(...this.meta.layers.flatMap(({ max_r: a, min_r: b }) => [Math.abs(a ?? 0), Math.abs(b ?? 0)]), 1e-6) : 1;
     document.documentElement.dataset.theme = this.theme.dark() ? "dark" : "light";
     render(html`${this.#head()}<div class="page">${this.#faults()}${this.#body()}</div>${this.opened.help ? this.#help() : nothing}`, this.root);
-    for (const table of Object.values(this.tables)) if (table.element.isConnected) table.fit();
-    requestAnimationFrame(() => markEdges(this.root));
     const waits = [...this.#series.values()].some(({ shelf }) => shelf.pending) || (!this.asked && !this.fault);
+    this.#keepHeight(waits);
+    for (const table of Object.values(this.tables)) if (table.element.isConnected) table.fit();
     if (!waits && !this.drawn) performance.mark("neurocorr-drawn"); // for the benchmark: the first page is whole
     this.drawn ||= !waits;
     Object.assign(this.root.dataset, { state: waits ? "loading" : "ready", page: state.page, step: this.meta?.step ?? "" });
   }
 
+  /** As tall as before while data comes: a page that shrinks would lose the place that one looks at. */
+  #keepHeight(waits) {
+    const room = this.root.querySelector(".page");
+    const { page } = this.state;
+    room.style.minHeight = waits && this.tall?.page === page ? `${this.tall.height}px` : "";
+    requestAnimationFrame(() => {
+      markEdges(this.root);
+      if (!waits) this.tall = { page, height: room.offsetHeight };
+    });
+  }
+
   #body() {
     if (this.series === undefined) return this.fault ? nothing : loading();
-    if (!this.series) return this.#nothingHere();
+    if (!this.series) return this.broken.size ? nothing : this.#nothingHere();
     return PAGES[this.state.page](this);
   }
 
@@ -177,8 +189,8 @@ export class App {
 
   #faults() {
     const shown = this.state.page === "compare" ? [...this.#series.values()] : [this.series].filter(Boolean);
-    const found = [this.fault, ...shown.flatMap(({ shelf }) => [...shelf.faults.values()])].filter(Boolean);
-    return html`${[...new Set(found)].map((text) => html`<p class="note fault" role="alert"><b>Something could not be loaded.</b> ${text}</p>`)}
+    const found = [this.fault, ...this.broken.values(), ...shown.flatMap(({ shelf }) => [...shelf.faults.values()])].filter(Boolean);
+    return html`${[...new Set(found)].map((text) => html`<p class="note fault" role="alert"><b>Something could not be loaded.</b> ${text} ${this.source.growing ? html`<button type="button" @click=${() => this.refresh()}>Try again</button>` : nothing}</p>`)}
       ${this.notes.map((text) => html`<p class="note plain">${text}</p>`)}`;
   }
 

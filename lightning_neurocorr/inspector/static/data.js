@@ -59,7 +59,9 @@ export class TensorBoard {
 
   async #answer(route, query = {}) {
     const text = new URLSearchParams(query).toString();
-    const answer = await fetch(this.base + route + (text && `?${text}`));
+    const answer = await fetch(this.base + route + (text && `?${text}`)).catch((error) => {
+      throw new Error(`TensorBoard does not answer (${error.message}). Is it still running?`);
+    });
     if (!answer.ok) throw new Error(`${route}: ${(await answer.text()).slice(0, 300) || answer.status}`);
     return answer;
   }

@@ -7,7 +7,7 @@ const FRAMES_KEPT = 6;
 
 /** Values by key that arrive later. */
 export class Shelf {
-  #values = new Map();
+  #places = new Map(); // {value} by key
   pending = 0;
   faults = new Map();
 
@@ -16,30 +16,46 @@ export class Shelf {
   }
 
   get(key, load) {
-    if (!this.#values.has(key)) {
-      this.#values.set(key, undefined);
-      this.pending++;
-      load()
-        .then(
-          (value) => this.#values.set(key, value),
-          (error) => {
-            this.#values.set(key, null);
-            this.faults.set(key, error.message);
-          },
-        )
-        .finally(() => {
-          this.pending--;
-          this.changed();
-        });
+    if (!this.#places.has(key)) {
+      const place = { value: undefined };
+      this.#places.set(key, place);
+      this.during(
+        () => load().then((value) => (place.value = value)),
+        (error) => {
+          place.value = null;
+          if (this.#places.get(key) === place) this.faults.set(key, error.message);
+        },
+      );
     }
-    return this.#values.get(key);
+    return this.#places.get(key).value;
   }
 
+  /** Wait for something, and say that more has come. */
+  async during(load, failed) {
+    this.pending++;
+    try {
+      await load();
+    } catch (error) {
+      failed(error);
+    }
+    this.pending--;
+    this.changed();
+  }
+
+  /** Ask again for a value when it is next needed; what is on its way comes too late. */
   forget(key) {
-    if (this.#values.get(key) !== undefined) this.#values.delete(key);
+    this.#places.delete(key);
     this.faults.delete(key);
   }
+
+  /** Ask again for all that could not be loaded. */
+  forgetFaults() {
+    for (const key of [...this.faults.keys()]) this.forget(key);
+  }
 }
+
+/** Where a full table lies on the shelf, and what could not be loaded of it. */
+const frameKey = (step) => `frame/${step}`;
 
 /** A full table at one step. */
 export class Frame {
@@ -69,15 +85,15 @@ export class Frame {
     this.#parts.set(name, undefined);
     if (!this.#asked) {
       this.#asked = [];
-      this.series.shelf.pending++;
-      queueMicrotask(() => this.#load());
+      const { shelf } = this.series;
+      shelf.during(() => Promise.resolve().then(() => this.#load()), (error) => shelf.faults.set(frameKey(this.step), error.message));
     }
     this.#asked.push({ name, key: this.keys[at + 1] });
     return undefined;
   }
 
   async #load() {
-    const { source, about, shelf } = this.series;
+    const { source, about } = this.series;
     const asked = this.#asked;
     this.#asked = null;
     try {
@@ -86,10 +102,8 @@ export class Frame {
       asked.forEach(({ name }, i) => this.#parts.set(name, parts[i]));
     } catch (error) {
       for (const { name } of asked) this.#parts.set(name, null);
-      shelf.faults.set(`${this.step}/${asked[0].name}`, error.message);
+      throw error;
     }
-    shelf.pending--;
-    shelf.changed();
   }
 
   /** Ask for parts that will be needed, so that they come with one request. */
@@ -143,19 +157,24 @@ export class Series {
     this.shelf = new Shelf(changed);
   }
 
-  /** Load what is new; later metas take the place of earlier ones of the same validation. */
-  async refresh(about = this.about) {
+  /** Load what is new, and again what could not be loaded. */
+  refresh(about = this.about) {
     this.about = about;
+    this.shelf.forgetFaults();
+    return this.shelf.during(() => this.#grow(), (error) => this.shelf.faults.set("meta", error.message));
+  }
+
+  /** Later metas take the place of earlier ones of the same validation. */
+  async #grow() {
     const since = this.metas.length ? Math.max(...this.metas.map(({ step }) => step)) : null;
-    const fresh = await this.source.meta(about, since);
-    if (!fresh.length && since !== null) return false;
+    const fresh = await this.source.meta(this.about, since);
+    if (!fresh.length && since !== null) return;
     const by = new Map(this.metas.map((meta) => [meta.validation, meta]));
     for (const meta of fresh) by.set(meta.validation, meta);
     this.metas = [...by.values()].sort((a, b) => a.validation - b.validation);
     for (const kind of ["parts", "tiles", "pictures"]) this.shelf.forget(`items/${kind}`);
     for (const layer of this.layerNames()) this.shelf.forget(`history/${layer}`);
     this.shelf.forget("tiles");
-    return true;
   }
 
   /** Names of all layers that were ever watched. */
@@ -180,7 +199,7 @@ export class Series {
     if (!items.length) return null;
     const distance = (item) => Math.abs(item.step - step);
     const item = items.reduce((best, one) => (distance(one) < distance(best) ? one : best));
-    const key = `frame/${item.step}`;
+    const key = frameKey(item.step);
     this.framesUsed = [key, ...(this.framesUsed ?? []).filter((used) => used !== key)];
     for (const old of this.framesUsed.splice(FRAMES_KEPT)) this.shelf.forget(old);
     return this.shelf.get(key, async () => {
