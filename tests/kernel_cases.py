@@ -19,7 +19,8 @@ from lightning_neurocorr.functional import Moments
 from lightning_neurocorr.metric import Cells, NeuronAdvantageCorrelation, on_device
 from tests.neurons import ROWS, related
 
-KERNELS = ("prepare", "add_up", "merge")
+AT_ONCE = ["prepare", "add_in"]
+IN_STEPS = ["prepare", "add_up", "merge"]
 
 # Where a GPU makes infinity or NaN, NumPy under the interpreter warns too.
 pytestmark = pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")
@@ -110,7 +111,7 @@ def test_moments_of_each_fold_are_those_of_its_samples(
                 atol=2e-6 * max(1, n) ** 0.5,
                 msg=lambda text, name=name: f"{name}: {text}",
             )
-    assert launches == [*KERNELS, *KERNELS]
+    assert launches == 2 * (IN_STEPS if covariates else AT_ONCE)
 
 
 # --- against blocks -------------------------------------------------------------------------------
@@ -136,18 +137,21 @@ LAYOUTS: dict[str, Callable[[], Tensor]] = {
 }
 
 
+@pytest.mark.parametrize("covariates", [0, 2])
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_however_the_batch_lies_in_memory(layout: str, launches: list[str]) -> None:
+def test_however_the_batch_lies_in_memory(
+    layout: str, covariates: int, launches: list[str]
+) -> None:
     x = LAYOUTS[layout]()
     a = torch.randint(-1, 2, (40,), generator=seeded(1)).double()[::2]
     fold = torch.stack([torch.randint(0, 2, (20,), generator=seeded(2))] * 2, 1)[:, 0]
-    columns = torch.rand(2, 20, generator=seeded(3)).T
-    settings: dict[str, Any] = {"folds": 2, "num_covariates": 2, "count_active": True}
+    columns = torch.rand(2, 20, generator=seeded(3)).T if covariates else None
+    settings: dict[str, Any] = {"folds": 2, "num_covariates": covariates, "count_active": True}
     metric = NeuronAdvantageCorrelation(x.shape[1], **settings)
     metric.update(x, a, columns, fold)
     same = in_blocks(x, a, columns, fold, args=(x.shape[1],), **settings)
     torch.testing.assert_close(metric.state, same.state, rtol=1e-6, atol=1e-6)
-    assert launches == [*KERNELS]
+    assert launches == (IN_STEPS if covariates else AT_ONCE)
 
 
 @pytest.mark.parametrize("dtype", [torch.bool, torch.int64, torch.float16, torch.float64])
@@ -175,25 +179,27 @@ def test_layers_of_several_widths_and_dtypes(
     metric = NeuronAdvantageCorrelation(sum(sizes), folds=2, count_active=True)
     for rows in torch.arange(90).split(40):
         metric.update([part[rows] for part in parts], a[rows], fold=fold[rows])
-    runs = 1 if limits[0] else len(sizes)
-    assert launches == 3 * [*KERNELS[:2] * runs, "merge"]
+    each_alone = [*IN_STEPS[:2] * len(sizes), "merge"]
+    assert launches == 3 * (AT_ONCE if limits[0] else each_alone)
     assert_same_r(metric.compute(), all_pearson(torch.cat([p.float() for p in parts], 1), a))
     metric.update([part[:0] for part in parts], a[:0], fold=fold[:0])  # a batch of no samples
 
 
-def test_what_is_not_finite_is_so_in_every_fold_as_in_blocks() -> None:
+@pytest.mark.parametrize("covariates", [0, 1])
+def test_what_is_not_finite_is_so_in_every_fold_as_in_blocks(covariates: int) -> None:
     x, a = related(60)
     x[5, 1], x[6, 2], x[7, 3], x[30, 4] = torch.nan, torch.inf, -torch.inf, torch.nan
     x[:, 5] = torch.nan
-    fold, columns = torch.arange(60) % 2, torch.rand(60, 1, generator=seeded(1))
-    settings: dict[str, Any] = {"folds": 2, "num_covariates": 1, "count_active": True}
+    fold = torch.arange(60) % 2
+    columns = torch.rand(60, 1, generator=seeded(1)) if covariates else None
+    settings: dict[str, Any] = {"folds": 2, "num_covariates": covariates, "count_active": True}
     metric = NeuronAdvantageCorrelation(x.shape[1], **settings)
     given = (x, a, columns, fold)
     metric.update(*given)
     same = in_blocks(*given, args=(x.shape[1],), **settings)
     for found in (metric, same):
         rows = found.layout.rows(found.state)
-        finite = rows[:, [0, 1, 3, 4]].isfinite().all(1)
+        finite = rows[:, [0, 1, *range(3, 4 + covariates)]].isfinite().all(1)
         assert finite[:, [0, *range(6, x.shape[1])]].all()
         assert not finite[:, 1:6].any()
         assert rows[:, 2].isfinite().all()
@@ -219,7 +225,7 @@ def test_chunks_of_samples_add_up_to_the_same(monkeypatch: pytest.MonkeyPatch) -
     found = []
     for most in (4096, 40, 40):
         monkeypatch.setattr(on_device, "_MOST", most)
-        assert on_device._chunks(700, x.shape[1], 2) == (2 if most == 4096 else 18)
+        assert on_device._chunks(700, x.shape[1], 2) == (1 if most == 4096 else 18)
         metric = NeuronAdvantageCorrelation(x.shape[1], folds=2, count_active=True)
         metric.update(*given)
         torch.testing.assert_close(metric.state, expected.state, rtol=1e-6, atol=1e-4)
@@ -230,10 +236,12 @@ def test_chunks_of_samples_add_up_to_the_same(monkeypatch: pytest.MonkeyPatch) -
 # --- faults ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("kernel", {*AT_ONCE, *IN_STEPS})
 def test_a_kernel_that_fails_is_one_warning_and_the_same_numbers(
     kernel: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if kernel not in AT_ONCE:
+        monkeypatch.setattr(on_device, "_MOST", 40)
     launch = on_device._launch
 
     def failing(name: str, *given: Any, **settings: Any) -> None:
@@ -245,8 +253,8 @@ def test_a_kernel_that_fails_is_one_warning_and_the_same_numbers(
     x, a = related(90)
     metric = NeuronAdvantageCorrelation(x.shape[1])
     with pytest.warns(UserWarning, match=r"but got RuntimeError: PTX codegen failed\. The metric"):
-        metric.update(x[:40], a[:40])
-    metric.update(x[40:], a[40:])  # warnings are errors
+        metric.update(x[:50], a[:50])
+    metric.update(x[50:], a[50:])  # warnings are errors
     assert_same_r(metric.compute(), all_pearson(x, a))
     on_device._unable.clear()
 
@@ -270,20 +278,23 @@ def test_cells_go_on_without_their_kernels(kernel: str, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("which", range(8))
+@pytest.mark.parametrize("kernel", ["add_in", "merge"])
 def test_kernels_that_err_are_noticed_on_the_first_batch(
-    which: int, monkeypatch: pytest.MonkeyPatch
+    kernel: str, which: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A number that is wrong in each of the kinds of moments, as a bad compiler would leave it."""
     x, a = related(60)
     fold = torch.arange(60) % 2
     metric = NeuronAdvantageCorrelation(x.shape[1], folds=2, count_active=True)
+    if kernel == "merge":
+        monkeypatch.setattr(on_device, "_MOST", 30)
     launch = on_device._launch
     head = metric.layout.head(metric.state).shape[1]
     place = [0, 1, 2, *(head + row * x.shape[1] + 3 for row in range(4)), -1][which]
 
     def erring(name: str, *given: Any, **settings: Any) -> None:
         launch(name, *given, **settings)
-        if name == "merge":
+        if name == kernel:
             metric.state[1, place] += 0.7 * max(1.0, float(metric.state[1, place].abs()))
 
     monkeypatch.setattr(on_device, "_launch", erring)
@@ -306,16 +317,20 @@ def wrong(monkeypatch: pytest.MonkeyPatch, kernel: str, add: int) -> None:
     monkeypatch.setattr(on_device, "_launch", changed)
 
 
-@pytest.mark.parametrize(("kernel", "given"), [("prepare", 13), ("add_up", 9), ("merge", 3)])
+@pytest.mark.parametrize(
+    ("kernel", "given"), [("prepare", 13), ("add_in", 10), ("add_up", 9), ("merge", 3)]
+)
 def test_each_kernel_that_errs_is_noticed(
     kernel: str, given: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if kernel not in AT_ONCE:
+        monkeypatch.setattr(on_device, "_MOST", 40)
     wrong(monkeypatch, kernel, given)
     x, a = related(90)
     metric = NeuronAdvantageCorrelation(x.shape[1])
     with pytest.warns(UserWarning, match="but got sums that are not those of"):
-        metric.update(x[:40], a[:40])
-    metric.update(x[40:], a[40:])
+        metric.update(x[:50], a[:50])
+    metric.update(x[50:], a[50:])
     assert_same_r(metric.compute(), all_pearson(x, a))
     on_device._unable.clear()
 

@@ -67,6 +67,7 @@ for folds, columns, x in ((2, 1, "*bf16"), (1, 4, "*fp32")):
     make("prepare", {"x": x}, **shared, WIDE=columns, FOLDED=folds > 1, ROWS=256, COLS=128)
     make("add_up", {"x": x}, **shared, MORE=16, ACTIVE=True, **on_device._TILE)
     make("merge", **shared, HEAD=32, COLS=128)
+    make("add_in", {"x": x}, F=folds, ACTIVE=True, **on_device._TILE)
 make("sort_cells", ROWS=256)
 make("add_cells", {"shift": "*fp64"}, **on_device._CELL)
 print("compiled")

@@ -1,14 +1,17 @@
 """The sums of a batch on a GPU, as Triton kernels. Only :mod:`on_device` imports this file.
 
-:func:`prepare` puts the samples of each fold one behind the other, :func:`add_up` reads every
-activation once, :func:`merge` brings the sums into the state. :func:`sort_cells` and
-:func:`add_cells` do the same for sums by class. Nothing is added atomically: the same batches give
-the same bits. ``N`` samples, ``D`` neurons, ``F`` folds, ``K`` columns: advantage, covariates.
+:func:`prepare` puts the samples of each fold one behind the other. :func:`add_in` reads every
+activation once and brings the sums into the state. :func:`add_up` and :func:`merge` do so in two
+steps, where there are covariates, several tensors, or few neurons of many samples.
+:func:`sort_cells` and :func:`add_cells` do the same for sums by class. Nothing is added atomically:
+the same batches give the same bits. ``N`` samples, ``D`` neurons, ``F`` folds, ``K`` columns:
+advantage, covariates.
 """
 
 # Triton's language has types of its own.
 # pyright: basic, reportMissingImports=false, reportOperatorIssue=false, reportArgumentType=false
 # pyright: reportIndexIssue=false, reportCallIssue=false, reportAttributeAccessIssue=false
+# pyright: reportGeneralTypeIssues=false
 
 import triton
 import triton.language as tl
@@ -164,32 +167,23 @@ def _sample(x, row, x_row, x_col, col, there):
 # --- every activation, once -----------------------------------------------------------------------
 
 
-@triton.jit(do_not_specialize=["n", "offset", "chunks"])
-def add_up(
-    x, x_row, x_col, n, d, order, bounds, left, shift, sums, neurons, offset, chunks,
-    F: tl.constexpr, K: tl.constexpr, MORE: tl.constexpr, ACTIVE: tl.constexpr,
-    ROWS: tl.constexpr, COLS: tl.constexpr,
+@triton.jit
+def _sums(
+    x, x_row, x_col, n, order, left, centre, col, inside, start, stop,
+    K: tl.constexpr, MORE: tl.constexpr, ACTIVE: tl.constexpr,
+    ROWS: tl.constexpr, COLS: tl.constexpr, AHEAD: tl.constexpr,
 ):  # fmt: skip
-    """Sums over a chunk of the samples of a fold: of Y, Y^2, X != 0 and each column times Y.
+    """Sums over some samples of a fold: of Y, Y^2, X != 0 and each column times Y.
 
-    They go to ``sums`` ``(chunks, F, 3 + K, D)``, where Y is X less the shift. ``d`` of the
-    neurons, from ``offset`` on, are in ``x``.
+    Y is X less ``centre``. Those of covariates ``(MORE, COLS)`` come last.
     """
-    col = tl.program_id(0) * COLS + tl.arange(0, COLS)
-    f, chunk = tl.program_id(1) % F, tl.program_id(1) // F
-    first, count = tl.load(bounds + 2 * f), tl.load(bounds + 2 * f + 1)
-    length = (count + chunks - 1) // chunks
-    start = first + tl.minimum(count, chunk * length)
-    stop = first + tl.minimum(count, (chunk + 1) * length)
-    inside = col < d
-    centre = tl.load(shift + offset + col, mask=inside, other=0.0)
     # A sum for every place of the tile: warps meet once, at the end, and not at every tile.
     total = tl.zeros((ROWS, COLS), tl.float32)
     product = tl.zeros((ROWS, COLS), tl.float32)
     square = tl.zeros((ROWS, COLS), tl.float64)  # float32 holds no squares of 1e-20 and 1e20
     active = tl.zeros((ROWS, COLS), tl.int32)
     more = tl.zeros((MORE, COLS), tl.float32)
-    for top in range(start, stop, ROWS):
+    for top in tl.range(start, stop, ROWS, num_stages=AHEAD):
         place = top + tl.arange(0, ROWS)
         there = place < stop
         row = tl.load(order + place, mask=there, other=0).to(tl.int64)
@@ -209,11 +203,78 @@ def add_up(
             given = (j < K)[:, None] & there[None, :]
             weights = tl.load(left + j[:, None] * n + place[None, :], mask=given, other=0.0)
             more = tl.dot(weights, y, more, input_precision="ieee")  # TF32 keeps 10 bits
+    wide_total, wide_product = tl.sum(total.to(tl.float64), 0), tl.sum(product.to(tl.float64), 0)
+    return wide_total, tl.sum(square, 0), tl.sum(active, 0).to(tl.float64), wide_product, more
+
+
+@triton.jit(do_not_specialize=["n"])
+def add_in(
+    x, x_row, x_col, n, d, order, bounds, left, shift, heads, state, size,
+    F: tl.constexpr, ACTIVE: tl.constexpr,
+    ROWS: tl.constexpr, COLS: tl.constexpr, AHEAD: tl.constexpr,
+):  # fmt: skip
+    """Add the samples of all folds to the state, where the advantage is the only column."""
+    col = tl.program_id(0) * COLS + tl.arange(0, COLS)
+    inside, head, to = col < d, 3, state + 3 + col
+    centre = tl.load(shift + col, mask=inside, other=0.0)
+    broken = tl.zeros((COLS,), tl.float64)
+    for f in range(F):
+        first, count = tl.load(bounds + 2 * f), tl.load(bounds + 2 * f + 1)
+        total, square, active, product, _ = _sums(
+            x, x_row, x_col, n, order, left, centre, col, inside, first, first + count,
+            1, 16, ACTIVE, ROWS, COLS, AHEAD,
+        )  # fmt: skip
+        before, place = heads + f * head, to + tl.cast(f, tl.int64) * size
+        own = 0 * square
+        broken += own
+        between = _merge_spread(
+            own + total, own + square, active, centre, before, F * head, place, d, inside
+        )
+        _merge_column(own + product, 0, before, F * head, between, place, d, inside)
+    if tl.max((broken != 0).to(tl.int32), 0) > 0:
+        _break(to, broken, size, d, inside, F)
+    if tl.program_id(0) == 0:
+        for f in range(F):
+            _store_head(heads, state, size, f, head, 4, F)
+
+
+@triton.jit
+def _break(to, broken, size, d, inside, F: tl.constexpr):
+    """Not finite in one fold is so in all, as where zeros of the others multiply it."""
+    for f in range(F):
+        for part in tl.static_range(4):
+            if part != 2:  # how many are active is known all the same
+                at = to + tl.cast(f, tl.int64) * size + part * d
+                tl.store(at, broken + tl.load(at, mask=inside, other=0.0), mask=inside)
+
+
+@triton.jit(do_not_specialize=["n", "offset", "chunks"])
+def add_up(
+    x, x_row, x_col, n, d, order, bounds, left, shift, sums, neurons, offset, chunks,
+    F: tl.constexpr, K: tl.constexpr, MORE: tl.constexpr, ACTIVE: tl.constexpr,
+    ROWS: tl.constexpr, COLS: tl.constexpr, AHEAD: tl.constexpr,
+):  # fmt: skip
+    """Write the sums over a chunk of the samples of a fold to ``sums`` ``(chunks, F, 3 + K, D)``.
+
+    ``d`` of the neurons, from ``offset`` on, are in ``x``.
+    """
+    col = tl.program_id(0) * COLS + tl.arange(0, COLS)
+    f, chunk = tl.program_id(1) % F, tl.program_id(1) // F
+    first, count = tl.load(bounds + 2 * f), tl.load(bounds + 2 * f + 1)
+    length = (count + chunks - 1) // chunks
+    start = first + tl.minimum(count, chunk * length)
+    stop = first + tl.minimum(count, (chunk + 1) * length)
+    inside = col < d
+    centre = tl.load(shift + offset + col, mask=inside, other=0.0)
+    total, square, active, product, more = _sums(
+        x, x_row, x_col, n, order, left, centre, col, inside, start, stop,
+        K, MORE, ACTIVE, ROWS, COLS, AHEAD,
+    )  # fmt: skip
     to = sums + tl.cast(chunk * F + f, tl.int64) * (3 + K) * neurons + offset + col
-    tl.store(to, tl.sum(total.to(tl.float64), 0), mask=inside)
-    tl.store(to + neurons, tl.sum(square, 0), mask=inside)
-    tl.store(to + 2 * neurons, tl.sum(active, 0).to(tl.float64), mask=inside)
-    tl.store(to + 3 * neurons, tl.sum(product.to(tl.float64), 0), mask=inside)
+    tl.store(to, total, mask=inside)
+    tl.store(to + neurons, square, mask=inside)
+    tl.store(to + 2 * neurons, active, mask=inside)
+    tl.store(to + 3 * neurons, product, mask=inside)
     if K > 1:
         j = 1 + tl.arange(0, MORE)
         given = (j < K)[:, None] & inside[None, :]
@@ -225,16 +286,10 @@ def merge(
     sums, shift, heads, state, size, d, chunks,
     F: tl.constexpr, K: tl.constexpr, HEAD: tl.constexpr, COLS: tl.constexpr,
 ):  # fmt: skip
-    """Merge the sums of a batch into a fold of the state, and its head.
-
-    Formulas: Chan, Golub & LeVeque 1983, "Algorithms for computing the sample variance".
-    """
+    """Merge the sums of a batch into a fold of the state, and its head."""
     col = tl.program_id(0) * COLS + tl.arange(0, COLS)
     f, inside, head = tl.program_id(1), col < d, 1 + K + K * K
-    before = heads + f * head
-    batch, after = before + F * head, before + 2 * F * head
-    n_old, n_batch = tl.load(before), tl.load(batch)
-    share = n_batch / tl.maximum(n_old + n_batch, 1.0)
+    before, to = heads + f * head, state + tl.cast(f, tl.int64) * size + head + col
     # Not finite in one fold is so in all, as where zeros of the others multiply it.
     broken = tl.zeros((COLS,), tl.float64)
     for part in range(chunks * F):
@@ -243,26 +298,51 @@ def merge(
     total = broken + _over_chunks(sums, 0, f, d, col, inside, chunks, F, K, COLS)
     square = broken + _over_chunks(sums, 1, f, d, col, inside, chunks, F, K, COLS)
     active = _over_chunks(sums, 2, f, d, col, inside, chunks, F, K, COLS)
+    centre = tl.load(shift + col, mask=inside, other=0.0)
+    between = _merge_spread(total, square, active, centre, before, F * head, to, d, inside)
+    for j in range(K):
+        c = broken + _over_chunks(sums, 3 + j, f, d, col, inside, chunks, F, K, COLS)
+        _merge_column(c, j, before, F * head, between, to, d, inside)
+    if tl.program_id(0) == 0:
+        _store_head(heads, state, size, f, head, HEAD, F)
+
+
+@triton.jit
+def _merge_spread(total, square, active, centre, before, step, to, d, inside):
+    """Merge mean, spread and activity of neurons into a fold; what moves their co-moments.
+
+    Formulas: Chan, Golub & LeVeque 1983, "Algorithms for computing the sample variance".
+    """
+    n_old, n_batch = tl.load(before), tl.load(before + step)
+    share = n_batch / tl.maximum(n_old + n_batch, 1.0)
     moved = total / tl.maximum(n_batch, 1.0)
     m2 = square - total * moved
     m2 = tl.where(m2 < 0, 0.0, m2)
-    to = state + f * size + head + col
     old_mean = tl.load(to, mask=inside, other=0.0)
-    gap = tl.load(shift + col, mask=inside, other=0.0).to(tl.float64) + moved - old_mean
+    gap = centre.to(tl.float64) + moved - old_mean
     tl.store(to, old_mean + share * gap, mask=inside)
     between = share * n_old * gap
     m2 += tl.load(to + d, mask=inside, other=0.0) + between * gap
     tl.store(to + d, m2, mask=inside)
     active += tl.load(to + 2 * d, mask=inside, other=0.0)
     tl.store(to + 2 * d, active, mask=inside)
-    for j in range(K):
-        c = broken + _over_chunks(sums, 3 + j, f, d, col, inside, chunks, F, K, COLS)
-        c += (tl.load(batch + 1 + j) - tl.load(before + 1 + j)) * between
-        c += tl.load(to + (3 + j) * d, mask=inside, other=0.0)
-        tl.store(to + (3 + j) * d, c, mask=inside)
-    if tl.program_id(0) == 0:
-        i = tl.arange(0, HEAD)
-        tl.store(state + f * size + i, tl.load(after + i, mask=i < head), mask=i < head)
+    return between
+
+
+@triton.jit
+def _merge_column(c, j, before, step, between, to, d, inside):
+    """Merge the co-moments of neurons and a column into a fold."""
+    c += (tl.load(before + step + 1 + j) - tl.load(before + 1 + j)) * between
+    c += tl.load(to + (3 + j) * d, mask=inside, other=0.0)
+    tl.store(to + (3 + j) * d, c, mask=inside)
+
+
+@triton.jit
+def _store_head(heads, state, size, f, head: tl.constexpr, HEAD: tl.constexpr, F: tl.constexpr):
+    """Write the head after a batch, the third that :func:`prepare` has made, to a fold."""
+    i = tl.arange(0, HEAD)
+    after = heads + (2 * F + f) * head
+    tl.store(state + f * size + i, tl.load(after + i, mask=i < head), mask=i < head)
 
 
 @triton.jit

@@ -25,11 +25,11 @@ _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _MOST_COLUMNS = 33  # sums of 32 covariates stay in registers
 _MOST_FOLDS = 256
 
-# 16 x 128 sums in 8 warps take 64 registers a thread. So four programs share one of an H100's 132
-# multiprocessors, with 32 KB on their way from memory; 18 KB keep it busy.
-_TILE = {"ROWS": 16, "COLS": 128, "num_warps": 8, "num_stages": 1}
-_PROGRAMS = 4 * 132
-_FEWEST, _MOST = 128, 4096  # samples in a chunk: what pays, and what float32 adds up well
+# Measured on an H100 over shapes of tiles and ways to unroll: four tiles on their way from memory
+# at a time read 2.4 TB/s, one reads 1.6.
+_TILE = {"ROWS": 8, "COLS": 128, "AHEAD": 4, "num_warps": 4, "num_stages": 1}
+_PROGRAMS = 4 * 132  # that an H100's multiprocessors work on
+_FEWEST, _MOST = 512, 4096  # samples in a chunk: what pays, and what float32 adds up well
 _SORTED = 256  # samples that are sorted at a time
 _CELL = {"ROWS": 4, "COLS": 128}  # a cell has few samples of a batch
 
@@ -67,38 +67,46 @@ def add_batch_(
     kind = (device, folds, given[2] is None, layout.columns, count_active, dtypes)
     expected = state.clone() if _is_new(kind) else None
     chunks = _chunks(n, layout.neurons, folds)
+    passes = list(side_by_side(parts))
+    at_once = chunks == layout.columns == len(passes) == 1
     whole: dict[str, Any] = {"device": device, "dtype": torch.int32}
     order, bounds = torch.empty(n, **whole), torch.empty(folds, 2, **whole)
     left = torch.empty(layout.columns, n, device=device)
-    heads = state.new_empty(3, folds, layout.head(state).shape[1])
+    heads = state.new_empty(3, folds, layout.head_size)
     shift = torch.empty(layout.neurons, device=device)
-    sums = state.new_empty(chunks, folds, 3 + layout.columns, layout.neurons)
+    sums = None if at_once else state.new_empty(chunks, folds, 3 + layout.columns, layout.neurons)
     first, more, ids = (None if x is None else _on(device, x) for x in given)
     f, k = {"F": folds}, {"K": layout.columns}
-    wide = _power(layout.columns)
+    wide, size = _power(layout.columns), state.shape[1]
+    tile = {"ACTIVE": count_active, **_TILE}
 
     def run() -> None:
-        for slot, x in side_by_side(parts):
-            blocks = -(-x.shape[1] // _TILE["COLS"])
+        for slot, x in passes:
+            blocks, read = -(-x.shape[1] // _TILE["COLS"]), (x, *x.stride(), *x.shape)
             _launch(
                 "prepare", (folds + blocks,),
-                x, *x.stride(), *x.shape, first, first if more is None else more,
-                order if ids is None else ids, state, state.shape[1], slot.start,
-                order, bounds, left, heads, shift,
+                *read, first, first if more is None else more, order if ids is None else ids,
+                state, size, slot.start, order, bounds, left, heads, shift,
                 **f, **k, WIDE=wide, FOLDED=ids is not None,
                 ROWS=max(16, min(_SORTED, 4096 // wide)), COLS=_TILE["COLS"],
             )  # fmt: skip
+            if at_once:
+                _launch(
+                    "add_in", (blocks,),
+                    *read, order, bounds, left, shift, heads, state, size, **f, **tile,
+                )  # fmt: skip
+            else:
+                _launch(
+                    "add_up", (blocks, folds * chunks),
+                    *read, order, bounds, left, shift, sums, layout.neurons, slot.start, chunks,
+                    **f, **k, MORE=max(16, _power(layout.columns - 1)), **tile,
+                )  # fmt: skip
+        if not at_once:
             _launch(
-                "add_up", (blocks, folds * chunks),
-                x, *x.stride(), *x.shape, order, bounds, left, shift, sums, layout.neurons,
-                slot.start, chunks,
-                **f, **k, MORE=max(16, _power(layout.columns - 1)), ACTIVE=count_active, **_TILE,
+                "merge", (-(-layout.neurons // _TILE["COLS"]), folds),
+                sums, shift, heads, state, size, layout.neurons, chunks,
+                **f, **k, HEAD=_power(layout.head_size), COLS=_TILE["COLS"],
             )  # fmt: skip
-        _launch(
-            "merge", (-(-layout.neurons // _TILE["COLS"]), folds),
-            sums, shift, heads, state, state.shape[1], layout.neurons, chunks,
-            **f, **k, HEAD=_power(heads.shape[2]), COLS=_TILE["COLS"],
-        )  # fmt: skip
 
     done = _try(device, run)
     if done and expected is not None:

@@ -15,8 +15,8 @@ class PackedState:
 
     def __init__(self, columns: int, neurons: int) -> None:
         self.columns, self.neurons = columns, neurons
-        self._head = 1 + columns + columns * columns
-        self.size = self._head + (3 + columns) * neurons
+        self.head_size = 1 + columns + columns * columns
+        self.size = self.head_size + (3 + columns) * neurons
 
     def unpack(self, packed: Tensor) -> Moments:
         """All moments."""
@@ -24,11 +24,11 @@ class PackedState:
 
     def head(self, packed: Tensor) -> Tensor:
         """What all neurons share, ``(..., 1 + k + k k)``."""
-        return packed[..., : self._head]
+        return packed[..., : self.head_size]
 
     def rows(self, packed: Tensor) -> Tensor:
         """What each neuron has, ``(..., 3 + k, D)``."""
-        return packed[..., self._head :].unflatten(-1, (3 + self.columns, self.neurons))
+        return packed[..., self.head_size :].unflatten(-1, (3 + self.columns, self.neurons))
 
     def moments(self, head: Tensor, rows: Tensor) -> Moments:
         """The moments in a head and in rows."""
