@@ -47,15 +47,12 @@ from lightning_neurocorr.validation import (
     report_of,
 )
 from lightning_neurocorr.validation.asking import describe, is_ready
-from lightning_neurocorr.validation.collector import (
-    Collector,
-    Settings,
-    make_reader,
-    with_token_mask,
-)
+from lightning_neurocorr.validation.collector import Collector, make_reader
 from lightning_neurocorr.validation.options import ClassNames, Options, ToImage
+from lightning_neurocorr.validation.padding import with_token_mask
 from lightning_neurocorr.validation.predictions import Predictions
 from lightning_neurocorr.validation.reading import Arguments
+from lightning_neurocorr.validation.settings import Settings
 from lightning_neurocorr.visualization import Visualizer
 
 

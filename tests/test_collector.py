@@ -15,10 +15,11 @@ from lightning_neurocorr import Attribution
 from lightning_neurocorr import functional as F
 from lightning_neurocorr.activations import choose_layers
 from lightning_neurocorr.samples import LoaderPositions
-from lightning_neurocorr.validation.collector import Collector, Settings
+from lightning_neurocorr.validation.collector import Collector
 from lightning_neurocorr.validation.options import Options
 from lightning_neurocorr.validation.rerun import Rerun
 from lightning_neurocorr.validation.rerun.arguments import Axis
+from lightning_neurocorr.validation.settings import Settings
 from lightning_neurocorr.validation.waiting import Waiting
 
 N = 8

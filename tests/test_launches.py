@@ -14,9 +14,10 @@ from torch.utils.data import DataLoader
 from lightning_neurocorr import choose_layers
 from lightning_neurocorr.metric import Cells, NeuronAdvantageCorrelation
 from lightning_neurocorr.samples import LoaderPositions
-from lightning_neurocorr.validation.collector import Collector, Settings
+from lightning_neurocorr.validation.collector import Collector
 from lightning_neurocorr.validation.columns import correlation_columns
 from lightning_neurocorr.validation.options import Options
+from lightning_neurocorr.validation.settings import Settings
 from tests.neurons import related
 
 N, D = 256, sum(RESNET50)

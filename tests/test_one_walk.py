@@ -17,8 +17,9 @@ from lightning_neurocorr import choose_layers
 from lightning_neurocorr.attribution import Attribution
 from lightning_neurocorr.functional import hashing
 from lightning_neurocorr.samples import LoaderPositions
-from lightning_neurocorr.validation.collector import Collector, Settings
+from lightning_neurocorr.validation.collector import Collector
 from lightning_neurocorr.validation.options import Options
+from lightning_neurocorr.validation.settings import Settings
 
 N, CLASSES, WIDTHS = 24, 7, (5, 6, 9)
 NEURONS = sum(WIDTHS) + CLASSES

@@ -30,8 +30,9 @@ from lightning_neurocorr.validation import (
 from lightning_neurocorr.validation.asking import describe
 from lightning_neurocorr.validation.batches import judge_batch
 from lightning_neurocorr.validation.classes import pools
-from lightning_neurocorr.validation.collector import Collector, Settings
+from lightning_neurocorr.validation.collector import Collector
 from lightning_neurocorr.validation.options import Options
+from lightning_neurocorr.validation.settings import Settings
 from lightning_neurocorr.validation.watched import Watched
 
 CPU = torch.device("cpu")

@@ -32,8 +32,9 @@ from lightning_neurocorr.studies.protocol import Study
 from lightning_neurocorr.studies.subject import Subject
 from lightning_neurocorr.validation import PassingSamples, Validation, alarms_of, report_of
 from lightning_neurocorr.validation.asking import describe, is_ready
-from lightning_neurocorr.validation.collector import Collector, Settings
+from lightning_neurocorr.validation.collector import Collector
 from lightning_neurocorr.validation.options import Options
+from lightning_neurocorr.validation.settings import Settings
 
 if TYPE_CHECKING:
     from pytorch_lightning import LightningModule, Trainer

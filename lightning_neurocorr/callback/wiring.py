@@ -17,7 +17,8 @@ from lightning_neurocorr.isolation.randomness import PrivateRandomness
 from lightning_neurocorr.samples import LoaderPositions
 from lightning_neurocorr.studies.subject import Subject
 from lightning_neurocorr.validation.asking import describe
-from lightning_neurocorr.validation.collector import Collector, with_token_mask
+from lightning_neurocorr.validation.collector import Collector
+from lightning_neurocorr.validation.padding import with_token_mask
 from lightning_neurocorr.validation.reading import Arguments
 
 if TYPE_CHECKING:

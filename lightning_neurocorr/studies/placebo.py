@@ -26,8 +26,9 @@ from lightning_neurocorr.validation import (
     ValidationPass,
     report_of,
 )
-from lightning_neurocorr.validation.collector import Collector, Settings
+from lightning_neurocorr.validation.collector import Collector
 from lightning_neurocorr.validation.options import Options
+from lightning_neurocorr.validation.settings import Settings
 
 _BATCH = 64
 

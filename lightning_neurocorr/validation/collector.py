@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
@@ -14,76 +13,32 @@ from typing_extensions import Self
 
 from lightning_neurocorr import baselines as B
 from lightning_neurocorr.activations import (
-    TOKEN_MASK,
     Call,
     OutputRecorder,
-    PaddedEnds,
     Site,
     SiteRecorder,
-    SitesFound,
     TokenMasks,
     eager,
     is_sequence_first,
     layer_of,
-    read_token_mask,
 )
 from lightning_neurocorr.baselines.labels import OneHotCheck
-from lightning_neurocorr.isolation.randomness import PrivateRandomness
 from lightning_neurocorr.samples import LoaderPositions, number_ids, read_ids
 from lightning_neurocorr.validation import Batch, JudgedBatch, ValidationPass
 from lightning_neurocorr.validation.answers import Answers
 from lightning_neurocorr.validation.asking import ask, ask_without_positions, describe, is_ready
 from lightning_neurocorr.validation.attributing import Source
 from lightning_neurocorr.validation.options import Options
+from lightning_neurocorr.validation.padding import Padding
 from lightning_neurocorr.validation.predictions import Read, Reader, said_field, shape_words
 from lightning_neurocorr.validation.reading import Arguments, argument_reader
 from lightning_neurocorr.validation.rerun import Rerun
+from lightning_neurocorr.validation.settings import Settings
 
 NOT_CALLED = (
     "the forward of the module named by `output` was not called, so there is nothing to "
     "differentiate; name with `output` the module that returns the logits"
 )
-
-
-@dataclass
-class Settings:
-    """What to collect.
-
-    Attributes:
-        options: What the user asked for.
-        layers: Watched layers by name.
-        module: The module whose output is the prediction.
-        found: Where an earlier validation found that layers are read; else it looks again.
-        reader: Has read batches of the same run before.
-        exemplars: How many samples to keep per neuron; 0 is none.
-        class_outcomes: Samples per class and outcome group of the last validation, ``(C, 4)``.
-        total: Samples that all processes will see, where that is known.
-        processes: How many there are.
-        sparing: Attribution takes no more than a share of the samples: other validations follow.
-        autocast: Opens the precision that the user's forward runs in.
-        rehearsal: The model stands in for a baseline that is not ready yet.
-        strict: A callable ``pooling`` that fails for a layer is an error.
-        hear: Is told of every batch that the pass has added: how it was judged, its activations,
-            the batch as it was loaded, the pass.
-        overhear: Is open, given the batch, while the baseline is asked about it.
-    """
-
-    options: Options
-    layers: Mapping[str, nn.Module]
-    module: nn.Module
-    found: SitesFound | None = None
-    reader: Reader | None = None
-    exemplars: int = 0
-    class_outcomes: Tensor | None = None
-    total: int | None = None
-    processes: int = 1
-    sparing: bool = False
-    autocast: Callable[[], AbstractContextManager[Any]] = nullcontext
-    rehearsal: bool = False
-    strict: bool = False
-    randomness: PrivateRandomness = field(default_factory=PrivateRandomness)
-    hear: Callable[..., None] | None = None
-    overhear: Callable[[Any], AbstractContextManager[Any]] = nullcontext
 
 
 class Collector:
@@ -98,8 +53,7 @@ class Collector:
         self.settings = settings
         self.model = model
         options = settings.options
-        self.tokens, self.tokens_again = TokenMasks(model), TokenMasks(settings.module)
-        self.padded = PaddedEnds()
+        self.padding = Padding(model, options.token_mask)
         self.output = OutputRecorder(settings.module)
         self.recorder = SiteRecorder(
             model,
@@ -133,7 +87,7 @@ class Collector:
     def __enter__(self) -> Self:
         with ExitStack() as stack:
             stack.enter_context(eager(self.model))
-            stack.enter_context(self.tokens)
+            stack.enter_context(self.padding.masks)
             stack.enter_context(self.recorder)
             stack.enter_context(self.output)
             self._stack = stack.pop_all()
@@ -153,23 +107,8 @@ class Collector:
             self.running_pass.problems.setdefault(name, reason)
         self.one_hot.finish()
         seen = () if self.recorder.found is None else self.recorder.found.notes
-        self.running_pass.remarks += [*self.reader.remarks, *seen, *self._about_tokens()]
-
-    def _about_tokens(self) -> list[str]:
-        """What to know of the padding of sequences."""
-        found = []
-        lengths, padded = self.recorder.lengths, self.padded.found()
-        if names := [name for name in lengths if padded or len(lengths[name]) > 1]:
-            found.append(
-                f"Padding may count as tokens in {_few(names)}: sequences seem to be of several "
-                "lengths, and no mask says which tokens are real. Say it with `token_mask`."
-            )
-        if names := sorted(self.recorder.unheeded):
-            found.append(
-                f"Your `pooling` sees padding in {_few(names)}. Give it a parameter `mask`: True "
-                "for real tokens (N, T), or None."
-            )
-        return found
+        padding = self.padding.remarks(self.recorder)
+        self.running_pass.remarks += [*self.reader.remarks, *seen, *padding]
 
     def begin(self, batch: Any) -> None:
         """Get ready for the forward of a batch.
@@ -179,16 +118,14 @@ class Collector:
             ValueError: If they are no masks.
         """
         self.clear()
-        field = self.settings.options.token_mask
-        if field is not None:
-            self.tokens.clear(read_token_mask(B.read_field(batch, field, "token_mask")))
+        self.padding.begin(batch)
         self.recorder.begin(batch)
 
     def clear(self) -> None:
         """Forget forwards that were not followed by :meth:`update`."""
         self.recorder.clear()
         self.output.clear()
-        self.tokens.clear()
+        self.padding.masks.clear()
 
     def update(
         self, outputs: Any, batch: Any, loader: LoaderPositions, ids: Any = None
@@ -217,7 +154,7 @@ class Collector:
             n = len(prediction)
             names = None if ids is None else read_ids(ids, n)
             numbers, keep = loader.advance_over(batch, n, identified=names is not None)
-            self._check_masks(n, call)
+            self.padding.check(n, call)
             activations, problems = self.recorder.take(n, call)
             if self.recorder.found is not None:
                 self.running_pass.read_at = self.recorder.found.names
@@ -235,15 +172,6 @@ class Collector:
                 settings.hear(judged, activations, batch, self.running_pass)
         self.clear()
         return judged
-
-    def _check_masks(self, n: int, call: Call | None) -> None:
-        wrong = next((mask for mask in self.tokens.given if len(mask) != n), None)
-        if wrong is not None:
-            raise ValueError(
-                f"Expected `token_mask` to give one row for each of {n} samples, but got "
-                f"{tuple(wrong.shape)}."
-            )
-        self.padded.add(((), {}) if call is None else call.arguments, n)
 
     def arguments_of(self, batch: Any) -> Arguments:
         """What the module was called with, read from another batch.
@@ -320,19 +248,17 @@ class Collector:
         if call is None:
             self.running_pass.no_attribution(NOT_CALLED)
             return None
-        args, kwargs = call.arguments
-        if self.tokens.given:
-            kwargs = {**kwargs, TOKEN_MASK: self.tokens.given}
-        if not self.rerun.prepare((args, kwargs), loaded, batch.prediction):
+        called = self.padding.handed_on(call.arguments)
+        if not self.rerun.prepare(called, loaded, batch.prediction):
             self.running_pass.no_attribution(self.rerun.refused)
             return None
-        if self.rerun.square((args, kwargs), len(batch.prediction)):
+        if self.rerun.square(called, len(batch.prediction)):
             self._doubt_axes()
         kept = None if batch.keep is None else batch.keep.nonzero().squeeze(1)
 
         def arguments(rows: Tensor | None) -> Arguments:
             chosen = rows if kept is None else kept if rows is None else kept[rows]
-            return self.rerun.rows((args, kwargs), chosen)
+            return self.rerun.rows(called, chosen)
 
         return Source(self.rerun, self.recorder.places, arguments)
 
@@ -346,19 +272,6 @@ class Collector:
                     "its inputs have as many steps as samples, with the samples on the second "
                     "axis, so that its own axes cannot be told apart; take another batch size",
                 )
-
-
-def with_token_mask(arguments: Arguments, batch: Any, field: B.Field | None) -> Arguments:
-    """Arguments that hand ``token_mask`` of a batch on where token masks are looked for."""
-    if field is None:
-        return arguments
-    mask = B.read_field(batch, field, "token_mask")
-    return arguments[0], {**arguments[1], TOKEN_MASK: mask}
-
-
-def _few(names: Sequence[str], most: int = 5) -> str:
-    more = f" and {len(names) - most} more layers" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
 
 
 def make_reader(options: Options, *, step: bool = True) -> Reader:

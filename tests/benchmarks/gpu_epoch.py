@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from lightning_neurocorr import Attribution, BatchBaseline, choose_layers, compare
 from lightning_neurocorr.activations import SitesFound
 from lightning_neurocorr.samples import LoaderPositions
-from lightning_neurocorr.validation.collector import Collector, Settings, make_reader
+from lightning_neurocorr.validation.collector import Collector, make_reader
 from lightning_neurocorr.validation.finished import report_of
 from lightning_neurocorr.validation.options import Options
+from lightning_neurocorr.validation.settings import Settings
 from tests.benchmarks.gpu_table import Bench, Row
 
 Batch = tuple[Tensor, Tensor, Tensor]
