@@ -20,7 +20,13 @@ N, D, CLASSES = 900, 8, 3
 class Case:
     """A validation set with everything that the columns say about it."""
 
-    def __init__(self, rows: int = CLASSES, grouped: bool = True, empty_group: int = -1) -> None:
+    def __init__(
+        self,
+        rows: int = CLASSES,
+        grouped: bool = True,
+        empty_group: int = -1,
+        sizes: list[int] | None = None,
+    ) -> None:
         rng = np.random.default_rng(0)
         self.target = rng.integers(0, CLASSES, N)
         self.group = rng.choice([g for g in range(4) if g != empty_group], N)
@@ -35,7 +41,7 @@ class Case:
         metric.update(x, a, fold=fold)
         cells = cells_of(x, a, self.target, self.group, fold, rows=rows, by_class=rows > 0)
         self.found = correlation_columns(
-            *metric.moments(), (self.a != 0).mean(), cells=cells if grouped else ()
+            *metric.moments(), (self.a != 0).mean(), cells=cells if grouped else (), sizes=sizes
         )
 
     def check(self, name: str, expected: list[float] | np.ndarray) -> None:
@@ -60,6 +66,17 @@ def test_r_its_interval_and_its_p() -> None:
     p = [t.pvalue if t and j != 4 else math.nan for j, t in enumerate(tests)]
     case.check("p_value", p)
     case.check("q_value", slow_fdr(p))
+
+
+@pytest.mark.parametrize("sizes", [[8], [2, 3, 0, 2, 1]])
+def test_q_counts_the_neurons_of_a_layer(sizes: list[int]) -> None:
+    alone, found = Case(sizes=[1] * D).found, Case(sizes=sizes).found
+    names = [name for name in found if name.startswith("q_")]
+    assert {"q_value", "q_within_class", "q_only_model", "q_model_right"} <= set(names)
+    for name in names:  # of a layer of one neuron q is p
+        p = np.split(alone[name], np.cumsum(sizes)[:-1])
+        expected = np.concatenate([slow_fdr(part.tolist()) for part in p])
+        np.testing.assert_allclose(found[name], expected, rtol=1e-9, err_msg=name)
 
 
 @pytest.mark.parametrize("rows", [CLASSES, CLASSES + 2])

@@ -9,7 +9,7 @@ import torch
 from helpers import one_hot, partial_r, pearson, seeded, slow_fdr
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import stats
+from scipy import special, stats
 from torch import Tensor
 
 from lightning_neurocorr import functional as F
@@ -262,6 +262,37 @@ def test_log_p_far_beyond_the_smallest_float(r: float, n: float) -> None:
     expected = exact_log_p(r, n)
     assert F.log_p_value(np.array(r), n) == pytest.approx(expected, rel=1e-11, abs=1e-12)
     assert F.p_value(np.array(r), n) == pytest.approx(math.exp(expected), rel=1e-8)
+
+
+@pytest.mark.parametrize("n", [3, 5, 12.5, 300, 40_000])
+@pytest.mark.parametrize("widest", [1.0, 6.0, 36.0, 200.0])
+def test_log_p_of_many_is_that_of_each(n: float, widest: float, seen_beta: list[int]) -> None:
+    z = np.linspace(0.01, widest, 20_001)
+    r = np.tanh(z / math.sqrt(n - 2)) * np.where(np.arange(len(z)) % 3, 1, -1)
+    r[[5, 17, 30]] = math.nan, 1.0, -1.0
+    found = F.log_p_value(r.reshape(3, -1), n).ravel()
+    one_by_one = np.count_nonzero(~(z < 40) | ~(np.abs(r) < 1))
+    assert sum(seen_beta) <= one_by_one + 40 * 64 + 2
+    assert np.isnan(found[5])
+    assert found[[17, 30]].tolist() == [-math.inf] * 2
+    alone = np.concatenate([F.log_p_value(part, n) for part in np.array_split(r, 4_000)])
+    np.testing.assert_allclose(found, alone, rtol=1e-9, atol=5e-9)  # x = 1 - r^2 is rounded there
+    for i in range(1, len(r), 1_777):
+        if abs(r[i]) < 1 - 1e-6 and alone[i] > -800:
+            assert found[i] == pytest.approx(exact_log_p(r[i], n), rel=1e-11, abs=3e-10)
+
+
+@pytest.fixture
+def seen_beta(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many numbers the incomplete beta function was asked for, call by call."""
+    real, seen = special.betainc, []
+
+    def counted(a: float, b: float, x: np.ndarray) -> np.ndarray:
+        seen.append(np.size(x))
+        return real(a, b, x)
+
+    monkeypatch.setattr(special, "betainc", counted)
+    return seen
 
 
 def summed_log_p(r: float, n: int) -> float:

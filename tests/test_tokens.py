@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -515,3 +516,27 @@ def test_the_callback_reads_masks_too() -> None:
             np.testing.assert_allclose(
                 columns[0].column(name), columns[1].column(name), atol=2e-5, err_msg=name
             )
+
+
+class Renamed(nn.Linear):
+    """A method of its own that takes a mask, as its class does not."""
+
+    def masked(self, x: Tensor, attention_mask: Tensor) -> Tensor:
+        return super().forward(x * attention_mask[..., None])
+
+
+def test_signatures_are_read_once_a_method_and_not_once_a_module(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = nn.Sequential(*(Renamed(3, 3) for _ in range(20)))
+    for part in (model[7], model[11]):
+        part.forward = part.masked
+    read, real = [], inspect.signature
+    monkeypatch.setattr(inspect, "signature", lambda call: read.append(call) or real(call))
+    masks = TokenMasks(model)
+    assert len(read) == 3  # of the chain, of linear layers, of those two
+    with masks:
+        x, real_tokens = torch.randn(2, 5, 3), torch.ones(2, 5)
+        model[7](x, real_tokens), model[11](x, attention_mask=real_tokens)
+        assert masks.lengths == {5}
+        assert len(masks._forward.seen) == 2

@@ -249,14 +249,25 @@ def mask_of(place: Place, activation: Tensor) -> AskedMask | None:
 def _takers(model: nn.Module) -> Iterator[tuple[nn.Module, inspect.Signature]]:
     """The modules that can be called with a mask, with their signatures."""
     parts: set[nn.Module] = set()
+    known: dict[Any, inspect.Signature] = {}  # a model has many modules of few classes
     for module in model.modules():
         if module in parts or isinstance(module, torch.jit.ScriptModule):
             continue
         if isinstance(module, _BLOCKS):
             parts.update(module.modules())
         try:
-            signature = inspect.signature(module.forward)
+            signature = _signature(module.forward, known)
         except (TypeError, ValueError):
             continue
         if signature.parameters.keys() & set(_NAMES):
             yield module, signature
+
+
+def _signature(forward: Any, known: dict[Any, inspect.Signature]) -> inspect.Signature:
+    """The signature of a method; those of one function are ``known`` once it was read."""
+    function = getattr(forward, "__func__", None)
+    if function is None:
+        return inspect.signature(forward)
+    if function not in known:
+        known[function] = inspect.signature(forward)
+    return known[function]

@@ -22,15 +22,15 @@ def eager(model: nn.Module) -> Iterator[None]:
 
 
 def is_compiled(model: nn.Module) -> bool:
-    """Whether the model, or a part of it, was compiled."""
-    return any(map(_is_compiled, model.modules()))
+    """Whether the model, or a part of it, was compiled.
 
-
-def _is_compiled(module: nn.Module) -> bool:
-    """Whether the module was compiled: wrapped, by ``.compile()``, or one of its methods was."""
+    It was wrapped, or by ``.compile()``, or one of its methods was.
+    """
+    modules = list(model.modules())
+    kinds = set(map(type, modules))  # few: what they hold is looked at once
     return (
-        type(module).__name__ == "OptimizedModule"
-        or is_compiled_in_place(module)
-        or any(map(is_compiled_function, vars(module).values()))
-        or any(map(is_compiled_function, vars(type(module)).values()))
+        any(kind.__name__ == "OptimizedModule" for kind in kinds)
+        or any(map(is_compiled_in_place, modules))
+        or any(is_compiled_function(held) for one in modules for held in vars(one).values())
+        or any(is_compiled_function(held) for kind in kinds for held in vars(kind).values())
     )

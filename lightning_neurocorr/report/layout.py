@@ -22,6 +22,19 @@ def spans(sizes: Sequence[int]) -> list[slice]:
     return [slice(*ends) for ends in pairwise(np.cumsum((0, *sizes)).tolist())]
 
 
+def by_size(sizes: Sequence[int]) -> list[np.ndarray]:
+    """Where the neurons of parts lie, an array ``(parts, size)`` for all parts of one size.
+
+    Examples:
+        >>> [places.tolist() for places in by_size([2, 3, 2])]
+        [[[0, 1], [5, 6]], [[2, 3, 4]]]
+    """
+    first: dict[int, list[int]] = {}
+    for span in spans(sizes):
+        first.setdefault(span.stop - span.start, []).append(span.start)
+    return [np.array(starts)[:, None] + np.arange(size) for size, starts in first.items()]
+
+
 @dataclass(frozen=True)
 class Layout:
     """Layers and their sizes; a *position* is a neuron's place among the neurons of all layers.

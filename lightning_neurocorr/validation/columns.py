@@ -15,7 +15,7 @@ from lightning_neurocorr import functional as F
 from lightning_neurocorr.attribution import AttributionColumns
 from lightning_neurocorr.functional import Moments, stratified
 from lightning_neurocorr.functional.stratified import CellMoments
-from lightning_neurocorr.report.layout import spans
+from lightning_neurocorr.report.layout import by_size
 
 # Being better has two parts, each told by two outcome groups: the first should be the higher.
 PARTS = {
@@ -58,7 +58,7 @@ def correlation_columns(
         sizes: Neurons of each of the layers that lie side by side here: q counts the neurons of
             a layer. All are one layer when left out.
     """
-    adjusted = partial(_adjusted, sizes=(len(total.mean),) if sizes is None else sizes)
+    adjusted = partial(_adjusted, layers=by_size((len(total.mean),) if sizes is None else sizes))
     n = float(total.n)
     r = _array(F.correlation(total))
     columns = {"r": r, **dict(zip(("r_low", "r_high"), F.fisher_interval(r, n), strict=True))}
@@ -105,9 +105,18 @@ def attribution_columns(found: AttributionColumns) -> dict[str, np.ndarray]:
     }
 
 
-def _adjusted(p: np.ndarray, sizes: Sequence[int]) -> np.ndarray:
-    """False-discovery-rate q of each p ``(..., D)`` among the neurons of its layer."""
-    return np.concatenate([F.adjust_p_values(p[..., layer]) for layer in spans(sizes)], -1)
+def _adjusted(p: np.ndarray, layers: Sequence[np.ndarray]) -> np.ndarray:
+    """False-discovery-rate q of each p ``(..., D)`` among the neurons of its layer.
+
+    Args:
+        p: A row for each kind of test.
+        layers: The neurons of each layer, an array ``(layers, size)`` for all of one size: one
+            call each.
+    """
+    q = np.empty_like(p)
+    for neurons in layers:
+        q[..., neurons] = F.adjust_p_values(p[..., neurons])
+    return q
 
 
 def _within_class(

@@ -23,6 +23,7 @@ PAGE = ROOT / "docs" / "performance.md"
 SCRIPTS = (
     "metric_update",
     "validation_epoch",
+    "fixed_cost",
     "scaling",
     "again",
     "render_speed",

@@ -1,0 +1,133 @@
+"""CPU time that a validation costs however few its samples are: getting ready, sums, the report.
+
+    python -m tests.benchmarks.fixed_cost [--fast] [--rounds N]
+
+Every convolution and linear layer is watched. Activations are random numbers, made outside the
+clock: no network runs but for the first look of a collector. CPU time of one thread, medians.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from lightning_neurocorr import BatchBaseline, choose_layers
+from lightning_neurocorr.validation import Batch, ValidationPass
+from lightning_neurocorr.validation.collector import Collector
+from lightning_neurocorr.validation.finished import report_of
+from lightning_neurocorr.validation.options import Options
+from lightning_neurocorr.validation.settings import Settings
+from tests.benchmarks.timing import machine, table
+
+NETWORKS = {"ResNet-50": "resnet50", "ViT-B/16": "vit_b_16"}
+_CPU = torch.device("cpu")
+
+
+class Clock:
+    """CPU milliseconds of the parts of a validation, over rounds."""
+
+    def __init__(self) -> None:
+        self.spent: dict[str, list[float]] = {}
+
+    def __call__(self, part: str, run: Callable[[], Any]) -> Any:
+        start = time.process_time()
+        found = run()
+        self.spent.setdefault(part, []).append(1000 * (time.process_time() - start))
+        return found
+
+    def medians(self) -> dict[str, float]:
+        """Median of each part, and of whole rounds."""
+        found = {part: statistics.median(times) for part, times in self.spent.items()}
+        whole = map(sum, zip(*self.spent.values(), strict=True))
+        return {**found, "together": statistics.median(whole)}
+
+
+def width(layer: Any) -> int:
+    """Number of neurons."""
+    return layer.embed_dim if isinstance(layer, nn.MultiheadAttention) else len(layer.weight)
+
+
+def batches(widths: Mapping[str, int], classes: int, size: int) -> list[tuple[Batch, Any]]:
+    """Two batches of random answers and activations; a third of the neurons are often 0."""
+    made = []
+    for start in (0, size):
+        target = torch.randint(classes, (size,))
+        model, baseline = (
+            torch.where(torch.rand(size) < share, (target + 1) % classes, target)
+            for share in (0.3, 0.5)
+        )
+        activations = {name: torch.randn(size, width) for name, width in widths.items()}
+        for name in list(activations)[::3]:
+            activations[name].relu_()
+        number = torch.arange(start, start + size)
+        made.append((Batch(model, baseline, target, number), activations))
+    return made
+
+
+def validation(
+    clock: Clock,
+    model: nn.Module,
+    layers: Mapping[str, nn.Module],
+    classes: int,
+    passed: list[tuple[Batch, dict[str, Tensor]]],
+) -> None:
+    """One validation."""
+    settings = Settings(Options(BatchBaseline(2), target=1, num_classes=classes), layers, model)
+
+    def open_and_close() -> None:
+        with Collector(model, settings):
+            pass
+
+    clock("hooks on and off", open_and_close)
+    running = ValidationPass(num_classes=classes)
+    for batch, activations in passed:
+        running.add(batch, activations, {})
+    found = clock("merging", partial(running.finish, _CPU))
+    clock("report", partial(report_of, found))
+
+
+def measured(name: str, classes: int, size: int, rounds: int) -> dict[str, str]:
+    """CPU milliseconds of each part, and what they are of."""
+    torch.manual_seed(0)
+    model: nn.Module = getattr(torchvision.models, name)(weights=None).eval()
+    layers = choose_layers(model, None)
+    widths = {name: width(layer) for name, layer in layers.items()}
+    passed, clock = batches(widths, classes, size), Clock()
+    for _ in range(2):  # to warm up
+        validation(Clock(), model, layers, classes, passed)
+    for _ in range(rounds):
+        validation(clock, model, layers, classes, passed)
+    spent = {part: f"{value:.1f}" for part, value in clock.medians().items()}
+    return {"layers": f"{len(widths)}", "neurons": f"{sum(widths.values()):,}", **spent}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--fast", action="store_true", help="a small network, to see that it runs")
+    parser.add_argument("--rounds", type=int, default=25)
+    given = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    networks = {"ResNet-18": "resnet18"} if given.fast else NETWORKS
+    size, rounds = (32, 1) if given.fast else (512, given.rounds)
+    rows, header = [], []
+    for title, name in networks.items():
+        for classes in (8, 1000):
+            found = measured(name, classes, size, rounds)
+            rows.append([title, classes, *found.values()])
+            header = ["CPU ms of", "classes", *found]
+    print(table(header, rows))
+    print(machine("torchvision"))
+
+
+if __name__ == "__main__":
+    main()
