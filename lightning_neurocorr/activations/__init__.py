@@ -6,13 +6,7 @@ channel of a convolution, an output feature of a linear layer.
 
 from lightning_neurocorr.activations.axes import batch_axis, told_unit_axis, unit_axis
 from lightning_neurocorr.activations.choosing import Layers, choose_layers, layer_names
-from lightning_neurocorr.activations.finding import (
-    At,
-    SiteFinder,
-    UnitAxis,
-    check_reading,
-    find_sites,
-)
+from lightning_neurocorr.activations.finding import SiteFinder, find_sites
 from lightning_neurocorr.activations.first_look import SiteRecorder, SitesFound, record
 from lightning_neurocorr.activations.outputs import Call, OutputRecorder, output_module
 from lightning_neurocorr.activations.padding import PaddedEnds
@@ -24,6 +18,7 @@ from lightning_neurocorr.activations.pooling import (
     packed_in,
     pool,
 )
+from lightning_neurocorr.activations.reading import At, UnitAxis, check_reading
 from lightning_neurocorr.activations.recording import ActivationRecorder
 from lightning_neurocorr.activations.sequences import is_sequence_first
 from lightning_neurocorr.activations.sites import Place, Site, carrier, layer_of, listen

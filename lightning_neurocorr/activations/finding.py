@@ -7,30 +7,27 @@ layer, at the door of the first module where this tensor, and nothing else, come
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from typing_extensions import Self
 
 from lightning_neurocorr.activations import layouts as L
 from lightning_neurocorr.activations.axes import (
-    has_samples_first,
     is_token_convolution,
     known_unit_axis,
 )
 from lightning_neurocorr.activations.choosing import Layers, choose_layers, layer_names
 from lightning_neurocorr.activations.doors import reading_places
 from lightning_neurocorr.activations.pooling import Pooling
-from lightning_neurocorr.activations.sequences import is_sequence_first
-from lightning_neurocorr.activations.sites import Place, Site, Unfold
+from lightning_neurocorr.activations.reading import At, UnitAxis, check_names, of_layer
+from lightning_neurocorr.activations.roots import Roots
+from lightning_neurocorr.activations.sites import Place, Site
 from lightning_neurocorr.activations.spoken import Passage, Speaker
 from lightning_neurocorr.activations.tracing import Trace
 from lightning_neurocorr.isolation.compilation import eager
 from lightning_neurocorr.isolation.torch_private import ConvNd, NormBase, parameters_of
-
-At = Literal["activation", "raw"] | Mapping[str, Literal["activation", "raw"]]
-UnitAxis = int | Mapping[str, int] | None
 
 _NORMS = (NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 
@@ -66,22 +63,15 @@ class SiteFinder:
         # The mean of a mean over places is that mean; a maximum or a token is no longer in it.
         self._averages = pooling == "mean"
         self._needs_axes = not callable(pooling)
-        self._at, self._unit_axis, self._hear = at, unit_axis, hear
-        for option, value in (("at", at), ("unit_axis", unit_axis)):
-            unknown = [n for n in value if n not in layers] if isinstance(value, Mapping) else []
-            if unknown:
-                raise ValueError(
-                    f"Expected the names in `{option}` to be watched layers, but got "
-                    f"{unknown[0]!r}. There are: {', '.join(list(layers)[:12])}."
-                )
+        self._at, self._hear = at, hear
+        check_names(at, unit_axis, layers)
         self._modules = layer_names(model)
         self._names = {id(module): name for name, module in self._modules.items()}
         # At their doors other hooks of ours count calls; what they return is the prediction.
         self.closed: set[nn.Module] = {model}
-        self.refused = ""
-        self._doubtful: set[str] = set()  # layers whose samples may lie on either of two axes
+        self._roots = Roots(unit_axis)
         self._heard: dict[Speaker, list[Passage]] = {}
-        self.trace = Trace({"": model, **self._modules}, layers, self._rooted, self._listen)
+        self.trace = Trace({"": model, **self._modules}, layers, self._roots.layout, self._listen)
 
     def __enter__(self) -> Self:
         self.trace.open()
@@ -92,7 +82,8 @@ class SiteFinder:
 
     def restart(self, batch: Any = None) -> None:
         """Forget what was seen: the forwards of a batch are about to come."""
-        self._heard, self._doubtful = {}, set()
+        self._heard = {}
+        self._roots.doubtful.clear()
         self.trace.restart(batch)
 
     @property
@@ -106,8 +97,8 @@ class SiteFinder:
         Raises:
             ValueError: If ``unit_axis`` is no axis of what a layer returns.
         """
-        if self.refused:
-            raise ValueError(self.refused)
+        if self._roots.refused:
+            raise ValueError(self._roots.refused)
         places: dict[str, Place] = {}
         keys: dict[str, str] = {}
         problems: dict[str, str] = {}
@@ -126,7 +117,7 @@ class SiteFinder:
                     "it cannot be known which of its axes are units. Say so with "
                     f"`unit_axis={{{name!r}: axis}}`"
                 )
-            elif name in self._doubtful:
+            elif name in self._roots.doubtful:
                 problems[name] = (
                     "it gives as many positions as samples, and which axis holds the samples "
                     "cannot be followed from the batch; take another batch size"
@@ -155,52 +146,12 @@ class SiteFinder:
 
     # --- while the forward runs -------------------------------------------------------------------
 
-    def _rooted(
-        self, name: str, module: nn.Module, value: Tensor, traced: L.Layout | None
-    ) -> L.Layout | None:
-        """The layout of what a watched layer returned; None where its units cannot be known."""
-        if value.ndim < 2 or value.is_nested:
-            return None
-        units = _of(self._unit_axis, name, None)
-        if units is None:
-            units = known_unit_axis(module, value.ndim)
-        followed = traced is not None and L.find(traced, L.UNITS) is not None
-        if units is None and not followed:
-            if value.ndim > 2:
-                return None
-            units = 1
-        samples = None if traced is None else L.find(traced, L.SAMPLES)
-        layout = traced if traced is not None else L.axes_of(value.shape)
-        if units is not None:
-            if not -value.ndim <= units < value.ndim:
-                self.refused = (
-                    f"Expected `unit_axis` of layer {name!r} to be an axis of what it returns, of "
-                    f"shape {tuple(value.shape)}, but got {units}."
-                )
-                return None
-            units %= value.ndim
-            layout = L.with_axis(layout, units, L.UNITS, value.shape[units])
-        if value.ndim == 3 and is_sequence_first(module):
-            samples = 1
-            layout = L.with_axis(layout, 1, L.SAMPLES, value.shape[1])
-        if samples is None:
-            if self._is_square(module, value, units):
-                self._doubtful.add(name)
-            layout = L.with_axis(layout, 0, L.SAMPLES, value.shape[0])
-        return layout if _is_told(layout) else None
-
-    @staticmethod
-    def _is_square(module: nn.Module, value: Tensor, units: int | None) -> bool:
-        """Whether another axis than the first is as long, and may be that of the samples."""
-        sizes = [n for axis, n in enumerate(value.shape) if axis != units]
-        return sizes.count(len(value)) > 1 and not has_samples_first(module)
-
     def _listen(self, speaker: Speaker, heard: Passage, value: Any) -> None:
         name, _ = speaker
         own = heard.module is self.layers[name] and heard.argument is None
         raw = own and heard.spoken.kind == "raw"
         closed = heard.module in self.closed or not self._wants_activation(name)
-        if not raw and (closed or not _is_told(heard.spoken.layout)):
+        if not raw and (closed or not L.is_told(heard.spoken.layout)):
             return
         self._heard.setdefault(speaker, []).append(heard)
         if self._hear is not None:
@@ -211,7 +162,7 @@ class SiteFinder:
     # --- afterwards -------------------------------------------------------------------------------
 
     def _wants_activation(self, name: str) -> bool:
-        wanted = _of(self._at, name, "activation") == "activation"
+        wanted = of_layer(self._at, name, "activation") == "activation"
         return wanted and makes_units(self.layers[name])
 
     def _choose(self, name: str, calls: int) -> Passage | None:
@@ -245,7 +196,7 @@ class SiteFinder:
         layout = heard.spoken.layout
         if layout is None:
             return Site(layer, module, said, heard.argument)
-        ndim, units, samples, unfold = _axes(layout)
+        ndim, units, samples, unfold = L.unfolded(layout)
         return Site(layer, module, said, heard.argument, ndim, units, samples, unfold)
 
     def _ambiguous(self, name: str, calls: int) -> bool:
@@ -328,48 +279,5 @@ def makes_units(module: nn.Module) -> bool:
     return weight is not None and weight.ndim > 1 and not isinstance(module, _NORMS)
 
 
-def check_reading(at: Any, unit_axis: Any) -> None:
-    """Raise for values of the two options that can never work."""
-    kinds = list(at.values()) if isinstance(at, Mapping) else [at]
-    for kind in kinds:
-        if kind not in ("activation", "raw"):
-            raise ValueError(
-                "Expected `at` to be 'activation', 'raw' or a dict of these by layer name, but got "
-                f"{kind!r}."
-            )
-    axes = list(unit_axis.values()) if isinstance(unit_axis, Mapping) else [unit_axis]
-    for axis in axes:
-        if type(axis) is not int and unit_axis is not None:
-            raise TypeError(
-                "Expected `unit_axis` to be None, an axis such as -1 or a dict of axes by layer "
-                f"name, but got {axis!r}."
-            )
-
-
-def _of(option: Any, name: str, default: Any) -> Any:
-    return option.get(name, default) if isinstance(option, Mapping) else option
-
-
 def _key(name: str, heard: Passage) -> str:
     return f"{name} {id(heard.module)} {heard.argument}"
-
-
-def _is_told(layout: L.Layout | None) -> bool:
-    """Whether samples and units lie on an axis each, or can be unfolded to do so."""
-    if layout is None:
-        return False
-    return L.find(layout, L.UNITS) is not None and L.find(layout, L.SAMPLES) is not None
-
-
-def _axes(layout: L.Layout) -> tuple[int, int, int, Unfold]:
-    """Number of axes, that of units and of samples, and what to unfold for it."""
-    flat: list[str] = []
-    unfold: list[tuple[int, tuple[int, ...]]] = []
-    for i, axis in enumerate(layout):
-        labels = [label for label, _ in axis]
-        if len(axis) > 1 and (L.UNITS in labels or L.SAMPLES in labels):
-            unfold.append((i, tuple(-1 if label == L.SAMPLES else n for label, n in axis)))
-            flat += labels
-        else:
-            flat.append(labels[0] if labels else L.OTHER)
-    return len(flat), flat.index(L.UNITS), flat.index(L.SAMPLES), tuple(unfold)

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from lightning_neurocorr.activations.choosing import Layers, choose_layers
-from lightning_neurocorr.activations.finding import At, SiteFinder, UnitAxis
+from lightning_neurocorr.activations.finding import SiteFinder
 from lightning_neurocorr.activations.outputs import Call, OutputRecorder
 from lightning_neurocorr.activations.pooling import Pooling
+from lightning_neurocorr.activations.reading import At, UnitAxis
 from lightning_neurocorr.activations.recording import ActivationRecorder
 from lightning_neurocorr.activations.sites import Place, Site, layer_of
 from lightning_neurocorr.activations.token_calls import TokenMasks

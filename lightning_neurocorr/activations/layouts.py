@@ -31,6 +31,13 @@ def find(layout: Layout, label: str) -> int | None:
     return axes[0] if len(axes) == 1 else None
 
 
+def is_told(layout: Layout | None) -> bool:
+    """Whether samples and units lie on an axis each, or can be unfolded to do so."""
+    if layout is None:
+        return False
+    return find(layout, UNITS) is not None and find(layout, SAMPLES) is not None
+
+
 def size_of(layout: Layout, label: str) -> int:
     """The size of the factors with a label."""
     return math.prod(size for axis in layout for found, size in axis if found == label)
@@ -94,6 +101,20 @@ def viewed(layout: Layout | None, shape: tuple[int, ...]) -> Layout | None:
     if queue and found:
         found[-1] += queue  # of size 1
     return tuple(_merged(axis) for axis in found)
+
+
+def unfolded(layout: Layout) -> tuple[int, int, int, tuple[tuple[int, tuple[int, ...]], ...]]:
+    """Number of axes, that of units and of samples, and what to unfold for it."""
+    flat: list[str] = []
+    unfold: list[tuple[int, tuple[int, ...]]] = []
+    for i, axis in enumerate(layout):
+        labels = [label for label, _ in axis]
+        if len(axis) > 1 and (UNITS in labels or SAMPLES in labels):
+            unfold.append((i, tuple(-1 if label == SAMPLES else n for label, n in axis)))
+            flat += labels
+        else:
+            flat.append(labels[0] if labels else OTHER)
+    return len(flat), flat.index(UNITS), flat.index(SAMPLES), tuple(unfold)
 
 
 def _merged(axis: list[tuple[str, int]]) -> Axis:

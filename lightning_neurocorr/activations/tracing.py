@@ -1,21 +1,20 @@
 """Watch one forward: where what a layer says goes, and which axes are its units.
 
-Nothing is kept but small notes: tensors are known by weak references, and die as they would.
+Nothing is kept but small notes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils.hooks import RemovableHandle
-from torch.utils.weak import WeakTensorKeyDictionary
 
 from lightning_neurocorr.activations import layouts as L
 from lightning_neurocorr.activations import operations as O
+from lightning_neurocorr.activations.followed import Followed
 from lightning_neurocorr.activations.pooling import first_tensor, packed_in
 from lightning_neurocorr.activations.sequences import is_sequence_first
 from lightning_neurocorr.activations.spoken import Passage, Speaker, Spoken, Traced
@@ -79,14 +78,13 @@ class Trace:
     def restart(self, batch: Any = None) -> None:
         """Forget what was seen; ``batch`` is about to come, samples first."""
         self.weights: set[int] = set()
-        self._tensors: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
-        self._written: dict[int, tuple[StorageWeakRef, L.Layout | None]] = {}
+        self._followed = Followed()
         self._stack: list[tuple[nn.Module, int]] = []
         self._index = 0
         self.families: dict[Speaker, list[Spoken]] = {}
         self.calls: dict[int, int] = {}
         self.fault: Exception | None = None
-        self._mark(batch)
+        self._followed.begin_with(batch)
 
     def open(self) -> None:
         """Start watching; opening twice is harmless."""
@@ -127,7 +125,7 @@ class Trace:
         if self._stack:
             self.weights.update(id(x) for x in given if isinstance(x, nn.Parameter))
         blank = O.is_blank(torch_private.operation_name(func))
-        known = [x for x in given if self._is_known(x)]
+        known = [x for x in given if self._followed.knows(x)]
         if blank or not known:
             return func(*args, **kwargs)
         kernel = torch_private.composite_kernel(func)
@@ -153,9 +151,10 @@ class Trace:
         name = name[:-1] if name.endswith("_") else name
         pointwise = torch.Tag.pointwise in func.tags or name in O.FUNCTIONS
         self._index += 1
-        known = {id(x): self._tensors[x] for x in given if x in self._tensors}
+        pairs = ((x, self._followed.get(x)) for x in given)
+        known = {id(x): traced for x, traced in pairs if traced is not None}
         if name == "detach":  # autograd does it too, to what it saves: that is no use of it
-            self._tensors[result] = next(iter(known.values()))
+            self._followed[result] = next(iter(known.values()))
             return
 
         def layout_of(x: Any) -> L.Layout | None:
@@ -169,17 +168,17 @@ class Trace:
             outs, rest = outs[:1], outs[1:]  # then come statistics, indices, buffers
             for other in rest:
                 if isinstance(other, Tensor):
-                    self._tensors[other] = Traced(None)
+                    self._followed[other] = Traced(None)
         for out in outs:
             if not isinstance(out, Tensor) or out.is_nested:
                 continue
             layout = O.follow(name, args, layout_of, out, pointwise)
             made = Traced(layout)
             written = torch_private.is_mutable(func) and any(out is x for x in given)
-            shared = written and self._overwritten(out, layout)
+            shared = written and self._followed.overwritten(out, layout, self._index)
             for speaker in {s for traced in known.values() for s in traced.own}:
                 self._go_on(speaker, name, pointwise, list(known.values()), made, out.ndim, shared)
-            self._tensors[out] = made
+            self._followed[out] = made
 
     def _go_on(
         self,
@@ -237,40 +236,6 @@ class Trace:
         """Whether a norm without statistics of its own is called, such as a frozen batch norm."""
         return bool(self._stack) and "norm" in type(self._stack[-1][0]).__name__.lower()
 
-    def _is_known(self, value: Tensor) -> bool:
-        """Whether it is followed: also a constant, once what is followed was written into it."""
-        if value in self._tensors:
-            return True
-        if not self._written or value.is_nested:
-            return False
-        storage = value.untyped_storage()
-        written, layout = self._written.get(storage.data_ptr(), (None, None))
-        if written is None or written.expired():
-            return False
-        self._tensors[value] = Traced(L.resized(layout, tuple(value.shape)))
-        return True
-
-    def _overwritten(self, out: Tensor, layout: L.Layout | None) -> bool:
-        """Note a tensor that was written into; whether what it shares memory with is not followed.
-
-        Other views of it are no longer what they were, and buffers no longer constants.
-        """
-        storage = out.untyped_storage()
-        pointer = storage.data_ptr()
-        self._written[pointer] = StorageWeakRef(storage), layout
-        views = [
-            other
-            for other in self._tensors
-            if other is not out and other.untyped_storage().data_ptr() == pointer
-        ]
-        for other in views:
-            traced = self._tensors[other]
-            for spoken in traced.own.values():
-                spoken.uses.append((self._index, None, ()))
-            self._tensors[other] = Traced(traced.layout)
-        part = out.numel() * out.element_size() < storage.nbytes()
-        return bool(views) or part or out not in self._tensors
-
     # --- modules ----------------------------------------------------------------------------------
 
     def _before(self, module: nn.Module, args: Any, kwargs: Any) -> None:
@@ -283,12 +248,12 @@ class Trace:
         self._index += 1
         self._stack.append((module, self._index))
         if len(self._stack) == 1:  # what a forward begins with, if it was not in the batch
-            self._mark((args, kwargs))
+            self._followed.begin_with((args, kwargs))
         for argument, value in (*enumerate(args), *kwargs.items()):
-            if isinstance(value, Tensor) and value in self._tensors:
-                for speaker, spoken in self._tensors[value].own.items():
-                    heard = Passage(spoken, module, argument, self._index, self._index)
-                    self._hear(speaker, heard, value)
+            traced = self._followed.get(value) if isinstance(value, Tensor) else None
+            for speaker, spoken in traced.own.items() if traced is not None else ():
+                heard = Passage(spoken, module, argument, self._index, self._index)
+                self._hear(speaker, heard, value)
 
     def _after(self, module: nn.Module, _: Any, output: Any) -> None:
         if depth() == self._aside:
@@ -316,7 +281,7 @@ class Trace:
             value = torch.empty(0)
         if id(module) in self._names:
             self._speak(self._names[id(module)], module, value, packed_in(output) is not None)
-        traced = self._tensors.get(value)
+        traced = self._followed.get(value)
         if traced is None:
             return
         if isinstance(module, _SEQUENCES) and not value.is_nested and value.ndim == 3:
@@ -328,7 +293,7 @@ class Trace:
 
     def _speak(self, name: str, module: nn.Module, value: Tensor, packed: bool) -> None:
         """A watched layer has returned: follow its output, if it is not packed."""
-        traced = self._tensors.get(value)
+        traced = self._followed.get(value)
         layout, ndim = None, 1
         if not packed:
             layout = self._rooted(name, module, value, None if traced is None else traced.layout)
@@ -337,27 +302,4 @@ class Trace:
         speaker = name, self.calls[id(module)] - 1
         own[speaker] = Spoken(self._index, "raw", layout, ndim)
         self.families[speaker] = [own[speaker]]
-        self._tensors[value] = Traced(layout, own)
-
-    def _mark(self, batch: Any) -> None:
-        """Tensors of the batch: their first axis is that of the samples."""
-        for value in _tensors_in(batch):
-            if value.ndim and not value.is_nested and value not in self._tensors:
-                layout = L.axes_of(value.shape)
-                self._tensors[value] = Traced(L.with_axis(layout, 0, L.SAMPLES, len(value)))
-
-
-def _tensors_in(value: Any, deep: int = 6) -> Iterator[Tensor]:
-    """The tensors of a batch, be it a tensor, a container or an object of any class."""
-    if isinstance(value, Tensor):
-        yield value
-        return
-    parts: Any = ()
-    if isinstance(value, Mapping):
-        parts = list(value.values())
-    elif isinstance(value, (list, tuple)):
-        parts = value
-    elif not isinstance(value, (str, bytes, nn.Module, type)):
-        parts = list(getattr(value, "__dict__", {}).values())
-    for part in parts if deep else ():
-        yield from _tensors_in(part, deep - 1)
+        self._followed[value] = Traced(layout, own)
