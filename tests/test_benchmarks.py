@@ -10,6 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
+from lightning_neurocorr.functional import fisher_interval
+from lightning_neurocorr.report import Outcomes
 from tests.benchmarks import __main__ as runner
 from tests.benchmarks import (
     gpu,
@@ -20,9 +22,11 @@ from tests.benchmarks import (
     reading,
     render_pairs,
     replication,
+    replication_sizes,
     scaling,
 )
 from tests.benchmarks.scaling_plot import Panel, draw
+from tests.helpers import make_report
 
 SCRIPTS = [*runner.SCRIPTS, *runner.DEVICE, *runner.LONG]
 
@@ -252,7 +256,60 @@ def test_replication_runs_small_and_keeps_what_it_trained(tmp_path, capsys):
     second = capsys.readouterr()
     assert "made" not in second.err
     assert second.out.rpartition("|")[0] == first.out.rpartition("|")[0]
+    small = ["--only", "digits", "--first-seed", "0", "--seeds", "1", "--sizes", "250"]
+    replication_sizes.main([*small, "--cache", str(tmp_path)])
+    assert "| 250 | " in capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == trained
+
+
+def encoding(r, baseline_wrong, model_right, samples, *, q=0.0):
+    """A report on neurons with the r of what *encodes* asks for; a part that is NaN is untested."""
+    parts = {"baseline_wrong": baseline_wrong, "model_right": model_right}
+    columns = {"r": r, "r_within_class": r, "r_replicated": r, "q_value": np.full(len(r), q)}
+    columns |= {f"r_{part}": found for part, found in parts.items()}
+    columns |= {f"q_{part}": np.where(np.isnan(found), np.nan, q) for part, found in parts.items()}
+    columns |= dict.fromkeys(("q_within_class", "q_only_model"), columns["q_value"])
+    low, high = fisher_interval(np.array(r), 10 * samples)
+    columns |= {"r_low": low, "r_high": high}
+    outcomes = Outcomes(6 * samples, 2 * samples, samples, samples)
+    return make_report({"a": len(r)}, columns, outcomes=outcomes, n=10 * samples)
+
+
+def test_how_often_a_true_claim_would_hold_against_drawing_it():
+    found = ([0.1, 0.1, -0.02, 0.04], [0.1, 0.12, 0.2, 0.05], [0.15, np.nan, 0.2, 0.3])
+    truth, part = encoding(*found, 1000), encoding(*found, 90)
+    rng, counts = np.random.default_rng(0), (900, 2 * 90 + 6 * 90, 2 * 90 + 90)
+    for neuron, chance in enumerate(replication_sizes.expected(truth, part)):
+        held = 0
+        for _ in range(4000):
+            z = [
+                np.arctanh(r[neuron]) * np.sqrt(n - 3) + rng.normal()
+                for r, n in zip(found, counts, strict=True)
+                if not np.isnan(r[neuron])
+            ]
+            held += min(z) > 1.96
+        assert chance == pytest.approx(held / 4000, abs=0.03)
+
+
+def test_what_a_part_calls_is_looked_at_on_the_others_and_on_those_kept_back():
+    big, none, low = 0.3, 0.0, -0.1
+    parts = [
+        encoding([big, big, big], [big, big, big], [big, big, big], 90),
+        encoding([big, none, big], [big, big, big], [big, big, none], 90),
+        encoding([big, big, big], [big, big, big], [none, big, big], 90, q=0.2),
+    ]
+    truth = encoding([big, big, low], [big, big, big], [none, big, big], 1000)
+    first, second, third = replication_sizes.judged(parts, truth)
+    assert [each.called.tolist() for each in (first, second, third)] == [
+        [True] * 3, [True, False, True], [False] * 3,
+    ]  # fmt: skip
+    assert first.again.tolist() == [0.5, 0.5, 0.5]
+    assert second.again.tolist() == [0.5, 1.0, 1.0]
+    assert first.kept.tolist() == [False, True, False]
+    assert first.turned.tolist() == [False, False, True]
+    shown = replication_sizes.row(900, [first, second, third])
+    assert shown[:4] == ["900", "90", "1.67 (5 in 3 parts)", "0.60"]
+    assert shown[5:] == ["0.20", "0.40"]
 
 
 def test_readings_are_compared_on_both_halves(tmp_path, capsys):

@@ -47,6 +47,7 @@ from tests.benchmarks import replication_cases as real_data
 from tests.benchmarks.replication_cases import Case
 from tests.benchmarks.timing import machine, table
 
+CACHE = Path(tempfile.gettempdir()) / "lightning_neurocorr-replication"
 LAYERS = [f"relu{i}" for i in range(5)]
 CONTROLS = ("real", "placebo", "twin", "shuffled labels")
 
@@ -77,7 +78,7 @@ class Tally:
             claims["needed"] = (verdict.needed, "ablation")
         for name, (rule, column) in claims.items():
             self.called.setdefault(name, []).append(rule(columns))
-            self.holds.setdefault(name, []).append(_holds(name, report))
+            self.holds.setdefault(name, []).append(holds(name, report))
             self.tested.setdefault(name, []).append(int(np.isfinite(columns[column]).sum()))
         self.words.update(sentence.split(";")[0] for sentence in report.verdicts)
 
@@ -96,23 +97,27 @@ class Tally:
         return again, sum(int(each.sum()) for each in called)
 
 
-def _holds(claim: str, report: NeuronReport) -> np.ndarray:
+def holds(claim: str, report: NeuronReport) -> np.ndarray:
     """Whether each neuron's numbers are above 0 by themselves, without a correction for many."""
     if claim == "needed":  # of a cost that is no accident of the samples only q is kept
         columns = {"r": report.column("r"), **report.columns}
         beyond = report.column("ablation") > np.fmax(report.column("ablation_control"), 0)
         return beyond & verdict.costs_more(columns) & verdict.loses_answers(columns)
-    outcomes = report.outcomes
     if claim == "encodes":
-        asked = [report.column("r_low")]
-        others = {"baseline_wrong": outcomes.both, "model_right": outcomes.neither}
-        for part, other in others.items():
-            untested = np.isnan(report.column(f"q_{part}"))
-            r = np.where(untested, np.nan, report.column(f"r_{part}"))
-            asked.append(F.fisher_interval(r, outcomes.only_model + other)[0])
+        lows = [F.fisher_interval(r, n)[0] for r, n in asked(report)]
     else:
-        asked = [report.column("attribution_low"), report.column("attribution_contrast_low")]
-    return np.fmin.reduce(asked) > 0  # a part that cannot be tested is not asked for
+        lows = [report.column("attribution_low"), report.column("attribution_contrast_low")]
+    return np.fmin.reduce(lows) > 0  # a part that cannot be tested is not asked for
+
+
+def asked(report: NeuronReport) -> Iterator[tuple[np.ndarray, float]]:
+    """The correlations that *encodes* asks for, NaN where one is not tested; samples of each."""
+    outcomes = report.outcomes
+    yield report.column("r"), outcomes.n
+    for part, other in {"baseline_wrong": outcomes.both, "model_right": outcomes.neither}.items():
+        untested = np.isnan(report.column(f"q_{part}"))
+        r = np.where(untested, np.nan, report.column(f"r_{part}"))
+        yield r, outcomes.only_model + other
 
 
 def placebo(answers: Tensor, y: Tensor, seed: int) -> Tensor:
@@ -274,7 +279,7 @@ def parsed(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--cache",
         type=Path,
-        default=Path(tempfile.gettempdir()) / "lightning_neurocorr-replication",
+        default=CACHE,
         help="where trained networks are kept",
     )
     options = parser.parse_args(arguments)

@@ -87,8 +87,13 @@ def digits() -> Data:
     return Data("digits", x[:700], y[:700], x[700:], y[700:], epochs=12, baseline_samples=700)
 
 
-def fashion(folder: Path) -> Data | None:
-    """Fashion-MNIST: 30,000 images to train on, 10,000 held out; None where the files are not."""
+def fashion(folder: Path, *, unseen: bool = False) -> Data | None:
+    """Fashion-MNIST: 30,000 images to train on, 10,000 held out; None where the files are not.
+
+    Args:
+        folder: Where they are.
+        unseen: Whether the other 30,000 images to train on, which nothing sees, are held out too.
+    """
     names = ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")
     files = [folder / f"{name}-ubyte.gz" for name in names]
     if not all(path.is_file() for path in files):
@@ -101,6 +106,9 @@ def fashion(folder: Path) -> Data | None:
     def labels(raw: np.ndarray) -> Tensor:
         return torch.from_numpy(raw).long()
 
+    if unseen:
+        test_x = np.concatenate([test_x, train_x[30_000:]])
+        test_y = np.concatenate([test_y, train_y[30_000:]])
     return Data(
         "Fashion-MNIST",
         images(train_x[:30_000]),
@@ -130,9 +138,8 @@ def cases(
 ) -> Iterator[Case]:
     """A case per seed. Networks and answers are trained once and then read from ``cache``."""
     cache.mkdir(parents=True, exist_ok=True)
-    answers = torch.from_numpy(
-        _cached(cache / f"{data.name}-baseline.npz", lambda: _fit_baseline(data), say)["answers"]
-    )
+    kept = cache / f"{data.name}-baseline-{len(data.test_y)}.npz"
+    answers = torch.from_numpy(_cached(kept, lambda: _fit_baseline(data), say)["answers"])
     for seed in seeds:
         model, twin = (_trained(data, each, cache, say) for each in (seed, seed + 1))
         yield Case(data.name, seed, model, twin, answers, data.test_x, data.test_y)
