@@ -10,40 +10,12 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
-from lightning_neurocorr import Ablation, NeuronAdvantage, NeuronReport, compare, record
-from lightning_neurocorr.ablation import silence
-from lightning_neurocorr.activations import PaddedEnds, TokenMasks
-from lightning_neurocorr.attribution import attribute
-from tests.paper_model import paper_trainer
-
-N, T = 48, 6
-LOWEST = torch.finfo(torch.float32).min
+from lightning_neurocorr import Ablation, record
+from lightning_neurocorr.activations import TokenMasks
+from tests.padded import LOWEST, SAME, N, T, Tagger, Text, against, lengths, real_tokens, texts
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*nested.*:UserWarning")
-
-
-def lengths(n: int = N) -> Tensor:
-    return torch.randint(2, T + 1, (n,))
-
-
-def real_tokens(sizes: Tensor, left: bool = False) -> Tensor:
-    real = torch.arange(T) < sizes[:, None]
-    return real.flip(1) if left else real
-
-
-class Tagger(nn.Module):
-    """A model of one's own, that is given a mask in some form under some name."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layer = nn.Linear(3, 4)
-        self.head = nn.Linear(4, 2)
-
-    def forward(self, x: Tensor, attention_mask: Any = None) -> Tensor:
-        return self.head(self.layer(x).sum(1))
-
 
 FORMS: dict[str, Callable[[Tensor], Tensor]] = {
     "bool": lambda real: real,
@@ -127,77 +99,6 @@ def test_doubts_are_said_when_a_validation_ends(mask: Tensor, samples: int, reas
         model(torch.randn(samples, T, 3), mask)
         recorder.take()
     assert reason in recorder.doubts()["layer"]
-
-
-class Text(nn.Module):
-    """Ids in, where 0 is padding that PyTorch's encoder is told of."""
-
-    def __init__(self, told: bool = True) -> None:
-        super().__init__()
-        self.told = told
-        self.embed = nn.Embedding(30, 8)
-        self.before = nn.Linear(8, 8)
-        layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True)
-        self.encoder = nn.TransformerEncoder(layer, 1)
-        self.head = nn.Linear(8, 2)
-
-    def forward(self, ids: Tensor) -> Tensor:
-        real = (ids != 0)[..., None]
-        hidden = self.before(self.embed(ids)).add_(1)
-        mask = ids == 0 if self.told else None
-        hidden = self.encoder(hidden, src_key_padding_mask=mask)
-        return self.head(hidden.masked_fill(~real, 0).sum(1) / real.sum(1))
-
-
-def texts(n: int = N) -> list[tuple[Tensor, int, int]]:
-    ids = torch.randint(1, 30, (n, T)).masked_fill(~real_tokens(lengths(n)), 0)
-    return [(row, int(row[0]) % 2, int(i % 2)) for i, row in enumerate(ids)]
-
-
-def trimmed(parts: list[tuple[Tensor, int, int]]) -> tuple[Tensor, Tensor, Tensor]:
-    """As long as the longest of the batch."""
-    ids, y, answers = (torch.stack([torch.as_tensor(p[i]) for p in parts]) for i in range(3))
-    return ids[:, : int((ids != 0).sum(1).max())], y, answers
-
-
-def against(model: nn.Module, data: Any, size: int = 16, **more: Any) -> NeuronReport:
-    loader = DataLoader(data, size, collate_fn=more.pop("collate_fn", trimmed))
-    return compare(model, loader, lambda batch: batch[2], target=1, **more)
-
-
-SAME = ("r", "mean", "mean_over_positions", "attribution")
-
-
-@pytest.mark.parametrize("pooling", ["mean", "max", "cls", "last"])
-def test_numbers_do_not_depend_on_the_batch(pooling: str) -> None:
-    model, data = Text().eval(), texts()
-    alone = against(model, data, 1, pooling=pooling)
-    for size in (7, N):
-        found = against(model, data, size, pooling=pooling)
-        assert found.layers == alone.layers
-        assert "before" in found.layers
-        assert not any("Padding" in note for note in found.notes)
-        for name in SAME:
-            np.testing.assert_allclose(
-                found.column(name), alone.column(name), atol=2e-5, err_msg=name
-            )
-
-
-@pytest.mark.parametrize("padding", [0.0, torch.nan])
-def test_what_padding_says_does_not_matter(padding: float) -> None:
-    model, x, real = Tagger(), torch.randn(N, T, 3), real_tokens(lengths())
-    filled = x.masked_fill(~real[..., None], padding)
-    for pooling in ("mean", "max", "cls", "last"):
-        with record(model, "layer", pooling) as recorder:
-            model(filled, real)
-            taken, _ = recorder.take()
-        reduce = {
-            "mean": lambda a: a.mean(0), "max": lambda a: a.amax(0),
-            "cls": lambda a: a[0], "last": lambda a: a[-1],
-        }[pooling]  # fmt: skip
-        rows = zip(model.layer(x), real, strict=True)
-        expected = torch.stack([reduce(row[mask]) for row, mask in rows])
-        torch.testing.assert_close(taken["layer"], expected)
 
 
 def test_the_first_and_last_token_are_real_ones() -> None:
@@ -325,153 +226,6 @@ def test_a_layer_of_another_length_is_left_out() -> None:
     assert any("before was left out: its samples and positions are" in n for n in found.notes)
 
 
-# --- without a mask -------------------------------------------------------------------------------
-
-
-def noted(found: NeuronReport) -> bool:
-    return any("Padding may count as tokens" in note for note in found.notes)
-
-
-def test_where_lengths_may_differ_a_note_says_so() -> None:
-    model = Text(told=False).eval()
-    whole: dict[str, Any] = {"collate_fn": torch.utils.data.default_collate}
-    assert noted(against(model, texts()))  # batches of several lengths
-    assert noted(against(model, texts(), N, **whole))  # one id repeats at the ends
-    assert not noted(against(Text().eval(), texts(), N, **whole))
-    full = [(torch.randint(1, 30, (T,)), i % 2, i // 2 % 2) for i in range(N)]
-    assert not noted(against(model, full, N, **whole))
-
-
-def test_images_are_not_nagged() -> None:
-    class Patches(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.patch, self.attend = nn.Linear(4, 8), nn.MultiheadAttention(8, 2, batch_first=True)
-            self.head = nn.Linear(8, 2)
-
-        def forward(self, x: Tensor) -> Tensor:
-            hidden = self.patch(x.unfold(2, 2, 2).unfold(3, 2, 2).flatten(4).flatten(1, 3))
-            return self.head(self.attend(hidden, hidden, hidden)[0].mean(1))
-
-    data = [(torch.zeros(1, 4, 4), i % 2, i // 2 % 2) for i in range(N)]  # equal at all ends
-    model, whole = Patches().eval(), torch.utils.data.default_collate
-    found = against(model, data, collate_fn=whole)
-    assert not noted(found)
-    assert "patch" in found.layers
-
-
-@pytest.mark.parametrize("left", [False, True])
-def test_padded_ends_of_ids_and_of_numbers(left: bool) -> None:
-    real = real_tokens(lengths(), left)
-    real[0] = real[0] & (real[0].cumsum(0) < 3) if not left else real[0]
-    real[1] = torch.arange(T) < 2 if not left else torch.arange(T) >= T - 2
-    ids = torch.randint(1, 10**6, (N, T))
-    frames = torch.randn(N, T, 3)
-    cases = [(ids * real, True), (ids, False), (frames * real[..., None], True), (frames, False)]
-    for values, expected in cases:
-        for arguments in (values, values.transpose(0, 1)):
-            ends = PaddedEnds()
-            for part in (slice(0, 20), slice(20, N)):
-                at = values[part] if arguments is values else values[part].transpose(0, 1)
-                ends.add(((at,), {}), len(values[part]))
-            assert ends.found() is expected
-    zeros_inside = ids * real
-    zeros_inside[5:9, 2:4] = 0
-    zeros_inside[5:9, [1, 4, 5, 0]] = 3
-    ends = PaddedEnds()
-    ends.add(((zeros_inside,), {}), N)
-    assert not ends.found()
-
-
-def test_a_callable_may_ask_for_the_mask() -> None:
-    def median(activation: Tensor, mask: Tensor | None = None) -> Tensor:
-        if mask is None:
-            return activation.flatten(1, -2).median(1).values if activation.ndim > 2 else activation
-        hidden = activation.masked_fill(~mask[..., None], torch.nan)
-        return hidden.nanmedian(1).values
-
-    data, layer = texts(), ["before"]
-    model = Text().eval()
-    asks = against(model, data, 7, layers=layer, pooling=median)
-    alone = against(model, data, 1, layers=layer, pooling=median)
-    np.testing.assert_allclose(asks.column("r"), alone.column("r"), atol=1e-5)
-    assert not any("sees padding" in note for note in asks.notes)
-    found = against(model, data, 7, layers=layer, pooling=lambda a: a.amax(1))
-    assert any("`pooling` sees padding in before" in note for note in found.notes)
-
-
-@pytest.mark.parametrize("method", ["gradient", "path"])
-def test_attribution_sums_over_real_tokens(method: str) -> None:
-    model, x, real = Tagger(), torch.randn(N, T, 3), real_tokens(lengths())
-    target = torch.arange(N) % 2
-    with TokenMasks(model):  # its head hears padding too
-        found = attribute(
-            lambda: model(x, real), {"layer": model.layer}, target, 1 - target, method=method
-        )
-    u, v = found["layer"]
-    weight = model.head.weight.detach().double()
-    gradient = weight[target] - weight[1 - target]
-    spoken = model.layer(x).detach().double().masked_fill(~real[..., None], 0)
-    torch.testing.assert_close(v, gradient * real.sum(1)[:, None], atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(u, gradient * spoken.sum(1), atol=1e-5, rtol=1e-5)
-
-
-# --- silencing ------------------------------------------------------------------------------------
-
-
-def test_silenced_neurons_say_the_mean_of_real_tokens() -> None:
-    model, x, real = Tagger(), torch.randn(N, T, 3), real_tokens(lengths())
-    spoken = model.layer(x).detach()
-    with silence(model, {"layer": [1]}):
-        found = model(x, real)
-    silent = spoken.clone()
-    silent[..., 1] = spoken[real][:, 1].mean()
-    torch.testing.assert_close(found, model.head(silent.sum(1)))
-
-
-def test_resampled_tokens_are_real_ones_of_another_sample() -> None:
-    model, real = Tagger(), real_tokens(lengths())
-    x = torch.randn(N, T, 3).masked_fill(~real[..., None], torch.nan)
-    spoken = model.layer(x).detach()
-    heard: list[Tensor] = []
-    with silence(model, {"layer": [1]}, "resample"):
-        handle = model.layer.register_forward_hook(lambda _m, _i, y: heard.append(y.detach()))
-        model(x, real)
-        handle.remove()
-    owner = {float(v): i for i in range(N) for v in spoken[i, real[i], 1]}
-    for i in range(N):
-        said = [owner[float(v)] for v in heard[0][i, real[i], 1]]
-        assert len(set(said)) == 1
-        assert said[0] != i
-
-
-def test_layers_in_front_of_the_mask_need_values() -> None:
-    model, ids = Text().eval(), torch.stack([row for row, _, _ in texts()])
-    message = "`values` for layers in front"
-    with pytest.raises(ValueError, match=message), silence(model, {"before": [1]}):
-        model(ids)
-    with silence(model, {"before": [1]}, values={"before": torch.zeros(8)}):
-        model(ids)
-    model.told = False
-    with silence(model, {"before": [1]}):
-        model(ids)
-
-
-@pytest.mark.parametrize("fill", ["mean", "zero"])
-def test_nested_sequences_are_silenced_too(fill: Any) -> None:
-    model, ids = Text().eval(), torch.stack([row for row, _, _ in texts()])
-    layer = "encoder.layers.0.linear2"
-    with silence(model, {layer: [2]}, fill):
-        padded = model(ids)
-        with torch.no_grad():
-            nested = model(ids)
-    torch.testing.assert_close(nested, padded.detach(), atol=1e-5, rtol=1e-5)
-    assert not torch.allclose(model(ids), padded, atol=1e-6)
-
-
-# --- hooks ----------------------------------------------------------------------------------------
-
-
 def test_looking_for_masks_changes_nothing_and_leaves_nothing() -> None:
     model, ids = Text().eval(), torch.stack([row for row, _, _ in texts()])
     with torch.no_grad():
@@ -479,43 +233,6 @@ def test_looking_for_masks_changes_nothing_and_leaves_nothing() -> None:
         with TokenMasks(model):
             assert torch.equal(model(ids), before)
     assert not any(part._forward_hooks or part._forward_pre_hooks for part in model.modules())
-
-
-def test_the_callback_reads_masks_too() -> None:
-    import pytorch_lightning as pl
-
-    class Module(pl.LightningModule):
-        def __init__(self, told: bool) -> None:
-            super().__init__()
-            self.net = Text(told)
-
-        def forward(self, ids: Tensor) -> Tensor:
-            return self.net(ids)
-
-        def validation_step(self, batch: Any, _: int) -> Any:
-            return {"preds": self(batch[0]), "target": batch[1]}
-
-    data, settings = texts(64), Ablation(sizes=(), singles=2, random_sets=1, by="mean")
-    known, told = Module(told=True), Module(told=False)
-    for module, options in (
-        (known, {}),
-        (told, {"token_mask": lambda batch: batch[0] != 0}),
-    ):
-        columns = []
-        for size in (1, 64):
-            callback = NeuronAdvantage(
-                lambda batch: batch[2], target=1, visualizer=None, ablation=settings, **options
-            )
-            collate = trimmed if module is known else None
-            loader = DataLoader(data, size, collate_fn=collate)
-            paper_trainer(callback).validate(module, loader, verbose=False)
-            assert callback.report is not None
-            assert "net.before" in callback.report.layers
-            columns.append(callback.report)
-        for name in (*SAME, "ablation"):
-            np.testing.assert_allclose(
-                columns[0].column(name), columns[1].column(name), atol=2e-5, err_msg=name
-            )
 
 
 class Renamed(nn.Linear):
