@@ -65,7 +65,8 @@ def make(name, pointers=None, **constants):
 for folds, columns, x in ((2, 1, "*bf16"), (1, 4, "*fp32")):
     shared = {"F": folds, "K": columns}
     make("prepare", {"x": x}, **shared, WIDE=columns, FOLDED=folds > 1, ROWS=256, COLS=128)
-    make("add_up", {"x": x}, **shared, MORE=16, ACTIVE=True, **on_device._TILE)
+    tile = on_device._TILE if columns == 1 else on_device._WITH_COVARIATES
+    make("add_up", {"x": x}, **shared, MORE=16, ACTIVE=True, **tile)
     make("merge", **shared, HEAD=32, COLS=128)
     make("add_in", {"x": x}, F=folds, ACTIVE=True, **on_device._TILE)
 make("sort_cells", ROWS=256)

@@ -232,7 +232,8 @@ def _numbered(sentences: np.ndarray) -> tuple[list[str], np.ndarray]:
 
 def _sample_parts(samples: Samples, *, classes: bool) -> dict[str, Part]:
     """``s/``, ``e/`` and ``a/``: samples, and those that drive each neuron."""
-    outcome = np.where(samples.outcome < 0, 255, samples.outcome).astype(np.uint8)
+    outcome = np.asarray(samples.outcome).astype(np.int16)  # NumPy 2.5 would make 255 an int8
+    outcome = np.where(outcome < 0, 255, outcome).astype(np.uint8)
     answers = ("target", "model", "baseline") if classes else ()
     parts = {"s/position": pack(samples.position, ordered=True)}
     parts |= {f"s/{name}": pack(getattr(samples, name)) for name in answers}

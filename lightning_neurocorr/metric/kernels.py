@@ -178,9 +178,9 @@ def _sums(
     Y is X less ``centre``. Those of covariates ``(MORE, COLS)`` come last.
     """
     # A sum for every place of the tile: warps meet once, at the end, and not at every tile.
-    total = tl.zeros((ROWS, COLS), tl.float32)
-    product = tl.zeros((ROWS, COLS), tl.float32)
-    square = tl.zeros((ROWS, COLS), tl.float64)  # float32 holds no squares of 1e-20 and 1e20
+    total = tl.zeros((ROWS, COLS), tl.float64)  # float32 holds no sums of 1e37, no squares of 1e20
+    product = tl.zeros((ROWS, COLS), tl.float64)
+    square = tl.zeros((ROWS, COLS), tl.float64)
     active = tl.zeros((ROWS, COLS), tl.int32)
     more = tl.zeros((MORE, COLS), tl.float32)
     for top in tl.range(start, stop, ROWS, num_stages=AHEAD):
@@ -192,9 +192,9 @@ def _sums(
         value = tl.load(x + at, mask=read, other=0.0)
         y = tl.where(read, value.to(tl.float32) - centre[None, :], 0.0)
         weight = tl.load(left + place, mask=there, other=0.0)
-        total += y
-        product += weight[:, None] * y
         wide = y.to(tl.float64)
+        total += wide
+        product += weight.to(tl.float64)[:, None] * wide
         square += wide * wide
         if ACTIVE:
             active += (read & (value != 0)).to(tl.int32)
@@ -203,8 +203,8 @@ def _sums(
             given = (j < K)[:, None] & there[None, :]
             weights = tl.load(left + j[:, None] * n + place[None, :], mask=given, other=0.0)
             more = tl.dot(weights, y, more, input_precision="ieee")  # TF32 keeps 10 bits
-    wide_total, wide_product = tl.sum(total.to(tl.float64), 0), tl.sum(product.to(tl.float64), 0)
-    return wide_total, tl.sum(square, 0), tl.sum(active, 0).to(tl.float64), wide_product, more
+    active = tl.sum(active, 0).to(tl.float64)
+    return tl.sum(total, 0), tl.sum(square, 0), active, tl.sum(product, 0), more
 
 
 @triton.jit(do_not_specialize=["n"])

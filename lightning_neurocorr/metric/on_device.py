@@ -25,9 +25,10 @@ _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _MOST_COLUMNS = 33  # sums of 32 covariates stay in registers
 _MOST_FOLDS = 256
 
-# Measured on an H100 over shapes of tiles and ways to unroll: four tiles on their way from memory
-# at a time read 2.4 TB/s, one reads 1.6.
-_TILE = {"ROWS": 8, "COLS": 128, "AHEAD": 4, "num_warps": 4, "num_stages": 1}
+# Measured on an H100 over shapes of tiles and how many are on their way from memory at a time.
+_TILE = {"ROWS": 4, "COLS": 128, "AHEAD": 4, "num_warps": 2, "num_stages": 1}
+# Products of matrices, as covariates need them, are of 16 rows at least.
+_WITH_COVARIATES = {"ROWS": 16, "COLS": 128, "AHEAD": 1, "num_warps": 8, "num_stages": 1}
 _PROGRAMS = 4 * 132  # that an H100's multiprocessors work on
 _FEWEST, _MOST = 512, 4096  # samples in a chunk: what pays, and what float32 adds up well
 _SORTED = 256  # samples that are sorted at a time
@@ -78,7 +79,7 @@ def add_batch_(
     first, more, ids = (None if x is None else _on(device, x) for x in given)
     f, k = {"F": folds}, {"K": layout.columns}
     wide, size = _power(layout.columns), state.shape[1]
-    tile = {"ACTIVE": count_active, **_TILE}
+    tile = {"ACTIVE": count_active, **(_TILE if layout.columns == 1 else _WITH_COVARIATES)}
 
     def run() -> None:
         for slot, x in passes:
@@ -204,7 +205,7 @@ def _on(device: torch.device, values: Tensor) -> Tensor:
 def _try(device: torch.device, run: Callable[[], None]) -> bool:
     """Launch kernels; False, and a warning once, where one can't be compiled or launched."""
     try:
-        with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+        with nullcontext() if _is_current(device) else torch.cuda.device(device):
             run()
     except torch.cuda.OutOfMemoryError:
         raise
@@ -212,6 +213,11 @@ def _try(device: torch.device, run: Callable[[], None]) -> bool:
         _give_up(f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}")
         return False
     return True
+
+
+def _is_current(device: torch.device) -> bool:
+    """Whether kernels go to this device as it is: to say so takes as long as a launch."""
+    return device.type != "cuda" or device.index == torch.cuda.current_device()
 
 
 def _is_new(kind: Kind) -> bool:
