@@ -15,14 +15,6 @@ from torch.utils._pytree import tree_leaves
 
 from lightning_neurocorr.metric import on_device
 
-# Convolutions in order, and the head: 54 layers.
-RESNET50 = [64] + [
-    width
-    for blocks, narrow in ((3, 64), (4, 128), (6, 256), (3, 512))
-    for block in range(blocks)
-    for width in [narrow, narrow, 4 * narrow] + [4 * narrow] * (block == 0)
-] + [1000]  # fmt: skip
-
 
 class Launches(TorchDispatchMode):
     """Operators that run on a device, by name; not those that make a view or take memory."""

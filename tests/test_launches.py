@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from launches import RESNET50, counted, on_meta
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -18,6 +17,8 @@ from lightning_neurocorr.validation.collector import Collector
 from lightning_neurocorr.validation.columns import correlation_columns
 from lightning_neurocorr.validation.options import Options
 from lightning_neurocorr.validation.settings import Settings
+from tests.benchmarks.gpu_update import RESNET50
+from tests.launches import counted, on_meta
 from tests.neurons import related
 
 N, D = 256, sum(RESNET50)

@@ -10,9 +10,13 @@ from torch import Tensor
 
 from lightning_neurocorr.baselines.batch import Field, check_field, read_field
 from lightning_neurocorr.baselines.prediction import as_tensor
-from lightning_neurocorr.baselines.table_files import Rows, read_csv, read_npy
-
-_SUFFIXES = (".csv", ".tsv", ".npy")
+from lightning_neurocorr.baselines.table_files import (
+    TEXT_TABLES,
+    Rows,
+    existing_file,
+    read_csv,
+    read_npy,
+)
 
 
 class TableBaseline:
@@ -47,7 +51,7 @@ class TableBaseline:
         id_column: str = "id",
     ) -> None:
         if isinstance(table, (str, Path)):
-            table = _existing_file(table)
+            table = existing_file(table, "table", (*TEXT_TABLES, ".npy"))
         if isinstance(table, Mapping) and id is None:
             raise ValueError(
                 "Expected `id` to say where the ids are in the batch, because `table` is a dict, "
@@ -175,20 +179,6 @@ class TableBaseline:
         by = "" if self.id is None else f", id={self.id!r}"
         column = "" if self.column == "prediction" else f", column={self.column!r}"
         return f"TableBaseline({shown}{by}{column})"
-
-
-def _existing_file(path: str | Path) -> Path:
-    """A path that can be read later."""
-    path = Path(path).expanduser()
-    if path.suffix.lower() not in _SUFFIXES:
-        raise ValueError(
-            f"Expected `table` to be a file ending in .csv, .tsv or .npy, but got {str(path)!r}."
-        )
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"Expected `table` to be a file, but got {str(path)!r}, which does not exist."
-        )
-    return path
 
 
 def _checked(values: Any, name: str, ids: list[Any] | None = None) -> Rows:

@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+TEXT_TABLES = (".csv", ".tsv")
+
 _INTEGER = re.compile(r"[+-]?[0-9]{1,19}")
 _INT64 = range(-(2**63), 2**63)
 
@@ -59,6 +61,31 @@ def read_csv(path: Path, column: str | Sequence[str], id_column: str | None) -> 
     ]
     ids = None if id_at is None else [cells[id_at] for cells in rows]
     return Rows(_tensor(values, scores=not isinstance(column, str)), ids, lines)
+
+
+def existing_file(path: str | Path, argument: str, suffixes: Sequence[str]) -> Path:
+    """A file with a table that can be read later.
+
+    Args:
+        path: As the user gave it.
+        argument: What the user gave it as, for the error message.
+        suffixes: Endings of the kinds that can be read.
+
+    Raises:
+        FileNotFoundError: If it is not there.
+        ValueError: If it ends in none of the suffixes.
+    """
+    path = Path(path).expanduser()
+    if path.suffix.lower() not in suffixes:
+        raise ValueError(
+            f"Expected `{argument}` to be a file ending in {', '.join(suffixes[:-1])} or "
+            f"{suffixes[-1]}, but got {str(path)!r}."
+        )
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"Expected `{argument}` to be a file, but got {str(path)!r}, which does not exist."
+        )
+    return path
 
 
 def read_text_table(

@@ -7,10 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lightning_neurocorr.baselines.table_files import read_text_table
+from lightning_neurocorr.baselines.table_files import TEXT_TABLES, existing_file, read_text_table
 from lightning_neurocorr.validation.metadata_protocol import MetadataSource, SamplesOfBatch
 
-_SUFFIXES = (".csv", ".tsv")
 _NO_ID = {"", "nan", "none", "nat", "<na>", "null"}
 
 
@@ -138,7 +137,7 @@ class TableMetadata(MetadataSource):
 def is_table(metadata: Any) -> bool:
     """Whether it is a file with a table, a DataFrame or a dict of columns."""
     if isinstance(metadata, Path) or (
-        isinstance(metadata, str) and metadata.lower().endswith(_SUFFIXES)
+        isinstance(metadata, str) and metadata.lower().endswith(TEXT_TABLES)
     ):
         return True
     return isinstance(metadata, Mapping) or (
@@ -148,15 +147,7 @@ def is_table(metadata: Any) -> bool:
 
 def _columns_of(table: Any) -> dict[str, list[Any]]:
     if isinstance(table, (str, Path)):
-        path = Path(table).expanduser()
-        if path.suffix.lower() not in _SUFFIXES:
-            raise ValueError(
-                f"Expected `metadata` to be a file ending in .csv or .tsv, but got {str(path)!r}."
-            )
-        if not path.is_file():
-            raise FileNotFoundError(
-                f"Expected `metadata` to be a file, but got {str(path)!r}, which does not exist."
-            )
+        path = existing_file(table, "metadata", TEXT_TABLES)
         header, rows, _ = read_text_table(path, "metadata")
         if len(set(header)) != len(header):
             raise ValueError(

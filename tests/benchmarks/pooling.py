@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import tempfile
 import warnings
 from collections.abc import Iterator
 from importlib import import_module
@@ -25,7 +24,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_neurocorr import NeuronReport, TableBaseline, compare
 from tests.benchmarks import replication_cases as real_data
-from tests.benchmarks.replication import Tally, percent, placebo
+from tests.benchmarks.replication import CACHE, Tally, percent, placebo
 from tests.benchmarks.timing import machine, table
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
@@ -112,7 +111,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--cache",
         type=Path,
-        default=Path(tempfile.gettempdir()) / "lightning_neurocorr-replication",
+        default=CACHE,
         help="where trained networks are kept",
     )
     options = parser.parse_args(arguments)

@@ -13,7 +13,6 @@ validation, whose tensors are followed.
 from __future__ import annotations
 
 import argparse
-import tempfile
 import time
 import warnings
 from collections.abc import Iterator
@@ -29,7 +28,7 @@ from lightning_neurocorr import NeuronReport, TableBaseline, compare
 from lightning_neurocorr.activations import SiteFinder, choose_layers
 from lightning_neurocorr.report import verdict
 from tests.benchmarks import replication_cases as real_data
-from tests.benchmarks.replication import placebo
+from tests.benchmarks.replication import CACHE, placebo
 from tests.benchmarks.timing import machine, table
 
 KINDS: tuple[Literal["raw", "activation"], ...] = ("raw", "activation")
@@ -113,7 +112,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--cache",
         type=Path,
-        default=Path(tempfile.gettempdir()) / "lightning_neurocorr-replication",
+        default=CACHE,
         help="where trained networks are kept",
     )
     options = parser.parse_args(arguments)
