@@ -19,6 +19,7 @@ from lightning_neurocorr.activations import first_tensor as logits_of
 from lightning_neurocorr.report import NeuronReport
 from lightning_neurocorr.validation.rerun import learn, too_many
 from tests.helpers import seeded
+from tests.launches import Launches
 from tests.paper_model import paper_trainer
 
 N, C, D = 400, 6, 8
@@ -66,6 +67,16 @@ def test_logits_of_the_prediction_are_learnt(kind: str) -> None:
         )
     other = torch.randn(50, C, generator=seeded(2))
     assert too_many(found.differs(found.logits(other), change(more)))
+
+
+def test_where_the_models_own_output_is_judged_nothing_is_computed() -> None:
+    logits = torch.randn(8, C, generator=seeded())
+    found = learn(logits, logits, logits_of)
+    assert found is not None
+    with Launches() as launches:
+        assert found.differs(found.logits(logits), logits.detach()).shape == (8,)
+    assert sum(launches.found.values()) <= 2  # zeros; and detach, which makes a view
+    assert not found.differs(logits, logits).any()
 
 
 @pytest.mark.parametrize(

@@ -86,11 +86,9 @@ def pool(
     if (tokens := _tokens(output, place, mask)) is not None:
         return _pool_tokens(*tokens, pooling)
     activation = _as_real(first_tensor(output).detach())
-    if activation.ndim < 2:
-        return activation.reshape(-1, 1).clone()
     reduce = _positions(place, activation)
-    if not reduce:
-        return activation.clone()  # an in-place activation after the layer would overwrite it
+    if pooling == "mean" or not reduce:
+        return _mean(activation, reduce)
     if pooling in _TOKEN:
         if len(reduce) > 1 or unit_axis(place, activation) != 2:
             raise UnreadableError(
@@ -98,9 +96,7 @@ def pool(
                 f"{tuple(activation.shape)}"
             )
         return activation.select(reduce[0], 0 if pooling == "cls" else -1).clone()
-    if pooling == "max":
-        return activation.amax(reduce)
-    return activation.mean(reduce, dtype=_wide(activation))
+    return activation.amax(reduce)
 
 
 def position_mean(
@@ -113,9 +109,10 @@ def position_mean(
     """
     if (tokens := _tokens(output, place, mask)) is not None:
         return _pool_tokens(*tokens, "mean"), tokens[1].sum(1)
-    activation = first_tensor(output)
-    sizes = [activation.shape[axis] for axis in _positions(place, activation)]
-    return pool(output, place), math.prod(sizes)
+    activation = _as_real(first_tensor(output).detach())
+    positions = _positions(place, activation)
+    count = math.prod(activation.shape[axis] for axis in positions)
+    return _mean(activation, positions), count
 
 
 def widened(values: Tensor) -> Tensor:
@@ -156,6 +153,13 @@ def _positions(place: Place, activation: Tensor) -> list[int]:
         return []
     keep = {batch_axis(place, activation), unit_axis(place, activation)}
     return [axis for axis in range(activation.ndim) if axis not in keep]
+
+
+def _mean(activation: Tensor, positions: list[int]) -> Tensor:
+    if positions:
+        return activation.mean(positions, dtype=_wide(activation))
+    rows = activation if activation.ndim > 1 else activation.reshape(-1, 1)
+    return rows.clone()  # an in-place activation after the layer would overwrite it
 
 
 def _as_real(activation: Tensor) -> Tensor:

@@ -171,9 +171,12 @@ class ActivationRecorder:
 
     def _astray(self, name: str) -> str:
         """Why what was heard elsewhere is not what the layer said; empty where it is."""
-        place, heard = self.layers[name], sum(part.calls for part in self._heard[name].values())
+        place = self.layers[name]
+        if not isinstance(place, Site) or not place.elsewhere:
+            return ""
+        heard = sum(part.calls for part in self._heard[name].values())
         spoken = self._spoken.get(name, 0)
-        if not isinstance(place, Site) or not place.elsewhere or spoken == heard:
+        if spoken == heard:
             return ""
         return (
             f"it was called {spoken} times and heard {heard} times at {place.name}: the forward "

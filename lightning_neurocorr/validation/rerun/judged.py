@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from lightning_neurocorr.validation.rerun.arguments import tensors_in
+from lightning_neurocorr.validation.same_numbers import shares
 
 # Of the size of a prediction: what precision, and other samples in the batch, make of equal ones.
 _TOLERANCE = {torch.float64: 0.01, torch.float32: 0.01}
@@ -51,6 +52,8 @@ class JudgedLogits:
         """Which samples have another prediction than these logits give, ``(N,)``."""
         if len(logits) != len(prediction):
             return torch.ones(len(prediction), dtype=torch.bool, device=prediction.device)
+        if shares(logits, prediction):  # as where the model's own output is judged
+            return torch.zeros(len(logits), dtype=torch.bool, device=logits.device)
         logits, prediction = logits.detach(), prediction.detach().to(logits.device)
         if not prediction.is_floating_point():
             return answers_of(logits) != prediction.long().reshape(-1)
