@@ -68,20 +68,24 @@ class Waiting:
     def thin(self) -> None:
         """Drop the samples that the choice would not have taken at its present rates."""
         scale = torch.tensor(self._choice.scale, dtype=torch.float64)
-        kept = [self._some(p, p.score < scale[p.integers[:, 2]]) for p in self.pieces]
-        self.pieces = [piece for piece in kept if len(piece)]
+        self._keep(self.scores() < scale[self.integers()[:, 2]])
         self._count, self._used = [0, 0], [0.0, 0.0]
         for before, piece in zip((None, *self.pieces), self.pieces, strict=False):
             self._weigh(piece, before)
 
     def select(self, wanted: Tensor, more: Tensor) -> None:
         """Keep the ``wanted`` ones of all samples, ``(n,)``, and give each ``more`` integers."""
-        sizes = [len(piece) for piece in self.pieces]
-        parts = zip(self.pieces, wanted.split(sizes), more.split(sizes), strict=True)
-        found = []
-        for piece, mine, integers in parts:
-            full = replace(piece, integers=torch.cat([piece.integers, integers], 1))
-            found.append(self._some(full, mine))
+        parts = more.split([len(piece) for piece in self.pieces])
+        self.pieces = [
+            replace(piece, integers=torch.cat([piece.integers, integers], 1))
+            for piece, integers in zip(self.pieces, parts, strict=True)
+        ]
+        self._keep(wanted)
+
+    def _keep(self, wanted: Tensor) -> None:
+        """Keep the ``wanted`` ones of all samples, ``(n,)``."""
+        parts = wanted.split([len(piece) for piece in self.pieces])
+        found = [self._some(*one) for one in zip(self.pieces, parts, strict=True)]
         self.pieces = [piece for piece in found if len(piece)]
 
     def integers(self) -> Tensor:
