@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from lightning_neurocorr import functional as F
-from lightning_neurocorr.isolation.asides import depth
 from lightning_neurocorr.isolation.guests import guest
 from lightning_neurocorr.isolation.randomness import PrivateRandomness
 from lightning_neurocorr.report.finding import Finding, State, missing
@@ -221,7 +220,6 @@ class LastOutputs:
     """What some modules returned last, whoever called them."""
 
     def __init__(self, modules: Mapping[str, nn.Module]) -> None:
-        self._depth = depth()
         self._last: dict[str, Any] = {}
         self._handles: list[RemovableHandle] = [
             module.register_forward_hook(self._keep(name)) for name, module in modules.items()

@@ -2,7 +2,7 @@
 
 import { html, nothing, render } from "./vendor/lit-html.js";
 import { markEdges, watchEdges } from "./edges.js";
-import { OUTCOME_WORDS, count, plain } from "./format.js";
+import { OUTCOME_WORDS, plain } from "./format.js";
 import { changed, parsedState, queryOf } from "./place.js";
 import { Series } from "./series.js";
 import { comparePage } from "./pages/compare.js";
