@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 from helpers import cells_of, partial_r
-from scipy import stats
+from scipy import special, stats
 
 from lightning_neurocorr import functional as F
-from lightning_neurocorr.functional.stratified import CellMoments, compare
+from lightning_neurocorr.functional.stratified import CellMoments, compare, correlation_within
 from lightning_neurocorr.metric import Cells, NeuronAdvantageCorrelation
 from lightning_neurocorr.validation.classes import ClassRows, pools
 from lightning_neurocorr.validation.columns import CLAIMS, PARTS, correlation_columns
@@ -252,3 +252,41 @@ def test_pools_hold_classes_alike() -> None:
     assert wins.max() < 3 * wins.mean()
     assert len(set(pools(seen, 5).tolist())) == 5
     assert set(pools(seen[:3], 2).tolist()) <= {0, 1}
+
+
+def wide(neurons: int) -> CellMoments:
+    rng = np.random.default_rng(0)
+    counts = rng.integers(2, 40, (3, 4)).astype(float)
+    sums = torch.from_numpy(rng.normal(size=(3, 4, neurons)))
+    squares = torch.from_numpy(counts[..., None] * rng.uniform(1, 2, (3, 4, neurons)))
+    return CellMoments(counts, counts, np.zeros(neurons), sums, squares)
+
+
+def test_many_neurons_are_tested_on_several_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    cells, real, seen = wide(13_000), special.stdtr, []
+    cells.squares[:, :, 7] = math.nan
+
+    def noting(dof: np.ndarray, t: np.ndarray) -> np.ndarray:
+        seen.append(len(t))
+        return real(dof, t)
+
+    monkeypatch.setattr(special, "stdtr", noting)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    alone = compare(cells, 1, 0)
+    assert seen == [13_000]
+    for threads, expected in ((2, [6500] * 2), (64, [4334, 4333, 4333])):
+        seen.clear()
+        monkeypatch.setattr(torch, "get_num_threads", lambda n=threads: n)
+        found = compare(cells, 1, 0)
+        assert sorted(seen, reverse=True) == expected
+        np.testing.assert_array_equal(found.p, alone.p)
+    assert np.isnan(alone.p).nonzero()[0].tolist() == [7]
+
+
+def test_a_comparison_waits_for_its_device_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    cells, waits, cpu = wide(5), [], torch.Tensor.cpu
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda x: waits.append(x.shape) or cpu(x))
+    compare(cells, 1, 0)
+    compare(cells, 1, 3, tested=False)
+    correlation_within(cells, np.ones(5), np.ones(5), 1.0)
+    assert waits == [(6, 5), (3, 5), (3, 5)]

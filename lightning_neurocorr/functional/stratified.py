@@ -8,6 +8,7 @@ Shapes: ``D`` neurons, ``C`` classes (or pools of classes), 4 outcome groups.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +19,8 @@ from torch import Tensor
 # Squares within classes below this share of all of them are what rounding leaves of equal numbers.
 _ROUNDING = 1e-9
 _EXPLAINED = 1e-6  # of a neuron's spread, as for every partial correlation
+
+_NEURONS_PER_THREAD = 1 << 12  # half a millisecond of Student's distribution
 
 
 @dataclass(frozen=True)
@@ -88,10 +91,13 @@ def correlation_within(
     n = cells.counts.sum(1)
     seen = n > 0
     n, a = n[seen], cells.advantage.sum(1)[seen]
-    sums, squares = _rows(cells.sums.sum(1), seen), _here(cells.squares.sum((0, 1)))
+    sums = _rows(cells.sums.sum(1), _chosen(seen, cells.sums.device))
     gap = a / n - a.sum() / n.sum()  # weighted by n they sum to 0, so that no mean of x is needed
-    c = comoment - _here(_times(gap, sums))
-    xx = squares - _here(_times(1 / n, sums**2))
+    to_gap, to_mean = _like(sums, np.stack([gap, 1 / n]))
+    of_gap, of_means, squares = _here(
+        torch.stack([to_gap @ sums, to_mean @ sums**2, cells.squares.sum((0, 1))])
+    )
+    c, xx = comoment - of_gap, squares - of_means
     aa = advantage_spread - float((n * gap**2).sum())
     r = c / (np.sqrt(np.maximum(xx, 0)) * np.sqrt(max(aa, 0.0)))
     explained = ~(xx > _EXPLAINED * spread) | (aa <= _ROUNDING * advantage_spread)
@@ -134,19 +140,25 @@ def compare(cells: CellMoments, one: int, other: int, *, tested: bool = True) ->
         return Comparison(undefined, undefined, 0.0)
     n1, n0 = n1[told], n0[told]
     n, each = n1 + n0, n1 * n0 / (n1 + n0)
-    s1, s0 = (_rows(cells.sums[:, group], told) for group in (one, other))
-    q1, q0 = (_rows(cells.squares[:, group], told) for group in (one, other))
+    weight = each / (n - 1)  # n is 2 at least
+    rows = _chosen(told, cells.sums.device)
+    s1, s0 = (_rows(cells.sums[:, group], rows) for group in (one, other))
+    q1, q0 = (_rows(cells.squares[:, group], rows) for group in (one, other))
+    weights = np.stack([n0 / n, n1 / n, 1 / n, weight, weight / n, 1 / n1, 1 / n0])
+    to_one, to_other, to_mean, weight, to_means, to_ones, to_others = _like(s1, weights)
     total, squares = (s1 + s0) ** 2, q1 + q0
-    t, all_squares = _here(_times(n0 / n, s1) - _times(n1 / n, s0)), _here(squares.sum(0))
-    within = all_squares - _here(_times(1 / n, total))
+    sums = [to_one @ s1 - to_other @ s0, squares.sum(0), to_mean @ total]
+    if tested:
+        sums += [weight @ squares - to_means @ total]
+        sums += [q1.sum(0) - to_ones @ s1**2, q0.sum(0) - to_others @ s0**2]
+    t, all_squares, mean_squares, *tests = _here(torch.stack(sums))  # one wait for all
+    within = all_squares - mean_squares
     within = np.where(within > _ROUNDING * all_squares, within, np.nan)
     r = np.clip(t / (np.sqrt(within) * np.sqrt(each.sum())), -1, 1)
     if not tested:
         return Comparison(r, undefined, float(each.sum()))
-    weight = each / (n - 1)  # n is 2 at least
-    variance = _here(_times(weight, squares) - _times(weight / n, total))
+    variance, *spreads = tests
     z = t / np.sqrt(np.maximum(variance, 0))
-    spreads = [_here(q.sum(0) - _times(1 / m, s**2)) for m, s, q in ((n1, s1, q1), (n0, s0, q0))]
     p = np.fmax(special.ndtr(-z), _welch(t, each, (n1, n0), spreads))
     return Comparison(r, np.where(np.isnan(r), np.nan, p), float(each.sum()))
 
@@ -166,17 +178,32 @@ def _welch(
         dofs.append(max(dof, 1.0))
     first, second = error
     dof = (first + second) ** 2 / (first**2 / dofs[0] + second**2 / dofs[1])
-    return special.stdtr(dof, -t / np.sqrt(first + second))
+    return _student(dof, -t / np.sqrt(first + second))
 
 
-def _rows(values: Tensor, chosen: np.ndarray) -> Tensor:
+def _student(dof: np.ndarray, t: np.ndarray) -> np.ndarray:
+    """Student's distribution function, on as many threads as PyTorch may use: most of the time."""
+    threads = min(torch.get_num_threads(), len(t) // _NEURONS_PER_THREAD)
+    if threads < 2:
+        return special.stdtr(dof, t)
+    with ThreadPoolExecutor(threads) as pool:
+        parts = pool.map(special.stdtr, *(np.array_split(part, threads) for part in (dof, t)))
+        return np.concatenate(list(parts))
+
+
+def _chosen(rows: np.ndarray, device: torch.device) -> Tensor | None:
+    """The rows that are chosen; None for all."""
+    return None if rows.all() else torch.from_numpy(rows.nonzero()[0]).to(device)
+
+
+def _rows(values: Tensor, chosen: Tensor | None) -> Tensor:
     """Some rows, copied only where these are not all."""
-    return values if chosen.all() else values[torch.from_numpy(chosen.nonzero()[0])]
+    return values if chosen is None else values[chosen]
 
 
-def _times(weights: np.ndarray, values: Tensor) -> Tensor:
-    """The sum of rows ``(C, D)``, each times its weight."""
-    return torch.from_numpy(weights).to(values.device) @ values
+def _like(values: Tensor, numbers: np.ndarray) -> Tensor:
+    """Numbers where ``values`` lie."""
+    return torch.from_numpy(numbers).to(values.device)
 
 
 def _here(values: Tensor) -> np.ndarray:

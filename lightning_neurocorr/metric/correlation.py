@@ -146,7 +146,7 @@ class NeuronAdvantageCorrelation(Metric):
 
     def compute(self) -> Tensor:
         """Pearson's r of every neuron with the advantage, ``(D,)``."""
-        return correlation(self._checked())
+        return correlation(self._checked(self.layout.unpack(self._merged())))
 
     def _wrap_compute(self, compute: Callable) -> Callable:
         """Torchmetrics makes a number of ``(1,)``; one neuron is still a layer of one."""
@@ -165,19 +165,25 @@ class NeuronAdvantageCorrelation(Metric):
         self._computed = None  # the parent class would go on answering with the old r
         self._update_count = max(1, self._update_count)  # or compute() warns that it has no data
 
-    def moments(self) -> tuple[Moments, list[Moments]]:
+    def moments(self, device: torch.device | str | None = None) -> tuple[Moments, list[Moments]]:
         """The moments of all samples and those of each fold, over all processes.
 
         Every process must call it: under ``torch.distributed`` the states are gathered as in
         ``compute``.
+
+        Args:
+            device: Where they are wanted, in one transfer; by default where the metric lies.
         """
         with self.sync_context(
             dist_sync_fn=self.dist_sync_fn,
             should_sync=self._to_sync,
             should_unsync=self._should_unsync,
         ):
-            parts = self.layout.unpack(self.state.clone())
-            return self._checked(), [parts.fold(i) for i in range(self.folds)]
+            states = torch.cat([self._merged()[None], self.state])
+        total, *folds = map(
+            self.layout.unpack, states.to(states.device if device is None else device)
+        )
+        return self._checked(total), folds
 
     def plot(self, val: Tensor | Sequence[Tensor] | None = None, ax: Any = None) -> Any:
         """Histogram of r over the neurons; returns figure and axes as other metrics do.
@@ -225,9 +231,12 @@ class NeuronAdvantageCorrelation(Metric):
                     f"{theirs}. {advice}"
                 )
 
-    def _checked(self) -> Moments:
-        """All folds in one; says once how many neurons were not finite."""
-        merged = self.layout.unpack(Merge(self.layout)(self.state[:, None])[0])
+    def _merged(self) -> Tensor:
+        """All folds in one, ``(size,)``."""
+        return Merge(self.layout)(self.state[:, None])[0]
+
+    def _checked(self, merged: Moments) -> Moments:
+        """The moments of all samples; says once how many neurons were not finite."""
         broken = int(((merged.n > 0) & ~(merged.mean.isfinite() & merged.m2.isfinite())).sum())
         if broken and not self._warned:
             self._warned = True

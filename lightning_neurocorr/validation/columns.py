@@ -68,7 +68,7 @@ def correlation_columns(
     columns["q_value"] = adjusted(columns["p_value"])
     whole = reduce(operator.add, cells) if cells else None
     if whole is not None and whole.by_class:
-        columns |= _within_class(total, whole, testable, adjusted)
+        columns |= _within_class(r, total, whole, testable, adjusted)
         columns |= _parts(r, _array(total.active / total.n), cells, whole, adjusted)
     columns |= _replication(r, folds)
     columns |= {
@@ -120,17 +120,18 @@ def _adjusted(p: np.ndarray, layers: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def _within_class(
+    plain: np.ndarray,
     total: Moments,
     cells: CellMoments,
     testable: np.ndarray,
     adjusted: Callable[[np.ndarray], np.ndarray],
 ) -> dict[str, np.ndarray]:
-    """r, p and q with class means taken out."""
+    """r, p and q with class means taken out; ``plain`` r is not."""
     spread = float(total.ww[0, 0])
     r, seen = stratified.correlation_within(cells, _array(total.c[0]), _array(total.m2), spread)
     p = np.where(testable, F.p_value(r, float(total.n), seen - 1), np.nan)
     # Where the class says all about neuron or advantage, nothing within it can be shown: q is 1.
-    empty = testable & np.isnan(r) & ~np.isnan(_array(F.correlation(total)))
+    empty = testable & np.isnan(r) & ~np.isnan(plain)
     return {
         "r_within_class": r,
         "p_within_class": p,

@@ -113,12 +113,15 @@ class Watched:
     def sums(self) -> dict[str, tuple[Tensor, Tensor]]:
         """Samples ``()`` and the sum of each neuron ``(D,)`` by layer, of this process alone."""
         own = self.metric.layout.unpack(self.metric.state)
-        total = own.n @ own.mean
-        return {name: (own.n.sum(), total[slot]) for name, slot in self.slots.items()}
+        n, total = own.n.sum(), own.n @ own.mean
+        return {name: (n, total[slot]) for name, slot in self.slots.items()}
 
     def moments(self) -> tuple[Moments, list[Moments]]:
-        """Moments of all samples and of each half, over all processes, which all must call it."""
-        return self.metric.moments()
+        """Moments of all samples and of each half, over all processes, which all must call it.
+
+        They are on the CPU.
+        """
+        return self.metric.moments("cpu")
 
     def rankings(self) -> dict[str, Ranking]:
         """The strongest samples by layer, over all processes, which all must call it."""
