@@ -99,7 +99,9 @@ def _fair(w: np.ndarray) -> dict[str, np.ndarray]:
     return fair
 
 
-def _combined(both: np.ndarray, one=None, other=None) -> dict[str, np.ndarray]:
+def _combined(
+    both: np.ndarray, one: np.ndarray | None = None, other: np.ndarray | None = None
+) -> dict[str, np.ndarray]:
     """Sums over the samples of each formula, from sums over those of both words and of each."""
     one = np.diag(both) if one is None else one
     other = np.diag(both) if other is None else other

@@ -20,7 +20,7 @@ from lightning_neurocorr.validation.options import Options
 
 _LEAST = 200  # samples
 _NEURONS = 1024  # of all layers, for slices without words
-SPECIFIC = 0.005  # a slice with a larger p is none of this baseline
+SPECIFIC = 0.005  # a slice with a larger p is not shown to be one of this baseline
 _WORD_ERRORS = 4.0  # r of a part and a word, in standard errors
 _TOP_FIFTH = 0.8
 _EXAMPLES = 8
@@ -32,11 +32,11 @@ COLUMNS = (
     Column("advantage", "Their mean advantage.", format="signed", null="that of all samples"),
     Column("low", "Lower end of its 95 % interval.", format="signed"),
     Column("high", "Upper end of its 95 % interval.", format="signed"),
-    Column("q", "Chance that it is none, over all that were tried.", format="small"),
+    Column("q", "How often chance alone finds as much, over all that were tried.", format="small"),
     Column(
         "specific",
-        "Chance that it is none of this baseline: that the two differ there only because the model "
-        "is better or worse there in any case.",
+        "How often shuffled answers of the baseline differ as much from the model there: where the "
+        "model is good or weak whoever it is compared with, they often do.",
         format="small",
     ),
     Column("wins", "Of them, those that only the model gets right.", format="count"),
@@ -172,13 +172,14 @@ class Slices(Study):
         own = [part.p_specific <= SPECIFIC for _, _, part in named]
         headline = (
             f"Slices in which the model is better than elsewhere: {better}; in which the baseline "
-            f"is: {len(named) - better}. {sum(own)} of {len(named)} are of this baseline."
+            f"is: {len(named) - better}. Of this baseline are shown to be {sum(own)} of "
+            f"{len(named)}."
             if named
             else "No slice holds on the half of the samples that it was not found on."
         )
         notes = [
-            f"{text}: the model is {'better' if part.direction > 0 else 'worse'} there whoever it "
-            "is compared with. The baseline's answers, shuffled within the class, would do as well."
+            f"{text}: not shown to be of this baseline. Its answers, shuffled within the class, "
+            f"may {'lose' if part.direction > 0 else 'win'} there as often."
             for (text, _, part), mine in zip(named, own, strict=True)
             if not mine
         ]
