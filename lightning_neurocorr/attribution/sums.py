@@ -48,12 +48,12 @@ class AttributionSums:
         self.settings = settings or Attribution()
         self.problems: dict[str, str] = {}
         wide: dict[str, Any] = {"dtype": torch.float64, "device": device}
-        self._centres = {name: torch.as_tensor(c).to(**wide) for name, c in centres.items()}
-        self.parts = min(self.settings.parts(sum(map(len, self._centres.values()))), pairs)
-        self._spans = _spans(self._centres)
-        self.neurons = neurons = sum(map(len, self._centres.values()))
+        given = {name: torch.as_tensor(c, device="cpu") for name, c in centres.items()}
+        self._spans = _spans(given)
+        self.neurons = neurons = sum(map(len, given.values()))
+        self.parts = min(self.settings.parts(neurons), pairs)
         # Of all layers one after another, so that a pass adds to few tensors and not to hundreds.
-        self._centre = torch.cat([torch.zeros(0, **wide), *self._centres.values()])
+        self._centre = torch.cat([torch.zeros(0), *given.values()]).to(**wide)
         self._counts = torch.zeros(2, **wide)  # `only_model` samples of each fold
         self._pairs = torch.zeros(1, **wide)
         self._moments = torch.zeros(2, 2, neurons, **wide)  # rows k and k^2, by fold
@@ -88,20 +88,21 @@ class AttributionSums:
             OutOfMemoryError: If the samples are too many to be differentiated at once; nothing has
                 been added.
         """
-        layers = {name: layers[name] for name in self._centres if name in layers}
+        layers = {name: layers[name] for name in self._spans if name in layers}
         method, steps = self.settings.method, self.settings.path_steps
         found = attribute(forward, layers, target, rival, method=method, path_steps=steps)
         samples = _Weights(group, fold, pair, weight, self.parts)
         ready: list[tuple[str, Tensor, Tensor]] = []
-        for name, centre in self._centres.items():
+        for name, span in self._spans.items():
+            neurons = span.stop - span.start
             if name not in found:
                 self._drop(
                     name,
                     "it lies outside the module named by `output`, or no gradient of the "
                     "prediction reaches it",
                 )
-            elif (width := found[name][0].shape[1]) != len(centre):
-                self._drop(name, f"it has {width} neurons, not {len(centre)} as before")
+            elif (width := found[name][0].shape[1]) != neurons:
+                self._drop(name, f"it has {width} neurons, not {neurons} as before")
             else:
                 ready.append((name, *found.pop(name)))
         samples = samples.to(self._centre.device)
