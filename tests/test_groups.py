@@ -6,13 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from lightning_neurocorr.functional.groups import Grouping, find_groups, modularity
+from lightning_neurocorr.functional.groups import Grouping, _half, find_groups, modularity
 from lightning_neurocorr.functional.matching import CrossMoments, match
 from lightning_neurocorr.functional.readout import read_out
 from tests.planted_sources import Planted, hand_wired, made_up, trained
 
 pytest.importorskip("sklearn")
+from sklearn.cluster import SpectralClustering
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import adjusted_rand_score
 from sklearn.preprocessing import StandardScaler
 
 
@@ -225,3 +227,15 @@ def test_small_batches_wait_for_each_other() -> None:
     expected = whole.correlation_()
     for found in (small, sent):
         torch.testing.assert_close(found.correlation_(), expected, atol=1e-6, rtol=0)
+
+
+def test_clusters_are_scikit_learns() -> None:
+    rng = np.random.default_rng(7)
+    for sources in (1, 3):
+        said = rng.normal(size=(500, sources))[:, rng.integers(0, sources, 40)]
+        a = said * rng.uniform(0.3, 1, 40) + rng.normal(size=(500, 40))
+        half = _half(a, rng.integers(0, 4, 500))
+        for k in range(2, 9):
+            slow = SpectralClustering(k, affinity="precomputed", assign_labels="cluster_qr")
+            labels = slow.fit_predict(half.alike + 1e-6)
+            assert adjusted_rand_score(labels, half.clusters(k)) == 1

@@ -400,8 +400,8 @@ def test_chance_is_how_often_answers_and_labels_of_any_two_samples_agree() -> No
 def test_the_copy_is_asked_about_a_fifth_and_the_model_about_the_same() -> None:
     found = asked([Readout()])["readout"]
     frame = found.to_dataframe()
-    assert "asked about 1,000 samples" in found.notes[0]
-    alone = asked([Readout(max_samples=1000)])["readout"].to_dataframe()
+    assert "asked about 500 samples" in found.notes[0]
+    alone = asked([Readout(max_samples=500)])["readout"].to_dataframe()
     assert frame.trained.tolist() == alone.accuracy_only_model.tolist()
     assert frame.untrained.tolist() == alone.untrained.tolist()
     assert (frame.trained > frame.untrained).iloc[1:].all()

@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
+from scipy import linalg
 
 from lightning_neurocorr.functional.scikit import scikit
 from lightning_neurocorr.functional.words import correlations, within
@@ -51,16 +53,13 @@ class Grouping:
     why: str = ""
 
 
-def find_groups(
-    activations: np.ndarray, classes: np.ndarray, second_half: np.ndarray, *, seed: int = 0
-) -> Grouping:
+def find_groups(activations: np.ndarray, classes: np.ndarray, second_half: np.ndarray) -> Grouping:
     """Groups of the neurons of one layer, or why there are none.
 
     Args:
         activations: Over the samples that only the model gets right, ``(N, D)``.
         classes: Class ids ``(N,)``.
         second_half: ``(N,)`` bool.
-        seed: Of the clustering's start.
 
     Raises:
         ModuleNotFoundError: If scikit-learn is not installed.
@@ -76,13 +75,13 @@ def find_groups(
     if len(live) < 4:
         return _none(activations, "fewer than four neurons vary together with others")
     halves = [half.of(live) for half in halves]
-    tried = [_try(halves, k, seed) for k in range(2, min(MOST_GROUPS, len(live) // 2) + 1)]
+    tried = [_try(halves, k) for k in range(2, min(MOST_GROUPS, len(live) // 2) + 1)]
     holds, held, stability, leak, k = max(tried)
     if not holds:
         why = "no split into groups holds on the other half of the samples"
         return _none(activations, why, held, stability, leak)
     whole = _half(activations, classes).of(live)
-    found = _clusters(whole.alike, k, seed)
+    found = whole.clusters(k)
     label, order = np.full(activations.shape[1], -1), np.argsort(-np.bincount(found), kind="stable")
     label[live] = np.argsort(order)[found]
     sign = np.zeros(len(label), dtype=int)
@@ -133,6 +132,28 @@ class _Half:
         alike = self.alike[np.ix_(neurons, neurons)]
         return _Half(alike, self.free, self.activations[:, neurons], self.classes)
 
+    def clusters(self, k: int) -> np.ndarray:
+        """The cluster of each neuron ``(D,)`` where there are k (Damle, Minden and Ying 2019)."""
+        near = self._embedded[:, :k]
+        corners = linalg.qr(near.T, mode="economic", pivoting=True)[2][:k]
+        u, _, v = linalg.svd(near[corners].T)
+        return np.abs(near @ u @ v).argmax(1)
+
+    @cached_property
+    def _embedded(self) -> np.ndarray:
+        """Neurons ``(D, 8)`` where those that share much are close, for any number of clusters.
+
+        The smallest eigenvectors of the normalised graph Laplacian (von Luxburg 2007).
+        """
+        # A little of everything: a graph in pieces has no order of its eigenvectors.
+        alike = self.alike + 1e-6
+        np.fill_diagonal(alike, 0.0)
+        root = np.sqrt(alike.sum(0))
+        most = min(MOST_GROUPS, len(alike))
+        largest = [len(alike) - most, len(alike) - 1]
+        vectors = linalg.eigh(alike / root / root[:, None], subset_by_index=largest)[1]
+        return vectors[:, ::-1] / root[:, None]
+
 
 def _half(activations: np.ndarray, classes: np.ndarray) -> _Half:
     r = np.nan_to_num(correlations(activations, activations, classes))
@@ -156,9 +177,9 @@ def _none(
     return Grouping(np.full(size, -1), held, stability, leak, np.zeros(size, dtype=int), why)
 
 
-def _try(halves: list[_Half], k: int, seed: int) -> tuple[bool, float, float, float, int]:
+def _try(halves: list[_Half], k: int) -> tuple[bool, float, float, float, int]:
     """Whether a split into k groups holds, its modularity, stability and leakage, and k."""
-    labels = [_clusters(half.alike, k, seed) for half in halves]
+    labels = [half.clusters(k) for half in halves]
     held = [modularity(halves[1 - i].alike, labels[i]) for i in (0, 1)]
     stability = float(scikit("metrics").adjusted_rand_score(*labels))
     leak = math.nan
@@ -235,11 +256,3 @@ def readable(first: _Half, second: _Half, source: np.ndarray, target: np.ndarray
     size = np.sqrt((expected**2).sum(0) * (known**2).sum(0))
     r = (expected * known).sum(0) / np.where(size > 0, size, 1)
     return max(float((np.clip(r, 0, None) ** 2).mean()) - 1 / second.free, 0.0)
-
-
-def _clusters(alike: np.ndarray, k: int, seed: int) -> np.ndarray:
-    clustering = scikit("cluster").SpectralClustering(
-        k, affinity="precomputed", assign_labels="cluster_qr", random_state=seed
-    )
-    # A little of everything: a graph in pieces has no order of its eigenvectors.
-    return clustering.fit_predict(alike + 1e-6)

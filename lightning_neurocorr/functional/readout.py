@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -66,6 +66,7 @@ class _Fit:
     x: np.ndarray
     mean: np.ndarray
     scale: np.ndarray
+    _rounds: dict[int, np.ndarray] = field(default_factory=dict)
 
     @classmethod
     def to(cls, x: np.ndarray) -> _Fit:
@@ -77,24 +78,33 @@ class _Fit:
         return (x - self.mean) / self.scale
 
     @cached_property
-    def gram(self) -> np.ndarray:
-        """``(D, D)``."""
+    def _gram(self) -> np.ndarray:
         return self.x.T @ self.x / len(self.x)
+
+    def round(self, classes: int, penalty: float) -> np.ndarray:
+        """Coordinates ``(D, D)`` in which the loss is near a ball: few rounds are enough.
+
+        The curvature where nothing is known yet (as in the bound of Böhning 1992).
+        """
+        if classes not in self._rounds:
+            curved = self._gram * np.float32((1 - 1 / classes) / classes)
+            curved[np.diag_indices(len(curved))] += penalty
+            root = linalg.cholesky(curved, lower=True)
+            one = np.eye(len(root), dtype=root.dtype)
+            self._rounds[classes] = linalg.solve_triangular(root, one, lower=True).T
+        return self._rounds[classes]
 
     def __call__(self, label: np.ndarray, classes: int) -> Predict:
         """A function from standardised activations to one of ``classes`` labels."""
         n, d = self.x.shape
         # Two classes have one vector of weights in scikit-learn: half of it is in each of ours.
         penalty = (2 if classes == 2 else 1) / (_C * n)
-        # In these coordinates the loss is near a ball: few rounds (as the bound of Böhning 1992).
-        spread = self.gram * np.float32((1 - 1 / classes) / classes)
-        spread[np.diag_indices(d)] += penalty
-        round_ = linalg.inv(linalg.cholesky(spread, lower=True)).T
+        ball = self.round(classes, penalty)
         rows, offset = np.arange(n), np.log(np.bincount(label, minlength=classes) / n)
 
         def weights(v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             v = v.astype(np.float32).reshape(d + 1, classes)
-            return round_ @ v[:d], v[d] + offset.astype(np.float32)
+            return ball @ v[:d], v[d] + offset.astype(np.float32)
 
         def loss(v: np.ndarray) -> tuple[float, np.ndarray]:
             w, b = weights(v)
@@ -103,7 +113,7 @@ class _Fit:
             lost += penalty / 2 * float((w * w).sum())
             p[rows, label] -= 1
             p /= n
-            slope = round_.T @ (self.x.T @ p + np.float32(penalty) * w)
+            slope = ball.T @ (self.x.T @ p + np.float32(penalty) * w)
             return lost, np.concatenate([slope.ravel(), p.sum(0)]).astype(np.float64)
 
         options = {"maxiter": _ROUNDS, "gtol": _SMALL}

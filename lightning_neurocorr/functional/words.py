@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy import sparse, stats
 
 from lightning_neurocorr.functional.inference import p_value
 
@@ -170,9 +170,10 @@ def within(values: np.ndarray, groups: np.ndarray) -> np.ndarray:
 
 
 def _means(values: np.ndarray, group: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Means of columns ``(N, k)`` over the samples of each group; a sum for each, not a sort."""
-    sums = [np.bincount(group, column, len(counts)) for column in values.T]
-    return np.stack(sums, 1) / np.maximum(counts, 1)[:, None]
+    """Means of columns ``(N, k)`` over the samples of each group."""
+    of_group = (np.ones(len(group)), (group, np.arange(len(group))))
+    sums = sparse.csr_matrix(of_group, shape=(len(counts), len(group))) @ values
+    return sums / np.maximum(counts, 1)[:, None]
 
 
 def usable_words(words: np.ndarray) -> np.ndarray:
@@ -240,7 +241,8 @@ def _exemplar_test(
     Exemplars are the samples with the largest activation: one in a hundred, 25 at least, but none
     on which the neuron is at its lowest.
     """
-    share, base, p = (np.full(len(word), np.nan) for _ in range(3))
+    # Of each neuron: samples, those that have the word, exemplars, those of them that have it.
+    n, having, exemplars, hits = np.zeros((4, len(word)), dtype=int)
     for d in np.flatnonzero((word >= 0) & binary[word]):
         column = words[:, word[d]]
         rows = np.flatnonzero(np.isfinite(column))
@@ -248,11 +250,12 @@ def _exemplar_test(
         k = min(max(25, len(rows) // 100), int((a > a.min()).sum()))
         if k < 1:
             continue
-        hits = int(has[_largest(a, k)].sum())
-        share[d], base[d] = hits / k, has.mean()
-        tail = stats.hypergeom.sf(hits - 1, len(rows), int(has.sum()), k)
-        p[d] = min(1.0, tried * float(tail))
-    return share, base, p
+        n[d], having[d], exemplars[d] = len(rows), has.sum(), k
+        hits[d] = has[_largest(a, k)].sum()
+    with np.errstate(invalid="ignore"):  # 0 / 0: nothing is known of a neuron
+        share, base = hits / exemplars, having / n
+    tail = stats.hypergeom.sf(hits - 1, n, having, exemplars)
+    return share, base, np.where(n > 0, np.minimum(1.0, tried * tail), np.nan)
 
 
 def _largest(a: np.ndarray, k: int) -> np.ndarray:

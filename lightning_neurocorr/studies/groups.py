@@ -127,7 +127,7 @@ class Groups(Study):
                 f"{MIN_SAMPLES}. Take a larger validation set."
             )
         notes: list[str] = list(samples.vocabulary.notes)
-        silencer = self._silencer(look, notes)
+        silencer: Silencer | None = None
         columns: dict[str, list[Any]] = {column.name: [] for column in COLUMNS}
         directions: list[Direction] = []
         for layer in look.progress(self._layers(look, samples), "groups"):
@@ -137,6 +137,8 @@ class Groups(Study):
             if found.why:
                 notes.append(f"No groups in {layer}: {found.why}.")
                 continue
+            if not directions:  # it runs the model: not for nothing
+                silencer = self._silencer(look, notes)
             for group in range(int(found.label.max()) + 1):
                 inside = found.label == group
                 r = of_layer(look, "r", layer)

@@ -69,7 +69,7 @@ class Matches(Study):
         layers: Which of its layers: as ``layers`` of the callback. None takes those with the names
             that are watched, where it has them all.
         untrained: Whether an untrained copy of the model is a control, on a fifth of the samples
-            (1,000 to 4,000). None: where there are at most 25 million pairs of neurons.
+            (500 to 4,000). None: where there are at most 25 million pairs of neurons.
         name: The key in ``report.studies``.
         every_n_validations: Also after validations n, 2n and so on of a fit.
         time_budget_s: Seconds it may take.

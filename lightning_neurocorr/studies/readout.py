@@ -63,7 +63,7 @@ class Readout(Study):
     Args:
         max_samples: Activations of so many samples are kept, at most.
         untrained: Whether an untrained copy runs over some of them too: a fifth of the validation
-            set (1,000 to 4,000), and more where these hold less than 50 that only the model gets
+            set (500 to 4,000), and more where these hold less than 50 that only the model gets
             right.
         name: The key in ``report.studies``.
         every_n_validations: Also after validations n, 2n and so on of a fit.

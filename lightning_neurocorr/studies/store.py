@@ -153,9 +153,9 @@ def room(neurons: int, budget: int = STORE_BYTES) -> int:
 def of_control(samples: int) -> int:
     """On how many of a validation's samples an untrained copy of the model runs, at most.
 
-    A fifth of them, which is a fifth of an epoch; a control needs 1,000, and no more than 4,000.
+    A fifth of them, which is a fifth of an epoch; a control needs 500, and no more than 4,000.
     """
-    return min(4_000, max(1_000, samples // 5))
+    return min(4_000, max(500, samples // 5))
 
 
 def _rows(values: Any, rows: Tensor) -> Any:
