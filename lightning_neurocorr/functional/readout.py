@@ -81,7 +81,7 @@ class _Fit:
     def _gram(self) -> np.ndarray:
         return self.x.T @ self.x / len(self.x)
 
-    def round(self, classes: int, penalty: float) -> np.ndarray:
+    def round(self, classes: int, penalty: np.float32) -> np.ndarray:
         """Coordinates ``(D, D)`` in which the loss is near a ball: few rounds are enough.
 
         The curvature where nothing is known yet (as in the bound of Böhning 1992).
@@ -98,31 +98,31 @@ class _Fit:
         """A function from standardised activations to one of ``classes`` labels."""
         n, d = self.x.shape
         # Two classes have one vector of weights in scikit-learn: half of it is in each of ours.
-        penalty = (2 if classes == 2 else 1) / (_C * n)
-        ball = self.round(classes, penalty)
-        rows, offset = np.arange(n), np.log(np.bincount(label, minlength=classes) / n)
+        penalty = np.float32((2 if classes == 2 else 1) / (_C * n))
+        ball, rows = self.round(classes, penalty), np.arange(n)
+        offset = np.log(np.bincount(label, minlength=classes) / n).astype(np.float32)
 
-        def weights(v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            v = v.astype(np.float32).reshape(d + 1, classes)
-            return ball @ v[:d], v[d] + offset.astype(np.float32)
+        def weights(flat: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            v = flat.astype(np.float32).reshape(classes, d + 1)
+            return v[:, :d] @ ball.T, (v[:, d] + offset)[:, None]
 
-        def loss(v: np.ndarray) -> tuple[float, np.ndarray]:
-            w, b = weights(v)
-            p = _softmax(self.x @ w + b)
-            lost = -float(np.log(np.maximum(p[rows, label], 1e-30)).mean())
-            lost += penalty / 2 * float((w * w).sum())
-            p[rows, label] -= 1
+        def loss(flat: np.ndarray) -> tuple[float, np.ndarray]:
+            w, b = weights(flat)
+            p = _softmax(w @ self.x.T + b)
+            lost = penalty / 2 * (w * w).sum() - np.log(np.maximum(p[label, rows], 1e-30)).mean()
+            p[label, rows] -= 1
             p /= n
-            slope = ball.T @ (self.x.T @ p + np.float32(penalty) * w)
-            return lost, np.concatenate([slope.ravel(), p.sum(0)]).astype(np.float64)
+            slope = (p @ self.x + penalty * w) @ ball
+            return float(lost), np.c_[slope, p.sum(1)].ravel().astype(np.float64)
 
         options = {"maxiter": _ROUNDS, "gtol": _SMALL}
-        flat = np.zeros((d + 1) * classes)
+        flat = np.zeros(classes * (d + 1))
         found = optimize.minimize(loss, flat, jac=True, method="L-BFGS-B", options=options)
         w, b = weights(found.x)
-        return lambda x: (x @ w + b).argmax(1)
+        return lambda x: (w @ x.T + b).argmax(0)
 
 
 def _softmax(scores: np.ndarray) -> np.ndarray:
-    p = np.exp(scores - scores.max(1, keepdims=True))
-    return p / p.sum(1, keepdims=True)
+    """Of scores ``(C, n)``."""
+    p = np.exp(scores - scores.max(0))
+    return p / p.sum(0)

@@ -115,12 +115,13 @@ def _words_of(name: str, values: list[Any]) -> tuple[list[tuple[str, Kind, str, 
     known = [value for value in plain if value is not None]
     if not known:
         return [], f"No words from {name!r}: it is empty."
-    if all(isinstance(value, bool) for value in known):
+    kinds = set(map(type, known))
+    if kinds == {bool}:
         if len(set(known)) == 1:
             return [], _all_have(name, known[0])
-        return [(name, "boolean", name, _column(plain, lambda v: v))], ""
-    if all(isinstance(value, (int, float)) for value in known):
-        return _numeric(name, np.array([math.nan if v is None else float(v) for v in plain]))
+        return [(name, "boolean", name, _floats(plain))], ""
+    if all(issubclass(kind, (int, float)) for kind in kinds):
+        return _numeric(name, _floats(plain))
     texts = [None if p is None else _text(v) for p, v in zip(plain, values, strict=True)]
     levels = sorted({text for text in texts if text is not None})
     if len(levels) > _MOST_VALUES:
@@ -170,6 +171,11 @@ def _numeric(name: str, values: np.ndarray) -> tuple[list[tuple[str, Kind, str, 
 
 def _truth(holds: np.ndarray, values: np.ndarray) -> np.ndarray:
     return np.where(np.isnan(values), np.nan, holds.astype(np.float32))
+
+
+def _floats(values: Sequence[Any]) -> np.ndarray:
+    """Numbers and truth values as numbers; NaN for None."""
+    return np.array(values, dtype=np.float64)
 
 
 def _column(values: Sequence[Any], holds: Any) -> np.ndarray:

@@ -198,13 +198,13 @@ def _complete(words: np.ndarray) -> Iterator[tuple[np.ndarray | slice, np.ndarra
     everywhere = known.all(0)
     if everywhere.any() and len(words) > 2:
         yield slice(None), np.flatnonzero(everywhere)
-    rest = np.flatnonzero(~everywhere)
-    _, which = np.unique(np.packbits(known[:, rest], axis=0), axis=1, return_inverse=True)
-    for group in range(int(which.max(initial=-1)) + 1):
-        columns = rest[which.ravel() == group]
+    alike: dict[bytes, list[int]] = {}
+    for column in np.flatnonzero(~everywhere).tolist():
+        alike.setdefault(np.packbits(known[:, column]).tobytes(), []).append(column)
+    for columns in alike.values():
         rows = np.flatnonzero(known[:, columns[0]])
         if len(rows) > 2:
-            yield rows, columns
+            yield rows, np.array(columns)
 
 
 def _centred(values: np.ndarray, classes: np.ndarray | None) -> np.ndarray:
