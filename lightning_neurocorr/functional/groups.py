@@ -135,7 +135,8 @@ class _Half:
     def clusters(self, k: int) -> np.ndarray:
         """The cluster of each neuron ``(D,)`` where there are k (Damle, Minden and Ying 2019)."""
         near = self._embedded[:, :k]
-        corners = linalg.qr(near.T, mode="economic", pivoting=True)[2][:k]
+        *_, order = linalg.qr(near.T, mode="economic", pivoting=True)
+        corners = np.asarray(order)[:k]
         u, _, v = linalg.svd(near[corners].T)
         return np.abs(near @ u @ v).argmax(1)
 
