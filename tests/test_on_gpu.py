@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from lightning_neurocorr import BatchBaseline, FeatureVisualizer, ImagePrior, compare
+from lightning_neurocorr.isolation.room import free_bytes
 from lightning_neurocorr.metric import Cells, NeuronAdvantageCorrelation, on_device
 from lightning_neurocorr.visualization import Target, drawing, repeating
-from lightning_neurocorr.visualization.memory import free_bytes
 
 pytestmark = pytest.mark.gpu
 CUDA = torch.device("cuda", 0)

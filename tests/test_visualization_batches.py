@@ -5,8 +5,9 @@ import pytest
 import torch
 from torch import nn
 
+from lightning_neurocorr.isolation.room import free_bytes
 from lightning_neurocorr.visualization import FeatureVisualizer, ImagePrior, Target, drawing
-from lightning_neurocorr.visualization.memory import bytes_per_image, free_bytes, most_at_once
+from lightning_neurocorr.visualization.memory import bytes_per_image, most_at_once
 
 
 def _network():

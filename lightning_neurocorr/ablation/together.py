@@ -17,7 +17,7 @@ from lightning_neurocorr.ablation.replay import Prelude
 from lightning_neurocorr.ablation.silencing import Fill, silence
 from lightning_neurocorr.ablation.variants import silence_variants
 from lightning_neurocorr.activations import Place
-from lightning_neurocorr.isolation.room import free_bytes
+from lightning_neurocorr.isolation.room import pass_bytes
 
 _LEARNT_FROM = 2  # samples
 _FULL = {"cuda": 1024}  # samples that keep a device busy
@@ -137,7 +137,7 @@ class Together:
             self._model, self._place, lambda: said.append(self._forward(*args, **kwargs))
         )
         device = said[0].device
-        room = free_bytes(device) if self._room is None else self._room
+        room = pass_bytes(device) if self._room is None else self._room
         each = (_SEVERAL * prelude.operation_bytes + prelude.kept_bytes) / len(rows)
         most = _FULL.get(device.type, _FULL_ELSEWHERE)
         self._most = max(1, min(most, int(room / max(each, 1))))

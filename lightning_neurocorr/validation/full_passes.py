@@ -8,7 +8,7 @@ import torch
 
 from lightning_neurocorr.activations import Place
 from lightning_neurocorr.attribution import Attribution, graph_bytes
-from lightning_neurocorr.isolation.room import free_bytes
+from lightning_neurocorr.isolation.room import pass_bytes
 from lightning_neurocorr.validation.waiting import Piece, Waiting
 
 # Samples that keep a device busy, where a batch of the loader has fewer. What a CPU works on has to
@@ -71,7 +71,7 @@ def _fitting(
     """How many samples there is room for, at most ``most``: seen in the forward of a few."""
     few = next(iter(waiting.calls(_TRIED)))
     device, rerun = few.prediction.device, waiting.rerun
-    room = free_bytes(device) if settings.pass_bytes is None else settings.pass_bytes
+    room = pass_bytes(device) if settings.pass_bytes is None else settings.pass_bytes
     try:
         taken = graph_bytes(lambda: rerun.logits(few.arguments), layers, device, rerun.held())
     except RuntimeError:  # such as `torch.func` inside the model: nothing can be counted

@@ -14,13 +14,14 @@ import torch
 from torch import Tensor
 
 from lightning_neurocorr.activations import Place
+from lightning_neurocorr.isolation.room import free_bytes
 from lightning_neurocorr.report.panels import Picture
 from lightning_neurocorr.visualization import parametrization
 from lightning_neurocorr.visualization.augmentation import warp
 from lightning_neurocorr.visualization.describing import describe, without
 from lightning_neurocorr.visualization.draws import Draws
 from lightning_neurocorr.visualization.isolated_model import IsolatedModel, alike
-from lightning_neurocorr.visualization.memory import bytes_per_image, free_bytes, most_at_once
+from lightning_neurocorr.visualization.memory import bytes_per_image, most_at_once
 from lightning_neurocorr.visualization.prior import ImagePrior
 from lightning_neurocorr.visualization.reference import Reference, measure
 from lightning_neurocorr.visualization.repeating import CudaRecorder, Recorder, Repeater, opened

@@ -12,15 +12,6 @@ _AT_ONCE = 16  # on a CPU, whose caches are small
 _SHARE = 1 / 4  # of the free memory; a recorded step needs as much again as the steps before it
 
 
-def free_bytes(device: torch.device) -> int | None:
-    """Memory that can be had on a GPU; None where PyTorch cannot tell."""
-    if device.type != "cuda":
-        return None
-    free, _ = torch.cuda.mem_get_info(device)
-    cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return free + cached
-
-
 def most_at_once(free: int | None, needed: int) -> int:
     """How many pictures to make at once.
 
