@@ -228,11 +228,12 @@ def no_waiting(device: torch.device) -> Iterator[None]:
 
 
 def waits(bench: Bench) -> list[Row]:
-    """Whether reading a batch waits for the device, after the first batch."""
+    """Whether a batch waits for the device after the first, with attribution and exemplars."""
     sizes, device = bench.sizes, bench.device
     model = network("resnet50", device, sizes.small)
     loader = batches(bench, model, sizes.batch, min(4, sizes.batches))
-    settings = Settings(Options(BatchBaseline(2), target=1), choose_layers(model, None), model)
+    options = Options(BatchBaseline(2), target=1, attribution=Attribution())
+    settings = Settings(options, choose_layers(model, None), model, exemplars=8)
     positions, said = LoaderPositions(loader), "none"
     with torch.no_grad(), Collector(model, settings) as collector:
         for i, batch in enumerate(loader):
