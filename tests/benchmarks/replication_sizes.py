@@ -152,7 +152,7 @@ def main(arguments: list[str] | None = None) -> None:
     many = f"{kept:,} others"
     print(f"{data.name}, seeds {seeds[0]} to {seeds[-1]}.\n")
     head = ["samples of a part", "of these *neither*", "neurons called on a part"]
-    head += ["hold on as many others", "expected of true ones", f"hold on {many}"]
+    head += ["hold on as many others", "expected of true claims", f"hold on {many}"]
     print(table([*head, f"other sign on {many}"], (row(*each) for each in found.items())))
     print(machine("scikit-learn"))
 
