@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import pickle
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-import numpy as np
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
@@ -21,11 +19,11 @@ from lightning_neurocorr.studies.heard import Heard, Start, heard
 from lightning_neurocorr.studies.look import OutOfTimeError, RefusedError
 from lightning_neurocorr.studies.protocol import Listener, Study
 from lightning_neurocorr.studies.store import Store
+from lightning_neurocorr.studies.travelling import packed, unpacked
 from lightning_neurocorr.validation import JudgedBatch, ValidationPass
 from lightning_neurocorr.validation.processes import gather_to_first, running
 
 _STORE = "activations that studies asked to keep"
-_DATA = (Tensor, np.ndarray, np.generic, bool, int, float, str, bytes)
 _LONGEST = 1000  # characters of an error that are kept
 
 
@@ -176,17 +174,17 @@ class Listening:
                 told[study.name] = self.missing[study.name].why
             elif listener is not None:
                 with self._guarded_merge(study):
-                    told[study.name] = _packed(listener)
+                    told[study.name] = packed(listener)
         if self.store is not None:
             self.store.trim()
-            told[_STORE] = _packed(self.store)
+            told[_STORE] = packed(self.store)
         others = gather_to_first(told)[1:]
         for study in list(self._studies.values()):
             with self._guarded_merge(study):
                 self._merge(study.name, [other.get(study.name) for other in others])
         if self.store is not None:
             for other in others:
-                self.store.merge(_unpacked(self.store, other[_STORE]))
+                self.store.merge(unpacked(self.store, other[_STORE]))
         return HeardByStudies(
             self._start.model, dict(self._listeners), dict(self.missing), self.store, listened=True
         )
@@ -197,7 +195,7 @@ class Listening:
             if isinstance(other, str):
                 raise RuntimeError(f"in another process: {other}")
             if listener is not None:
-                listener.merge(_unpacked(listener, other))
+                listener.merge(unpacked(listener, other))
 
     @contextmanager
     def _guarded_merge(self, study: Study) -> Iterator[None]:
@@ -254,59 +252,3 @@ def said(error: Exception) -> str:
     own = isinstance(error, (RefusedError, OutOfTimeError))
     text = str(error) if own else f"{type(error).__name__}: {error}"
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ..."
-
-
-def _packed(listener: Listener) -> bytes | None:
-    """What a listener has heard, all of it on the CPU, and as it travels where that is needed."""
-    own = {name: value for name, value in vars(listener).items() if name not in listener.stays}
-    heard = {name: value for name, value in own.items() if _travels(value)}
-    moved = {name: _on_cpu(value) for name, value in heard.items()}
-    vars(listener).update(moved)
-    return pickle.dumps(moved) if running() else None
-
-
-def _travels(value: Any) -> bool:
-    """Whether it is data: a study, a module or the start of a validation stays where it is."""
-    if isinstance(value, dict):
-        return all(_travels(part) for pair in value.items() for part in pair)
-    if isinstance(value, (list, tuple, set)):
-        return _plain(value) or all(map(_travels, value))
-    if value is None or isinstance(value, _DATA):
-        return True
-    if callable(value) or isinstance(value, (Study, Start)) or not running():
-        return False  # nobody else asks for it, and it may be large
-    try:  # an object of the study's own
-        pickle.Pickler(_Nowhere()).dump(value)
-    except Exception:  # noqa: BLE001 -- anything can go wrong in other people's objects
-        return False
-    return True
-
-
-class _Nowhere:
-    """A file that forgets what is written: to see whether something can be, without a copy."""
-
-    def write(self, data: Any) -> int:
-        """Count it."""
-        return len(data)
-
-
-def _plain(values: Any) -> bool:
-    """Whether all of a long column are of Python's own kinds; a look at each one takes longer."""
-    return set(map(type, values)) <= {bool, int, float, str, type(None)}
-
-
-def _on_cpu(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return value.detach().cpu()
-    if isinstance(value, dict):
-        return {key: _on_cpu(part) for key, part in value.items()}
-    if type(value) in (list, tuple) and not _plain(value):
-        return type(value)(_on_cpu(part) for part in value)
-    return value
-
-
-def _unpacked(like: Listener, state: bytes) -> Any:
-    """A listener of the same kind with what another process of this run has heard."""
-    other = object.__new__(type(like))
-    vars(other).update(pickle.loads(state))  # noqa: S301 -- from our own processes
-    return other
