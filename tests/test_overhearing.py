@@ -5,11 +5,19 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from lightning_neurocorr import CachedBaseline, Matches, ModuleBaseline, Snapshot, compare
+from lightning_neurocorr import (
+    CachedBaseline,
+    Matches,
+    ModuleBaseline,
+    NeuronAdvantage,
+    Snapshot,
+    compare,
+)
 from lightning_neurocorr.activations import aside
 from lightning_neurocorr.report import NeuronReport
 from lightning_neurocorr.studies import Beside, Listener, Start
@@ -51,6 +59,37 @@ def test_matches_with_the_baseline_run_its_network_once(monkeypatch: pytest.Monk
     again = frame(compared(net, ModuleBaseline(other), Matches(untrained=False)))
     assert other.forwards == alone + BATCHES
     assert heard.equals(again)
+
+
+class Learner(pl.LightningModule):
+    """Is validated."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = network(0)
+
+    def validation_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
+        return {"logits": self.net(batch[0]), "target": batch[1]}
+
+
+def test_a_trainer_runs_the_baselines_network_once_too() -> None:
+    other, found = network(1), {}
+    for studies in ([], [Matches(untrained=False)]):
+        other.forwards = 0
+        callback = NeuronAdvantage(
+            ModuleBaseline(other), layers="net.*", studies=studies, attribution=False,
+            visualizer=None,
+        )  # fmt: skip
+        trainer = pl.Trainer(
+            callbacks=[callback], logger=False, enable_progress_bar=False, accelerator="cpu",
+            enable_model_summary=False, enable_checkpointing=False,
+        )  # fmt: skip
+        trainer.validate(Learner(), DataLoader(data(), 16), verbose=False)
+        found[len(studies)] = other.forwards, callback.report
+    assert found[0][0] == found[1][0] > 0
+    alone = frame(compared(network(0), ModuleBaseline(network(1)), Matches(untrained=False)))
+    heard = frame(found[1][1])
+    assert heard.r.tolist() == pytest.approx(alone.r.tolist(), abs=1e-6, nan_ok=True)
 
 
 def test_a_network_that_is_named_twice_is_the_baselines(monkeypatch: pytest.MonkeyPatch) -> None:
