@@ -68,7 +68,7 @@ def test_the_curves_of_an_ablation_are_shown(report: NeuronReport) -> None:
         (point,) = (p for p in study.points if (p.layer, p.size) == (row.layer, row.size))
         assert row.beyond == point.effect.beyond
         assert row.random == point.control.beyond
-        assert row.needed == ("yes" if point.beats_random else "no")
+        assert row.needed == point.beats_random
     assert len(curves) == len(study.points) > 2
     singles = finding.to_dataframe("singles")
     for row in singles.itertuples():
