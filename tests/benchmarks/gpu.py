@@ -13,6 +13,7 @@ figures mean nothing, and no goal is judged.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import warnings
 from collections.abc import Callable
@@ -60,6 +61,8 @@ def main(arguments: list[str] | None = None) -> None:
             "one, or try the script with --device cpu --fast."
         )
     warnings.simplefilter("ignore")
+    # its processes would start while the first rows are timed
+    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
     device = torch.device(options.device)
     bench = Bench(device, Sizes.fast() if options.fast else Sizes())
     judged = device.type == "cuda" and not options.fast

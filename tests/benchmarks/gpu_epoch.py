@@ -95,12 +95,12 @@ def validation(
         reader=make_reader(options, step=False),
     )
     positions = LoaderPositions(loader)
-    with torch.no_grad(), Collector(model, settings) as collector:
+    # as around the bare loop: autocast keeps the weights that it has cast while it is open
+    autocast = torch.autocast(bench.device.type, torch.bfloat16)
+    with torch.no_grad(), autocast, Collector(model, settings) as collector:
         for batch in positions.loader:
             collector.begin(batch)
-            with torch.autocast(bench.device.type, torch.bfloat16):
-                outputs = model(batch[0])
-            collector.update(outputs, batch, positions)
+            collector.update(model(batch[0]), batch, positions)
         collector.finish()
     report_of(collector.running_pass.finish(bench.device))
     return collector.recorder.found
