@@ -172,7 +172,7 @@ class Slices(Study):
         own = [part.p_specific <= SPECIFIC for _, _, part in named]
         headline = (
             f"Slices in which the model is better than elsewhere: {better}; in which the baseline "
-            f"is: {len(named) - better}. Of this baseline are shown to be {sum(own)} of "
+            f"is: {len(named) - better}. Shown to be of this baseline: {sum(own)} of "
             f"{len(named)}."
             if named
             else "No slice holds on the half of the samples that it was not found on."
