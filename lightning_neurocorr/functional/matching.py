@@ -60,6 +60,9 @@ class CrossMoments:
         """
         if len(a) != len(b):
             raise ValueError(f"Expected as many samples of both, but got {len(a)} and {len(b)}.")
+        if len(a) >= _TOGETHER and not self._waiting:
+            self._add_batch(a, b)  # without a copy
+            return
         self._waiting.append((a, b))
         if sum(len(part) for part, _ in self._waiting) >= _TOGETHER:
             self._add_waiting()
@@ -77,11 +80,19 @@ class CrossMoments:
         self.c.addmm_(centred[0].T, centred[1])
 
     def _moments(self, part: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Means, second moments, and the batch less its means in float32; one copy in float64."""
-        wide = part.detach().to(self.c.device).double()
-        mean = wide.mean(0)
-        wide = wide - mean if wide.data_ptr() == part.data_ptr() else wide.sub_(mean)
-        return mean, torch.linalg.vector_norm(wide, dim=0).square(), wide.float()
+        """Means, second moments, and the batch less its means in float32."""
+        part = part.detach().to(self.c.device)
+        centred = torch.empty(part.shape, dtype=torch.float32, device=part.device)
+        mean, m2 = (torch.empty_like(centred[0], dtype=torch.float64) for _ in range(2))
+        step = max(1, _BLOCK // 8 // len(part))  # in float64, a few neurons at a time
+        for at in range(0, part.shape[1], step):
+            some = slice(at, at + step)
+            wide = part[:, some].double()
+            mean[some] = wide.mean(0)
+            wide = wide - mean[some]
+            m2[some] = torch.linalg.vector_norm(wide, dim=0).square()
+            centred[:, some] = wide
+        return mean, m2, centred
 
     def merge(self, other: CrossMoments) -> None:
         """Add what another process saw."""

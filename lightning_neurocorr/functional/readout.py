@@ -87,11 +87,11 @@ class _Fit:
         The curvature where nothing is known yet (as in the bound of Böhning 1992).
         """
         if classes not in self._rounds:
-            curved = self._gram * np.float32((1 - 1 / classes) / classes)
+            curved = self._gram.astype(np.float64) * (1 - 1 / classes) / classes
             curved[np.diag_indices(len(curved))] += penalty
             root = linalg.cholesky(curved, lower=True)
-            one = np.eye(len(root), dtype=root.dtype)
-            self._rounds[classes] = linalg.solve_triangular(root, one, lower=True).T
+            ball = linalg.solve_triangular(root, np.eye(len(root)), lower=True).T
+            self._rounds[classes] = ball.astype(np.float32)
         return self._rounds[classes]
 
     def __call__(self, label: np.ndarray, classes: int) -> Predict:

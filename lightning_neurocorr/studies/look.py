@@ -256,7 +256,7 @@ class Look:
     def untrained(self, rows: Tensor) -> dict[str, Tensor]:
         """What an untrained copy of the model says, float32 ``(n, D)`` by layer, on the CPU.
 
-        It runs once on each sample, for all studies; ``of_control`` says on how many it should.
+        It runs once on each sample, for all studies.
 
         Args:
             rows: Which rows of ``samples``, ``(n,)``.
