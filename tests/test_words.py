@@ -6,6 +6,7 @@ from scipy import stats
 
 from lightning_neurocorr.functional.formulas import find_formulas
 from lightning_neurocorr.functional.words import (
+    _with_halves,
     advantage_words,
     correlations,
     name_neurons,
@@ -41,6 +42,29 @@ def slow_r(x: np.ndarray, y: np.ndarray, classes: np.ndarray | None) -> float:
             x[mine] -= x[mine].mean()
             y[mine] -= y[mine].mean()
     return float(np.corrcoef(x, y)[0, 1])
+
+
+def test_halves_and_the_whole_come_from_the_same_sums() -> None:
+    rng = np.random.default_rng(3)
+    _, words = table(rng, 400)
+    words[rng.random(words.shape) < 0.05] = np.nan
+    words[:, :20] = np.nan_to_num(words[:, :20])
+    half = rng.random(400) < 0.4
+    a = rng.normal(1000, 1, (400, 4))
+    a[half, 1] = 1003.5  # constant in one half
+    a[:, 2] = 7.0
+    found = _with_halves(a, words, half)
+    for mine, rows in zip(found, (half | True, ~half, half), strict=True):
+        for v in np.flatnonzero(usable_words(words[rows])):
+            for d in (0, 3):
+                slow = slow_r(a[rows, d], words[rows, v], None)
+                assert mine[v, d] == pytest.approx(slow, abs=1e-9)
+        assert np.isnan(mine[:, 2]).all()
+    assert np.isnan(found[2, :, 1]).all()
+    assert np.isfinite(found[1, usable_words(words[~half]), 1]).all()
+    assert correlations(a, None)[0, 3] == pytest.approx(slow_r(a[:, 0], a[:, 3], None), abs=1e-9)
+    assert np.isnan(correlations(a[:2], None)).all()
+    assert correlations(a[:0], None).shape == (4, 4)
 
 
 @pytest.mark.parametrize("within", [False, True])

@@ -157,7 +157,7 @@ class _Half:
 
 
 def _half(activations: np.ndarray, classes: np.ndarray) -> _Half:
-    r = np.nan_to_num(correlations(activations, activations, classes))
+    r = np.nan_to_num(correlations(activations, None, classes))
     free = len(activations) - len(np.unique(classes))
     alike = np.clip(r * r.T - 1 / max(free, 1), 0, None)
     np.fill_diagonal(alike, 0.0)

@@ -52,24 +52,54 @@ class Named:
 
 
 def correlations(
-    activations: np.ndarray, words: np.ndarray, classes: np.ndarray | None = None
+    activations: np.ndarray, words: np.ndarray | None, classes: np.ndarray | None = None
 ) -> np.ndarray:
     """Pearson's r of every word and neuron, over the samples for which the word is known.
 
     Args:
         activations: ``(N, D)``.
-        words: ``(N, V)``, NaN where unknown.
+        words: ``(N, V)``, NaN where unknown; None is the neurons themselves.
         classes: Class ids ``(N,)``: means of a class are taken out of both.
 
     Returns:
         ``(V, D)``; NaN where one of the two is constant or too few samples are known.
     """
+    if words is None and len(activations) > 2:
+        a = _centred(activations, classes)
+        return a.T @ a
+    words = activations if words is None else words
     r = np.full((words.shape[1], activations.shape[1]), np.nan)
     for rows, columns in _complete(words):
         a = _centred(activations[rows], None if classes is None else classes[rows])
         w = _centred(words[rows][:, columns], None if classes is None else classes[rows])
         r[columns] = w.T @ a
     return r
+
+
+def _with_halves(activations: np.ndarray, words: np.ndarray, second_half: np.ndarray) -> np.ndarray:
+    """`correlations` over all samples, the first half and the second: ``(3, V, D)``.
+
+    The products of the halves add up to that of all samples.
+    """
+    r = np.full((3, words.shape[1], activations.shape[1]), np.nan)
+    for rows, columns in _complete(words):
+        a, w = _centred(activations[rows], None), _centred(words[rows][:, columns], None)
+        halves = [(w[half], a[half]) for half in (~second_half[rows], second_half[rows])]
+        products = [one.T @ other for one, other in halves]
+        r[0, columns] = products[0] + products[1]
+        for i, (product, half) in enumerate(zip(products, halves, strict=True), 1):
+            if (n := len(half[0])) > 2:
+                means = [part.mean(0) for part in half]
+                lengths = np.multiply.outer(*(_length(part) for part in half))
+                r[i, columns] = (product - n * np.multiply.outer(*means)) / lengths
+    return r
+
+
+def _length(values: np.ndarray) -> np.ndarray:
+    """Of columns that are centred elsewhere, less their own means; NaN where constant."""
+    squares = (values**2).sum(0) - len(values) * values.mean(0) ** 2
+    constant = squares <= 1e-14 * len(values) * np.abs(values).max(0) ** 2
+    return np.sqrt(np.where(constant, np.nan, squares))
 
 
 def name_neurons(
@@ -90,11 +120,8 @@ def name_neurons(
         seed: Of the shuffles.
     """
     usable = usable_words(words)
-    r = _masked(correlations(activations, words), usable)
-    halves = [
-        _masked(correlations(activations[half], words[half]), usable)
-        for half in (~second_half, second_half)
-    ]
+    found = _with_halves(activations, words, second_half)
+    r, *halves = (_masked(part, usable) for part in found)
     word, score = _best(r)
     named = [_best(half)[0] for half in halves]
     rows = np.arange(len(word))
