@@ -335,6 +335,24 @@ def test_each_kernel_that_errs_is_noticed(
     on_device._unable.clear()
 
 
+@pytest.mark.parametrize("first", ["at once", "in steps"])
+def test_the_other_way_to_add_a_batch_is_compared_too(
+    first: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of another size it may go through other kernels, of which the first ones prove nothing."""
+    most = {"at once": (4096, 40), "in steps": (40, 4096)}[first]
+    x, a = related(180)
+    metric = NeuronAdvantageCorrelation(x.shape[1])
+    monkeypatch.setattr(on_device, "_MOST", most[0])
+    metric.update(x[:90], a[:90])
+    monkeypatch.setattr(on_device, "_MOST", most[1])
+    wrong(monkeypatch, *{"at once": ("merge", 3), "in steps": ("add_in", 10)}[first])
+    with pytest.warns(UserWarning, match="but got sums that are not those of"):
+        metric.update(x[90:], a[90:])
+    assert_same_r(metric.compute(), all_pearson(x, a))
+    on_device._unable.clear()
+
+
 @pytest.mark.parametrize(("kernel", "given"), [("sort_cells", 5), ("add_cells", 7)])
 def test_each_kernel_for_classes_that_errs_is_noticed(
     kernel: str, given: int, monkeypatch: pytest.MonkeyPatch

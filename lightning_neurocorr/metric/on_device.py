@@ -65,11 +65,11 @@ def add_batch_(
     if not n:
         return True
     dtypes = frozenset(part.dtype for part in parts)
-    kind = (device, folds, given[2] is None, layout.columns, count_active, dtypes)
-    expected = state.clone() if _is_new(kind) else None
     chunks = _chunks(n, layout.neurons, folds)
     passes = list(side_by_side(parts))
     at_once = chunks == layout.columns == len(passes) == 1
+    kind = (device, folds, given[2] is None, layout.columns, count_active, dtypes, at_once)
+    expected = state.clone() if _is_new(kind) else None
     whole: dict[str, Any] = {"device": device, "dtype": torch.int32}
     order, bounds = torch.empty(n, **whole), torch.empty(folds, 2, **whole)
     left = torch.empty(layout.columns, n, device=device)
