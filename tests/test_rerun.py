@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_neurocorr import BatchBaseline, NeuronAdvantage, compare
+from lightning_neurocorr import Attribution, BatchBaseline, NeuronAdvantage, compare
 from lightning_neurocorr.activations import first_tensor as logits_of
 from lightning_neurocorr.report import NeuronReport
 from lightning_neurocorr.validation.rerun import learn, too_many
@@ -359,6 +359,32 @@ def test_arguments_are_those_of_the_samples(kind: str, size: int) -> None:
     report, expected = called(kind, size)
     assert not [note for note in report.notes if "attribution" in note]
     np.testing.assert_allclose(report.column("attribution"), expected, rtol=1e-3, atol=1e-5)
+
+
+class Averaging(Calling):
+    """Has its weights elsewhere from batch to batch, as where an average is swapped in."""
+
+    def validation_step(self, batch: list[Tensor]) -> dict[str, Tensor]:
+        self.model.prototypes.data = self.model.prototypes.data.clone()
+        return super().validation_step(batch)
+
+
+def test_weights_that_are_put_elsewhere_stay_weights() -> None:
+    """Else they would be copied, and take the room of samples."""
+    x = torch.randn(N, 5, generator=seeded())
+    y = Prototypes()(x, Prototypes().prototypes).argmax(1)
+    answer = torch.where(torch.rand(N, generator=seeded(1)) < 0.5, y, (y + 2) % C)
+    loader = DataLoader(TensorDataset(x, y, answer), batch_size=10)
+    found = []
+    for kind in (Calling, Averaging):
+        few = Attribution(input_bytes=1500)
+        callback = NeuronAdvantage(
+            BatchBaseline(2), "model.hidden", output="model", attribution=few, visualizer=None
+        )
+        paper_trainer(callback).validate(kind(Prototypes(), same), loader, verbose=False)
+        assert callback.report is not None
+        found.append(callback.report.column("attribution"))
+    np.testing.assert_array_equal(*found)
 
 
 def test_a_model_that_normalises_over_the_batch_is_refused() -> None:

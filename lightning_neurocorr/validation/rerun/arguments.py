@@ -149,12 +149,12 @@ def keep_whole(arguments: Arguments, layout: Layout, weights: Container[int]) ->
     Args:
         arguments: Of some samples.
         layout: Theirs.
-        weights: See :func:`storage_of`, of all weights.
+        weights: What all weights are known by, see :func:`is_among`.
     """
     axes = iter(layout)
 
     def part(tensor: Tensor) -> Tensor:
-        whole = next(axes) is None and storage_of(tensor) not in weights
+        whole = next(axes) is None and not is_among(tensor, weights)
         return tensor.clone() if whole else tensor
 
     return _map(arguments, part)
@@ -184,6 +184,14 @@ def _options(tensor: Tensor, n: int, own: set[int], weights: set[int]) -> list[A
     # A tensor that is too short raises an error, an index that is too large can kill the device:
     # of what may be a table, all of it is tried first.
     return [*axes, None] if storage in own and storage not in weights else [None, *axes]
+
+
+def is_among(tensor: Tensor, known: Container[int]) -> bool:
+    """Whether it is one of the tensors whose ids and storages are known, or shares memory with one.
+
+    A weight stays the same object where its values are put elsewhere: ``weight.data = average``.
+    """
+    return id(tensor) in known or storage_of(tensor) in known
 
 
 def storage_of(tensor: Tensor) -> int:

@@ -19,6 +19,7 @@ from lightning_neurocorr.validation.rerun.arguments import (
     Layout,
     apart_from,
     fits,
+    is_among,
     keep_whole,
     learn_layout,
     storage_of,
@@ -146,7 +147,7 @@ class Rerun:
         return sum(
             tensor.numel() * tensor.element_size()
             for tensor in tensors_in(arguments)
-            if id(tensor) not in shared and storage_of(tensor) not in self._weights
+            if id(tensor) not in shared and not is_among(tensor, self._weights)
         )
 
     def logits(self, arguments: Arguments) -> Tensor:
@@ -194,9 +195,10 @@ class Rerun:
         return [*self.module.parameters(), *self.module.buffers()]
 
     @cached_property
-    def _weights(self) -> dict[int, Tensor]:
-        """These by their storage: a validation changes none, and a walk through them takes long.
+    def _weights(self) -> dict[int, tuple[Tensor, Tensor]]:
+        """These by id and by storage: a walk through them takes long, so it is made once.
 
-        While they are kept here, no argument can come to lie where one of them was.
+        While both are kept here, no argument can come to lie where one of them was.
         """
-        return {storage_of(tensor): tensor.detach() for tensor in self.held()}
+        held = [(tensor, tensor.detach()) for tensor in self.held()]
+        return {key: pair for pair in held for key in (id(pair[0]), storage_of(pair[1]))}
