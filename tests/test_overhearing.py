@@ -190,3 +190,13 @@ def test_a_fault_of_a_listener_costs_the_study_and_not_the_answer() -> None:
         Listening([Hearing()], start).overhear(batch),
     ):
         pass
+
+
+def test_two_studies_hear_what_each_hears_alone() -> None:
+    """The notes that one makes are no part of the forward that the other follows."""
+    net, found = network(0), []
+    for names in (["matches"], ["other", "matches"], ["matches", "other"]):
+        studies = [Matches(untrained=False, name=name) for name in names]
+        found.append(frame(compared(net, ModuleBaseline(network(1)), *studies)))
+    assert found[0].equals(found[1])
+    assert found[0].equals(found[2])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import pytest
@@ -468,3 +468,29 @@ def test_following_changes_no_bit(mode: str, grad: Any) -> None:
             followed = model(x)
     assert finder.trace.fault is None
     assert torch.equal(followed, plain)
+
+
+def test_several_recorders_at_once_find_what_one_finds_alone() -> None:
+    """As those of two callbacks: what one pools is no use of a layer by the model."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Linear(4, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Dropout(), nn.Linear(6, 3), nn.Tanh(),
+        nn.Linear(3, 2),
+    ).eval()  # fmt: skip
+    layers, x, found = choose_layers(model), torch.randn(7, 4), []
+    for count in (1, 3):
+        recorders = [SiteRecorder(model, layers) for _ in range(count)]
+        with ExitStack() as stack:
+            for recorder in recorders:
+                stack.enter_context(recorder).begin(x)
+            model(x)
+            for recorder in reversed(recorders):
+                recorder.pause()
+            found += [(recorder.take()[0], recorder.found) for recorder in recorders]
+    alone, places = found[0]
+    assert places is not None
+    assert places.names == {"0": "2", "4": "5", "6": "6"}
+    for taken, others_found in found:
+        assert others_found is not None
+        assert others_found.names == places.names
+        assert all(torch.equal(taken[name], alone[name]) for name in alone)

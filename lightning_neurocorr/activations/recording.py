@@ -25,7 +25,7 @@ from lightning_neurocorr.activations.pooling import (
 from lightning_neurocorr.activations.sites import Place, Site, carrier, listen
 from lightning_neurocorr.activations.token_calls import AskedMask, TokenMasks, mask_of
 from lightning_neurocorr.activations.tokens import UnreadableError
-from lightning_neurocorr.isolation.asides import depth
+from lightning_neurocorr.isolation.asides import depth, noting
 
 _NOT_CALLED = "its forward was not called"
 _EMPTY = "a sample has no real token, so that there is nothing to pool: leave such samples out"
@@ -220,7 +220,7 @@ class ActivationRecorder:
         """Record what was heard at a place, as one call of a layer."""
         if depth() != self._aside or name in self._failed:
             return
-        with self._forgiven(name):
+        with noting(), self._forgiven(name):
             asked = None if packed_in(value) else mask_of(place, first_tensor(value))
             if asked is not None and asked.early:  # what follows may change it in place
                 kept = first_tensor(value).detach().clone()

@@ -19,7 +19,7 @@ from lightning_neurocorr.activations.pooling import first_tensor, packed_in
 from lightning_neurocorr.activations.sequences import is_sequence_first
 from lightning_neurocorr.activations.spoken import Passage, Speaker, Spoken, Traced
 from lightning_neurocorr.isolation import torch_private
-from lightning_neurocorr.isolation.asides import depth
+from lightning_neurocorr.isolation.asides import depth, is_noting, noting
 from lightning_neurocorr.isolation.torch_private import TorchDispatchMode, pytree
 
 # With constants they move and stretch a neuron's values, no more.
@@ -72,7 +72,7 @@ class Trace:
         self._handles: list[RemovableHandle] = []
         self._aside = 0
         self._mode = _Mode(self._dispatch)
-        self._open = self._busy = False
+        self._open = False
         self.restart()
 
     def restart(self, batch: Any = None) -> None:
@@ -119,7 +119,7 @@ class Trace:
 
     def _dispatch(self, func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         """Composite operations are seen by their parts."""
-        if self._busy or self.fault is not None or depth() != self._aside:
+        if is_noting() or self.fault is not None or depth() != self._aside:
             return func(*args, **kwargs)
         given = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
         if self._stack:
@@ -138,13 +138,11 @@ class Trace:
 
     def _noting(self, note: Callable[..., None], *args: Any) -> None:
         """Our notes never end the user's forward."""
-        self._busy = True
         try:
-            note(*args)
+            with noting():
+                note(*args)
         except Exception as error:  # noqa: BLE001 -- any model may surprise us
             self.fault = self.fault or error
-        finally:
-            self._busy = False
 
     def _operation(self, func: Any, args: Sequence[Any], given: list[Tensor], result: Any) -> None:
         name = torch_private.operation_name(func).removeprefix("aten::")

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 
 _aside: ContextVar[int] = ContextVar("aside", default=0)
+_noting: ContextVar[bool] = ContextVar("noting", default=False)
 
 
 @contextmanager
@@ -22,3 +23,18 @@ def aside() -> Iterator[None]:
 def depth() -> int:
     """How many asides are open; a recorder counts forwards at the depth it was opened at."""
     return _aside.get()
+
+
+@contextmanager
+def noting() -> Iterator[None]:
+    """Operations inside are our notes about a forward, and no part of it: nobody follows them."""
+    token = _noting.set(True)
+    try:
+        yield
+    finally:
+        _noting.reset(token)
+
+
+def is_noting() -> bool:
+    """Whether somebody of ours makes notes, be it another callback or study."""
+    return _noting.get()
