@@ -10,7 +10,7 @@ import numpy as np
 from scipy import linalg, optimize
 
 MOST_FEATURES = 512
-_C = 0.1  # weight of the losses of all samples beside half the squared weights, as in scikit-learn
+_LOSSES = 0.1  # weight of the losses of all samples beside half the squared weights, as in scikit-learn
 _ROUNDS = 30  # more change no answer
 _SMALL = 1e-3  # a gradient that changes none either
 
@@ -98,7 +98,7 @@ class _Fit:
         """A function from standardised activations to one of ``classes`` labels."""
         n, d = self.x.shape
         # Two classes have one vector of weights in scikit-learn: half of it is in each of ours.
-        penalty = np.float32((2 if classes == 2 else 1) / (_C * n))
+        penalty = np.float32((2 if classes == 2 else 1) / (_LOSSES * n))
         ball, rows = self.round(classes, penalty), np.arange(n)
         offset = np.log(np.bincount(label, minlength=classes) / n).astype(np.float32)
 
