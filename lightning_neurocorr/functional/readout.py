@@ -10,7 +10,7 @@ import numpy as np
 from scipy import linalg, optimize
 
 MOST_FEATURES = 512
-_LOSSES = 0.1  # weight of the losses of all samples beside half the squared weights, as in scikit-learn
+_LOSSES = 0.1  # weight of all losses beside half the squared weights; C of scikit-learn
 _ROUNDS = 30  # more change no answer
 _SMALL = 1e-3  # a gradient that changes none either
 
