@@ -130,7 +130,8 @@ def inside(run: Callable[[], Any], callback: NeuronAdvantage) -> dict[str, float
 
     hooks = [name for name in dir(pl.Callback) if name.startswith("on_validation")]
     with ExitStack() as stack:
-        stack.enter_context(patch.object(recording, "pool", clocked("pool", recording.pool)))
+        reading = clocked("pool", recording.position_mean)
+        stack.enter_context(patch.object(recording, "position_mean", reading))
         for name in ("setup", *hooks, "teardown"):
             hook = clocked("rest", getattr(callback, name))
             stack.enter_context(patch.object(callback, name, hook))
