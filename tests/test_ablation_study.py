@@ -89,12 +89,16 @@ def test_a_study_costs_few_calls_and_says_the_same(monkeypatch: pytest.MonkeyPat
     assert samples < 1.6 * forwards
 
 
+def assert_same_ablation(found: NeuronReport, expected: NeuronReport, *, atol: float) -> None:
+    assert np.isfinite(expected.column("ablation")).any()
+    for name in ("ablation", "ablation_control", "ablation_advantage", "ablation_shared"):
+        np.testing.assert_allclose(found.column(name), expected.column(name), rtol=0, atol=atol)
+
+
 def test_a_model_that_writes_into_its_inputs_gets_them_fresh_each_time() -> None:
     _, report, _ = validated()
     _, again, found = validated(writes=True)
-    assert np.isfinite(report.column("ablation")).any()
-    for name in ("ablation", "ablation_control", "ablation_advantage", "ablation_shared"):
-        np.testing.assert_allclose(again.column(name), report.column(name), rtol=0, atol=1e-6)
+    assert_same_ablation(again, report, atol=1e-6)
     assert not [note for note in found.notes if "one set at a time" in note]
 
 
@@ -112,9 +116,7 @@ def doubled(batch: list[Tensor], dataloader_idx: int) -> list[Tensor]:
 def test_samples_are_run_again_as_lightning_prepares_them() -> None:
     _, report, _ = validated()
     _, again, _ = validated(prepared=True)
-    assert np.isfinite(report.column("ablation")).any()
-    for name in ("ablation", "ablation_control", "ablation_advantage", "ablation_shared"):
-        np.testing.assert_allclose(again.column(name), report.column(name), rtol=0, atol=1e-5)
+    assert_same_ablation(again, report, atol=1e-5)
 
 
 def failing(*_: Any) -> Iterator[Tensor]:
