@@ -53,7 +53,7 @@ import numpy as np
 from lightning_neurocorr.inspector.findings import described_column
 from lightning_neurocorr.report.neuron import DECLARED
 from lightning_neurocorr.report import NeuronReport, NeuronRow
-from lightning_neurocorr.show.tensorboard import markdown
+from lightning_neurocorr.show.markdown import markdown
 sys.path.insert(0, sys.argv[1])
 from columns_table import table
 columns = {"r": np.array([0.3, 0.2]), "mood": np.array([0.125, 0.5])}

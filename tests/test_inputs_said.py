@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_neurocorr import BatchBaseline, NeuronAdvantage, NeuronReport, compare
 from lightning_neurocorr.baselines.labels import OneHotCheck
-from lightning_neurocorr.show.tensorboard import markdown
+from lightning_neurocorr.show.markdown import markdown
 from lightning_neurocorr.validation import one_pass
 from tests.helpers import make_report
 from tests.paper_model import PaperModule, fit, paper_loader, paper_trainer, watch

@@ -26,9 +26,9 @@ from lightning_neurocorr import (
     compare,
 )
 from lightning_neurocorr.functional.placebo import Placebo, shuffled_within_class
+from lightning_neurocorr.show.markdown import escape as markdown_escape
+from lightning_neurocorr.show.markdown import markdown
 from lightning_neurocorr.show.sheets import contact_sheet
-from lightning_neurocorr.show.tensorboard import escape as markdown_escape
-from lightning_neurocorr.show.tensorboard import markdown
 from lightning_neurocorr.studies import placebo as against_placebo
 from lightning_neurocorr.studies.placebo import AgainstPlacebo
 from tests.full_report import full_report

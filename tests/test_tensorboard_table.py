@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from lightning_neurocorr.report import COLUMNS, NeuronReport, Outcomes
 from lightning_neurocorr.report.history import HistoryEntry, with_history
-from lightning_neurocorr.show.tensorboard import escape, markdown
+from lightning_neurocorr.show.markdown import escape, markdown
 from tests.event_files import NASTY, a_report, drawn, tags
 
 with warnings.catch_warnings():

@@ -7,8 +7,9 @@ from typing import Any
 from lightning_neurocorr.report import NeuronReport
 from lightning_neurocorr.report.finding import Finding
 from lightning_neurocorr.report.finding_table import Table, cells, rest, shown_columns, title
+from lightning_neurocorr.show.markdown import escape
 from lightning_neurocorr.show.scalars import tag_part
-from lightning_neurocorr.show.tensorboard import Writer, escape
+from lightning_neurocorr.show.tensorboard import Writer
 
 ROWS, COLUMNS = 20, 6  # of a table that are shown; the report has all
 
