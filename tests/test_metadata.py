@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset, TensorDataset
 
 from lightning_neurocorr import ImageStatistics, NeuronAdvantage, Words, compare
-from lightning_neurocorr.functional.vocabulary import image_statistics, make_vocabulary
+from lightning_neurocorr.functional.image_statistics import image_statistics
+from lightning_neurocorr.functional.vocabulary import make_vocabulary
 from lightning_neurocorr.validation.metadata import (
     SamplesOfBatch,
     TableMetadata,

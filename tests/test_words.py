@@ -5,13 +5,8 @@ import pytest
 from scipy import stats
 
 from lightning_neurocorr.functional.formulas import find_formulas
-from lightning_neurocorr.functional.words import (
-    _with_halves,
-    advantage_words,
-    correlations,
-    name_neurons,
-    usable_words,
-)
+from lightning_neurocorr.functional.pairwise import correlations, with_halves
+from lightning_neurocorr.functional.words import advantage_words, name_neurons, usable_words
 
 
 def table(rng: np.random.Generator, n: int) -> tuple[np.ndarray, np.ndarray]:
@@ -53,7 +48,7 @@ def test_halves_and_the_whole_come_from_the_same_sums() -> None:
     a = rng.normal(1000, 1, (400, 4))
     a[half, 1] = 1003.5  # constant in one half
     a[:, 2] = 7.0
-    found = _with_halves(a, words, half)
+    found = with_halves(a, words, half)
     for mine, rows in zip(found, (half | True, ~half, half), strict=True):
         for v in np.flatnonzero(usable_words(words[rows])):
             for d in (0, 3):

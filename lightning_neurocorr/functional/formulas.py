@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lightning_neurocorr.functional.words import correlations, is_binary, usable_words
+from lightning_neurocorr.functional.pairwise import correlations
+from lightning_neurocorr.functional.words import is_binary, usable_words
 
 # A formula has to be so much better than its best word, on samples that it was not chosen on: as a
 # ratio, and in standard errors of r, which count where samples are few.

@@ -16,8 +16,8 @@ from functools import cached_property
 import numpy as np
 from scipy import linalg
 
+from lightning_neurocorr.functional.pairwise import correlations, within
 from lightning_neurocorr.functional.scikit import scikit
-from lightning_neurocorr.functional.words import correlations, within
 
 MOST_GROUPS = 8
 MIN_STABILITY, MOST_LEAKAGE, MIN_SHARED = 0.8, 0.1, 0.02

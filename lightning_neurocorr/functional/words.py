@@ -8,13 +8,19 @@ happens to have. The exemplars then have to have it more often than chance allow
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import sparse, stats
+from scipy import stats
 
 from lightning_neurocorr.functional.inference import p_value
+from lightning_neurocorr.functional.pairwise import (
+    complete_columns,
+    correlations,
+    less_means,
+    standardised,
+    with_halves,
+)
 
 # A word with fewer samples, or samples without it, tells nothing.
 MIN_SAMPLES = 5
@@ -51,57 +57,6 @@ class Named:
     base: np.ndarray
 
 
-def correlations(
-    activations: np.ndarray, words: np.ndarray | None, classes: np.ndarray | None = None
-) -> np.ndarray:
-    """Pearson's r of every word and neuron, over the samples for which the word is known.
-
-    Args:
-        activations: ``(N, D)``.
-        words: ``(N, V)``, NaN where unknown; None is the neurons themselves.
-        classes: Class ids ``(N,)``: means of a class are taken out of both.
-
-    Returns:
-        ``(V, D)``; NaN where one of the two is constant or too few samples are known.
-    """
-    if words is None and len(activations) > 2:
-        a = _centred(activations, classes)
-        return a.T @ a
-    words = activations if words is None else words
-    r = np.full((words.shape[1], activations.shape[1]), np.nan)
-    for rows, columns in _complete(words):
-        a = _centred(activations[rows], None if classes is None else classes[rows])
-        w = _centred(words[rows][:, columns], None if classes is None else classes[rows])
-        r[columns] = w.T @ a
-    return r
-
-
-def _with_halves(activations: np.ndarray, words: np.ndarray, second_half: np.ndarray) -> np.ndarray:
-    """`correlations` over all samples, the first half and the second: ``(3, V, D)``.
-
-    The products of the halves add up to that of all samples.
-    """
-    r = np.full((3, words.shape[1], activations.shape[1]), np.nan)
-    for rows, columns in _complete(words):
-        a, w = _centred(activations[rows], None), _centred(words[rows][:, columns], None)
-        halves = [(w[half], a[half]) for half in (~second_half[rows], second_half[rows])]
-        products = [one.T @ other for one, other in halves]
-        r[0, columns] = products[0] + products[1]
-        for i, (product, half) in enumerate(zip(products, halves, strict=True), 1):
-            if (n := len(half[0])) > 2:
-                means = [part.mean(0) for part in half]
-                lengths = np.multiply.outer(*(_length(part) for part in half))
-                r[i, columns] = (product - n * np.multiply.outer(*means)) / lengths
-    return r
-
-
-def _length(values: np.ndarray) -> np.ndarray:
-    """Of columns that are centred elsewhere, less their own means; NaN where constant."""
-    squares = (values**2).sum(0) - len(values) * values.mean(0) ** 2
-    constant = squares <= 1e-14 * len(values) * np.abs(values).max(0) ** 2
-    return np.sqrt(np.where(constant, np.nan, squares))
-
-
 def name_neurons(
     activations: np.ndarray,
     words: np.ndarray,
@@ -120,7 +75,7 @@ def name_neurons(
         seed: Of the shuffles.
     """
     usable = usable_words(words)
-    found = _with_halves(activations, words, second_half)
+    found = with_halves(activations, words, second_half)
     r, *halves = (_masked(part, usable) for part in found)
     word, score = _best(r)
     named = [_best(half)[0] for half in halves]
@@ -191,18 +146,6 @@ def advantage_words(
     )
 
 
-def within(values: np.ndarray, groups: np.ndarray) -> np.ndarray:
-    """Columns ``(N, k)`` less the means of the group that each sample is of, ``(N,)``."""
-    return _less(values, np.unique(groups, return_inverse=True)[1])
-
-
-def _means(values: np.ndarray, group: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Means of columns ``(N, k)`` over the samples of each group."""
-    of_group = (np.ones(len(group)), (group, np.arange(len(group))))
-    sums = sparse.csr_matrix(of_group, shape=(len(counts), len(group))) @ values
-    return sums / np.maximum(counts, 1)[:, None]
-
-
 def usable_words(words: np.ndarray) -> np.ndarray:
     """Words that some samples have and some lack, ``(V,)`` bool."""
     known = np.isfinite(words)
@@ -217,33 +160,6 @@ def usable_words(words: np.ndarray) -> np.ndarray:
 def is_binary(words: np.ndarray) -> np.ndarray:
     """Words that are 0 or 1 wherever they are known, ``(V,)`` bool."""
     return ((words == 0) | (words == 1) | np.isnan(words)).all(0)
-
-
-def _complete(words: np.ndarray) -> Iterator[tuple[np.ndarray | slice, np.ndarray]]:
-    """Columns that are known for the same samples: those rows, those columns."""
-    known = np.isfinite(words)
-    everywhere = known.all(0)
-    if everywhere.any() and len(words) > 2:
-        yield slice(None), np.flatnonzero(everywhere)
-    alike: dict[bytes, list[int]] = {}
-    for column in np.flatnonzero(~everywhere).tolist():
-        alike.setdefault(np.packbits(known[:, column]).tobytes(), []).append(column)
-    for columns in alike.values():
-        rows = np.flatnonzero(known[:, columns[0]])
-        if len(rows) > 2:
-            yield rows, np.array(columns)
-
-
-def _centred(values: np.ndarray, classes: np.ndarray | None) -> np.ndarray:
-    """Columns less their means, or those of each class, at length 1; NaN where constant."""
-    values = values.astype(np.float64)
-    size = np.abs(values).max(0)
-    centred = values - values.mean(0) if classes is None else within(values, classes)
-    length = np.sqrt((centred**2).sum(0))
-    # What rounding leaves of a constant column is no spread.
-    constant = length <= 1e-7 * np.sqrt(len(values)) * size
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return centred / np.where(constant, np.nan, length)
 
 
 def _masked(r: np.ndarray, usable: np.ndarray) -> np.ndarray:
@@ -310,10 +226,10 @@ def _chance(activations: np.ndarray, words: np.ndarray, shuffles: int, seed: int
     draw = np.random.default_rng(seed)
     orders = [draw.permutation(len(words)) for _ in range(shuffles)]
     best = np.full((shuffles, activations.shape[1]), -2.0)
-    for rows, columns in _complete(words):
+    for rows, columns in complete_columns(words):
         whole = isinstance(rows, slice)  # then a shuffle changes neither mean nor length
-        a = _centred(activations, None).astype(np.float32) if whole else activations
-        w = _centred(words[:, columns], None).astype(np.float32) if whole else words[:, columns]
+        a = standardised(activations, None).astype(np.float32) if whole else activations
+        w = standardised(words[:, columns], None).astype(np.float32) if whole else words[:, columns]
         for i, order in enumerate(orders):
             r = w[order].T @ a if whole else correlations(a, w[order])
             best[i] = np.maximum(best[i], np.nan_to_num(r, nan=-2.0).max(0))
@@ -329,16 +245,11 @@ def _explained(
     rows = np.isfinite(word)
     both = np.stack([a[rows], advantage[rows]], 1).astype(np.float64)
     word, classes = word[rows], classes[rows]
-    total = _less(both, classes)
+    total = less_means(both, classes)
     if bool(((word == 0) | (word == 1)).all()):
-        rest = _less(both, 2 * classes + word.astype(np.int64))
+        rest = less_means(both, 2 * classes + word.astype(np.int64))
     else:
-        w = _less(word[:, None].astype(np.float64), classes)[:, 0]
+        w = less_means(word[:, None].astype(np.float64), classes)[:, 0]
         rest = total - w[:, None] * ((w @ total) / (w @ w))
     whole = total[:, 0] @ total[:, 1]
     return float(1 - rest[:, 0] @ rest[:, 1] / whole) if whole else float("nan")
-
-
-def _less(values: np.ndarray, group: np.ndarray) -> np.ndarray:
-    """Columns less the means of groups 0, 1 and so on."""
-    return values - _means(values, group, np.bincount(group))[group]

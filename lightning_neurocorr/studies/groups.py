@@ -8,8 +8,9 @@ import numpy as np
 
 from lightning_neurocorr.functional import ONLY_MODEL
 from lightning_neurocorr.functional.groups import MIN_SAMPLES, Grouping, find_groups
+from lightning_neurocorr.functional.pairwise import correlations
 from lightning_neurocorr.functional.scikit import scikit
-from lightning_neurocorr.functional.words import correlations, name_neurons
+from lightning_neurocorr.functional.words import name_neurons
 from lightning_neurocorr.report.declared import Column
 from lightning_neurocorr.report.finding import Finding
 from lightning_neurocorr.report.finding_table import Table

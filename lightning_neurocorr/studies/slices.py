@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from lightning_neurocorr.functional.mixture import find_parts
+from lightning_neurocorr.functional.pairwise import correlations
 from lightning_neurocorr.functional.slices import Side, Slice, find_slices, judge, too_few
 from lightning_neurocorr.functional.vocabulary import Vocabulary
-from lightning_neurocorr.functional.words import correlations
 from lightning_neurocorr.report.declared import Column
 from lightning_neurocorr.report.finding import Finding
 from lightning_neurocorr.report.finding_table import Table

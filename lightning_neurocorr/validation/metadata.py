@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lightning_neurocorr import baselines as B
 from lightning_neurocorr.baselines.batch import named_parts, read_inputs
-from lightning_neurocorr.functional.vocabulary import image_statistics
+from lightning_neurocorr.functional.image_statistics import image_statistics
 from lightning_neurocorr.validation.metadata_protocol import MetadataSource, SamplesOfBatch
 from lightning_neurocorr.validation.metadata_table import TableMetadata, is_table
 

@@ -17,7 +17,8 @@ from lightning_neurocorr import (
     ModuleBaseline,
     compare,
 )
-from lightning_neurocorr.functional.vocabulary import image_statistics, make_vocabulary
+from lightning_neurocorr.functional.image_statistics import image_statistics
+from lightning_neurocorr.functional.vocabulary import make_vocabulary
 from lightning_neurocorr.functional.words import usable_words
 from tests.benchmarks.fashion_world import (
     NAMES,
