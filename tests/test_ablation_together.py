@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from lightning_neurocorr.ablation.filling import Fill
 from lightning_neurocorr.ablation.halves import Chunk
 from lightning_neurocorr.ablation.replay import Prelude
-from lightning_neurocorr.ablation.silencing import Fill, silence
+from lightning_neurocorr.ablation.silencing import silence
 from lightning_neurocorr.ablation.together import Together
 from lightning_neurocorr.activations import TokenMasks
 from tests.ablation_models import (

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from lightning_neurocorr.ablation.silencing import Fill
+from lightning_neurocorr.ablation.filling import Fill
 
 MIN_SAMPLES = 30  # advantage samples below which a study says nothing
 

@@ -12,9 +12,10 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor, nn
 
+from lightning_neurocorr.ablation.filling import Fill
 from lightning_neurocorr.ablation.halves import Chunk, Take
 from lightning_neurocorr.ablation.replay import Prelude
-from lightning_neurocorr.ablation.silencing import Fill, silence
+from lightning_neurocorr.ablation.silencing import silence
 from lightning_neurocorr.ablation.variants import silence_variants
 from lightning_neurocorr.activations import Place
 from lightning_neurocorr.isolation.room import pass_bytes

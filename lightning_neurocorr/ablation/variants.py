@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lightning_neurocorr.ablation.silencing import Fill, others, resampled, token_mask, with_first
+from lightning_neurocorr.ablation.filling import Fill, others, resampled, token_mask, with_first
 from lightning_neurocorr.activations import (
     Place,
     batch_axis,
@@ -47,53 +48,71 @@ def silence_variants(
         ValueError: In the forward, if the layer does not say one tensor with the parts of the batch
             on one axis, or never speaks.
     """
-    generator = torch.Generator().manual_seed(seed)
-    early: list[AskedMask] = []
-    spoken = False
-
-    def hook(place: Place, output: Any) -> Any:
-        nonlocal spoken
-        spoken = True
-        activation = first_tensor(output)
-        if activation.is_nested or packed_in(output) is not None:
-            raise ValueError("Expected a tensor with an axis of samples, but got packed sequences.")
-        units, rows = told_unit_axis(place, activation), batch_axis(place, activation)
-        if activation.shape[rows] != len(sets) * samples or units == rows:
-            raise ValueError(
-                f"Expected {len(sets)} times {samples} samples on axis {rows} of a layer's output, "
-                f"but got {tuple(activation.shape)}."
-            )
-        shape = [1] * (activation.ndim + 1)
-        shape[rows], shape[units + (units > rows)] = len(sets), activation.shape[units]
-        silent = _silent(sets, activation.shape[units], transposed=units < rows)
-        if fill == "mean" and value is None:
-            raise ValueError("Expected `value` with fill='mean', but got None.")
-        if fill == "resample":
-            one = others(samples, generator)
-            other = (torch.arange(len(sets))[:, None] * samples + one).flatten()
-            mask = token_mask(place, activation, early)
-            other = other.to(activation.device, non_blocking=True)
-            said = resampled(activation, place, activation, other, mask)
-            said = said.to(activation.dtype).unflatten(rows, (len(sets), samples))
-        elif value is None:
-            said = activation.new_zeros(())
-        else:
-            there = [-1 if axis == units + (units > rows) else 1 for axis in range(len(shape))]
-            said = value.to(activation, non_blocking=True).reshape(there)
-        stacked = activation.unflatten(rows, (len(sets), samples))
-        silent = silent.reshape(shape).to(activation.device, non_blocking=True)
-        changed = torch.where(silent, said, stacked).flatten(rows, rows + 1)
-        return with_first(output, activation, changed)
-
-    handle = listen(place, hook)
+    variants = _Variants(sets, samples, fill, value, torch.Generator().manual_seed(seed))
+    handle = listen(place, variants)
     try:
         yield
     finally:
         handle.remove()
-    if any(asked.answer() is not None for asked in early):
-        raise ValueError("Expected a layer behind the token mask, but the mask came after it.")
-    if not spoken:
-        raise ValueError("Expected the layer to be called, but it was not.")
+    variants.check()
+
+
+@dataclass
+class _Variants:
+    """A hook that returns what a layer says with other units replaced in each part."""
+
+    sets: Sequence[Sequence[int]]
+    samples: int
+    fill: Fill
+    value: Tensor | None
+    generator: torch.Generator
+    early: list[AskedMask] = field(default_factory=list)
+    spoken: bool = False
+
+    def __call__(self, place: Place, output: Any) -> Any:
+        self.spoken = True
+        activation = first_tensor(output)
+        if activation.is_nested or packed_in(output) is not None:
+            raise ValueError("Expected a tensor with an axis of samples, but got packed sequences.")
+        units, rows = told_unit_axis(place, activation), batch_axis(place, activation)
+        parts = len(self.sets)
+        if activation.shape[rows] != parts * self.samples or units == rows:
+            raise ValueError(
+                f"Expected {parts} times {self.samples} samples on axis {rows} of a layer's "
+                f"output, but got {tuple(activation.shape)}."
+            )
+        stacked = activation.unflatten(rows, (parts, self.samples))
+        unit_axis = units + (units > rows)
+        shape = [1] * stacked.ndim
+        shape[rows], shape[unit_axis] = parts, activation.shape[units]
+        silent = _silent(self.sets, activation.shape[units], transposed=units < rows)
+        said = self._said(place, activation, rows, unit_axis)
+        silent = silent.reshape(shape).to(activation.device, non_blocking=True)
+        changed = torch.where(silent, said, stacked).flatten(rows, rows + 1)
+        return with_first(output, activation, changed)
+
+    def _said(self, place: Place, activation: Tensor, rows: int, unit_axis: int) -> Tensor:
+        """What silenced units say, as wide as the activation with its parts on an axis."""
+        if self.fill == "mean" and self.value is None:
+            raise ValueError("Expected `value` with fill='mean', but got None.")
+        if self.fill == "resample":
+            parts = torch.arange(len(self.sets))[:, None]
+            other = (parts * self.samples + others(self.samples, self.generator)).flatten()
+            mask = token_mask(place, activation, self.early)
+            other = other.to(activation.device, non_blocking=True)
+            said = resampled(activation, place, activation, other, mask)
+            return said.to(activation.dtype).unflatten(rows, (len(self.sets), self.samples))
+        if self.value is None:
+            return activation.new_zeros(())
+        shape = [-1 if axis == unit_axis else 1 for axis in range(activation.ndim + 1)]
+        return self.value.to(activation, non_blocking=True).reshape(shape)
+
+    def check(self) -> None:
+        """After the forward: the layer has spoken, and not before its mask."""
+        if any(asked.answer() is not None for asked in self.early):
+            raise ValueError("Expected a layer behind the token mask, but the mask came after it.")
+        if not self.spoken:
+            raise ValueError("Expected the layer to be called, but it was not.")
 
 
 def _silent(sets: Sequence[Sequence[int]], size: int, *, transposed: bool) -> Tensor:
