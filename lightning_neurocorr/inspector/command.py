@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -48,6 +49,12 @@ def _parser() -> argparse.ArgumentParser:
         "reports and at runs that the callback NeuronAdvantage has logged.",
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for add in (_add_export, _add_top, _add_compare):
+        add(commands)
+    return parser
+
+
+def _add_export(commands: Any) -> None:
     page = commands.add_parser(
         "export",
         help="write the neuron microscope as one HTML file",
@@ -73,6 +80,9 @@ def _parser() -> argparse.ArgumentParser:
         "thumbnails and columns are left out, and the page says so",
     )
     page.set_defaults(run_command=_export)
+
+
+def _add_top(commands: Any) -> None:
     top = commands.add_parser(
         "top",
         help="print the neurons to look at",
@@ -88,6 +98,9 @@ def _parser() -> argparse.ArgumentParser:
     top.add_argument("--layer", help="only the neurons of this layer")
     top.add_argument("--name", help="the callback's name, where a run has several")
     top.set_defaults(run_command=_top)
+
+
+def _add_compare(commands: Any) -> None:
     two = commands.add_parser(
         "compare",
         help="print what differs between two reports or runs",
@@ -100,7 +113,6 @@ def _parser() -> argparse.ArgumentParser:
     two.add_argument("-k", type=_count, default=10, help="how many neurons (default: %(default)d)")
     two.add_argument("--name", help="the callback's name, where a run has several")
     two.set_defaults(run_command=_compare)
-    return parser
 
 
 def _count(text: str) -> int:

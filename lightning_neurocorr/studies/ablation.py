@@ -95,9 +95,7 @@ def ablate(
     }
     means = report.layout.split(report.column("mean_over_positions"))
     unknown = [name for name, mean in means.items() if np.isnan(mean).all()]
-    strongest = {s.layer: s.max_r for s in report.summaries}
-    order = sorted(strongest, key=lambda name: -np.nan_to_num(strongest[name], nan=-2.0))
-    order = [name for name in order if name not in unknown]
+    order = _strongest_first(report, leave_out=unknown)
     bounds = extent(settings, len(order))
     layers = {name: subject.layers[name] for name in order[: bounds.layers]}
     beyond = order[bounds.layers :]
@@ -128,6 +126,12 @@ def ablate(
         )
         found = replace(found, notes=(*found.notes, note))
     return found, _columns(report, found)
+
+
+def _strongest_first(report: NeuronReport, leave_out: Sequence[str]) -> list[str]:
+    """Layers by their largest r."""
+    strongest = {s.layer: s.max_r for s in report.summaries if s.layer not in leave_out}
+    return sorted(strongest, key=lambda name: -np.nan_to_num(strongest[name], nan=-2.0))
 
 
 def _samples(subject: Subject, samples: SampleTable, most: int) -> AblationSamples:

@@ -1,6 +1,6 @@
 """Which neurons belong together: groups that say the same inside a class, and what they are for."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -140,13 +140,9 @@ class Groups(Study):
                 continue
             if not directions:  # it runs the model: not for nothing
                 silencer = self._silencer(look, notes)
-            for group in range(int(found.label.max()) + 1):
-                inside = found.label == group
-                r = of_layer(look, "r", layer)
-                sign, mine = found.sign[inside], a[:, inside]
-                directions.append(direction(layer, group, units[inside], sign, mine, r))
-                row = self._row(look, directions[-1], found, samples, silencer)
-                for name, value in row.items():
+            for one in _directions(look, layer, units, a, found):
+                directions.append(one)
+                for name, value in self._row(look, one, found, samples, silencer).items():
                     columns[name].append(value)
         strength = np.nan_to_num(np.array(columns["attribution"], dtype=float), nan=-np.inf)
         shown = np.argsort(-strength, kind="stable")[: self.pictures]
@@ -225,6 +221,16 @@ class Groups(Study):
             "stability": found.stability,
             "leakage": found.leakage,
         }
+
+
+def _directions(
+    look: Look, layer: str, units: np.ndarray, a: np.ndarray, found: Grouping
+) -> Iterator[Direction]:
+    """The direction of each group of a layer: activations ``(N, D)`` of its ``units`` are ``a``."""
+    r = of_layer(look, "r", layer)
+    for group in range(int(found.label.max()) + 1):
+        inside = found.label == group
+        yield direction(layer, group, units[inside], found.sign[inside], a[:, inside], r)
 
 
 def _word(of: Direction, samples: WordedSamples) -> str | None:

@@ -151,20 +151,7 @@ class Slices(Study):
     ) -> Finding:
         columns: dict[str, list[Any]] = {column.name: [] for column in COLUMNS}
         for text, how, part in named:
-            values = {
-                "slice": text,
-                "direction": "only_model" if part.direction > 0 else "only_baseline",
-                "n": part.n,
-                "advantage": part.advantage,
-                "low": part.low,
-                "high": part.high,
-                "q": part.p,
-                "specific": part.p_specific,
-                "wins": part.wins,
-                "losses": part.losses,
-                "found_by": how,
-                "examples": _examples(part, samples, look),
-            }
+            values = _row(text, how, part) | {"examples": _examples(part, samples, look)}
             for name, value in values.items():
                 columns[name].append(value)
         table = Table("slice", COLUMNS, columns, title="Where one of the two is better")
@@ -202,6 +189,22 @@ def _worded_slices(samples: WordedSamples, words: Vocabulary, look: Look) -> Ite
         yield from find_slices(
             words.values, samples.outcome, samples.target, samples.half, direction
         )
+
+
+def _row(text: str, how: str, part: Slice) -> dict[str, Any]:
+    return {
+        "slice": text,
+        "direction": "only_model" if part.direction > 0 else "only_baseline",
+        "n": part.n,
+        "advantage": part.advantage,
+        "low": part.low,
+        "high": part.high,
+        "q": part.p,
+        "specific": part.p_specific,
+        "wins": part.wins,
+        "losses": part.losses,
+        "found_by": how,
+    }
 
 
 def _binary(words: Vocabulary) -> Vocabulary:

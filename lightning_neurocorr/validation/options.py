@@ -140,6 +140,7 @@ class Options:
         self._check_callables()
         self._check_parts()
         self._check_evidence()
+        self._check_advantage_has_evidence()
         chosen = Attribution() if self.attribution is True else self.attribution or None
         object.__setattr__(self, "attribution", chosen)
         tried = Placebo() if self.placebo is True else self.placebo or None
@@ -231,38 +232,37 @@ class Options:
 
     def _check_evidence(self) -> None:
         """Settings of evidence: their own class, or nothing."""
-        if not isinstance(self.attribution, (bool, Attribution, type(None))):
-            raise TypeError(
-                "Expected `attribution` to be a bool or Attribution(...), but got "
-                f"{self.attribution!r}."
-            )
-        if not isinstance(self.placebo, (bool, Placebo, type(None))):
-            raise TypeError(
-                f"Expected `placebo` to be a bool or Placebo(...), but got {self.placebo!r}."
-            )
-        if self.placebo and self.advantage != "correctness":
-            raise ValueError(
-                "Expected `placebo` to be False where `advantage` is not 'correctness', but got "
-                f"{self.placebo!r}: a placebo shuffles the classes that the baseline answered, and "
-                "no other score of it is kept."
-            )
+        for option, value, kind in (
+            ("attribution", self.attribution, Attribution),
+            ("placebo", self.placebo, Placebo),
+        ):
+            if not isinstance(value, (bool, kind, type(None))):
+                raise TypeError(
+                    f"Expected `{option}` to be a bool or {kind.__name__}(...), but got {value!r}."
+                )
         for option, value, kind in (
             ("ablation", self.ablation, Ablation),
             ("second_pass", self.second_pass, SecondPass),
+            ("inspector", self.inspector, Inspector),
         ):
             if value is not None and not isinstance(value, kind):
                 raise TypeError(
                     f"Expected `{option}` to be None or {kind.__name__}(...), but got {value!r}."
                 )
-        if self.inspector is not None and not isinstance(self.inspector, Inspector):
-            raise TypeError(
-                f"Expected `inspector` to be None or Inspector(...), but got {self.inspector!r}."
-            )
         made = self.visualizer is None or isinstance(self.visualizer, Visualizer)
         if not made or isinstance(self.visualizer, type):
             raise TypeError(
                 "Expected `visualizer` to be None or to have a `render` method, such as "
                 f"FeatureVisualizer(), but got {self.visualizer!r}."
+            )
+
+    def _check_advantage_has_evidence(self) -> None:
+        """What this advantage, and what is measured of it, can be asked for."""
+        if self.placebo and self.advantage != "correctness":
+            raise ValueError(
+                "Expected `placebo` to be False where `advantage` is not 'correctness', but got "
+                f"{self.placebo!r}: a placebo shuffles the classes that the baseline answered, and "
+                "no other score of it is kept."
             )
         for option, value in (("ablation", self.ablation), ("second_pass", self.second_pass)):
             if value is not None and self.advantage in F.LABEL_ADVANTAGES:

@@ -37,29 +37,9 @@ def describe(
         moved: Whether a gradient reached it.
         steps: Steps taken.
     """
-    if not moved:
-        return without(
-            settings,
-            target,
-            reference,
-            method,
-            "no picture: no gradient reaches the image through this layer",
-        )
-    if not np.isfinite(plain) or not np.isfinite(image).all():
-        return without(
-            settings, target, reference, method, "no picture: activations are not finite"
-        )
+    if why := _unfinished(image, plain, moved=moved):
+        return without(settings, target, reference, method, why)
     ratio, best = reference.ratio(plain), reference.ratio(reference.best)
-    notes = []
-    if ratio < best:
-        notes.append(
-            f"{DO_NOT_READ}: real images drive this neuron more ({best:.3g}x against {ratio:.3g}x)"
-        )
-    if steps < settings.steps:
-        notes.append(
-            f"stopped after {steps} of {settings.steps} steps: time budget of "
-            f"{settings.time_budget_s:g} s used up"
-        )
     return Picture(
         layer=target.layer,
         unit=target.index,
@@ -71,8 +51,32 @@ def describe(
         start=start,
         method=method,
         readable=ratio >= best,
-        note="; ".join(notes),
+        note="; ".join(_notes(settings, ratio, best, steps)),
     )
+
+
+def _unfinished(image: np.ndarray, plain: float, *, moved: bool) -> str:
+    """Why what was optimised is no picture; empty where it is one."""
+    if not moved:
+        return "no picture: no gradient reaches the image through this layer"
+    if not np.isfinite(plain) or not np.isfinite(image).all():
+        return "no picture: activations are not finite"
+    return ""
+
+
+def _notes(settings: Settings, ratio: float, best: float, steps: int) -> list[str]:
+    """What to know before one reads a picture."""
+    notes = []
+    if ratio < best:
+        notes.append(
+            f"{DO_NOT_READ}: real images drive this neuron more ({best:.3g}x against {ratio:.3g}x)"
+        )
+    if steps < settings.steps:
+        notes.append(
+            f"stopped after {steps} of {settings.steps} steps: time budget of "
+            f"{settings.time_budget_s:g} s used up"
+        )
+    return notes
 
 
 def without(
