@@ -72,6 +72,65 @@ def test_parts_of_a_batch() -> None:
     assert read(both, samples(batch)) == {"site": ["s", "t"], "x": [12, 10]}
 
 
+DAYS = ["2020-01-01", "NaT", "2021-06-05"]
+COLUMNS = {  # three values, of which the second is missing in all but the first, and their words
+    "text": (np.array(["a", "b", "c"]), ("a", "b", "c")),
+    "object": (np.array([3, None, "x"], dtype=object), ("3", "x")),
+    "days": (np.array(DAYS, dtype="datetime64[D]"), ("2020-01-01", "2021-06-05")),
+    "nanoseconds": (np.array(DAYS, dtype="datetime64[ns]"), ("2020-01-01", "2021-06-05")),
+    "masked": (np.ma.array([4, 5, 6], mask=[False, True, False]), ("c 6",)),
+    "series": (pd.Series(["a", None, "c"], dtype="string", index=[9, 3, 5]), ("a", "c")),
+    "dates": (pd.Series(pd.to_datetime(DAYS)), ("2020-01-01", "2021-06-05")),
+    "category": (pd.Series([7, None, 9], dtype="category"), ("c 7", "c 9")),
+}
+
+
+@pytest.mark.parametrize("kind", COLUMNS)
+@pytest.mark.parametrize("where", ["table", "function", "key"])
+def test_a_column_may_be_any_array_of_values(kind: str, where: str) -> None:
+    values, expected = COLUMNS[kind]
+    batch: Any = {"c": values}
+    metadata = {"table": batch, "function": lambda b: b, "key": "c"}[where]
+    for rows in ([0, 1, 2], [2, 0, 1]):
+        asked = samples(batch, rows, rows=torch.tensor(rows))
+        found = make_vocabulary(read(metadata, asked))
+        assert found.words == expected
+        known = np.isfinite(found.values).all(1)[np.argsort(rows)]
+        assert known.tolist() == [True, kind == "text", True]
+        assert found.values[rows.index(2), -1] == 1
+
+
+def test_an_array_that_runs_backwards_and_spans_of_time_are_columns() -> None:
+    asked = samples(None, (0, 1), rows=torch.tensor([2, 0]))
+    assert read(lambda _: {"x": np.arange(3.0)[::-1]}, asked) == {"x": [0.0, 2.0]}
+    spans = np.array([86_400, "NaT", 0], dtype="timedelta64[s]").astype("timedelta64[ns]")
+    assert make_vocabulary(read({"x": spans}, samples(None, (0, 1, 2)))).words == (
+        "0:00:00",
+        "1 day, 0:00:00",
+    )
+
+
+@pytest.mark.parametrize("values", [{0: "a", 1: "b", 2: "c"}, {"a", "b", "c"}, "abc", 3])
+@pytest.mark.parametrize("where", ["table", "function"])
+def test_what_has_no_order_of_samples_is_no_column(values: Any, where: str) -> None:
+    metadata = {"c": values} if where == "table" else lambda _: {"c": values}
+    with pytest.raises(ValueError, match=r"one value per sample.* Give a list"):
+        read(metadata, samples())
+
+
+def test_a_column_of_lists_says_what_to_give() -> None:
+    words = make_vocabulary({"tags": [["a", "b"], ["c"], None], "at": list(torch.zeros(3, 2))})
+    assert not len(words)
+    assert "'tags': a value is a list. Give a column of one value each" in words.notes[0]
+    assert "'at': a value is a Tensor" in words.notes[1]
+
+
+def test_a_date_is_written_without_the_hour_zero() -> None:
+    days = [pd.Timestamp(day) for day in ("2020-01-01", "2020-01-02", "2020-01-02 05:00")]
+    words = make_vocabulary({"day": days}).words
+    assert words == ("2020-01-01", "2020-01-02", "2020-01-02 05:00:00")
+
+
 @pytest.mark.parametrize(
     ("metadata", "asked", "error", "said"),
     [

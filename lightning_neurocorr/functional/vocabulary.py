@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from typing import Any, Literal
 
 import numpy as np
@@ -21,6 +22,7 @@ _MISSING = {"", "nan", "na", "<na>", "n/a", "nat", "none", "null", "?", "missing
 _TRUTH = {"true": True, "false": False, "yes": True, "no": False, "y": True, "n": False}
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}\b")
 _NUMBERS = (int, float, np.integer, np.floating)
+_SEVERAL = (list, tuple, dict, set, frozenset)
 _FIFTH = 0.2
 _MOST_SHARE = 0.4  # a fifth that ties make larger than this is none
 _MOST_VALUES = 200  # categories with more values name samples, not kinds of samples
@@ -110,6 +112,9 @@ def _words_of(name: str, values: list[Any]) -> tuple[list[tuple[str, Kind, str, 
     """The words of one column, or why it has none."""
     if (numbers := _all_numbers(values)) is not None:
         return _numeric(name, numbers)
+    if (several := next((v for v in values if _holds_several(v)), None)) is not None:
+        kind = type(several).__name__
+        return [], f"No words from {name!r}: a value is a {kind}. Give a column of one value each."
     plain = _all_plain(values)
     known = [value for value in plain if value is not None]
     if not known:
@@ -190,6 +195,10 @@ def _all_numbers(values: Sequence[Any]) -> np.ndarray | None:
     return None if np.isnan(numbers).all() else numbers
 
 
+def _holds_several(value: Any) -> bool:
+    return isinstance(value, _SEVERAL) or getattr(value, "ndim", 0) > 0
+
+
 def _all_plain(values: Sequence[Any]) -> list[bool | int | float | str | None]:
     """Each value as Python's own; a text that comes again is read once."""
     if set(map(type, values)) <= {bool, np.bool_}:
@@ -222,7 +231,8 @@ def _text(value: Any) -> str:
     """A value as its text, as it was written."""
     if isinstance(value, bytes):
         return value.decode("utf-8", "replace").strip()
-    return str(value).strip()
+    text = str(value).strip()
+    return text.removesuffix(" 00:00:00") if isinstance(value, date) else text  # of a whole day
 
 
 def number(value: Any) -> float:

@@ -122,10 +122,12 @@ class Groups(Study):
         """A row for each group; a note for each layer that has none."""
         samples = worded(look, 2 * MIN_SAMPLES, self.max_samples)
         won = samples.outcome == ONLY_MODEL
-        if min(won[samples.half].sum(), won[~samples.half].sum()) < MIN_SAMPLES:
+        halves = (~samples.half, samples.half)
+        if min(counts := [int(won[half].sum()) for half in halves]) < MIN_SAMPLES:
             raise RefusedError(
-                f"Only {int(won.sum())} samples are right for the model alone; each half needs "
-                f"{MIN_SAMPLES}. Take a larger validation set."
+                f"Each half needs {MIN_SAMPLES} samples that only the model gets right, but they "
+                f"have {counts[0]:,} and {counts[1]:,} of {len(won):,} together. Take a larger "
+                "validation set, or a larger `max_samples`."
             )
         notes: list[str] = list(samples.vocabulary.notes)
         silencer: Silencer | None = None
@@ -153,7 +155,7 @@ class Groups(Study):
             self.title,
             self.about,
             headline=(
-                f"{len(table)} groups in {layers} layers."
+                f"{len(table)} groups in {layers} layer{'s' * (layers != 1)}."
                 if len(table)
                 else "No layer splits into groups that hold on the other half of the samples."
             ),

@@ -129,10 +129,15 @@ class Look:
         """
         store = self._store
         n = 0 if store is None else len(store.numbers)
+        if (there := len(self.samples.key)) < least:
+            raise RefusedError(
+                f"It needs {least:,} samples, but the validation had {there:,}. Take a larger "
+                "validation set."
+            )
         if store is None or n < least:
             raise RefusedError(
                 f"Expected activations of at least {least:,} samples, but {n:,} were kept: they "
-                "must fit into 256 MB. Name fewer layers, or take a larger validation set."
+                "must fit into 256 MB. Name fewer layers."
             )
         order = self.samples.number.argsort()
         known = self.samples.number[order]

@@ -156,10 +156,11 @@ class _Samples:
         target = look.samples.target[rows].numpy()
         half = look.half[rows].numpy().astype(bool)
         won = outcome == ONLY_MODEL
-        if min(won[half].sum(), won[~half].sum()) < _LEAST // 2:
+        if min(counts := [int(won[part].sum()) for part in (~half, half)]) < _LEAST // 2:
             raise RefusedError(
-                f"Only {int(won.sum())} of {len(won):,} samples are right for the model alone; it "
-                f"takes {_LEAST}. Take a larger validation set."
+                f"Each half needs {_LEAST // 2} samples that only the model gets right, but they "
+                f"have {counts[0]:,} and {counts[1]:,} of {len(won):,} together. Take a larger "
+                "validation set, or a larger `max_samples`."
             )
         if min(len(np.unique(target[part])) for part in (half, ~half)) < 2:
             raise RefusedError("All samples are of one class: there is nothing to read.")

@@ -108,7 +108,7 @@ class Slices(Study):
         if too_few(samples.advantage, samples.half):
             raise RefusedError(
                 "Fewer than 25 samples of a half have an advantage: there is nothing to find. "
-                "Take a larger validation set."
+                "Take a larger validation set, or a larger `max_samples`."
             )
         words = _binary(samples.vocabulary)
         named = [

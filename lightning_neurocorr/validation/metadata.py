@@ -13,7 +13,7 @@ from lightning_neurocorr import baselines as B
 from lightning_neurocorr.baselines.batch import named_parts, read_inputs
 from lightning_neurocorr.functional.image_statistics import image_statistics
 from lightning_neurocorr.validation.metadata_protocol import MetadataSource, SamplesOfBatch
-from lightning_neurocorr.validation.metadata_table import TableMetadata, is_table
+from lightning_neurocorr.validation.metadata_table import TableMetadata, is_table, listed
 
 
 @runtime_checkable
@@ -49,7 +49,7 @@ class FieldMetadata(MetadataSource):
     def read(self, samples: SamplesOfBatch) -> Mapping[str, Any]:
         """The values of the samples."""
         found = B.read_field(samples.batch, self.field, "metadata")
-        named = named_parts(found)
+        named = None if hasattr(found, "dtype") else named_parts(found)  # a Series has keys too
         if named is None:
             name = self.field.rpartition(".")[2] if isinstance(self.field, str) else "metadata"
             named = {name: found}
@@ -168,17 +168,14 @@ def metadata_source(metadata: Any, sample_id: B.Field | None = None) -> Metadata
 def _checked(name: str, values: Any, samples: SamplesOfBatch) -> Any:
     """Values of the samples that count; raises unless there is one per row of the batch."""
     total = samples.n if samples.rows is None else None
-    if isinstance(values, np.ndarray) and values.dtype.kind in "biuf":
-        values = torch.from_numpy(values)
+    plain = isinstance(values, np.ndarray) and not isinstance(values, np.ma.MaskedArray)
+    if plain and values.dtype.kind in "biuf":
+        values = torch.from_numpy(np.ascontiguousarray(values))
     if isinstance(values, Tensor) and values.ndim == 2 and values.shape[1] == 1:
         values = values[:, 0]
     tensor = values if isinstance(values, Tensor) and values.ndim == 1 else None
-    if tensor is None and (isinstance(values, (str, bytes)) or not isinstance(values, Sequence)):
-        shape = f" of shape {tuple(values.shape)}" if isinstance(values, Tensor) else ""
-        raise ValueError(
-            f"Expected `metadata` {name!r} to have one value per sample, but got "
-            f"{type(values).__name__}{shape}."
-        )
+    if tensor is None:
+        values = listed(values, name)
     if total is not None and len(values) != total:
         raise ValueError(
             f"Expected `metadata` {name!r} to have one value for each of {total} samples, but got "

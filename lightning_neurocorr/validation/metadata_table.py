@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from lightning_neurocorr.baselines.table_files import TEXT_TABLES, existing_file, read_text_table
 from lightning_neurocorr.validation.metadata_protocol import MetadataSource, SamplesOfBatch
@@ -161,29 +164,41 @@ def _columns_of(table: Any) -> dict[str, list[Any]]:
             f"Expected the columns of `metadata` to have different names, but got {names}."
         )
     if isinstance(table, Mapping):
-        return {str(name): _listed(values, str(name)) for name, values in table.items()}
-    columns = {str(name): _listed(table[name], str(name)) for name in table.columns}
+        return {str(name): listed(values, str(name)) for name, values in table.items()}
+    columns = {str(name): listed(table[name], str(name)) for name in table.columns}
     index: Any = getattr(table, "index", None)  # not all frames have one
     name = getattr(index, "name", None)
     if name is not None and str(name) not in columns:
-        columns[str(name)] = _listed(index, str(name))
+        columns[str(name)] = listed(index, str(name))
     return columns
 
 
-def _listed(values: Any, name: str) -> list[Any]:
+def listed(values: Any, name: str) -> list[Any]:
+    """A column as one value per sample; None where an array has masked it.
+
+    Raises:
+        ValueError: If it has no such values in an order: a text, a number, a dict or a set.
+    """
     shape = getattr(values, "shape", None)
     one_each = shape is None or len(shape) == 1
-    if isinstance(values, (str, bytes)) or not isinstance(values, Iterable) or not one_each:
+    disordered = isinstance(values, (str, bytes, Mapping, AbstractSet)) or not isinstance(
+        values, Iterable
+    )
+    if disordered or not one_each:
         raise ValueError(
             f"Expected `metadata` {name!r} to have one value per sample, but got "
-            f"{type(values).__name__}{'' if shape is None else f' of shape {tuple(shape)}'}."
+            f"{type(values).__name__}{'' if shape is None else f' of shape {tuple(shape)}'}. "
+            "Give a list or an array of one dimension."
         )
     one_by_one: Any = values
-    listed = list(one_by_one.tolist() if hasattr(values, "tolist") else one_by_one)
+    if isinstance(values, np.ndarray) and values.dtype.kind in "mM":
+        one_by_one = values.astype(f"{values.dtype.kind}8[us]")  # nanoseconds would be numbers
+    found = list(one_by_one.tolist() if hasattr(values, "tolist") else one_by_one)
     if hasattr(getattr(values, "dtype", None), "categories"):
         # pandas calls it a category: its numbers are names, not more or less of something.
-        return [f"{name} {v}" if isinstance(v, (int, float)) and v == v else v for v in listed]
-    return listed
+        numbers = [isinstance(v, (int, float)) and v == v for v in found]
+        return [f"{name} {_id_text(v)}" if n else v for n, v in zip(numbers, found, strict=True)]
+    return found
 
 
 def _id_text(value: Any) -> str:
