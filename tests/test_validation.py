@@ -116,10 +116,9 @@ def test_sets_of_labels_have_no_class_to_control_for() -> None:
     assert report.notes == ("Classes were not controlled for: a sample has a set of labels.",)
 
 
-@pytest.mark.parametrize("strange", [-3, 1 << 20])
-def test_labels_that_are_ids_are_not_controlled_for(labels: Any, strange: int) -> None:
+def test_labels_that_are_ids_are_not_controlled_for(labels: Any) -> None:
     prediction, baseline, target = (part.clone() for part in labels)
-    target[5] = strange
+    target[5] = 1 << 20
     x = torch.randn(400, 2) + ((prediction == target) & (baseline != target))[:, None]
     report, _ = one_pass(x, prediction, baseline, target)
     assert report.rows[0].verdict == "its r is above 0; classes were not controlled for"

@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lightning_neurocorr.functional.exactness import check_exact
+
 _INT64_MAX = torch.iinfo(torch.int64).max
 
 
@@ -100,12 +102,14 @@ def _ids(ids: Tensor, num_classes: int | None, name: str, values: bool) -> Tenso
     if values and ids.is_floating_point():
         wanted = "integral class ids (N,), or scores (N, C)"
         _refuse((ids != ids.round()) | ~ids.isfinite(), ids, name, wanted)
+        check_exact(ids, f"class ids of `baseline` ({name})")
     if ids.is_floating_point():
         ids = ids.round()
     ids = ids.to(torch.int64)
-    if values and num_classes is not None:
-        wanted = f"class ids from 0 to {num_classes - 1}"
-        _refuse((ids < 0) | (ids >= num_classes), ids, name, wanted)
+    if values:
+        wanted = f"class ids from 0{'' if num_classes is None else f' to {num_classes - 1}'}"
+        beyond = ids < 0 if num_classes is None else (ids < 0) | (ids >= num_classes)
+        _refuse(beyond, ids, name, wanted)
     return ids
 
 
@@ -137,7 +141,8 @@ def _refuse(bad: Tensor, values: Tensor, name: str, wanted: str) -> None:
         first = int(bad.int().argmax())
         raise ValueError(
             f"Expected `baseline` ({name}) to return {wanted}, but got {values[first].tolist()} "
-            f"for sample {first} of the batch."
+            f"for sample {first} of the batch. Samples that it has no answer for cannot be "
+            "compared: leave them out of the validation set."
         )
 
 

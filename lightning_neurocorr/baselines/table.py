@@ -17,6 +17,7 @@ from lightning_neurocorr.baselines.table_files import (
     read_csv,
     read_npy,
 )
+from lightning_neurocorr.functional.exactness import check_exact
 
 
 class TableBaseline:
@@ -155,6 +156,7 @@ class TableBaseline:
 
     def _rows_by_id(self, ids: Any) -> Tensor:
         """The row number of each id."""
+        check_exact(ids, f"the ids of the batch (`id`={self.id!r})")
         wanted = [_id_text(value) for value in _listed(ids)]
         for sample, value in enumerate(wanted):
             if value not in self._row_of:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from lightning_neurocorr.functional.exactness import check_exact
 from lightning_neurocorr.functional.scores import ScoreKind, ScoreReader
 
 BOTH, ONLY_MODEL, ONLY_BASELINE, NEITHER = range(4)
@@ -120,6 +121,8 @@ def check_labels(name: str, labels: Tensor) -> None:
             f"{labels[labels != labels.round()][0]:.4g}. "
             "For regression or single logits pass `predictions` and a callable `advantage`."
         )
+    if labels.ndim == 1:
+        check_exact(labels, f"class ids in `{name}`")
 
 
 def outcome_groups(model_correct: Tensor, baseline_correct: Tensor) -> Tensor:

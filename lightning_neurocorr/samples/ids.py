@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lightning_neurocorr.functional.exactness import check_exact
+
 Id = int | str
 
 
@@ -16,8 +18,10 @@ def read_ids(ids: Any, n: int) -> list[Id]:
     """The ids of a batch as the user knows them: whole numbers and text.
 
     Raises:
-        ValueError: If there is not one id per sample, or a sample has none.
+        ValueError: If there is not one id per sample, a sample has none, or floats may have
+            rounded one to another.
     """
+    check_exact(ids, "the ids of `sample_id`")
     values = ids.tolist() if hasattr(ids, "tolist") else ids
     values = list(values) if isinstance(values, (list, tuple)) else [values]
     if len(values) != n:

@@ -44,6 +44,7 @@ class Answers:
         self.with_scores = advantage == "log_prob"
         self.forms: dict[str, str] = {}
         self._binary = False
+        self._numbers: dict[str, bool] = {}  # whether floats (N,) of a source are no class ids
         self._model, self._baseline = (
             ScoreReader(source, said_of(scores, source), rehearsal=rehearsal)
             for source in ("model", "baseline")
@@ -61,7 +62,7 @@ class Answers:
             truth = _label_target(target)
             return self._labels(self._model, prediction, truth.shape[1]), truth
         target = _class_target(target)
-        if _is_one_number(prediction):
+        if self._is_one_number(self._model, prediction):
             target = _binary_target(target, look=not self._binary or target.device.type == "cpu")
             self._binary = True
             return self._classes(self._model, prediction), target
@@ -91,9 +92,33 @@ class Answers:
         values = as_tensor(answer, "the prediction of `baseline`")
         if self.of_labels:
             return self._labels(self._baseline, values, prediction.shape[1])
-        if _is_one_number(values) and not self._binary:
+        if self._is_one_number(self._baseline, values) and not self._binary:
             return values  # refused where it is checked: nothing says what it means
         return self._classes(self._baseline, values)
+
+    def _is_one_number(self, reader: ScoreReader, values: Tensor) -> bool:
+        """Whether it is one real number per sample, and no class ids that are stored as floats.
+
+        Floats ``(N,)`` are what the first of their source were: others may be whole by accident.
+
+        Raises:
+            ValueError: If the first were class ids, and these are not.
+        """
+        if not values.is_floating_point() or values.ndim != 1:
+            return values.is_floating_point() and values.ndim == 2 and values.shape[1] == 1
+        first = self._numbers.get(reader.source)
+        if first or not len(values):
+            return bool(first)
+        broken = values != values.round()
+        if first is None:
+            self._numbers[reader.source] = bool(broken.any())
+        elif bool(broken.any()):
+            raise ValueError(
+                f"Expected the answers of the {reader.source} to be class ids, as those of the "
+                f"first batch were, but got {float(values[broken][0]):.4g}. If it is the logit or "
+                "the probability of class 1, give it as a column (N, 1)."
+            )
+        return self._numbers[reader.source]
 
     def kinds(self) -> tuple[Any, Any]:
         """Logits or probabilities, of model and baseline; None where it was not asked."""
@@ -106,7 +131,7 @@ class Answers:
 
     def _classes(self, reader: ScoreReader, values: Tensor) -> Tensor:
         """Class ids ``(N,)`` or scores ``(N, C)``."""
-        if _is_one_number(values):
+        if self._is_one_number(reader, values):
             kind = reader.of_labels(values)
             self.forms[reader.source] = f"one of the {kind}, of class 1"
             return two_classes(values, kind)
@@ -135,14 +160,6 @@ class Answers:
         kind = reader.of_labels(values)
         self.forms[reader.source] = f"{kind} of {labels} labels"
         return label_sets(values, kind)
-
-
-def _is_one_number(values: Tensor) -> bool:
-    """Whether it is one real number per sample, and no class ids that are stored as floats."""
-    if not values.is_floating_point():
-        return False
-    column = values.ndim == 2 and values.shape[1] == 1
-    return column or (values.ndim == 1 and bool((values != values.round()).any()))
 
 
 def _class_target(target: Tensor) -> Tensor:

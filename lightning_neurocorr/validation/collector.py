@@ -200,10 +200,11 @@ class Collector:
             answer = ask(baseline, batch, loader, numbers)
         answer = self.answers.answered(answer, prediction, baseline)
         classification = not callable(options.advantage) and not self.answers.of_labels
+        classes = prediction.shape[1] if prediction.ndim == 2 else options.num_classes
         return B.check_prediction(
             answer,
             len(prediction),
-            prediction.shape[1] if classification and prediction.ndim == 2 else None,
+            classes if classification else None,
             device=prediction.device,
             name=describe(baseline),
             classification=classification,

@@ -21,7 +21,7 @@ from lightning_neurocorr.validation.columns import mean_column
 from lightning_neurocorr.validation.finished import NeuronSums, Validation
 from lightning_neurocorr.validation.position_means import PositionMeans
 from lightning_neurocorr.validation.processes import gather_objects, gather_rows
-from lightning_neurocorr.validation.remarks import Control, check_labels
+from lightning_neurocorr.validation.remarks import Control, check_classes
 from lightning_neurocorr.validation.watched import Watched
 
 # Sums by class cost 128 bytes per class and neuron; where they would take more, classes are pooled.
@@ -223,7 +223,8 @@ class ValidationPass:
 
         Raises:
             RuntimeError: If it has finished before.
-            ValueError: If a label is no class, or processes read predictions from different places.
+            ValueError: If a label or a baseline's answer is no class, or processes read predictions
+                from different places.
         """
         if self._finished:
             raise RuntimeError("Expected a validation pass to finish once, but it has finished.")
@@ -231,8 +232,8 @@ class ValidationPass:
         everyone = gather_objects(self._account())
         agreed = agree(everyone)
         samples = self._all_samples(device)
-        if agreed.classifies and agreed.num_classes is not None:
-            check_labels(samples, agreed.num_classes)
+        if agreed.classifies and agreed.control != "sets":
+            check_classes(samples, agreed.num_classes, answers=not callable(self.advantage))
         watched = self._arranged(agreed, device) if agreed.sizes else None
         neurons, attributed = self._neurons(watched, everyone, agreed, device)
         return Validation(

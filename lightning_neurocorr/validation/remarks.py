@@ -128,28 +128,48 @@ def repeated_ids(samples: SampleTable) -> tuple[str, ...]:
     return (note,)
 
 
-def check_labels(samples: SampleTable, num_classes: int) -> None:
-    """Raise if a target is no class.
+def check_classes(samples: SampleTable, num_classes: int | None, *, answers: bool) -> None:
+    """Raise if a target, or an answer of the baseline, is no class.
+
+    Args:
+        samples: All samples.
+        num_classes: Number of classes, where it is known; else ids start at 0.
+        answers: Whether to look at the baseline's answers too.
 
     Raises:
-        ValueError: Naming the first such target.
+        ValueError: Naming the first such target or answer.
     """
-    wrong = (samples.target < 0) | (samples.target >= num_classes)
-    if not bool(wrong.any()):
-        return
-    first, last = int(samples.target.min()), int(samples.target.max())
+    end = 1 << 62 if num_classes is None else num_classes
+    wanted = "class ids from 0" if num_classes is None else f"class ids in [0, {num_classes})"
+    wrong = (samples.target < 0) | (samples.target >= end)
+    if bool(wrong.any()):
+        raise ValueError(
+            f"Expected targets to be {wanted}, but got {int(samples.target[wrong][0])} for "
+            f"{int(wrong.sum())} samples. {_cure_of(samples, num_classes)}"
+        )
+    wrong = (samples.answer < 0) | (samples.answer >= end)
+    if answers and bool(
+        wrong.any()
+    ):  # seen before, batch by batch, where looking does not wait for a device
+        raise ValueError(
+            f"Expected `baseline` to return {wanted}, but got {int(samples.answer[wrong][0])} for "
+            f"{int(wrong.sum())} samples. Leave samples that it has no answer for out of the "
+            "validation set."
+        )
+
+
+def _cure_of(samples: SampleTable, num_classes: int | None) -> str:
+    """What to do about targets that are no classes."""
     cure = (
         "Leave these out of the validation set, or pass `predictions` and a callable `advantage`."
     )
-    if first and last - first < num_classes:
-        step = f"- {first}" if first > 0 else f"+ {-first}"
-        cure = (
-            f"All targets lie from {first} to {last}. If {first} is the first class, count from 0: "
-            f"target=lambda batch: batch[1] {step}, where batch[1] is the target. {cure}"
-        )
-    raise ValueError(
-        f"Expected targets to be class ids in [0, {num_classes}), but got "
-        f"{int(samples.target[wrong][0])} for {int(wrong.sum())} samples. {cure}"
+    first, last = int(samples.target.min()), int(samples.target.max())
+    if num_classes is None or not first or last - first >= num_classes:
+        return cure
+    step = f"- {first}" if first > 0 else f"+ {-first}"
+    return (
+        f"All targets lie from {first} to {last}. If {first} is the first class, count from 0: "
+        f"target=lambda batch: batch[1] {step}, where batch[1] is the target. {cure}"
     )
 
 
