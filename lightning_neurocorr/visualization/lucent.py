@@ -1,28 +1,25 @@
-"""Lucent's pictures (https://github.com/greentfrapp/lucent), without its traces on the model.
-
-Lucent is used as it is: its images, objectives and transforms. What it leaves behind (hooks,
-gradients, random states, buffers) it leaves on private state, and errors and interrupts that it
-swallows are raised.
-"""
+"""Lucent's pictures (https://github.com/greentfrapp/lucent): its images, objectives, transforms."""
 
 from __future__ import annotations
 
 import importlib.util
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
-from lightning_neurocorr.activations import Place, first_tensor, layer_names, listen, unit_axis
+from lightning_neurocorr.activations import Place, first_tensor, layer_names, unit_axis
 from lightning_neurocorr.report.panels import Picture
 from lightning_neurocorr.visualization.drawing import Drawing, Optimised
 from lightning_neurocorr.visualization.isolated_model import IsolatedModel
+from lightning_neurocorr.visualization.lucent_model import (
+    LucentModel,
+    Stopped,
+    lucent_name,
+    lucent_on,
+)
 from lightning_neurocorr.visualization.prior import ImagePrior
 from lightning_neurocorr.visualization.render import progress_bar
 from lightning_neurocorr.visualization.settings import Settings
@@ -133,10 +130,6 @@ class LucentVisualizer:
         )
 
 
-class _Stop(BaseException):
-    """Ends Lucent's loop, past its own handlers."""
-
-
 class _LucentDrawing(Drawing):
     """Draws one target at a time with Lucent's loop."""
 
@@ -149,8 +142,8 @@ class _LucentDrawing(Drawing):
         if settings.image_size is not None:
             height = width = settings.image_size
         target = self.targets[chunk[0]]
-        model = _LucentModel(self.model, self.taps, self.spent)
-        with _lucent(self.model.device) as lucent:
+        model = LucentModel(self.model, self.taps, self.spent)
+        with lucent_on(self.model.device) as lucent:
             numbers, image = lucent.param.fft_image((1, channels, height, width))
             unit_range = _unit_range(lucent, image, channels, self.model.device)
             try:
@@ -166,7 +159,7 @@ class _LucentDrawing(Drawing):
                     show_image=False,
                     fixed_image_size=(height, width),
                 )
-            except _Stop:
+            except Stopped:
                 pass
             finally:
                 model.close()
@@ -192,7 +185,7 @@ class _LucentDrawing(Drawing):
 
     def objective(self, lucent: Any, target: Target) -> Any:
         """The user's objective, or what the target says in Lucent's terms; Lucent minimises."""
-        layer = _lucent_name(target.layer)
+        layer = lucent_name(target.layer)
         if self.visualizer.objective is not None:
             objective = lucent.objectives.as_objective(
                 self.visualizer.objective(layer, target.index, 0)
@@ -210,67 +203,6 @@ class _LucentDrawing(Drawing):
         return lucent.objectives.Objective(drive)
 
 
-class _LucentModel:
-    """What Lucent takes for the model: layers to hook, and a forward whose errors get through."""
-
-    def __init__(
-        self, model: IsolatedModel, taps: Mapping[str, Place], spent: Callable[[], bool]
-    ) -> None:
-        self._model, self._spent = model, spent
-        self._handles: list[RemovableHandle] = []
-        self._modules = {
-            _lucent_name(name): SimpleNamespace(register_forward_hook=self._hook(place))
-            for name, place in taps.items()
-        }
-        self.calls = 0
-        self.stopped = self.unreachable = False
-        self.error: BaseException | None = None
-
-    def __call__(self, images: Tensor) -> Any:
-        if self.calls and self._spent():
-            self.stopped = True
-            raise _Stop
-        output = self._raising(lambda: self._model(self._model.prepare(images)))
-        self.calls += 1
-        return output
-
-    def guarded(self, transform: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-        """``transform``, with its errors raised instead of swallowed."""
-        return lambda images: self._raising(lambda: transform(images))
-
-    def reachable(self, objective: Callable[[Any], Tensor]) -> Callable[[Any], Tensor]:
-        """``objective``, which stops the loop if no gradient leads from it to the image."""
-
-        def drive(activation_of: Callable[[str], Any]) -> Tensor:
-            loss = objective(activation_of)
-            if not loss.requires_grad:
-                self.stopped = self.unreachable = True
-                raise _Stop
-            return loss
-
-        return drive
-
-    def close(self) -> None:
-        """Remove what Lucent hooked."""
-        while self._handles:
-            self._handles.pop().remove()
-
-    def _raising(self, action: Callable[[], Any]) -> Any:
-        try:
-            return action()
-        except (RuntimeError, KeyboardInterrupt) as error:
-            self.error = error
-            raise _Stop from error
-
-    def _hook(self, place: Place) -> Callable[[Callable], RemovableHandle]:
-        def register(hook: Callable) -> RemovableHandle:
-            handle = listen(place, lambda _, value: hook(None, None, value))
-            self._handles.append(handle)
-            return handle
-
-        return register
-
-
 def _require_lucent() -> None:
     try:
         found = importlib.util.find_spec("lucent.optvis") is not None
@@ -281,24 +213,6 @@ def _require_lucent() -> None:
             'LucentVisualizer needs Lucent: pip install "lightning_neurocorr[lucent]" '
             "(the PyPI name `lucent` is another package)."
         )
-
-
-@contextmanager
-def _lucent(device: torch.device) -> Iterator[Any]:
-    """Lucent's modules, on ``device`` instead of its own choice, and without its warnings."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        from lucent.optvis import objectives, param, render, transform
-        from lucent.optvis.param import color, spatial
-
-        before = spatial.device, transform.device
-        spatial.device = transform.device = device
-        try:
-            yield SimpleNamespace(
-                objectives=objectives, param=param, render=render, transform=transform, color=color
-            )
-        finally:
-            spatial.device, transform.device = before
 
 
 def _unit_range(
@@ -323,14 +237,10 @@ def _standard(transform: Any, side: int) -> list[Callable[[Tensor], Tensor]]:
     ]
 
 
-def _lucent_name(name: str) -> str:
-    return name.replace(".", "_")
-
-
 def _check_names(names: Mapping[str, Place]) -> None:
     seen: dict[str, str] = {}
     for name in names:
-        other = seen.setdefault(_lucent_name(name), name)
+        other = seen.setdefault(lucent_name(name), name)
         if other != name:
             raise ValueError(
                 f"Expected layer names that differ without dots, but got {other!r} and {name!r}: "
