@@ -10,10 +10,11 @@ from lightning_neurocorr.report.finding_table import Table
 from lightning_neurocorr.studies.beside import Beside
 from lightning_neurocorr.studies.groups import Groups
 from lightning_neurocorr.studies.heard import Heard, Start
-from lightning_neurocorr.studies.look import Look, OutOfTimeError, RefusedError, Stored
+from lightning_neurocorr.studies.look import Look, Stored
 from lightning_neurocorr.studies.matches import Matches, Snapshot
 from lightning_neurocorr.studies.protocol import EverywhereStudy, Listener, Study
 from lightning_neurocorr.studies.readout import Readout
+from lightning_neurocorr.studies.refused import OutOfTimeError, RefusedError
 from lightning_neurocorr.studies.slices import Slices
 from lightning_neurocorr.studies.words import Words
 

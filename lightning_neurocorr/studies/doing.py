@@ -13,8 +13,9 @@ from torch import nn
 from lightning_neurocorr.isolation.guests import guest
 from lightning_neurocorr.isolation.randomness import preserved_randomness
 from lightning_neurocorr.report.finding import Finding, missing
-from lightning_neurocorr.studies.look import Look, OutOfTimeError, RefusedError
+from lightning_neurocorr.studies.look import Look
 from lightning_neurocorr.studies.protocol import EverywhereStudy, Listener, Study
+from lightning_neurocorr.studies.refused import OutOfTimeError, RefusedError
 from lightning_neurocorr.studies.store import Store
 
 Guard = Callable[[str], AbstractContextManager[None]]

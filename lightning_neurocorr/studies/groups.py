@@ -16,8 +16,9 @@ from lightning_neurocorr.report.finding import Finding
 from lightning_neurocorr.report.finding_table import Table
 from lightning_neurocorr.studies.group_losses import Silencer, of_layer, random_groups
 from lightning_neurocorr.studies.group_pictures import Direction, direction, group_pictures
-from lightning_neurocorr.studies.look import Look, RefusedError
+from lightning_neurocorr.studies.look import Look
 from lightning_neurocorr.studies.protocol import Study
+from lightning_neurocorr.studies.refused import RefusedError
 from lightning_neurocorr.studies.worded import WordedSamples, worded
 from lightning_neurocorr.validation.options import Options
 

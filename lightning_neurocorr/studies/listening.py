@@ -16,8 +16,8 @@ from lightning_neurocorr.isolation.randomness import PrivateRandomness
 from lightning_neurocorr.report.finding import Finding, State, missing
 from lightning_neurocorr.studies.doing import HeardByStudies
 from lightning_neurocorr.studies.heard import Heard, Start, heard
-from lightning_neurocorr.studies.look import OutOfTimeError, RefusedError
 from lightning_neurocorr.studies.protocol import Listener, Study
+from lightning_neurocorr.studies.refused import OutOfTimeError, RefusedError
 from lightning_neurocorr.studies.store import Store
 from lightning_neurocorr.studies.travelling import packed, unpacked
 from lightning_neurocorr.validation import JudgedBatch, ValidationPass

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, TypeVar
 
@@ -13,29 +12,19 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from lightning_neurocorr import functional as F
-from lightning_neurocorr.activations import ActivationRecorder, Pooling
+from lightning_neurocorr.activations import Pooling
 from lightning_neurocorr.exemplars import Ranking
 from lightning_neurocorr.functional.hashing import folds, hashed
-from lightning_neurocorr.isolation.swapping import KeptWeights
-from lightning_neurocorr.isolation.untrained import untrained_weights
 from lightning_neurocorr.report import NeuronReport
-from lightning_neurocorr.samples import fetch
+from lightning_neurocorr.studies.again import RunAgain
 from lightning_neurocorr.studies.heard import Heard
 from lightning_neurocorr.studies.kept import KeptActivations
+from lightning_neurocorr.studies.refused import OutOfTimeError, RefusedError
 from lightning_neurocorr.studies.subject import Subject
 from lightning_neurocorr.validation import SampleTable, Validation
 from lightning_neurocorr.validation.options import Options
 
 T = TypeVar("T")
-
-
-class RefusedError(ValueError):
-    """A study cannot be done on these data; the text says why, and what to do."""
-
-
-class OutOfTimeError(RuntimeError):
-    """A study has used up its time budget."""
 
 
 class Stored(NamedTuple):
@@ -185,32 +174,13 @@ class Look:
         Raises:
             ValueError: If samples cannot be fetched, or are answered otherwise than before.
         """
-        samples, subject = self.samples, self.subject
-        subject.check_located(samples)
+        self.subject.check_located(self.samples)
         self.check_rerun()
         names = self.report.layers if layers is None else tuple(layers)
-        places = {name: subject.layers[name] for name in names}
         pooling = self.options.pooling if pooling is None else pooling
-        correct = (samples.outcome == F.BOTH) | (samples.outcome == F.ONLY_MODEL)
-        done = 0
-        weights = nullcontext()
-        if untrained is not None:
-            values = untrained_weights(subject.module, untrained)
-            weights = KeptWeights.of(subject.module, values).in_place()
-        with subject.quiet(), weights, ActivationRecorder(places, pooling) as recorder:
-            for which, batch in fetch(subject.loaders, samples.position[rows].tolist(), size):
-                moved = subject.move(batch, which)
-                args, kwargs = subject.arguments(moved)
-                logits = subject.forward(*args, **kwargs)
-                at = rows[done : done + len(logits)]
-                done += len(logits)
-                if untrained is None and bool((samples.outcome[at] >= 0).all()):
-                    subject.confirm(logits, samples.target[at], correct[at])
-                taken, problems = recorder.take()
-                if problems:
-                    name, why = next(iter(problems.items()))
-                    raise RefusedError(f"Layer {name} cannot be read again: {why}.")
-                yield self._heard(at, logits, taken, moved)
+        correctness = self.options.advantage == "correctness"
+        again = RunAgain(self.subject, self.samples, names, pooling, size, untrained, correctness)
+        yield from again.batches(rows)
 
     def check_rerun(self) -> None:
         """Refuse where the module cannot be run again; the report says so once.
@@ -280,26 +250,6 @@ class Look:
     def _run_untrained(self, rows: Tensor, layers: Iterable[str]) -> Iterator[Heard]:
         batches = self.again(rows, layers, untrained=0)
         return self.progress(batches, "untrained copy", -(-len(rows) // 64))
-
-    def _heard(self, at: Tensor, logits: Tensor, taken: Mapping[str, Tensor], batch: Any) -> Heard:
-        samples, outcome = self.samples, self.samples.outcome[at]
-
-        def advantage(_: Heard) -> Tensor:
-            return (outcome == F.ONLY_MODEL).double() - (outcome == F.ONLY_BASELINE).double()
-
-        return Heard(
-            taken,
-            logits,
-            samples.answer[at],
-            samples.target[at],
-            outcome if bool((outcome >= 0).all()) else None,
-            samples.number[at],
-            samples.key[at],
-            samples.located,
-            None,
-            batch,
-            of_advantage=advantage if self.options.advantage == "correctness" else None,
-        )
 
     # --- time, and what the report has a place for -----------------------------------------------
 

@@ -24,8 +24,9 @@ from lightning_neurocorr.report.finding import Finding
 from lightning_neurocorr.report.finding_table import Table
 from lightning_neurocorr.studies.beside import Beside
 from lightning_neurocorr.studies.heard import Heard, Start
-from lightning_neurocorr.studies.look import Look, RefusedError
+from lightning_neurocorr.studies.look import Look
 from lightning_neurocorr.studies.protocol import Listener, Study
+from lightning_neurocorr.studies.refused import RefusedError
 from lightning_neurocorr.studies.store import DRAWN, of_control, room
 from lightning_neurocorr.validation.options import Options
 

@@ -18,8 +18,9 @@ from lightning_neurocorr.report import Column, Finding, NeuronReport, NeuronRow,
 from lightning_neurocorr.report.panels import Panel, Picture, Sample
 from lightning_neurocorr.samples import Id
 from lightning_neurocorr.show.sheets import to_display
-from lightning_neurocorr.studies.look import Look, RefusedError
+from lightning_neurocorr.studies.look import Look
 from lightning_neurocorr.studies.protocol import Study
+from lightning_neurocorr.studies.refused import RefusedError
 from lightning_neurocorr.studies.subject import NotImagesError, Subject, as_images
 from lightning_neurocorr.validation import SampleTable
 from lightning_neurocorr.validation.options import ToImage

@@ -8,7 +8,8 @@ import numpy as np
 
 from lightning_neurocorr.functional.slices import advantage_of
 from lightning_neurocorr.functional.vocabulary import Vocabulary, make_vocabulary
-from lightning_neurocorr.studies.look import Look, RefusedError, Stored
+from lightning_neurocorr.studies.look import Look, Stored
+from lightning_neurocorr.studies.refused import RefusedError
 
 MOST_NEURONS = 4096  # of all layers together, those with the largest |r within class|
 

@@ -12,8 +12,9 @@ from lightning_neurocorr.functional.words import advantage_words, name_neurons
 from lightning_neurocorr.report.declared import Column
 from lightning_neurocorr.report.finding import Finding
 from lightning_neurocorr.report.finding_table import Table
-from lightning_neurocorr.studies.look import Look, RefusedError
+from lightning_neurocorr.studies.look import Look
 from lightning_neurocorr.studies.protocol import Study
+from lightning_neurocorr.studies.refused import RefusedError
 from lightning_neurocorr.studies.worded import WordedSamples, chosen_neurons, worded
 from lightning_neurocorr.validation.options import Options
 
