@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_neurocorr.activations import Place, carrier, listen
+from lightning_neurocorr.activations.sharing import storage_of
 from lightning_neurocorr.isolation.torch_private import TorchDispatchMode, pytree, version_of
 
 
@@ -158,7 +159,7 @@ class _Watch(TorchDispatchMode):
         result = func(*args, **(kwargs or {}))
         self._now += 1
         read, made = _tensors((args, kwargs)), _tensors(result)
-        self._reads.append((self._now, {_storage(tensor) for tensor in read}))
+        self._reads.append((self._now, {storage_of(tensor) for tensor in read}))
         moved = sum(tensor.numel() * tensor.element_size() for tensor in (*read, *made))
         self.operation_bytes = max(self.operation_bytes, moved)
         return result
@@ -178,7 +179,7 @@ class _Watch(TorchDispatchMode):
             tensors = _tensors(call.output)
             own = call is ended[-1] and call.module is speaker
             changed = [version_of(t) != v for t, v in zip(tensors, call.versions, strict=True)]
-            wanted = [own or _storage(tensor) in needed for tensor in tensors]
+            wanted = [own or storage_of(tensor) in needed for tensor in tensors]
             held = [tensor for tensor, keep in zip(tensors, wanted, strict=True) if keep]
             self.kept_bytes += sum(tensor.numel() * tensor.element_size() for tensor in held)
             found.append(_Kept(call.module, call.number, tuple(wanted), tuple(changed)))
@@ -235,11 +236,3 @@ def _forward_back(module: nn.Module) -> Callable[[], None]:
 
 def _tensors(value: Any) -> list[Tensor]:
     return [leaf for leaf in pytree.tree_leaves(value) if isinstance(leaf, Tensor)]
-
-
-def _storage(tensor: Tensor) -> int:
-    """What tells tensors that share their memory from others, as long as they live."""
-    try:
-        return tensor.untyped_storage().data_ptr() or id(tensor)
-    except (RuntimeError, NotImplementedError):  # nested and sparse tensors have none
-        return id(tensor)

@@ -87,6 +87,7 @@ def with_token_mask(arguments: Arguments, batch: Any, field: B.Field | None) -> 
     return arguments[0], {**arguments[1], TOKEN_MASK: mask}
 
 
-def _few(names: Sequence[str], most: int = 5) -> str:
-    more = f" and {len(names) - most} more layers" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
+def _few(names: Sequence[str]) -> str:
+    """Five names, and how many there are besides."""
+    more = f" and {len(names) - 5} more layers" if len(names) > 5 else ""
+    return ", ".join(names[:5]) + more

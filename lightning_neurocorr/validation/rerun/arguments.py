@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from lightning_neurocorr.activations.sharing import storage_of
+
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
 _TRIES = 24  # ways to lay out arguments that are tried
@@ -192,14 +194,6 @@ def is_among(tensor: Tensor, known: Container[int]) -> bool:
     A weight stays the same object where its values are put elsewhere: ``weight.data = average``.
     """
     return id(tensor) in known or storage_of(tensor) in known
-
-
-def storage_of(tensor: Tensor) -> int:
-    """What tells views of one tensor from others."""
-    try:
-        return tensor.untyped_storage().data_ptr() or id(tensor)
-    except (RuntimeError, NotImplementedError):  # nested and sparse tensors have none
-        return id(tensor)
 
 
 def _map(value: Any, change: Callable[[Tensor], Tensor]) -> Any:

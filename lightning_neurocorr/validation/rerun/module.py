@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_neurocorr.activations import aside, eager
+from lightning_neurocorr.activations.sharing import storage_of
 from lightning_neurocorr.isolation import ordinary_tensors, without_checkpointing
 from lightning_neurocorr.isolation.swapping import preserved_buffers
 from lightning_neurocorr.isolation.torch_private import version_of
@@ -22,7 +23,6 @@ from lightning_neurocorr.validation.rerun.arguments import (
     is_among,
     keep_whole,
     learn_layout,
-    storage_of,
     take,
     tensors_in,
 )
