@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lightning_neurocorr.report.samples import GROUPS
+from lightning_neurocorr.report.outcomes import GROUPS
 from tests.make_microscope_run import NAMES
 from tests.microscope_hostile import MARKUP
 from tests.microscope_hostile import NAMES as HOSTILE

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lightning_neurocorr.report.samples import GROUPS
+from lightning_neurocorr.report.outcomes import GROUPS
 from tests.microscope_runs import PLAIN, RUN, WORDS, first, names
 from tests.microscope_states import GONE, LARGE, MESSAGE, SILENT
 from tests.microscope_views import says

@@ -13,6 +13,7 @@ import numpy as np
 from lightning_neurocorr.inspector.encoding import Part, unpack
 from lightning_neurocorr.inspector.reading import Series, Store, stored_in
 from lightning_neurocorr.report import NeuronReport, Outcomes
+from lightning_neurocorr.report.outcomes import GROUPS
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,6 +105,5 @@ def _part(index: dict[str, Any], name: str, data: bytes) -> Part:
 def _outcomes(found: dict[str, Any] | None) -> Outcomes:
     if found is None:
         return Outcomes()
-    groups = ("both", "only_model", "only_baseline", "neither")
     p = float("nan") if found["p"] is None else found["p"]
-    return Outcomes(*(found[group] for group in groups), p_value=p)
+    return Outcomes(*(found[group] for group in GROUPS), p_value=p)

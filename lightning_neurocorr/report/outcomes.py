@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+# Names of the outcome groups, in the order of their numbers: `functional.BOTH` is 0.
+GROUPS = ("both", "only_model", "only_baseline", "neither")
+
 
 @dataclass(frozen=True)
 class Outcomes:
@@ -45,6 +48,4 @@ class Outcomes:
     @property
     def counts(self) -> dict[str, float]:
         """The four counts by the name of their group."""
-        return {
-            name: getattr(self, name) for name in ("both", "only_model", "only_baseline", "neither")
-        }
+        return {name: getattr(self, name) for name in GROUPS}

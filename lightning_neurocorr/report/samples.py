@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from lightning_neurocorr.report.outcomes import GROUPS
+
 Id = int | str
 
-GROUPS = ("both", "only_model", "only_baseline", "neither")  # by their number in ``outcome``
 EXEMPLARS = ("any", "only_model", "matched")
 
 _INTEGERS = ("position", "target", "model", "baseline", "outcome")

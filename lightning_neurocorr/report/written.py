@@ -68,14 +68,14 @@ def small(value: float) -> str:
     return _signed(f"{abs(value):.2g}", value)
 
 
-def significant(value: float, digits: int = 3) -> str:
-    """With so many digits in all, without an exponent where that is short.
+def significant(value: float) -> str:
+    """With three digits in all, without an exponent where that is short.
 
     Examples:
         >>> significant(4.0), significant(12345.6), significant(-0.0123), significant(1.5e-7)
         ('4.00', '12346', '−0.0123', '1.50e−07')
     """
-    text = f"{abs(value):#.{digits}g}"
+    text = f"{abs(value):#.3g}"
     short = "e" in text and 1 <= abs(value) < 1e5
     return _signed(f"{abs(value):.0f}" if short else text.rstrip("."), value)
 

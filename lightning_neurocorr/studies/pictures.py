@@ -15,6 +15,7 @@ from lightning_neurocorr import functional as F
 from lightning_neurocorr.exemplars import Exemplar, MatchedSamples, Ranking, Reservoir
 from lightning_neurocorr.functional.hashing import hashed
 from lightning_neurocorr.report import Column, Finding, NeuronReport, NeuronRow, Table
+from lightning_neurocorr.report.outcomes import GROUPS
 from lightning_neurocorr.report.panels import Panel, Picture, Sample
 from lightning_neurocorr.samples import Id
 from lightning_neurocorr.show.sheets import to_display
@@ -26,10 +27,11 @@ from lightning_neurocorr.validation import SampleTable
 from lightning_neurocorr.validation.options import ToImage
 from lightning_neurocorr.visualization import ImagePrior, Target, Visualizer
 
-GROUP_NAMES = ("both", "only_model", "only_baseline", "neither")
-
 # Real images that say what the data look like.
 PRIOR_IMAGES = 384
+
+_SHOWN = 4  # samples of a kind per neuron
+_CANDIDATES = 8  # samples of a class to choose a partner from
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,6 @@ def inspect(
     num_classes: int | None = None,
     to_image: ToImage | None = None,
     top_k: int = 16,
-    shown: int = 4,
     progress: bool = False,
 ) -> tuple[tuple[Panel, ...], tuple[str, ...]]:
     """Panels for the neurons to look at, and remarks.
@@ -118,14 +119,13 @@ def inspect(
         to_image: From an input ``(C, H, W)`` to an image in [0, 1]; by default the range of the
             data per channel.
         top_k: How many neurons.
-        shown: How many samples of a kind per neuron.
         progress: Show a progress bar.
     """
     rows = report.shown(top_k)
     if not rows:
         return (), ()
     prior = ImagePrior.fit(reference(subject, samples))
-    chosen = _choose(rows, rankings, subject, samples, num_classes, shown)
+    chosen = _choose(rows, rankings, subject, samples, num_classes)
     numbers = {
         e.position for groups in chosen for group in groups for e in group if e.position >= 0
     }
@@ -206,17 +206,16 @@ def _choose(
     subject: Subject,
     samples: SampleTable,
     num_classes: int | None,
-    shown: int,
 ) -> list[tuple[list[Exemplar], list[Exemplar], list[Exemplar]]]:
     """Per neuron: the strongest samples, the strongest of only_model, and class-matched both."""
     matched: Reservoir | None = None
     if num_classes is not None:
-        matched = reservoir(samples, subject, num_classes, max(8, shown))
+        matched = reservoir(samples, subject, num_classes, _CANDIDATES)
     chosen = []
     for row in rows:
         ranking = rankings.get(row.layer)
-        top = ranking.top(row.unit)[:shown] if ranking else []
-        alone = ranking.only_model(row.unit)[:shown] if ranking else []
+        top = ranking.top(row.unit)[:_SHOWN] if ranking else []
+        alone = ranking.only_model(row.unit)[:_SHOWN] if ranking else []
         pairs = matched.match([e.target for e in alone], seed=row.unit) if matched else []
         missing = Exemplar(-1, math.nan, -1, F.BOTH)
         chosen.append((top, alone, [pair or missing for pair in pairs]))
@@ -266,12 +265,12 @@ def _panel(
 ) -> Panel:
     def sample(exemplar: Exemplar) -> Sample:
         image = found.images.get(exemplar.position)
-        known = 0 <= exemplar.outcome < len(GROUP_NAMES)
+        known = 0 <= exemplar.outcome < len(GROUPS)
         return Sample(
             position=found.positions.get(exemplar.position, -1),
             id=found.ids.get(exemplar.position),
             activation=exemplar.activation,
-            outcome=GROUP_NAMES[exemplar.outcome] if known else "",
+            outcome=GROUPS[exemplar.outcome] if known else "",
             target=exemplar.target,
             class_name=class_names.get(exemplar.target, ""),
             image=None if image is None else show(image),
