@@ -76,11 +76,6 @@ def test_no_slice_against_a_placebo(placebo: Any) -> None:
 
 
 def test_slices_without_words_are_described_by_them() -> None:
-    class Unsearched(Slices):
-        """Skips the search over words."""
-
-        name = "slices"
-
     found = asked([Slices()], metadata=None)["slices"].to_dataframe()
     assert len(found)
     assert set(found.found_by) == {"activations"}
