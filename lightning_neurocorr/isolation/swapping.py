@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from lightning_neurocorr.isolation.torch_private import buffers_of, parameters_of
+from lightning_neurocorr.isolation.torch_private import buffers_of, copy_all, parameters_of
 
 
 def call_with(
@@ -62,20 +62,41 @@ def preserved_buffers(module: nn.Module) -> Iterator[None]:
     statistics in some versions.
     """
     kept = [
-        (buffers_of(part), name, buffer, buffer.clone())
+        (buffers_of(part), name, buffer)
         for part in module.modules()
         if not isinstance(part, torch.jit.ScriptModule)
         for name, buffer in buffers_of(part).items()
         if buffer is not None
     ]
+    copies = _copies([buffer for *_, buffer in kept])
     try:
         yield
     finally:
-        # All of them: batch norm writes its statistics without counting that as a change.
-        for buffers, name, buffer, clone in kept:
+        for buffers, name, buffer in kept:
             buffers[name] = buffer
-            with torch.no_grad(), torch.inference_mode(buffer.is_inference()):
-                buffer.data.copy_(clone)
+        # All of them: batch norm writes its statistics without counting that as a change.
+        for places, values in copies:
+            with torch.no_grad(), torch.inference_mode(places[0].is_inference()):
+                copy_all([place.data for place in places], values)
+
+
+def _copies(tensors: Sequence[Tensor]) -> list[tuple[list[Tensor], list[Tensor]]]:
+    """Tensors beside copies of them. All of a kind are one operation: a network has hundreds."""
+    kinds: dict[Any, list[Tensor]] = {}
+    for tensor in tensors:
+        plain = type(tensor) is Tensor and tensor.layout == torch.strided
+        kind = (tensor.device, tensor.dtype, tensor.is_inference()) if plain else id(tensor)
+        kinds.setdefault(kind, []).append(tensor)
+    found = []
+    for alike in kinds.values():
+        if len(alike) == 1:
+            found.append((alike, [alike[0].clone()]))
+            continue
+        with torch.no_grad():
+            values = [torch.empty_like(tensor) for tensor in alike]
+            copy_all(values, alike)
+        found.append((alike, values))
+    return found
 
 
 class KeptWeights:

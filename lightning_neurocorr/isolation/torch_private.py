@@ -22,6 +22,7 @@ __all__ = [
     "buffers_of",
     "composite_kernel",
     "computes_as_torch",
+    "copy_all",
     "has_hooks",
     "hook_tables",
     "is_compiled_function",
@@ -45,6 +46,11 @@ def parameters_of(module: nn.Module) -> dict[str, nn.Parameter | None]:
 def buffers_of(module: nn.Module) -> dict[str, Tensor | None]:
     """The table of a module's own buffers."""
     return module._buffers
+
+
+def copy_all(places: list[Tensor], values: list[Tensor]) -> None:
+    """Write tensors in place; on a GPU in one launch where all have one dtype."""
+    torch._foreach_copy_(places, values)
 
 
 def computes_as_torch(module: nn.Module) -> bool:

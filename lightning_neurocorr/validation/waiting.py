@@ -11,6 +11,8 @@ from torch import Tensor
 from lightning_neurocorr.attribution import SampleChoice
 from lightning_neurocorr.validation.rerun import Arguments, Rerun, alike, join, share_whole, take
 
+_TOGETHER = 256  # samples that are put together while they wait
+
 
 @dataclass(frozen=True)
 class Piece:
@@ -47,6 +49,7 @@ class Waiting:
         self.rerun = rerun
         self._choice, self._budget = choice, budget
         self.pieces: list[Piece] = []
+        self._each: list[float] = []  # bytes of a sample of each piece
         self._count, self._used = [0, 0], [0.0, 0.0]  # samples and bytes of each group
 
     def add(self, piece: Piece) -> None:
@@ -58,18 +61,20 @@ class Waiting:
             layout = self.rerun.layout or ()
             shared = share_whole(piece.arguments, before.arguments, layout)
             piece = replace(piece, arguments=shared)
-        self._weigh(piece, before)
         self.pieces.append(piece)
+        self._weigh(piece, before)
         for group in (0, 1):
-            while self._full(group):
-                self._choice.lower(group)
+            while self._full(group, self._count[group], self._used[group]):
+                self._lower(group)
                 self.thin()
 
     def thin(self) -> None:
         """Drop the samples that the choice would not have taken at its present rates."""
         scale = torch.tensor(self._choice.scale, dtype=torch.float64)
         self._keep(self.scores() < scale[self.integers()[:, 2]])
-        self._count, self._used = [0, 0], [0.0, 0.0]
+        # What is left of small batches is put together: work does not grow with their number.
+        self.pieces = list(self.calls(max(_TOGETHER, *map(len, self.pieces), 0)))
+        self._each, self._count, self._used = [], [0, 0], [0.0, 0.0]
         for before, piece in zip((None, *self.pieces), self.pieces, strict=False):
             self._weigh(piece, before)
 
@@ -151,16 +156,31 @@ class Waiting:
             piece.score[rows],
         )
 
-    def _full(self, group: int) -> bool:
-        """Whether a group has outgrown its room, or its half of the budget."""
-        count, used = self._count[group], self._used[group]
+    def _full(self, group: int, count: int, used: float) -> bool:
+        """Whether so many samples of a group outgrow its room, or its half of the budget."""
         return count > self._choice.room[group] or (used > self._budget / 2 and count > 1)
+
+    def _lower(self, group: int) -> None:
+        """Lower the rate of a group to where what it leaves of these samples fits.
+
+        That is known without touching the samples, which are dropped once.
+        """
+        lengths = torch.tensor([len(piece) for piece in self.pieces])
+        each = torch.tensor(self._each, dtype=torch.float64).repeat_interleave(lengths)
+        mine = self.integers()[:, 2] == group
+        score, each = self.scores()[mine], each[mine]
+        full = True
+        while full:
+            self._choice.lower(group)
+            kept = score < self._choice.scale[group]
+            full = self._full(group, int(kept.sum()), float(each[kept].sum()))
 
     def _weigh(self, piece: Piece, before: Piece | None) -> None:
         """Add a piece to what each group has."""
         known = None if before is None else before.arguments
         judged = piece.prediction.numel() * piece.prediction.element_size()
         size = (judged + self.rerun.size_of(piece.arguments, known)) / len(piece)
+        self._each.append(size)
         shared = int(piece.integers[:, 2].sum())
         for group, mine in enumerate((len(piece) - shared, shared)):
             self._count[group] += mine
