@@ -17,17 +17,16 @@ from typing_extensions import Self
 
 from lightning_neurocorr.activations import (
     Place,
-    batch_axis,
     carrier,
     first_tensor,
     listen,
     mask_of,
-    owners,
     packed_in,
-    unit_axis,
 )
 from lightning_neurocorr.activations.token_calls import AskedMask
+from lightning_neurocorr.attribution.positions import Sums, sums_of_calls, wide
 from lightning_neurocorr.isolation import without_checkpointing
+from lightning_neurocorr.isolation.precision import exact_arithmetic
 from lightning_neurocorr.isolation.torch_private import pytree
 
 
@@ -64,22 +63,46 @@ def attribute(
     Raises:
         ValueError: If the logits have another shape or another number of rows than ``target``.
     """
+    found = sums_near({}, forward, layers, target, rival, method=method, path_steps=path_steps)
+    return {name: sums.from_zero() for name, sums in found.items()}
+
+
+def sums_near(
+    near: Mapping[str, Tensor],
+    forward: Callable[[], Tensor],
+    layers: Mapping[str, Place],
+    target: Tensor,
+    rival: Tensor | None = None,
+    *,
+    method: str = "gradient",
+    path_steps: int = 16,
+) -> dict[str, Sums]:
+    """What :func:`attribute` is made of, in few operations for each layer.
+
+    Args:
+        near: A finite number near the mean of each neuron, ``(D,)`` by layer; without it the mean
+            of the samples is taken.
+        forward: As for :func:`attribute`.
+        layers: As for :func:`attribute`.
+        target: As for :func:`attribute`.
+        rival: As for :func:`attribute`.
+        method: As for :func:`attribute`.
+        path_steps: As for :func:`attribute`.
+    """
     objective = _Margin(forward, target, rival)
+    found: dict[str, Sums] = {}
     with own_graph(target.device):
         taps = Taps(layers)
         gradients = _differentiate(objective, taps)
-        found = {}
-        for name, calls in gradients.items():
-            place, kept = layers[name], [activation.detach() for activation in taps.kept[name]]
-            if method == "path":
-                calls = _path_gradients(objective, {name: place}, kept, path_steps)
-            pairs = [
-                _sums(place, a, g, len(target), *known)
-                for a, g, known in zip(kept, calls, taps.known[name], strict=True)
-            ]
-            parts = [pair for pair in pairs if pair is not None]
-            if len(parts) == len(pairs):
-                found[name] = (sum(u for u, _ in parts), sum(v for _, v in parts))
+        with exact_arithmetic(target.device):
+            for name, of_calls in gradients.items():
+                place, kept = layers[name], [one.detach() for one in taps.kept[name]]
+                if method == "path":
+                    of_calls = _path_gradients(objective, {name: place}, kept, path_steps)
+                calls = zip(kept, of_calls, taps.known[name], strict=True)
+                sums = sums_of_calls(place, calls, len(target), near.get(name))
+                if sums is not None:
+                    found[name] = sums
     return found
 
 
@@ -223,7 +246,7 @@ def _differentiate_once(objective: _Margin, taps: Taps) -> dict[str, list[Tensor
         found = [(next(flat_gradients), activation) for activation in calls]
         if any(g is not None for g, _ in found):
             some = [torch.zeros_like(a) if g is None else g for g, a in found]
-            gradients[name] = some if scale == 1 else [_wide(g) / scale for g in some]
+            gradients[name] = some if scale == 1 else [wide(g) / scale for g in some]
     return gradients
 
 
@@ -231,71 +254,9 @@ def _path_gradients(
     objective: _Margin, layer: Mapping[str, Place], ends: list[Tensor], steps: int
 ) -> list[Tensor]:
     """The mean gradient at the midpoints of the line from zero to the activations of a layer."""
-    total = [torch.zeros_like(_wide(end)) for end in ends]
+    total = [torch.zeros_like(wide(end)) for end in ends]
     for step in range(steps):
         values = [end * ((step + 0.5) / steps) for end in ends]
         for calls in _differentiate(objective, Taps(layer, values)).values():
-            total = [t + _wide(g) / steps for t, g in zip(total, calls, strict=True)]
+            total = [t + wide(g) / steps for t, g in zip(total, calls, strict=True)]
     return total
-
-
-def _wide(values: Tensor) -> Tensor:
-    return values if values.dtype == torch.float64 else values.float()
-
-
-def _sums(
-    place: Place,
-    activation: Tensor,
-    gradient: Tensor,
-    samples: int,
-    packed: PackedSequence | None,
-    asked: AskedMask | None,
-) -> tuple[Tensor, Tensor] | None:
-    """The u and v of one call of a layer; None where its rows are not the samples."""
-    if packed is not None or activation.is_nested:
-        tokens = _wide(activation if packed is not None else _stacked(activation))
-        gradient = _wide(gradient if packed is not None else _stacked(gradient))
-        owner = owners(packed) if packed is not None else _rows(activation)
-        if len(owner) != len(tokens) or int(owner.max()) + 1 != samples:
-            return None
-        owner = owner.to(tokens.device)
-        near = tokens.mean(0)
-        u, v = (
-            values.new_zeros(samples, values.shape[1]).index_add_(0, owner, values)
-            for values in ((tokens - near) * gradient, gradient)
-        )
-        return u.double() + near.double() * v.double(), v.double()
-    if activation.ndim < 2:
-        activation, gradient = activation.reshape(-1, 1), gradient.reshape(-1, 1)
-    rows, units = batch_axis(place, activation), unit_axis(place, activation)
-    if activation.shape[rows] != samples:
-        return None
-    mask = None if asked is None else asked.answer()
-    if mask is not None:  # what padding says does not count, even NaN
-        spread = mask.real[:, :, None].movedim((0, 1, 2), (rows, 3 - rows - units, units))
-        padding = ~spread.to(activation.device)
-        activation, gradient = (part.masked_fill(padding, 0) for part in (activation, gradient))
-    others = [axis for axis in range(activation.ndim) if axis != units]
-    positions = [axis for axis in others if axis != rows]
-    # Products are taken near the mean: a large mean would drown the differences in float32. Half
-    # precision is widened as it is read: a copy of a whole layer costs more than the sums.
-    wide = torch.promote_types(activation.dtype, torch.float32)
-    near = activation.mean(others, keepdim=True, dtype=wide)
-    product, total = (activation - near).mul_(gradient), gradient
-    if positions:
-        product, total = product.sum(positions), total.sum(positions, dtype=wide)
-    if total.device.type == "mps":  # has no float64
-        product, total, near = product.cpu(), total.cpu(), near.cpu()
-    total = total.double()
-    return product.double() + near.double().flatten() * total, total
-
-
-def _stacked(nested: Tensor) -> Tensor:
-    """The tokens of all samples, ``(R, D)``."""
-    return torch.cat([part.reshape(-1, part.shape[-1]) for part in nested.unbind()])
-
-
-def _rows(nested: Tensor) -> Tensor:
-    """The sample of each of these tokens, ``(R,)``."""
-    lengths = [part.numel() // part.shape[-1] for part in nested.unbind()]
-    return torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths))

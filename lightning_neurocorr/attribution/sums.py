@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from lightning_neurocorr.activations import Place
 from lightning_neurocorr.attribution.columns import AttributionColumns, columns
-from lightning_neurocorr.attribution.gradients import attribute
+from lightning_neurocorr.attribution.gradients import sums_near
+from lightning_neurocorr.attribution.positions import Sums
 from lightning_neurocorr.attribution.settings import Attribution
 
 _BLOCK = 1 << 23  # numbers that are added up at once, 64 MB
@@ -53,7 +54,10 @@ class AttributionSums:
         self.neurons = neurons = sum(map(len, given.values()))
         self.parts = min(self.settings.parts(neurons), pairs)
         # Of all layers one after another, so that a pass adds to few tensors and not to hundreds.
-        self._centre = torch.cat([torch.zeros(0), *given.values()]).to(**wide)
+        centre = torch.cat([torch.zeros(0), *given.values()]).to(**wide)
+        near = centre.float()
+        self._near = near.where(near.isfinite(), 0)
+        self._beside = self._near - centre  # what a float32 near the mean is off by
         self._counts = torch.zeros(2, **wide)  # `only_model` samples of each fold
         self._pairs = torch.zeros(1, **wide)
         self._moments = torch.zeros(2, 2, neurons, **wide)  # rows k and k^2, by fold
@@ -90,9 +94,10 @@ class AttributionSums:
         """
         layers = {name: layers[name] for name in self._spans if name in layers}
         method, steps = self.settings.method, self.settings.path_steps
-        found = attribute(forward, layers, target, rival, method=method, path_steps=steps)
+        near = {name: self._near[self._spans[name]] for name in layers}
+        found = sums_near(near, forward, layers, target, rival, method=method, path_steps=steps)
         samples = _Weights(group, fold, pair, weight, self.parts)
-        ready: list[tuple[str, Tensor, Tensor]] = []
+        ready: list[tuple[str, Sums]] = []
         for name, span in self._spans.items():
             neurons = span.stop - span.start
             if name not in found:
@@ -101,11 +106,11 @@ class AttributionSums:
                     "it lies outside the module named by `output`, or no gradient of the "
                     "prediction reaches it",
                 )
-            elif (width := found[name][0].shape[1]) != neurons:
+            elif (width := len(found[name].near)) != neurons:
                 self._drop(name, f"it has {width} neurons, not {neurons} as before")
             else:
-                ready.append((name, *found.pop(name)))
-        samples = samples.to(self._centre.device)
+                ready.append((name, found.pop(name)))
+        samples = samples.to(self._beside.device)
         try:
             for block in _blocks(ready, len(target)):
                 self._add(block, samples)
@@ -114,15 +119,15 @@ class AttributionSums:
         self._counts += samples.wins.sum(1)
         self._pairs += samples.pairs
 
-    def _add(self, layers: Sequence[tuple[str, Tensor, Tensor]], samples: _Weights) -> None:
+    def _add(self, layers: Sequence[tuple[str, Sums]], samples: _Weights) -> None:
         """Add some layers that lie side by side or not, in a handful of operations."""
-        there = self._centre.device
+        there = self._beside.device
         u, v = (
-            torch.cat([pair[side].to(there, non_blocking=True) for _, *pair in layers], 1)
+            torch.cat([sums[side].to(there, non_blocking=True) for _, sums in layers], 1)
             for side in (0, 1)
         )
-        spans = [self._spans[name] for name, *_ in layers]
-        k = u.addcmul_(torch.cat([self._centre[span] for span in spans]), v, value=-1)
+        spans = [self._spans[name] for name, _ in layers]
+        k = u.double().addcmul_(torch.cat([self._beside[span] for span in _joined(spans)]), v)
         moments = torch.stack([samples.wins @ k, samples.wins @ (k * k)])
         shared = samples.shared @ k
         chosen = k[samples.paired].to(self._members.dtype)
@@ -202,17 +207,16 @@ def _joined(spans: Iterable[slice]) -> list[slice]:
     return found
 
 
-def _blocks(
-    layers: Iterable[tuple[str, Tensor, Tensor]], samples: int
-) -> Iterator[list[tuple[str, Tensor, Tensor]]]:
+def _blocks(layers: Iterable[tuple[str, Sums]], samples: int) -> Iterator[list[tuple[str, Sums]]]:
     """Layers that are added together: few blocks, but temporaries of a bounded size."""
-    block: list[tuple[str, Tensor, Tensor]] = []
+    block: list[tuple[str, Sums]] = []
     width = 0
     for one in layers:
-        if block and (width + one[1].shape[1]) * samples > _BLOCK:
+        neurons = len(one[1].near)
+        if block and (width + neurons) * samples > _BLOCK:
             yield block
             block, width = [], 0
         block.append(one)
-        width += one[1].shape[1]
+        width += neurons
     if block:
         yield block

@@ -50,7 +50,7 @@ def buffers_of(module: nn.Module) -> dict[str, Tensor | None]:
 
 def copy_all(places: list[Tensor], values: list[Tensor]) -> None:
     """Write tensors in place; on a GPU in one launch where all have one dtype."""
-    torch._foreach_copy_(places, values)
+    torch.ops.aten._foreach_copy_.default(places, values)
 
 
 def computes_as_torch(module: nn.Module) -> bool:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -100,13 +98,6 @@ def _inside(n: int, fold: Tensor | None, folds: int, device: torch.device) -> Te
             f"Expected `fold` to hold integers in [0, {folds}), but got {fold.unique()}."
         )
     return inside
-
-
-def exact_arithmetic(device: torch.device) -> AbstractContextManager[Any]:
-    """Autocast would multiply in half precision."""
-    if torch.is_autocast_enabled(device.type):
-        return torch.autocast(device.type, enabled=False)
-    return nullcontext()
 
 
 def exact(values: Tensor, device: torch.device) -> Tensor:

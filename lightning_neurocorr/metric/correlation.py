@@ -11,8 +11,9 @@ from torchmetrics import Metric
 
 from lightning_neurocorr.functional import Moments, correlation, merge_shared_
 from lightning_neurocorr.functional.side_by_side import read_parts, side_by_side
+from lightning_neurocorr.isolation.precision import exact_arithmetic
 from lightning_neurocorr.metric import on_device
-from lightning_neurocorr.metric.batch import check_columns, exact_arithmetic, read_columns
+from lightning_neurocorr.metric.batch import check_columns, read_columns
 from lightning_neurocorr.metric.packing import Merge, PackedState
 from lightning_neurocorr.metric.reduction import add_batch_
 

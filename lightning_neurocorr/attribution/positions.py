@@ -1,0 +1,154 @@
+"""Sums over the positions of what a layer put out, of activation times gradient.
+
+Shapes: ``n`` samples of one call, ``D`` neurons of a layer, ``R`` tokens of all samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
+
+from lightning_neurocorr.activations import Place, batch_axis, owners, unit_axis
+from lightning_neurocorr.activations.token_calls import AskedMask
+
+
+class Sums(NamedTuple):
+    """Of one layer, over positions and calls, float32 at least.
+
+    Attributes:
+        product: Of (activation - near) times gradient, ``(n, D)``.
+        gradient: Of the gradient, ``(n, D)``.
+        near: A number near the mean of each neuron, ``(D,)``. Products are taken near the mean: a
+            large mean would drown the differences in float32.
+    """
+
+    product: Tensor
+    gradient: Tensor
+    near: Tensor
+
+    def plus(self, other: Sums) -> Sums:
+        """With those of another call, near the same numbers."""
+        product, gradient = self.product + other.product, self.gradient + other.gradient
+        return Sums(product, gradient, self.near)
+
+    def from_zero(self) -> tuple[Tensor, Tensor]:
+        """The sums of activation times gradient and of the gradient, float64."""
+        product, gradient, near = (part.cpu() if part.is_mps else part for part in self)
+        gradient = gradient.double()  # which MPS has not
+        return product.double().addcmul_(near.double(), gradient), gradient
+
+
+def sums_of_calls(
+    place: Place,
+    calls: Iterable[tuple[Tensor, Tensor, tuple[PackedSequence | None, AskedMask | None]]],
+    samples: int,
+    near: Tensor | None,
+) -> Sums | None:
+    """The sums over all calls of a layer; None where the rows of one are not the samples.
+
+    Args:
+        place: Where the layer is read.
+        calls: Of each call activation, gradient, the packed sequence that they are the data of, and
+            the question for a token mask.
+        samples: How many there are.
+        near: A finite number near the mean of each neuron, ``(D,)``; None takes the first call's.
+    """
+    whole = None
+    for activation, gradient, (packed, asked) in calls:
+        one = _of_call(place, activation, gradient, samples, packed, asked, near)
+        if one is None:
+            return None
+        whole = one if whole is None else whole.plus(one)
+        near = whole.near
+    return whole
+
+
+def _of_call(
+    place: Place,
+    activation: Tensor,
+    gradient: Tensor,
+    samples: int,
+    packed: PackedSequence | None,
+    asked: AskedMask | None,
+    near: Tensor | None,
+) -> Sums | None:
+    """The sums of one call of a layer; None where its rows are not the samples."""
+    if packed is not None or activation.is_nested:
+        return _of_tokens(activation, gradient, samples, packed, near)
+    if activation.ndim < 2:
+        activation, gradient = activation.reshape(-1, 1), gradient.reshape(-1, 1)
+    rows, units = batch_axis(place, activation), unit_axis(place, activation)
+    if activation.shape[rows] != samples:
+        return None
+    mask = None if asked is None else asked.answer()
+    if mask is not None:  # what padding says does not count, even NaN
+        spread = mask.real[:, :, None].movedim((0, 1, 2), (rows, 3 - rows - units, units))
+        padding = ~spread.to(activation.device)
+        activation, gradient = (part.masked_fill(padding, 0) for part in (activation, gradient))
+    others = [axis for axis in range(activation.ndim) if axis != units]
+    positions = [axis for axis in others if axis != rows]
+    # Half precision is widened as it is read: a copy of a whole layer costs more than the sums.
+    dtype = _wide(activation.dtype)
+    if near is None or len(near) != activation.shape[units]:
+        near = activation.mean(others, dtype=dtype)
+    near = near.to(activation.device, dtype, non_blocking=True)
+    exact = activation.dtype != dtype  # products of two such numbers are exact in float32
+    if exact:
+        product = torch.addcmul(near.new_zeros(1), activation, gradient)
+    else:
+        product = (activation - _along(units, near, activation)).mul_(gradient)
+    if positions:
+        product, gradient = product.sum(positions), gradient.sum(positions, dtype=dtype)
+    gradient = gradient.to(dtype)
+    return Sums(product.addcmul_(near, gradient, value=-1) if exact else product, gradient, near)
+
+
+def _along(axis: int, values: Tensor, like: Tensor) -> Tensor:
+    """A vector that lies along an axis of another tensor."""
+    return values.view([-1 if one == axis else 1 for one in range(like.ndim)])
+
+
+def _of_tokens(
+    activation: Tensor,
+    gradient: Tensor,
+    samples: int,
+    packed: PackedSequence | None,
+    near: Tensor | None,
+) -> Sums | None:
+    """The sums of one call with sequences of several lengths."""
+    tokens = wide(activation if packed is not None else _stacked(activation))
+    gradient = wide(gradient if packed is not None else _stacked(gradient))
+    owner = owners(packed) if packed is not None else _rows(activation)
+    if len(owner) != len(tokens) or int(owner.max()) + 1 != samples:
+        return None
+    owner = owner.to(tokens.device)
+    near = tokens.mean(0) if near is None or len(near) != tokens.shape[1] else near.to(tokens)
+    product, total = (
+        values.new_zeros(samples, values.shape[1]).index_add_(0, owner, values)
+        for values in ((tokens - near) * gradient, gradient)
+    )
+    return Sums(product, total, near)
+
+
+def _stacked(nested: Tensor) -> Tensor:
+    """The tokens of all samples, ``(R, D)``."""
+    return torch.cat([part.reshape(-1, part.shape[-1]) for part in nested.unbind()])
+
+
+def _rows(nested: Tensor) -> Tensor:
+    """The sample of each of these tokens, ``(R,)``."""
+    lengths = [part.numel() // part.shape[-1] for part in nested.unbind()]
+    return torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths))
+
+
+def wide(values: Tensor) -> Tensor:
+    """In float32 at least."""
+    return values.to(_wide(values.dtype))
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    return torch.float64 if dtype == torch.float64 else torch.float32
