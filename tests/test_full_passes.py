@@ -72,9 +72,9 @@ def test_450_samples_take_as_few_passes_whatever_the_batches(
         monkeypatch.setattr("lightning_neurocorr.validation.full_passes._FULL", {"cpu": 256})
     net, report = attributed(size)
     full = max(256 if gpu else 64, size)
-    # Each is one forward and one backward; one forward of a few shows what a sample takes.
+    # Each is a forward and a backward. The forward that shows where samples lie weighs two.
     assert net.backwards == list(map(len, torch.arange(450).split(full)))
-    assert net.passes == [8, *net.backwards]
+    assert net.passes == [2, *net.backwards]
     _, expected = attributed(N, samples_per_pass=N)
     for column in ("attribution", "attribution_contrast", "attribution_low"):
         np.testing.assert_allclose(
@@ -97,9 +97,9 @@ def test_weights_are_looked_through_as_often_whatever_the_batches(
 def test_passes_are_bounded_by_their_number_and_by_their_bytes() -> None:
     net, _ = attributed(16, samples_per_pass=100)
     assert net.backwards == [100, 100, 100, 100, 50]
-    x = data()[:8][0].clone()
+    x = data()[:2][0].clone()
     taken = graph_bytes(lambda: net(x), {"hidden": net.hidden}, x.device, net.parameters())
-    each = taken / 8 + 16 * D
+    each = taken / 2 + 16 * D
     net, _ = attributed(64, pass_bytes=int(40.5 * each))
     assert net.backwards == [40] * 11 + [10]
     net, _ = attributed(64, pass_bytes=1)
@@ -123,6 +123,17 @@ def test_bytes_of_a_graph_are_those_that_its_backward_needs() -> None:
     net[0].requires_grad_(True)
     larger = graph_bytes(lambda: net(x), layers, x.device, net.parameters())
     assert larger == expected + x.nbytes
+
+
+def test_weights_that_autocast_copies_do_not_count_for_every_sample() -> None:
+    net, x = nn.Sequential(nn.Linear(40, 50), nn.Linear(50, 30)), torch.randn(2, 40)
+
+    def forward() -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return net(x)
+
+    taken = graph_bytes(forward, {"0": net[0]}, x.device, net.parameters())
+    assert taken == 2 * 2 * (50 + 2 * 50 + 40) + 8 * 2 * 50
 
 
 def test_the_graph_that_is_weighed_is_let_go() -> None:

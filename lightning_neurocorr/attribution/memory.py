@@ -28,14 +28,16 @@ def graph_bytes(
         forward: As for :func:`attribute`.
         layers: As for :func:`attribute`.
         device: Where it runs.
-        held: Weights, which are there anyway.
+        held: Weights, which are there anyway; and so are copies of them in another precision.
     """
+    held = list(held)
     weights = {_storage(tensor) for tensor in held}
+    shapes = {_shape(tensor) for tensor in held}  # of copies that autocast makes of them
     kept: dict[int, Tensor] = {}
 
     def pack(tensor: Tensor) -> None:
         # Held here and not by the graph: a graph that holds its own output is never freed.
-        if (key := _storage(tensor)) not in weights:
+        if (key := _storage(tensor)) not in weights and _shape(tensor) not in shapes:
             kept[key] = tensor.detach()
 
     def unpack(_: None) -> Tensor:
@@ -47,6 +49,11 @@ def graph_bytes(
         taken = sum(2 * part.numel() * part.element_size() for part in read)
         taken += 8 * max((part.numel() for part in read), default=0)
     return taken + sum(_bytes(tensor) for tensor in kept.values())
+
+
+def _shape(tensor: Tensor) -> tuple[int, ...]:
+    """Its sizes in order: a matrix is kept the other way round."""
+    return (-1,) if tensor.is_nested else tuple(sorted(tensor.shape))
 
 
 def _bytes(tensor: Tensor) -> int:

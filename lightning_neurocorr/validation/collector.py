@@ -28,6 +28,7 @@ from lightning_neurocorr.validation import Batch, JudgedBatch, ValidationPass
 from lightning_neurocorr.validation.answers import Answers
 from lightning_neurocorr.validation.asking import ask, ask_without_positions, describe, is_ready
 from lightning_neurocorr.validation.attributing import Source
+from lightning_neurocorr.validation.full_passes import weighing
 from lightning_neurocorr.validation.options import Options
 from lightning_neurocorr.validation.padding import Padding
 from lightning_neurocorr.validation.predictions import Read, Reader, said_field, shape_words
@@ -250,7 +251,8 @@ class Collector:
             self.running_pass.no_attribution(NOT_CALLED)
             return None
         called = self.padding.handed_on(call.arguments)
-        if not self.rerun.prepare(called, loaded, batch.prediction):
+        weigh = weighing(self.rerun, self.recorder.places, batch.prediction.device)
+        if not self.rerun.prepare(called, loaded, batch.prediction, weigh):
             self.running_pass.no_attribution(self.rerun.refused)
             return None
         if self.rerun.square(called, len(batch.prediction)):

@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 import torch
+from torch import Tensor
 
 from lightning_neurocorr.activations import Place
 from lightning_neurocorr.attribution import Attribution, graph_bytes
 from lightning_neurocorr.isolation.room import pass_bytes
+from lightning_neurocorr.validation.rerun import WEIGHED, Rerun
 from lightning_neurocorr.validation.waiting import Piece, Waiting
 
 # Samples that keep a device busy, where a batch of the loader has fewer. What a CPU works on has to
 # stay in its caches: a small CNN and a ResNet-18 were fastest with 64.
 _FULL = {"cuda": 256}
 _FULL_ELSEWHERE = 64
-_TRIED = 8  # samples of the forward that shows what one takes
 
 
 def in_full_passes(
@@ -42,7 +43,7 @@ def in_full_passes(
     full = _FULL.get(waiting.pieces[0].prediction.device.type, _FULL_ELSEWHERE)
     most = settings.samples_per_pass or max(batch, full)
     most = min(most, sum(map(len, waiting.pieces)))
-    if most > _TRIED:
+    if most > WEIGHED:
         most = _fitting(most, waiting, layers, settings, batch, neurons)
     for piece in waiting.calls(most):
         rest = [piece]
@@ -68,13 +69,20 @@ def _fitting(
     batch: int,
     neurons: int,
 ) -> int:
-    """How many samples there is room for, at most ``most``: seen in the forward of a few."""
-    few = next(iter(waiting.calls(_TRIED)))
-    device, rerun = few.prediction.device, waiting.rerun
-    room = pass_bytes(device) if settings.pass_bytes is None else settings.pass_bytes
-    try:
-        taken = graph_bytes(lambda: rerun.logits(few.arguments), layers, device, rerun.held())
-    except RuntimeError:  # such as `torch.func` inside the model: nothing can be counted
+    """How many samples there is room for, at most ``most``."""
+    rerun = waiting.rerun
+    device = waiting.pieces[0].prediction.device
+    if rerun.sample_bytes is None:  # as where the first batch had one sample
+        few = next(iter(waiting.calls(WEIGHED)))
+        rerun.weigh(few.arguments, len(few), weighing(rerun, layers, device))
+    if rerun.sample_bytes is None:
         return min(most, batch)
-    each = taken / len(few) + 16 * neurons
-    return max(1, min(most, int(room / each)))
+    room = pass_bytes(device) if settings.pass_bytes is None else settings.pass_bytes
+    return max(1, min(most, int(room / (rerun.sample_bytes + 16 * neurons))))
+
+
+def weighing(
+    rerun: Rerun, layers: Mapping[str, Place], device: torch.device
+) -> Callable[[Callable[[], Tensor]], int]:
+    """Runs a forward, and says how many bytes it holds on to for attribution."""
+    return lambda forward: graph_bytes(forward, layers, device, rerun.held())

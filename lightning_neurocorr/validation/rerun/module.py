@@ -38,6 +38,8 @@ NOT_AGAIN = (
     "be told from what is the same for all samples, or the module answers by more than these"
 )
 
+WEIGHED = 2  # samples of the forward that shows where they lie and what one takes
+
 
 class Rerun:
     """A module that can be run again on samples of a validation, once it is known how.
@@ -53,6 +55,8 @@ class Rerun:
         judged: How the judged prediction follows from what the module returns.
         autocast: Opens the precision that the user's forward runs in.
         layout: Where the samples lie in its arguments.
+        sample_bytes: What a forward that can be differentiated holds on to, for each sample; None
+            where that is not known.
     """
 
     def __init__(
@@ -66,6 +70,7 @@ class Rerun:
         self.refused = ""
         self.judged: JudgedLogits | None = None
         self.layout: Layout | None = None
+        self.sample_bytes: float | None = None
         self.autocast = autocast
         self._find, self._around = find, around
         self._differ: Tensor | None = None
@@ -103,20 +108,28 @@ class Rerun:
             self.refuse(NOT_THE_PREDICTION)
         return self.refused
 
-    def prepare(self, arguments: Arguments, batch: Any, prediction: Tensor) -> bool:
+    def prepare(
+        self,
+        arguments: Arguments,
+        batch: Any,
+        prediction: Tensor,
+        weigh: Callable[[Callable[[], Tensor]], int],
+    ) -> bool:
         """Whether samples can be taken from this call, whose layout is learnt from the first one.
 
         Args:
             arguments: What the module was called with.
             batch: The batch.
             prediction: What was judged, with a row per sample.
+            weigh: Runs a forward and says how many bytes it holds on to.
         """
         n = len(prediction)
         if self.layout is None and not self.refused:
 
             def agrees(some: Arguments, rows: Tensor) -> bool:
                 try:
-                    return not bool(self.differs(self.logits(some), prediction[rows]).any())
+                    found = self.weigh(some, len(rows), weigh)
+                    return not bool(self.differs(found, prediction[rows]).any())
                 except Exception:  # noqa: BLE001 -- another way to take rows may work
                     return False
 
@@ -127,6 +140,23 @@ class Rerun:
         if self.layout is not None and not fits(arguments, self.layout, n):
             self.refuse("what the module is called with has another shape than in the first batch")
         return not self.refused
+
+    def weigh(
+        self, arguments: Arguments, n: int, weigh: Callable[[Callable[[], Tensor]], int]
+    ) -> Tensor:
+        """The logits of ``n`` samples; what one holds on to is ``sample_bytes`` then."""
+        found: list[Tensor] = []
+
+        def forward() -> Tensor:
+            found.append(self.logits(arguments).detach())
+            return found[-1]
+
+        try:
+            self.sample_bytes = weigh(forward) / n
+        except RuntimeError:  # such as `torch.func` inside the model: nothing can be counted
+            self.sample_bytes = None
+            return self.logits(arguments)
+        return found[-1]
 
     def square(self, arguments: Arguments, n: int) -> bool:
         """Whether samples lie on the second axis of an argument whose first is as long."""
