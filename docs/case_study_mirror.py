@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lightning_neurocorr.report import NeuronReport, verdict
+from lightning_neurocorr.report import NeuronReport, rules
 
 SHOES = ("sandal", "sneaker", "ankle boot")
 
@@ -47,7 +47,7 @@ def mirrored(net: nn.Module, report: NeuronReport, images: Tensor, name: str) ->
         found["answers"].append({"group": words, "n": len(rows), **shares})
     columns = {"r": report.column("r"), **report.columns}
     others = samples.position[~shoe]
-    r, used = same(whole[others], lefts[others]), verdict.used(columns)
+    r, used = same(whole[others], lefts[others]), rules.used(columns)
     for layer, span in report.layout.slices.items():
         mine, known = used[span], np.isfinite(r[span])
         groups = {"used": r[span][mine & known], "others": r[span][~mine & known]}

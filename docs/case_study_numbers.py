@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from lightning_neurocorr.report import NeuronReport, verdict
+from lightning_neurocorr.report import NeuronReport, rules
 from lightning_neurocorr.report.written import yes_no
 
 Row = dict[str, Any]
@@ -47,9 +47,9 @@ def counts(report: NeuronReport) -> Row:
         "p": found.p_value,
         "neurons": len(report.rows),
         "dead": int(report.column("dead").sum()),
-        "encodes": int(verdict.encodes(columns).sum()),
-        "used": int(verdict.used(columns).sum()),
-        "needed": int(verdict.needed(columns).sum()),
+        "encodes": int(rules.encodes(columns).sum()),
+        "used": int(rules.used(columns).sum()),
+        "needed": int(rules.needed(columns).sum()),
         "silenced": int(np.isfinite(report.column("ablation")).sum()),
     }
 
@@ -73,14 +73,14 @@ def layers(report: NeuronReport) -> list[Row]:
     for layer, span in report.layout.slices.items():
         columns = {"r": report.column("r")[span]}
         columns |= {name: column[span] for name, column in report.columns.items()}
-        by_class = verdict.associated(columns) & verdict.class_explains(columns)
+        by_class = rules.associated(columns) & rules.class_explains(columns)
         found.append({
             "layer": layer,
             "neurons": len(columns["r"]),
             "dead": int(report.column("dead")[span].sum()),
-            "encodes": int(verdict.encodes(columns).sum()),
-            "used": int(verdict.used(columns).sum()),
-            "needed": int(verdict.needed(columns).sum()),
+            "encodes": int(rules.encodes(columns).sum()),
+            "used": int(rules.used(columns).sum()),
+            "needed": int(rules.needed(columns).sum()),
             "silenced": int(np.isfinite(report.column("ablation")[span]).sum()),
             "class": int(by_class.sum()),
         })  # fmt: skip
@@ -91,7 +91,7 @@ def claimed(report: NeuronReport) -> list[Row]:
     """Every neuron of which something is claimed, in the order in which a report shows them."""
     told = {(row["layer"], row["unit"]): row for row in rows_of(report, "words", "neuron")}
     columns = {"r": report.column("r"), **report.columns}
-    claims = {name: getattr(verdict, name)(columns) for name in ("encodes", "used", "needed")}
+    claims = {name: getattr(rules, name)(columns) for name in ("encodes", "used", "needed")}
     place = {row.name: i for i, row in enumerate(report.rows)}
     found = []
     for row in report.shown(len(report.rows)):

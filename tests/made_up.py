@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from lightning_neurocorr.report import NeuronReport, verdict
+from lightning_neurocorr.report import NeuronReport, rules
 from lightning_neurocorr.validation import Batch, ValidationPass, report_of
 
 KINDS = ("easiness", "failures", "advantage", "class", "noise")
@@ -42,7 +42,7 @@ class MadeUp:
 
     def called(self, report: NeuronReport) -> dict[str, float]:
         """Share of the neurons of each kind that are called encoding."""
-        found = verdict.encodes({"r": report.column("r"), **report.columns})
+        found = rules.encodes({"r": report.column("r"), **report.columns})
         return dict(zip(KINDS, found.reshape(len(KINDS), -1).mean(1).tolist(), strict=True))
 
 

@@ -13,7 +13,7 @@ from torch import nn
 from lightning_neurocorr.ablation import Ablation, AblationSamples, significance, study
 from lightning_neurocorr.ablation.significance import excess_p_values
 from lightning_neurocorr.functional import BOTH, ONLY_MODEL, adjust_p_values
-from lightning_neurocorr.report import verdict
+from lightning_neurocorr.report import rules
 
 
 def slow_t(lost: np.ndarray, advantage: set[int], stratum: list[int]) -> float:
@@ -121,7 +121,7 @@ def is_needed(neuron) -> bool:
         "ablation_advantage": neuron.effect.advantage_accuracy,
         "ablation_shared": neuron.effect.shared_accuracy,
     }
-    return bool(verdict.needed(columns))
+    return bool(rules.needed(columns))
 
 
 def test_one_neuron_of_many_that_carries_the_answer_is_needed() -> None:

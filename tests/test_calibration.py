@@ -11,7 +11,7 @@ from lightning_neurocorr import Ablation, BatchBaseline, NeuronReport, compare
 from lightning_neurocorr import functional as F
 from lightning_neurocorr.functional.hashing import folds
 from lightning_neurocorr.metric import NeuronAdvantageCorrelation
-from lightning_neurocorr.report import verdict
+from lightning_neurocorr.report import rules
 from lightning_neurocorr.validation.columns import correlation_columns
 
 
@@ -60,7 +60,7 @@ def permuted_r(activations: torch.Tensor, advantage: torch.Tensor, runs: int) ->
 def false_rate(r: np.ndarray, testable: np.ndarray, n: int) -> float:
     """Share of runs in which a neuron is called significant."""
     p = np.where(testable, F.p_value(r, n), np.nan)
-    return float(np.mean([(F.adjust_p_values(row) <= verdict.ALPHA).any() for row in p]))
+    return float(np.mean([(F.adjust_p_values(row) <= rules.ALPHA).any() for row in p]))
 
 
 @pytest.mark.parametrize("kind", ["dense", "relu", "sparse relu", "sparse"])
@@ -110,10 +110,10 @@ def test_planted_neurons_are_what_is_called_encoding_where_classes_confound() ->
         )
         groups = F.outcome_groups(model_right, baseline_right)
         found = columns_of(activations, advantage, target, groups)
-        encoding = np.flatnonzero(verdict.encodes(found))
+        encoding = np.flatnonzero(rules.encodes(found))
         right += int((encoding < planted).sum())
         total += len(encoding)
-        by_class = verdict.associated(found) & verdict.class_explains(found)
+        by_class = rules.associated(found) & rules.class_explains(found)
         assert by_class[planted : planted + detectors].sum() > 20
     assert right >= 0.95 * total
     assert right >= 0.9 * 4 * planted
@@ -162,8 +162,8 @@ def test_against_a_placebo_hardly_any_neuron_is_called_used(classes: int) -> Non
     called = attributed = total = 0
     for seed in range(8):
         columns = against_placebo(classes, seed).columns
-        called += int(verdict.used(columns).sum())
-        attributed += int(verdict.depends(columns).sum())
+        called += int(rules.used(columns).sum())
+        attributed += int(rules.depends(columns).sum())
         total += len(columns["r"])
     assert called <= 0.02 * total
     assert attributed >= 0.15 * total  # by attribution alone
@@ -177,7 +177,7 @@ def test_against_a_placebo_ablation_costs_both_groups_the_same() -> None:
         columns = against_placebo(6, seed, settings).columns
         lost = columns["ablation"][np.isfinite(columns["ablation"])]
         found.append(lost)
-        called += int(verdict.needed(columns).sum())
+        called += int(rules.needed(columns).sum())
     runs = np.array([lost.mean() for lost in found])
     error = runs.std(ddof=1) / len(runs) ** 0.5
     assert abs(runs.mean()) < 3 * error

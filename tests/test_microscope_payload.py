@@ -22,7 +22,7 @@ from lightning_neurocorr.report import (
     Panel,
     Picture,
     Samples,
-    verdict,
+    rules,
 )
 from lightning_neurocorr.report.claims import claims
 from lightning_neurocorr.report.declared import Column
@@ -106,7 +106,7 @@ def test_the_bits_say_what_the_verdict_says() -> None:
     assert words.tolist() == report.verdicts.tolist()
     for claim in found.index["claims"]:
         made = (bits >> claim["bit"]) & 1 == 1
-        expected = getattr(verdict, claim["name"])(columns)
+        expected = getattr(rules, claim["name"])(columns)
         assert np.array_equal(made, expected), claim["name"]
         assert 20 < made.sum() < 3980
         passed = [(bits >> control["bit"]) & 1 == 1 for control in claim["controls"]]

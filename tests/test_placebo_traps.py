@@ -12,7 +12,7 @@ from lightning_neurocorr import functional as F
 from lightning_neurocorr.attribution import choose_samples
 from lightning_neurocorr.functional.hashing import hashed
 from lightning_neurocorr.functional.placebo import shuffled_within_class
-from lightning_neurocorr.report import verdict
+from lightning_neurocorr.report import rules
 from tests.made_up import Streams, two_streams, validation
 
 SIZES = [(2, 4000), (10, 4000), (100, 8000), (1000, 20_000)]
@@ -51,7 +51,7 @@ def columns_of(streams: Streams, answers: torch.Tensor) -> dict[str, np.ndarray]
 
 def used(streams: Streams, answers: torch.Tensor) -> np.ndarray:
     """Whether each hidden unit is called used against a baseline that gives these answers."""
-    return verdict.used(columns_of(streams, answers))
+    return rules.used(columns_of(streams, answers))
 
 
 @pytest.mark.parametrize(
@@ -83,9 +83,9 @@ def test_with_two_classes_what_misleads_the_baseline_is_not_used() -> None:
         torch.manual_seed(seed)
         streams = two_streams(2, 4000)
         columns = columns_of(streams, streams.baseline)
-        more = verdict.depends(columns) & verdict.depends_more(columns)
+        more = rules.depends(columns) & rules.depends_more(columns)
         misled.append(np.split(more, 2)[0])
-        called.append(np.split(verdict.used(columns), 2)[0])
+        called.append(np.split(rules.used(columns), 2)[0])
     assert np.mean(misled) >= 0.15, "nothing to keep out"
     assert np.mean(called) <= np.mean(misled) / 3
 

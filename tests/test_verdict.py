@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from helpers import make_report
 
-from lightning_neurocorr.report import COLUMNS, Outcomes, verdict
+from lightning_neurocorr.report import COLUMNS, Outcomes, rules, verdict
 from lightning_neurocorr.report.claims import claims
 
 NAN = math.nan
@@ -183,7 +183,7 @@ def slow_verdict(row: dict, dead: bool) -> str:
         else:
             claims.append("not shown to be used")
     if not math.isnan(row["ablation"]):
-        claims.append(COST if verdict.needed(row) else "not shown to be needed")
+        claims.append(COST if rules.needed(row) else "not shown to be needed")
     return "; ".join(claims).replace("encodes the advantage; is", "encodes the advantage and is")
 
 
@@ -232,9 +232,9 @@ def test_masks_and_words_agree() -> None:
     columns = {name: np.array([row[name] for row in rows]) for name in COLUMNS}
     texts = [verdict.neuron(row) for row in rows]
     masks = {
-        "encodes the advantage": verdict.encodes(columns),
-        "is used": verdict.used(columns),
-        "needed: ": verdict.needed(columns),
+        "encodes the advantage": rules.encodes(columns),
+        "is used": rules.used(columns),
+        "needed: ": rules.needed(columns),
     }
     for words, mask in masks.items():
         assert mask.any()

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from lightning_neurocorr.report import verdict
-from lightning_neurocorr.report.verdict import Columns
+from lightning_neurocorr.report import rules
+from lightning_neurocorr.report.rules import Columns, column
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,42 +108,42 @@ def bits(found: Sequence[Claim]) -> tuple[np.ndarray, list[dict[str, Any]]]:
 
 
 def _encodes(columns: Columns) -> Claim:
-    r = _array(columns, "r")
+    r = column(columns, "r")
     up, known = r > 0, np.isfinite(r)
-    parts = np.where(up, _array(columns, "q_only_model"), _array(columns, "q_only_baseline"))
+    parts = np.where(up, column(columns, "q_only_model"), column(columns, "q_only_baseline"))
     controls = (
         Control("up", "higher where the model is better", ("r",), up, known),
         Control(
             "clear",
             "clear of 0 among the neurons of its layer",
             ("q_value",),
-            verdict.clear(columns),
+            rules.clear(columns),
             _known(columns, "q_value"),
         ),
         Control(
             "within_class",
             "not just the class: with the class taken out",
             ("r_within_class", "q_within_class"),
-            ~verdict.class_explains(columns),
-            verdict.controlled(columns) & known,
+            ~rules.class_explains(columns),
+            rules.controlled(columns) & known,
         ),
         Control(
             "replicates",
             "the same sign in both halves of the samples",
             ("r_fold_0", "r_fold_1"),
-            verdict.replicates(columns),
+            rules.replicates(columns),
             _known(columns, "r_replicated"),
         ),
         Control(
             "parts",
             "both parts: higher where the baseline is wrong, and where the model is right",
             ("r_baseline_wrong", "r_model_right", "q_only_model", "parts_replicated"),
-            verdict.parts_hold(columns) & up,
+            rules.parts_hold(columns) & up,
             np.isfinite(parts),
         ),
     )
     question = "Does its activation go with the advantage?"
-    made = verdict.encodes(columns)
+    made = rules.encodes(columns)
     return Claim("encodes", "Encodes", question, "r", "r_low", "r_high", "", made, known, controls)
 
 
@@ -154,27 +154,27 @@ def _used(columns: Columns) -> Claim:
             "depends",
             "clear of 0 among the neurons of its layer",
             ("attribution_q", "attribution_low", "attribution_high"),
-            verdict.depends(columns),
+            rules.depends(columns),
             _known(columns, "attribution_q"),
         ),
         Control(
             "contrast",
             "a larger share than on matched samples that both get right",
             ("attribution_contrast", "attribution_contrast_q"),
-            verdict.depends_more(columns),
+            rules.depends_more(columns),
             _known(columns, "attribution_contrast_q"),
         ),
         Control(
             "own_side",
             "on these it does not speak for the rival",
             ("attribution_shared",),
-            ~verdict.against_itself(columns),
+            ~rules.against_itself(columns),
             _known(columns, "attribution_shared"),
         ),
     )
     question = "Does the answer depend on it where the model wins?"
     ends = ("attribution_low", "attribution_high")
-    made = verdict.used(columns)
+    made = rules.used(columns)
     return Claim("used", "Used", question, "attribution", *ends, "logits", made, known, controls)
 
 
@@ -185,32 +185,28 @@ def _needed(columns: Columns) -> Claim:
             "beyond_shared",
             "advantage samples lose more than shared ones",
             ("ablation", "ablation_q"),
-            verdict.costs_more(columns),
+            rules.costs_more(columns),
             _known(columns, "ablation_q"),
         ),
         Control(
             "beyond_random",
             "few random neurons cost as much",
             ("ablation_p", "ablation_control"),
-            verdict.costs_beyond_random(columns),
+            rules.costs_beyond_random(columns),
             _known(columns, "ablation_p"),
         ),
         Control(
             "answers",
             "answers are lost, not only margin",
             ("ablation_advantage", "ablation_shared"),
-            verdict.loses_answers(columns),
+            rules.loses_answers(columns),
             _known(columns, "ablation_advantage"),
         ),
     )
     question = "What is lost without it?"
-    made = verdict.needed(columns)
+    made = rules.needed(columns)
     return Claim("needed", "Needed", question, "ablation", "", "", "logits", made, known, controls)
 
 
 def _known(columns: Columns, name: str) -> np.ndarray:
-    return np.isfinite(_array(columns, name))
-
-
-def _array(columns: Columns, name: str) -> np.ndarray:
-    return np.asarray(columns.get(name, np.full(np.shape(columns["r"]), np.nan)), dtype=np.float64)
+    return np.isfinite(column(columns, name))

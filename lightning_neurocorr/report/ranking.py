@@ -7,7 +7,7 @@ from itertools import zip_longest
 
 import numpy as np
 
-from lightning_neurocorr.report import verdict
+from lightning_neurocorr.report import rules
 
 
 def worth_showing(columns: Mapping[str, np.ndarray], k: int) -> tuple[list[int], dict[str, int]]:
@@ -17,8 +17,8 @@ def worth_showing(columns: Mapping[str, np.ndarray], k: int) -> tuple[list[int],
         columns: Arrays ``(D,)``; ``r`` and ``attribution`` have to be there.
         k: How many, at most.
     """
-    kind, evidence = verdict.standing(columns)
-    *passed, other = (np.flatnonzero(kind == which) for which in range(len(verdict.KINDS)))
+    kind, evidence = rules.standing(columns)
+    *passed, other = (np.flatnonzero(kind == which) for which in range(len(rules.KINDS)))
     chosen = [int(i) for members in passed for i in largest_of(evidence, members, k)]
     # Neither score may hide the other: r misses knowledge that is spread over many neurons,
     # attribution misses detectors.
@@ -26,8 +26,8 @@ def worth_showing(columns: Mapping[str, np.ndarray], k: int) -> tuple[list[int],
     turns = (largest_of(score, other[score[other] > 0], k).tolist() for score in scores)
     pairs = zip_longest(*turns)
     chosen = list(dict.fromkeys([*chosen, *(i for pair in pairs for i in pair if i is not None)]))
-    counts = np.bincount(kind, minlength=len(verdict.KINDS)).tolist()
-    return chosen[:k], dict(zip(verdict.KINDS, counts, strict=True))
+    counts = np.bincount(kind, minlength=len(rules.KINDS)).tolist()
+    return chosen[:k], dict(zip(rules.KINDS, counts, strict=True))
 
 
 def largest_of(values: np.ndarray, members: np.ndarray, k: int) -> np.ndarray:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lightning_neurocorr.report import verdict
+from lightning_neurocorr.report import rules, verdict
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def summary(
         strongest=int(known[np.argmax(r[known])]) if len(known) else -1,
         max_r=float(np.max(r[known])) if len(known) else math.nan,
         min_r=float(np.min(r[known])) if len(known) else math.nan,
-        significant=int(verdict.associated(columns).sum()),
+        significant=int(rules.associated(columns).sum()),
         noise_ceiling=noise_ceiling(len(r), n),
         stability=stability,
         verdict=verdict.layer(columns),

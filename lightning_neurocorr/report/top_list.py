@@ -11,7 +11,7 @@ from typing import SupportsIndex, overload
 
 import numpy as np
 
-from lightning_neurocorr.report import verdict
+from lightning_neurocorr.report import rules
 from lightning_neurocorr.report.neuron import COLUMNS, DECLARED, LIST, NeuronRow
 from lightning_neurocorr.report.summary import noise_ceiling
 from lightning_neurocorr.report.written import UNDEFINED, fixed, plain, printable, written
@@ -34,7 +34,7 @@ class TopList(list[NeuronRow]):
         chosen_from: Number of neurons they were chosen from, D.
         n: Number of samples.
         placebo: What a placebo was called, a sentence.
-        kinds: How many of those were of each of ``verdict.KINDS``; None where that played no part.
+        kinds: How many of those were of each of ``rules.KINDS``; None where that played no part.
     """
 
     def __init__(
@@ -124,7 +124,7 @@ class TopList(list[NeuronRow]):
         """How many of each kind are not in the list, as a sentence; empty where none is."""
         if not self.kinds:
             return ""
-        shown = [int(verdict.standing(_one(row))[0][0]) for row in self]
+        shown = [int(rules.standing(_one(row))[0][0]) for row in self]
         left = {kind: n - shown.count(i) for i, (kind, n) in enumerate(self.kinds.items())}
         told = [f"{count:,} {kind}" for kind, count in left.items() if count > 0]
         return f"Not in this list: {', '.join(told)}." if told else ""

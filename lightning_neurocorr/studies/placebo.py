@@ -14,7 +14,7 @@ from lightning_neurocorr import functional as F
 from lightning_neurocorr.activations import TOKEN_MASK, SitesFound, layer_of
 from lightning_neurocorr.baselines import read_field
 from lightning_neurocorr.functional.placebo import Placebo, shuffled_within_class
-from lightning_neurocorr.report import Finding, NeuronReport, PlaceboCounts, verdict
+from lightning_neurocorr.report import Finding, NeuronReport, PlaceboCounts, rules
 from lightning_neurocorr.samples import LoaderPositions, fetch
 from lightning_neurocorr.studies.look import Look
 from lightning_neurocorr.studies.protocol import EverywhereStudy
@@ -251,7 +251,7 @@ def check_fetchable(subject: Subject) -> None:
 
 def _claims(report: NeuronReport) -> dict[str, Rule]:
     """The rules that a report has the columns for."""
-    found: dict[str, Rule] = {"encodes": verdict.encodes}
+    found: dict[str, Rule] = {"encodes": rules.encodes}
     if "attribution" in report.columns:
-        found["used"] = verdict.used
+        found["used"] = rules.used
     return found

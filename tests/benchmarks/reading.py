@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_neurocorr import NeuronReport, TableBaseline, compare
 from lightning_neurocorr.activations import SiteFinder, choose_layers
-from lightning_neurocorr.report import verdict
+from lightning_neurocorr.report import rules
 from tests.benchmarks import replication_cases as real_data
 from tests.benchmarks.replication import CACHE, placebo
 from tests.benchmarks.timing import machine, table
@@ -39,7 +39,7 @@ MODELS = ("resnet50", "densenet121", "swin_t", "mobilenet_v3_large")
 def called(report: NeuronReport) -> dict[str, np.ndarray]:
     """By claim, which neurons are called."""
     columns = {"r": report.column("r"), **report.columns}
-    return {"encodes": verdict.encodes(columns), "used": verdict.used(columns)}
+    return {"encodes": rules.encodes(columns), "used": rules.used(columns)}
 
 
 def differing(values: np.ndarray, by: float = 0.002) -> int:

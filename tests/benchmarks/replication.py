@@ -42,7 +42,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_neurocorr import Ablation, Attribution, NeuronReport, TableBaseline, compare
 from lightning_neurocorr import functional as F
-from lightning_neurocorr.report import verdict
+from lightning_neurocorr.report import rules
 from tests.benchmarks import replication_cases as real_data
 from tests.benchmarks.replication_cases import Case
 from tests.benchmarks.timing import machine, table
@@ -71,11 +71,11 @@ class Tally:
     def add(self, report: NeuronReport) -> None:
         """Count the claims of a report."""
         columns = {"r": report.column("r"), **report.columns}
-        claims = {"encodes": (verdict.encodes, "r")}
+        claims = {"encodes": (rules.encodes, "r")}
         if "attribution" in columns:
-            claims["used"] = (verdict.used, "attribution")
+            claims["used"] = (rules.used, "attribution")
         if "ablation" in columns:
-            claims["needed"] = (verdict.needed, "ablation")
+            claims["needed"] = (rules.needed, "ablation")
         for name, (rule, column) in claims.items():
             self.called.setdefault(name, []).append(rule(columns))
             self.holds.setdefault(name, []).append(holds(name, report))
@@ -102,7 +102,7 @@ def holds(claim: str, report: NeuronReport) -> np.ndarray:
     if claim == "needed":  # of a cost that is no accident of the samples only q is kept
         columns = {"r": report.column("r"), **report.columns}
         beyond = report.column("ablation") > np.fmax(report.column("ablation_control"), 0)
-        return beyond & verdict.costs_more(columns) & verdict.loses_answers(columns)
+        return beyond & rules.costs_more(columns) & rules.loses_answers(columns)
     if claim == "encodes":
         lows = [F.fisher_interval(r, n)[0] for r, n in asked(report)]
     else:

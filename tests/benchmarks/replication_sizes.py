@@ -31,7 +31,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_neurocorr import NeuronReport, TableBaseline, compare
-from lightning_neurocorr.report import verdict
+from lightning_neurocorr.report import rules
 from tests.benchmarks import replication_cases as real_data
 from tests.benchmarks.replication import CACHE, LAYERS, asked, holds
 from tests.benchmarks.replication_cases import Case
@@ -75,7 +75,7 @@ def judged(parts: list[NeuronReport], truth: NeuronReport) -> Iterator[Found]:
     turned = np.any([r < 0 for r, _ in asked(truth)], 0)
     for i, part in enumerate(parts):
         again = np.mean(there[:i] + there[i + 1 :], 0)
-        called = verdict.encodes({"r": part.column("r"), **part.columns})
+        called = rules.encodes({"r": part.column("r"), **part.columns})
         kept = holds("encodes", truth)
         yield Found(called, again, expected(truth, part), kept, turned, part.outcomes.neither)
 

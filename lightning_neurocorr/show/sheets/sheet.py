@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lightning_neurocorr.report import COLUMNS, NeuronReport, NeuronRow, verdict
+from lightning_neurocorr.report import COLUMNS, NeuronReport, NeuronRow, rules
 from lightning_neurocorr.report.panels import Panel
 from lightning_neurocorr.report.written import fixed
 from lightning_neurocorr.show.sheets import words
@@ -86,7 +86,7 @@ def contact_sheets(report: NeuronReport, neurons: int | None = None) -> dict[str
 def ranked_panels(report: NeuronReport, layer: str) -> list[tuple[Panel, NeuronRow]]:
     """The layer's panels with their rows, those that passed their controls first."""
     rows = {p.unit: report.row(layer, p.unit) for p in report.panels if p.layer == layer}
-    kind, evidence = verdict.standing(
+    kind, evidence = rules.standing(
         {name: np.array([getattr(row, name) for row in rows.values()]) for name in COLUMNS}
     )
     order = dict(
