@@ -1,45 +1,35 @@
 """Every example runs from anywhere, says what it found, and writes where it was told to."""
 
-import os
 import re
-import subprocess
-import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from lightning_neurocorr import NeuronReport
+from tests.example_runs import ExampleRuns
 
 EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("*.py"))
 
 
-# One process for several runs: most of the time goes into imports.
-_RUN = """
-import runpy, sys
-sys.path[0] = {folder!r}  # as for a script: scenarios import from each other
-for sys.argv in {calls!r}:
-    runpy.run_path(sys.argv[0], run_name="__main__")
-"""
+Run = Callable[..., str]
 
 
-def run(*calls: list[str], folder: Path) -> str:
-    """What examples print that are called in ``folder`` with these arguments, one after another."""
-    done = subprocess.run(
-        [sys.executable, "-c", _RUN.format(calls=list(calls), folder=str(EXAMPLES[0].parent))],
-        cwd=folder,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"},
-        capture_output=True,
-        text=True,
-        timeout=900,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert "Warning" not in done.stderr, done.stderr[-3000:]
-    return done.stdout
+@pytest.fixture(scope="module")
+def runs() -> Iterator[ExampleRuns]:
+    with ExampleRuns() as opened:
+        yield opened
+
+
+@pytest.fixture
+def run(runs: ExampleRuns, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """What examples print that are called in a folder with these arguments, one after another."""
+    output = tmp_path_factory.mktemp("printed") / "text"
+    return lambda *calls, folder: runs.run(calls, folder, output)
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
-def test_an_example_runs_and_writes_nothing_outside_its_output_folder(example, tmp_path):
+def test_an_example_runs_and_writes_nothing_outside_its_output_folder(example, run, tmp_path):
     folder, output = tmp_path / "here", tmp_path / "output"
     folder.mkdir()
     told = ["--output", str(output)] if '"--output"' in example.read_text() else []
@@ -49,7 +39,7 @@ def test_an_example_runs_and_writes_nothing_outside_its_output_folder(example, t
     assert output.exists() == bool(told)
 
 
-def test_digits_runs_with_every_kind_of_baseline_and_says_where_to_look(tmp_path):
+def test_digits_runs_with_every_kind_of_baseline_and_says_where_to_look(run, tmp_path):
     digits = str(next(path for path in EXAMPLES if path.stem == "digits"))
     kinds = ["estimator", "majority", "table", "snapshot", "checkpoint"]
     fast = ["--fast", "--visualizer", "none", "--seed", "1"]
