@@ -1,8 +1,7 @@
 """Validations that one process or several run alike; started by ``test_trust_ddp`` as a program.
 
-``python -m tests.ddp_cases WORLD FOLDER`` forks WORLD gloo processes, each of which runs every case
-and leaves its results in ``FOLDER/RANK.pt``. One start for all cases: importing PyTorch is what
-costs.
+``python -m tests.ddp_cases FOLDER`` forks two and then three gloo processes. Each runs every case
+and leaves its results in ``FOLDER``.
 """
 
 from __future__ import annotations

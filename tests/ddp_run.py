@@ -9,6 +9,7 @@ import datetime as dt
 import multiprocessing
 import os
 import socket
+import subprocess
 import sys
 import traceback
 import warnings
@@ -28,6 +29,9 @@ from lightning_neurocorr import (
 )
 from tests.paper_model import paper_trainer
 
+Results = dict[str, dict[str, Any]]
+
+WORLDS = (2, 3)  # so many processes
 CASES: dict[str, Callable[[], dict[str, Any]]] = {}
 PLACE = {"rank": 0, "world": 1}  # of this process; Lightning deletes its environment variables
 
@@ -200,7 +204,7 @@ def _plain_samples(report: Any) -> dict[str, Any]:
     }
 
 
-def run_all(names: list[str] | None = None) -> dict[str, dict[str, Any]]:
+def run_all(names: list[str] | None = None) -> Results:
     """Every case; a failure is a result too."""
     results = {}
     for name in names or CASES:
@@ -213,24 +217,39 @@ def run_all(names: list[str] | None = None) -> dict[str, dict[str, Any]]:
     return results
 
 
-def _worker(rank: int, world: int, port: int, folder: str, names: list[str]) -> None:
-    PLACE.update(rank=rank, world=world)
-    warnings.filterwarnings("ignore")
-    torch.distributed.init_process_group(
-        "gloo",
-        f"tcp://127.0.0.1:{port}",
-        rank=rank,
-        world_size=world,
-        timeout=dt.timedelta(seconds=40),
-    )
-    torch.save(run_all(names), Path(folder) / f"{rank}.pt")
-    torch.distributed.barrier()
-    torch.distributed.destroy_process_group()
+def in_processes(program: str, folder: Path, *names: str) -> dict[int, list[Results]]:
+    """What each process of two and of three found, by how many there were and by rank.
+
+    Args:
+        program: A module of tests that calls :func:`main`.
+        folder: For what the processes found.
+        names: Cases; all by default.
+    """
+    done = subprocess.run(
+        [sys.executable, "-m", program, str(folder), *names],
+        cwd=Path(__file__).parents[1], capture_output=True, text=True, timeout=600, check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    files = {world: [_file(folder, rank, world) for rank in range(world)] for world in WORLDS}
+    assert all(file.exists() for own in files.values() for file in own), done.stderr[-4000:]
+    found = {
+        world: [torch.load(file, weights_only=False) for file in own]
+        for world, own in files.items()
+    }
+    every = [case for own in found.values() for results in own for case in results.values()]
+    failures = [case["failure"] for case in every if "failure" in case]
+    assert not failures, "\n\n".join(failures)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return found
 
 
 def main() -> None:
-    """Fork the processes and wait for them."""
-    world, folder, names = int(sys.argv[1]), sys.argv[2], sys.argv[3:]
+    """Fork the processes of each start and wait for them; importing PyTorch is what costs."""
+    folder, names = Path(sys.argv[1]), sys.argv[2:]
+    sys.exit(max(_start(world, folder, names) for world in WORLDS))
+
+
+def _start(world: int, folder: Path, names: list[str]) -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -243,4 +262,23 @@ def main() -> None:
         worker.start()
     for worker in workers:
         worker.join()
-    sys.exit(max(abs(worker.exitcode or 0) for worker in workers))
+    return max(abs(worker.exitcode or 0) for worker in workers)
+
+
+def _worker(rank: int, world: int, port: int, folder: Path, names: list[str]) -> None:
+    PLACE.update(rank=rank, world=world)
+    warnings.filterwarnings("ignore")
+    torch.distributed.init_process_group(
+        "gloo",
+        f"tcp://127.0.0.1:{port}",
+        rank=rank,
+        world_size=world,
+        timeout=dt.timedelta(seconds=40),
+    )
+    torch.save(run_all(names), _file(folder, rank, world))
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
+
+
+def _file(folder: Path, rank: int, world: int) -> Path:
+    return folder / f"{rank} of {world}.pt"

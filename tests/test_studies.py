@@ -6,9 +6,6 @@ report. It has to appear everywhere, in one process and in two.
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,7 +29,17 @@ from lightning_neurocorr.studies import (
     Study,
     Table,
 )
-from tests.ddp_run import Net, Pictures, case, main, run_all, trainer_of
+from tests.ddp_run import (
+    WORLDS,
+    Net,
+    Pictures,
+    Results,
+    case,
+    in_processes,
+    main,
+    run_all,
+    trainer_of,
+)
 from tests.event_files import read, tags
 from tests.paper_model import PaperModule, paper_loader, paper_trainer
 
@@ -202,19 +209,15 @@ def a_made_up_study() -> dict[str, Any]:
     return {"state": finding.state, "n": finding.numbers, "values": values}
 
 
-@pytest.mark.parametrize("processes", [2, 3])
-def test_several_processes_find_the_same(processes: int, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def found_together(tmp_path_factory: pytest.TempPathFactory) -> dict[int, list[Results]]:
+    return in_processes("tests.test_studies", tmp_path_factory.mktemp("ranks"), "a_made_up_study")
+
+
+@pytest.mark.parametrize("processes", WORLDS)
+def test_several_processes_find_the_same(processes: int, found_together: Any) -> None:
     alone = run_all(["a_made_up_study"])["a_made_up_study"]
-    command = [sys.executable, "-m", "tests.test_studies", str(processes), str(tmp_path)]
-    done = subprocess.run(
-        [*command, "a_made_up_study"],
-        cwd=Path(__file__).parents[1], capture_output=True, text=True, timeout=200, check=False,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-4000:]
-    first, other = (torch.load(tmp_path / f"{i}.pt", weights_only=False) for i in (0, 1))
-    first, other = first["a_made_up_study"], other["a_made_up_study"]
-    assert "failure" not in first, first
+    first, other, *_ = (results["a_made_up_study"] for results in found_together[processes])
     assert first["n"] == alone["n"]
     for name in ("heard", "again", "r"):
         np.testing.assert_allclose(first["values"][name], alone["values"][name], atol=1e-6)

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +23,7 @@ from lightning_neurocorr import (
     Words,
 )
 from tests.asked import net
-from tests.ddp_run import case, main, run_all, trainer_of
+from tests.ddp_run import WORLDS, Results, case, in_processes, main, run_all, trainer_of
 from tests.worlds import world
 
 pytest.importorskip("sklearn")
@@ -166,17 +163,15 @@ def own_studies() -> dict[str, Any]:
     } | {"states": {name: f.state for name, f in report.studies.items()}}
 
 
-@pytest.mark.parametrize("world_size", [2, 3])
-def test_processes_find_the_same(tmp_path: Path, world_size: int) -> None:
+@pytest.fixture(scope="module")
+def found_together(tmp_path_factory: pytest.TempPathFactory) -> dict[int, list[Results]]:
+    return in_processes("tests.test_studies_runs", tmp_path_factory.mktemp("ranks"), "own_studies")
+
+
+@pytest.mark.parametrize("processes", WORLDS)
+def test_processes_find_the_same(processes: int, found_together: Any) -> None:
     alone = run_all(["own_studies"])["own_studies"]
-    command = [sys.executable, "-m", "tests.test_studies_runs", str(world_size), str(tmp_path)]
-    done = subprocess.run(
-        [*command, "own_studies"], cwd=Path(__file__).parents[1], capture_output=True, text=True,
-        timeout=300, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-4000:]
-    first = torch.load(tmp_path / "0.pt", weights_only=False)["own_studies"]
-    assert "failure" not in first, first
+    first = found_together[processes][0]["own_studies"]
     assert first["states"] == alone["states"]
     for name in ("words", "slices", "groups", "readout", "matches"):
         for column, values in alone[name].items():

@@ -10,16 +10,13 @@ its FSDPStrategy, and PyTorch's older FullyShardedDataParallel under it, want a 
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 from tests import ddp_cases
+from tests.ddp_run import WORLDS, Results, in_processes
 
 # Positions of shuffled samples are unknown, so halves and exemplars are others in every run.
 UNORDERED = ("shuffled", "random_subset")
@@ -35,7 +32,6 @@ THEIRS = {n for n, run in ddp_cases.CASES.items() if run.__module__ != ddp_cases
 SAME = [name for name in ddp_cases.CASES if name not in {*OF_THEIR_OWN, *THEIRS}]
 HALVES = ("r_replicated",)
 shards = pytest.mark.skipif(not ddp_cases.SHARDS, reason="needs a PyTorch that shards on the CPU")
-Results = dict[str, dict[str, Any]]
 
 
 @pytest.fixture(scope="module")
@@ -43,22 +39,15 @@ def alone() -> Results:
     return ddp_cases.run_all(SAME)
 
 
-@pytest.fixture(scope="module", params=[2, 3])
-def ranks(request: pytest.FixtureRequest, tmp_path_factory: Any) -> list[Results]:
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: Any) -> dict[int, list[Results]]:
+    return in_processes("tests.ddp_cases", tmp_path_factory.mktemp("ranks"))
+
+
+@pytest.fixture(scope="module", params=WORLDS)
+def ranks(request: pytest.FixtureRequest, found: dict[int, list[Results]]) -> list[Results]:
     """What every process of a run found, by rank."""
-    folder = tmp_path_factory.mktemp("ranks")
-    command = [sys.executable, "-m", "tests.ddp_cases", str(request.param), str(folder)]
-    done = subprocess.run(
-        command, cwd=Path(__file__).parents[1], capture_output=True, text=True, timeout=500,
-        env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False,
-    )  # fmt: skip
-    files = [folder / f"{rank}.pt" for rank in range(request.param)]
-    assert all(file.exists() for file in files), done.stderr[-4000:]
-    found = [torch.load(file, weights_only=False) for file in files]
-    failures = [r["failure"] for results in found for r in results.values() if "failure" in r]
-    assert not failures, "\n\n".join(failures)
-    assert done.returncode == 0, done.stderr[-4000:]
-    return found
+    return found[request.param]
 
 
 @pytest.mark.parametrize("name", SAME)
