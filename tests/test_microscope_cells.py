@@ -21,7 +21,7 @@ pytestmark = pytest.mark.browser
 IMAGE = np.full((1, 8, 8), 0.5, np.float32)
 LONG = "patient-" + "0" * 80
 # The last id is that of two samples.
-IDS = ("a 1", "a 2", LONG, None, "b", "b")
+IDS = ("a 1", "a 2", LONG, None, "b", "b", "Roe, J, 2", "Roe")
 COLUMNS = (
     Column("slice", "What it is.", format="text"),
     *(Column(f"number_{i}", "A number.") for i in range(7)),
@@ -115,3 +115,30 @@ def test_a_picture_says_once_whether_it_may_be_read(opened):
     assert view.texts("[data-study=pictures]") == []
     view.frame.locator("[data-group=picture] a").click()
     assert view.ready({"page": "study"}).text("h1") == "Pictures"
+
+
+def test_a_name_may_hold_what_stands_between_names(opened):
+    view = opened(samples=samples(), studies={"slices": found("Roe, J, 2, Roe, J, a 1", 3)})
+    view.load(page="study", study="slices")
+    cell = view.frame.locator("tbody tr").first.locator("td").last
+    assert cell.locator("a").all_inner_texts() == ["Roe, J, 2", "Roe", "a 1"]
+    assert cell.locator(".one-of").all_inner_texts() == ["Roe, J, 2", "Roe", "J", "a 1"]
+
+
+def test_names_in_sentences_are_set_as_code_and_names_of_others_stay(opened):
+    notes = (
+        "Too few of `only_model`; pass `visualizer=None` or (`Matches(untrained=True)`).",
+        "No groups in a`b and c`d: x.",
+        "Layer `<b>` is left out.",
+    )
+    refused = Finding("Slices", "By `q`.", "refused", "Raise `max_samples`.")
+    view = opened(notes=notes, studies={"slices": refused})
+    view.load()
+    code = view.frame.evaluate("""() => [...document.querySelectorAll('.notes li')].map(
+        one => [one.textContent, [...one.querySelectorAll('code')].map(c => c.textContent)])""")
+    assert code[0] == [
+        notes[0].replace("`", ""), ["only_model", "visualizer=None", "Matches(untrained=True)"],
+    ]  # fmt: skip
+    assert code[1:3] == [[notes[1], []], [notes[2], []]]
+    view.load(page="study", study="slices")
+    assert view.texts("code") == ["q", "max_samples"]

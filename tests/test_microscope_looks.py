@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from tests.microscope_hostile import RUN as HOSTILE_RUN
@@ -52,6 +54,90 @@ def test_a_table_is_a_grid_for_those_who_cannot_see_it(view, written):
         one => !one.closest('[hidden]') && !(one.getAttribute('aria-label') ||
         one.textContent.trim() || one.closest('label') || one.ariaHidden)).length""")
     assert unnamed == 0
+
+
+def test_three_claims_fit_beside_each_other(view):
+    view.go(run=RUN)
+    over = view.frame.evaluate("""() => [...document.querySelectorAll('.grid-row .badge')]
+        .map(one => {
+            const kept = [one.className, one.textContent];
+            one.className = 'badge yes';
+            one.textContent = `✓${kept[1].slice(1)}`;
+            return [one, kept] })
+        .map(([one, [name, text]]) => {
+            const cell = one.parentElement;
+            const over = cell.scrollWidth - cell.clientWidth;
+            return [one, name, text, over] })
+        .map(([one, name, text, over]) => {
+            Object.assign(one, { className: name, textContent: text });
+            return over })""")
+    assert len(over) >= 3
+    assert max(over) <= 0
+    wide = (
+        "document.querySelector('.grid').scrollWidth - document.querySelector('.grid').clientWidth"
+    )
+    assert view.frame.evaluate(wide) <= 0
+
+
+def test_what_has_the_focus_is_seen(view):
+    outlined = """() => { const one = document.activeElement;
+        return [one.tagName, one.className, one.textContent.trim().slice(0, 20),
+                getComputedStyle(one).outlineStyle] }"""
+    for state in ({}, {"page": "compare"}, {"page": "study", "study": "ablation"}):
+        view.go(run=RUN, **state)
+        view.frame.evaluate("document.querySelector('.brand').focus()")
+        seen = []
+        for _ in range(60):
+            view.page.keyboard.press("Tab")
+            found = view.frame.evaluate(outlined)
+            if found[0] in ("BODY", "HTML"):
+                break
+            seen.append(found)
+        assert len(seen) >= 10, state
+        assert [one for one in seen if one[3] in ("none", "")] == [], state
+
+
+def test_a_unit_follows_the_name_of_its_layer(view):
+    view.page.set_viewport_size({"width": 360, "height": 740})
+    try:
+        view.go(run=RUN, page="neuron", neuron="features.2:3")
+        gap = """() => {
+            const [layer, unit] = document.querySelectorAll('h1 .neuron-name > *');
+            layer.textContent = 'a layer with a name of many words that takes two lines';
+            const text = document.createRange();
+            text.selectNodeContents(layer);
+            const end = [...text.getClientRects()].at(-1), start = unit.getBoundingClientRect();
+            return [start.left - end.right, start.top - end.top] }"""
+        across, down = view.frame.evaluate(gap)
+        assert abs(across) <= 2
+        assert abs(down) <= 2
+    finally:
+        view.page.set_viewport_size(SIZE)
+
+
+def test_on_paper_a_page_is_dark_on_light(view):
+    if view.inside:
+        pytest.skip("TensorBoard prints its own page")
+    view.page.emulate_media(color_scheme="dark")
+    view.load(run=RUN)
+    ink = "getComputedStyle(document.getElementById('app')).color"
+    try:
+        assert sum(map(int, re.findall(r"\d+", view.frame.evaluate(ink))[:3])) > 600
+        view.page.emulate_media(media="print")
+        assert sum(map(int, re.findall(r"\d+", view.frame.evaluate(ink))[:3])) < 100
+        assert (
+            view.frame.evaluate("getComputedStyle(document.getElementById('theme')).display")
+            == "none"
+        )
+    finally:
+        view.page.emulate_media(media="screen", color_scheme="light")
+
+
+def test_the_title_says_what_is_open(view):
+    for state, said in (({}, ""), ({"page": "neuron", "neuron": "features.2:3"}, "features.2:3 · "),
+                        ({"page": "study", "study": "ablation"}, "Ablation · ")):  # fmt: skip
+        view.go(run=RUN, **state)
+        assert view.frame.evaluate("document.title") == f"{said}Neuron microscope"
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])

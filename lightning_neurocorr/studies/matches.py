@@ -37,7 +37,7 @@ COLUMNS = (
     Column("layer", "The layer.", format="text"),
     Column("unit", "The neuron's index in its layer.", format="step"),
     Column("other_layer", "The layer of the other network with the best match.", format="text"),
-    Column("other_unit", "The neuron there.", format="step"),
+    Column("other_unit", "The neuron there; -1 where none has an r.", format="step"),
     Column(
         "r",
         "Pearson's r with the best match, over all samples.",

@@ -56,7 +56,7 @@ class Ranks(Study):
             self.title,
             self.about,
             headline=f"{held} of {len(rows)} neurons hold in the permutation test (p < {_LEVEL}).",
-            tables=(Table.of_neurons(look.report, rows, declared),),
+            tables=(Table.of_neurons(look.report, rows, declared, title="Neurons by ranks"),),
             numbers={"held": held},
         )
 

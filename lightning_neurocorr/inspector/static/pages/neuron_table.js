@@ -175,7 +175,7 @@ const SPECIAL = {
       cell.textContent = known(low) ? `${fixed(low)} to ${fixed(high)}` : NONE;
     } }),
   epochs: (app) => ({ key: "epochs", title: "over epochs", sortable: false, width: 90, make: makeSpark, fill: (cell, row) => fillSpark(app, cell, row) }),
-  evidence: (app) => ({ key: "evidence", title: "evidence", sortable: false, width: 212,
+  evidence: (app) => ({ key: "evidence", title: "evidence", sortable: false, width: 216,
     make: (cell) => app.frame.index.claims.forEach(() => cell.append(made("span", "badge"))),
     fill: (cell, row) => fillEvidence(app, cell, row) }),
   verdict: (app) => ({ key: "verdict", title: "verdict", sortable: false, width: 160, grow: 2,

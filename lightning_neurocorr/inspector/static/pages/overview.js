@@ -3,7 +3,7 @@
 import { html, nothing } from "../vendor/lit-html.js";
 import { histogram, lineChart, numbers } from "../charts.js";
 import { count, fixed, known, missing, percent, signed } from "../format.js";
-import { epochName, goTo, layerClause, loading, noTable, ofThisEpoch, otherEpoch, outcomeTable, stateWord } from "./pieces.js";
+import { epochName, goTo, layerClause, loading, noTable, ofThisEpoch, otherEpoch, outcomeTable, prose, stateWord } from "./pieces.js";
 import { neuronTable } from "./neuron_table.js";
 
 const CARDS = 6; // layers that get a card each; more get a line each
@@ -81,8 +81,8 @@ function notes(meta) {
   const states = Object.entries(meta.evidence ?? {}).map(([what, state]) => [what, missing(state)]).filter(([, text]) => text);
   if (!meta.notes?.length && !states.length) return nothing;
   return html`<details class="card notes" ?open=${Boolean(meta.message)}><summary>Good to know <small>${count((meta.notes?.length ?? 0) + states.length)}</small></summary><ul>
-    ${meta.notes.map((note) => html`<li>${note}</li>`)}
-    ${states.map(([what, text]) => html`<li><b>${what.replaceAll("_", " ")}</b>: ${text}</li>`)}</ul></details>`;
+    ${meta.notes.map((note) => html`<li>${prose(note)}</li>`)}
+    ${states.map(([what, text]) => html`<li><b>${what.replaceAll("_", " ")}</b>: ${prose(text)}</li>`)}</ul></details>`;
 }
 
 function studies(app) {

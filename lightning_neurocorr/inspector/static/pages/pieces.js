@@ -55,8 +55,14 @@ export const stateWord = (state) => (state ? STATE_WORDS[state.state] ?? state.s
 export const missingNote = (state, otherwise, what = "") => {
   const why = missing(state) ?? otherwise;
   const text = why && what ? `${what}: ${why}` : why;
-  return text ? html`<p class="missing">${sentence(text)}</p>` : nothing;
+  return text ? html`<p class="missing">${prose(sentence(text))}</p>` : nothing;
 };
+
+// Names of arguments and columns, as sentences of ours have them; a name that someone gave stays as it is.
+const IN_TICKS = /(?<![^\s(])`([A-Za-z_]\w*(?:[.=]\w+)*(?:\([^`()]*\))?)`(?![\w`])/;
+
+/** A sentence with its `names` set as code. */
+export const prose = (text) => text?.split(IN_TICKS).map((part, i) => (i % 2 ? html`<code>${part}</code>` : part)) ?? nothing;
 
 /** A text with a capital first and a full stop. */
 export const sentence = (text) => text[0].toUpperCase() + text.slice(1) + (/[.!?]$/.test(text) ? "" : ".");

@@ -5,7 +5,7 @@ import { NONE, count, formatted, known, missing, plain, plural } from "../format
 import { tileCanvas } from "../images.js";
 import { everyRow, sorted, sortedByText } from "../order.js";
 import { Table, made } from "../table.js";
-import { goTo, loading, missingNote, nameOf, neuronLink, noTable, otherEpoch, sampleKey, sampleTile } from "./pieces.js";
+import { goTo, loading, missingNote, nameOf, neuronLink, noTable, otherEpoch, prose, sampleKey, sampleTile } from "./pieces.js";
 
 const SAID_BY_NAME = new Set(["row", "layer", "unit"]); // of a neuron, by its link
 const SHORT = 24; // characters that a cell may have in one line
@@ -18,11 +18,11 @@ export function studyPage(app) {
   if (!study) {
     return html`<section class="card hero"><h1>No such study</h1><p class="message">${frame ? "The table of this epoch has no study of this name." : noTable(app)}</p>${goTo(app, { page: "overview" }, "Overview", "button")}</section>`;
   }
-  return html`<header class="page-title"><div><h1>${study.title || study.name}</h1><p class="verdict">${study.about}</p></div></header>
+  return html`<header class="page-title"><div><h1>${study.title || study.name}</h1><p class="verdict">${prose(study.about)}</p></div></header>
     ${otherEpoch(app)}
     ${missing(study) ? html`<section class="card">${missingNote(study)}</section>` : nothing}
-    ${study.headline || known(Object.values(study.numbers ?? {})[0]) ? html`<section class="card hero"><h1>${study.headline}</h1>${numbersOf(study)}</section>` : nothing}
-    ${(study.texts ?? []).map(({ title, text }) => html`<section class="card">${title ? html`<h2>${title}</h2>` : nothing}<p class="text">${text}</p></section>`)}
+    ${study.headline || known(Object.values(study.numbers ?? {})[0]) ? html`<section class="card hero"><h1>${prose(study.headline)}</h1>${numbersOf(study)}</section>` : nothing}
+    ${(study.texts ?? []).map(({ title, text }) => html`<section class="card">${title ? html`<h2>${title}</h2>` : nothing}<p class="text">${prose(text)}</p></section>`)}
     ${(study.tables ?? []).map((table) => html`<section class="card table-card" data-table=${table.name}><h2>${table.title} <small>${table.all > table.rows ? `the first ${count(table.rows)} of ${count(table.all)}` : plural(table.rows, "row")}</small></h2>${tableOf(app, study, table)}${meanings(table)}</section>`)}
     ${(study.pictures ?? []).map(({ name, caption, part }) => html`<figure class="card">${figure(frame.get(part), caption || name)}<figcaption>${caption}</figcaption></figure>`)}`;
 }
@@ -52,7 +52,7 @@ export function cellText(value, format) {
 /** What the columns mean, to be opened: it is also said where one points at a title. */
 function meanings({ columns }) {
   const said = columns.filter(({ name, meaning }) => meaning && !SAID_BY_NAME.has(name));
-  return said.length ? html`<details class="meanings"><summary>What the columns mean</summary><dl class="pairs">${said.map(({ name, title, meaning }) => html`<dt>${title || name}</dt><dd>${meaning}</dd>`)}</dl></details>` : nothing;
+  return said.length ? html`<details class="meanings"><summary>What the columns mean</summary><dl class="pairs">${said.map(({ name, title, meaning }) => html`<dt>${title || name}</dt><dd>${prose(meaning)}</dd>`)}</dl></details>` : nothing;
 }
 
 /** How the cells of a column lie: numbers end at one edge, only long texts need room. */
@@ -87,7 +87,18 @@ function tableOf(app, study, table) {
 function sampleLinks(app, text) {
   if (!text) return NONE;
   const places = samplePlaces(app.frame);
-  return text.split(", ").map((name) => html`<span class="one-of">${places?.get(name) ? goTo(app, { page: "sample", sample: places.get(name) }, html`<bdi>${name}</bdi>`) : html`<bdi>${name}</bdi>`}</span> `);
+  return namesIn(text, places).map((name) => html`<span class="one-of">${places?.get(name) ? goTo(app, { page: "sample", sample: places.get(name) }, html`<bdi>${name}</bdi>`) : html`<bdi>${name}</bdi>`}</span> `);
+}
+
+/** The names that ", " stands between. A name may hold it too: the longest that a sample has is taken. */
+function namesIn(text, places) {
+  const parts = text.split(", ");
+  const names = [];
+  for (let at = 0; at < parts.length; at += names.at(-1).split(", ").length) {
+    const joined = Array.from({ length: parts.length - at }, (_, i) => parts.slice(at, parts.length - i).join(", "));
+    names.push(joined.find((name) => places?.has(name)) ?? parts[at]);
+  }
+  return names;
 }
 
 /** The key of each sample by its id, or by its position where it has none; null for a name of several. */
