@@ -133,9 +133,7 @@ def test_token_mask_says_it_where_calls_do_not() -> None:
     settings = Ablation(sizes=(), singles=3, random_sets=1, by="mean")
     for mask in masks.values():
         found = against(model, data, N, token_mask=mask, ablation=settings, **whole)
-        assert (
-            found.layers == tuple(n for n in Text.__init__.__code__.co_names if 0) or found.layers
-        )
+        assert np.isfinite(found.column("attribution")).any()
         with torch.no_grad():
             ids = torch.stack([row for row, _, _ in data])
             spoken = model.before(model.embed(ids))

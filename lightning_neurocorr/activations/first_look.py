@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -27,11 +27,13 @@ class SitesFound:
         places: Where each layer is read.
         unreadable: Why some are not.
         notes: What a reader of the report must know about it.
+        proven: Whether it was tried out that rows are samples.
     """
 
     places: Mapping[str, Place]
     unreadable: Mapping[str, str]
     notes: tuple[str, ...] = ()
+    proven: bool = False
 
     @property
     def names(self) -> dict[str, str]:
@@ -91,6 +93,11 @@ class SiteRecorder(ActivationRecorder):
         """Where each layer is read that can be; until that is known, the layers themselves."""
         return self._watched if self.found is None else self._readable()
 
+    @property
+    def chosen(self) -> Mapping[str, Place]:
+        """Where each layer would be read, those too that cannot be."""
+        return self._watched if self.found is None else self.found.places
+
     def __enter__(self) -> Self:
         super().__enter__()
         if self.found is None:
@@ -128,6 +135,17 @@ class SiteRecorder(ActivationRecorder):
         taken, problems = super().take(num_samples, call)
         unreadable = {} if self.found is None else self.found.unreadable
         return taken, {**problems, **unreadable, **self.refused}
+
+    @property
+    def proven(self) -> bool:
+        """Whether it was tried out that the rows of layers are the samples."""
+        return self.found is not None and self.found.proven
+
+    def prove(self, strange: Mapping[str, str]) -> None:
+        """Remember that it was tried out, and why some layers have other rows."""
+        if self.found is not None:
+            unreadable = {**self.found.unreadable, **strange}
+            self.found = replace(self.found, unreadable=unreadable, proven=True)
 
     def _readable(self) -> dict[str, Place]:
         if self.found is None:

@@ -26,6 +26,7 @@ from lightning_neurocorr.activations.sites import Place, Site, carrier, listen
 from lightning_neurocorr.activations.token_calls import AskedMask, TokenMasks, mask_of
 from lightning_neurocorr.activations.tokens import UnreadableError
 from lightning_neurocorr.isolation.asides import depth, noting
+from lightning_neurocorr.isolation.torch_private import is_transformed
 
 _NOT_CALLED = "its forward was not called"
 _EMPTY = "a sample has no real token, so that there is nothing to pool: leave such samples out"
@@ -37,6 +38,9 @@ _SEVERAL = (
 _POOLING = (
     "Expected `pooling` to bring the output of every layer to (N, D), but for layer {!r} got {}. "
     "Name in `layers` those it is made for, or let it look at the number of axes."
+)
+_TRANSFORMED = (
+    "it is called inside a transform of torch.func, such as vmap, where its values cannot be read"
 )
 _ALWAYS: Moment = (None, 0)
 
@@ -221,6 +225,8 @@ class ActivationRecorder:
         if depth() != self._aside or name in self._failed:
             return
         with noting(), self._forgiven(name):
+            if packed_in(value) is None and is_transformed(first_tensor(value)):
+                raise UnreadableError(_TRANSFORMED)
             asked = None if packed_in(value) else mask_of(place, first_tensor(value))
             if asked is not None and asked.early:  # what follows may change it in place
                 kept = first_tensor(value).detach().clone()

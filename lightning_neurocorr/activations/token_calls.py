@@ -180,6 +180,8 @@ class TokenMasks:
         return {mask.real.shape[1] for mask in (*self._forward.given, *self._forward.seen)}
 
     def _begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if not self._is_asked():
+            return None
         handed = module is self._model and TOKEN_MASK in kwargs
         if handed:
             kwargs = dict(kwargs)
@@ -203,8 +205,12 @@ class TokenMasks:
         return (args, kwargs) if handed else None
 
     def _end(self, *_: Any) -> None:
-        if self._forward.calls:
+        if self._is_asked() and self._forward.calls:
             self._forward.calls.pop()
+
+    def _is_asked(self) -> bool:
+        """Whether layers ask here: where samples are run again, those opened for that are."""
+        return _open.get()[-1:] == (self,)
 
     def _named(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]

@@ -28,6 +28,7 @@ __all__ = [
     "is_compiled_function",
     "is_compiled_in_place",
     "is_mutable",
+    "is_transformed",
     "operation_name",
     "parameters_of",
     "pytree",
@@ -90,6 +91,12 @@ def is_compiled_function(value: Any) -> bool:
 def version_of(tensor: Tensor) -> int:
     """How often a tensor was written to in place; 0 where nobody counts."""
     return 0 if tensor.is_inference() else tensor._version
+
+
+def is_transformed(tensor: Tensor) -> bool:
+    """Whether it stands for others inside of ``torch.func``'s transforms, such as ``vmap``."""
+    functorch: Any = vars(torch._C)["_functorch"]
+    return functorch.is_functorch_wrapped_tensor(tensor)
 
 
 def operation_name(operation: Any) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from functools import partial
 from typing import Any
@@ -34,6 +34,7 @@ from lightning_neurocorr.validation.padding import Padding
 from lightning_neurocorr.validation.predictions import Read, Reader, said_field, shape_words
 from lightning_neurocorr.validation.reading import Arguments, argument_reader
 from lightning_neurocorr.validation.rerun import Rerun
+from lightning_neurocorr.validation.rerun.rows import FEWEST, strange_rows
 from lightning_neurocorr.validation.settings import Settings
 
 NOT_CALLED = (
@@ -157,6 +158,8 @@ class Collector:
             numbers, keep = loader.advance_over(batch, n, identified=names is not None)
             self.padding.check(n, call)
             activations, problems = self.recorder.take(n, call)
+            if call is not None and not self.recorder.proven and n >= FEWEST:
+                problems |= self._prove_rows(call, batch, activations)
             if self.recorder.found is not None:
                 self.running_pass.read_at = self.recorder.found.names
             baseline = self._ask_baseline(batch, prediction, loader, numbers)
@@ -188,6 +191,21 @@ class Collector:
                 "a batch."
             )
         return self.arguments(batch)
+
+    def _prove_rows(
+        self, call: Call, batch: Any, activations: Mapping[str, Tensor]
+    ) -> dict[str, str]:
+        """Why layers cannot be read whose rows are not the samples: tried out once."""
+        called = self.padding.handed_on(call.arguments)
+        places, pooling = self.recorder.places, self.settings.options.pooling
+        own = self._per_sample(batch)
+        strange = strange_rows(self.rerun, called, call.output, own, activations, places, pooling)
+        self.recorder.prove(strange)
+        return strange
+
+    def _per_sample(self, batch: Any) -> Any:
+        """All tensors that have a row for each sample: those of the batch, and its token masks."""
+        return batch, self.padding.masks.given
 
     def _ask_baseline(
         self, batch: Any, prediction: Tensor, loader: LoaderPositions, numbers: Tensor
@@ -252,7 +270,7 @@ class Collector:
             return None
         called = self.padding.handed_on(call.arguments)
         weigh = weighing(self.rerun, self.recorder.places, batch.prediction.device)
-        if not self.rerun.prepare(called, loaded, batch.prediction, weigh):
+        if not self.rerun.prepare(called, self._per_sample(loaded), batch.prediction, weigh):
             self.running_pass.no_attribution(self.rerun.refused)
             return None
         if self.rerun.square(called, len(batch.prediction)):
@@ -267,13 +285,12 @@ class Collector:
 
     def _doubt_axes(self) -> None:
         """Leave out layers whose samples may lie on either of two axes of the same length."""
-        for name, place in self.recorder.places.items():
+        for name, place in self.recorder.chosen.items():
             told = isinstance(place, Site) and (place.samples == 1 or place.ndim == 2)
             if not told and not is_sequence_first(layer_of(place)):
-                self.running_pass.problems.setdefault(
-                    name,
+                self.running_pass.problems[name] = (
                     "its inputs have as many steps as samples, with the samples on the second "
-                    "axis, so that its own axes cannot be told apart; take another batch size",
+                    "axis, so that its own axes cannot be told apart; take another batch size"
                 )
 
 

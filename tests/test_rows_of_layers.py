@@ -1,0 +1,184 @@
+"""A row of what a layer says is the sample that it is taken for, or the layer is left out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from pytorch_lightning import LightningModule
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence
+from torch.utils.data import DataLoader, TensorDataset
+
+from lightning_neurocorr import NeuronAdvantage, NeuronReport, compare
+from tests.helpers import pearson
+from tests.paper_model import paper_trainer
+
+N, BATCH = 40, 8
+STRANGE = "its rows are not the samples of the batch in their order"
+
+
+def data(features: int = 5) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(7)
+    x = torch.randn(N, features, generator=generator)
+    y = torch.randint(0, 3, (N,), generator=generator)
+    return x, y, torch.randint(0, 3, (N,), generator=generator)
+
+
+class Net(nn.Module):
+    """A layer that ``way`` calls as it likes, and one after it that gets the samples in order."""
+
+    def __init__(self, way: Callable[[nn.Module, Tensor], Tensor]) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        self.inner, self.head = nn.Linear(5, BATCH), nn.Linear(BATCH, 3)
+        self.way = way
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.way(self.inner, x).tanh())
+
+
+def sorted_by_index(layer: nn.Module, x: Tensor) -> Tensor:
+    order = x[:, 0].argsort()
+    return layer(x[order])[order.argsort()]
+
+
+def selected(layer: nn.Module, x: Tensor) -> Tensor:
+    order = x[:, 0].argsort()
+    said = layer(x.index_select(0, order))
+    return torch.empty_like(said).index_copy(0, order, said)
+
+
+def flipped(layer: nn.Module, x: Tensor) -> Tensor:
+    return layer(x.flip(0)).flip(0)
+
+
+def rolled(layer: nn.Module, x: Tensor) -> Tensor:
+    return layer(x.roll(2, 0)).roll(-2, 0)
+
+
+def one_by_one(layer: nn.Module, x: Tensor) -> Tensor:
+    return torch.stack([layer(sample) for sample in x])
+
+
+WAYS = [sorted_by_index, selected, flipped, rolled, one_by_one]
+
+
+def compared(model: nn.Module, batch: int = BATCH, **options: Any) -> NeuronReport:
+    x, y, answers = data()
+    batches = list(zip(x.split(batch), y.split(batch), answers.split(batch), strict=True))
+    return compare(model, batches, lambda b: b[2], target=1, visualizer=None, **options)
+
+
+@pytest.mark.parametrize("attribution", [False, True])
+@pytest.mark.parametrize("batch", [3, BATCH])
+@pytest.mark.parametrize("way", WAYS)
+def test_samples_in_another_order(
+    way: Callable[..., Tensor], batch: int, attribution: bool
+) -> None:
+    if (way, batch) == (one_by_one, 3):
+        return  # it gives 8 rows for 3 samples, which is said elsewhere
+    net = Net(way)
+    report = compared(net, batch, attribution=attribution)
+    assert report.layers == ("head",)
+    assert any(note.startswith(f"Layer inner was left out: {STRANGE}") for note in report.notes)
+    x, y, answers = data()
+    with torch.no_grad():
+        logits = net(x)
+    gain = (logits.argmax(1) == y).double() - (answers == y).double()
+    for unit in range(3):
+        expected = pearson(logits[:, unit].numpy(), gain.numpy())
+        assert report.row("head", unit).r == pytest.approx(expected, abs=1e-5)
+
+
+class Prototypes(nn.Module):
+    """As many prototypes as samples in a batch: a layer says something of each of these."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder, self.project = nn.Linear(5, 4), nn.Linear(2, 4)
+        self.tokens = nn.Parameter(torch.randn(BATCH, 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (self.encoder(x).relu() @ self.project(self.tokens).relu().T)[:, :3]
+
+
+def test_prototypes_are_no_samples() -> None:
+    report = compared(Prototypes(), layers=["encoder", "project"])
+    assert report.layers == ("encoder",)
+    assert any(note.startswith(f"Layer project was left out: {STRANGE}") for note in report.notes)
+
+
+class Sorting(nn.Module):
+    """Sorts by length before its recurrent layer, as old tutorials show it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rnn = nn.GRU(1, 6, batch_first=True)
+        self.middle, self.head = nn.Linear(6, 6), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        lengths, order = ((x[:, 0].abs() * 3).long() % 5 + 1).sort(descending=True)
+        packed = pack_padded_sequence(x[order, :, None], lengths, batch_first=True)
+        _, last = self.rnn(packed)
+        return self.head(self.middle(last[-1])[order.argsort()].tanh())
+
+
+def test_sequences_that_are_sorted_to_be_packed() -> None:
+    report = compared(Sorting(), layers=["rnn", "middle", "head"])
+    assert report.layers == ("head",)
+
+
+class Noisy(nn.Module):
+    """Answers by more than the sample: nothing can be tried out, and nothing is left out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.head = nn.Linear(5, 4), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + torch.randn_like(x)
+        return self.head(self.inner(x).relu() - self.inner(x).mean(0))
+
+
+def test_what_answers_by_more_than_its_samples_is_kept() -> None:
+    assert compared(Noisy()).layers == ("inner", "head")
+
+
+def test_a_transform_of_torch_func() -> None:
+    with pytest.raises(ValueError, match=r"inner: it is called inside a transform of torch.func"):
+        compared(Net(lambda layer, x: torch.func.vmap(layer)(x)), layers="inner")
+
+
+class Module(LightningModule):
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = Net(sorted_by_index)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return self(batch[0]).square().mean()
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self(batch[0])
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), lr=0.01)
+
+
+@pytest.mark.parametrize("sanity", [0, 2])
+def test_it_stays_left_out_in_later_validations(sanity: int) -> None:
+    x, y, answers = data()
+    loader = DataLoader(TensorDataset(x, y, answers), BATCH)
+    callback = NeuronAdvantage(lambda batch: batch[2], target=1, visualizer=None)
+    trainer = paper_trainer(callback, max_epochs=2, num_sanity_val_steps=sanity)
+    with pytest.warns(UserWarning, match=f"net.inner was left out: {STRANGE}"):
+        trainer.fit(Module(), loader, loader)
+    assert [entry.layers for entry in callback.history] == [("net.head",)] * 2
+    assert callback.report is not None
+    assert np.isfinite(callback.report.column("r")).all()
