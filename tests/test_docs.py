@@ -109,6 +109,9 @@ def test_the_way_of_a_batch_names_what_there_is() -> None:
     assert [name for name, file in functions if name not in defined(file) | {file.stem}] == []
 
 
-def test_tables_of_rooms_in_contributing_are_those_of_the_package() -> None:
-    table = page("contributing.md").split("## The rooms")[1].split("\n## ")[0]
-    assert set(re.findall(r"^\| `(\w+)` \|", table, flags=re.MULTILINE)) == rooms()
+def test_the_picture_of_the_rooms_is_the_rule_that_is_checked() -> None:
+    (picture,) = re.findall(r"```text\n(callback.*?)```", page("architecture.md"), flags=re.DOTALL)
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    (layers,) = re.findall(r'id = "rooms".*?\nlayers = \[\n(.*?)\n\]', project, flags=re.DOTALL)
+    rule = [set(re.findall(r"\w+", line)) - {"__main__"} for line in layers.splitlines()]
+    assert [set(line.split(" | ")) for line in picture.splitlines()] == rule
