@@ -12,6 +12,7 @@ import argparse
 import statistics
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -44,7 +45,7 @@ class Case:
 def choose_units(
     net: Net, name: str, images: Tensor, labels: Tensor, per_class: int, at: str
 ) -> Case:
-    """The units whose activation correlates most with each class."""
+    """The units whose activation correlates most with each class, if they go with it at all."""
     _, layer, classes = DATA[name]
     with torch.no_grad():
         places = find_sites(net, lambda: net(images[:2]), layer, at=at)
@@ -56,7 +57,8 @@ def choose_units(
     units: list[int] = []
     for label in range(classes):
         indicator = (labels == label).float()
-        order = (centred.T @ (indicator - indicator.mean())).argsort(descending=True)
+        r = centred.T @ (indicator - indicator.mean())
+        order = r.argsort(descending=True)[: int((r > 0).sum())]  # of a dead unit r is 0
         units += [unit for unit in order.tolist() if unit not in units][:per_class]
     strongest = activations[:, units].argsort(0, descending=True)[:20]
     return Case(
@@ -99,8 +101,8 @@ def row(visualizer: Visualizer, cases: list[Case], prior: ImagePrior) -> str:
         )
         numbers.append(
             (
-                statistics.mean(p.activation_ratio for p in pictures),
-                statistics.mean(p.augmented_ratio for p in pictures),
+                np.nanmean([p.activation_ratio for p in pictures]),  # NaN: could not be made
+                np.nanmean([p.augmented_ratio for p in pictures]),
                 statistics.mean(float(p.readable) for p in pictures),
                 agreement(judge.net, draws(visualizer, case, prior), case.classes),
                 agreement(case.net, made, case.classes),
@@ -160,9 +162,10 @@ def main() -> None:
             agreement(judge.net, torch.stack(case.exemplars), case.classes)
             for case, judge in zip(cases, [*cases[1:], cases[0]], strict=True)
         )
+        units = sum(len(case.targets) for case in cases)
         print(
-            f"\n{name}: {models} networks (accuracy {accuracy:.2f}), {len(cases[0].targets)} units "
-            f"each; auto is {choose(prior)}; transfer of the strongest real image {real:.2f}\n"
+            f"\n{name}: {models} networks (accuracy {accuracy:.2f}), {units} units "
+            f"in all; auto is {choose(prior)}; transfer of the strongest real image {real:.2f}\n"
         )
         print("| picture | activation | augmented | readable | draw | own | transfer |")
         print("|---|---|---|---|---|---|---|")
