@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from lightning_neurocorr.studies.slices import Slices as Slices
     from lightning_neurocorr.studies.words import Words as Words
     from lightning_neurocorr.validation.metadata import ImageStatistics as ImageStatistics
+    from lightning_neurocorr.validation.metadata import TextScorer as TextScorer
     from lightning_neurocorr.validation.metadata_table import TableMetadata as TableMetadata
     from lightning_neurocorr.validation.text_models import OpenClipScorer as OpenClipScorer
     from lightning_neurocorr.validation.text_models import TransformersScorer as TransformersScorer
@@ -85,6 +86,7 @@ else:
         "SnapshotBaseline": "baselines",
         "TableBaseline": "baselines",
         "TableMetadata": "validation.metadata_table",
+        "TextScorer": "validation.metadata",
         "TransformersScorer": "validation.text_models",
         "Words": "studies.words",
         "choose_layers": "activations",

@@ -102,6 +102,19 @@ def test_what_cannot_be_done_is_said(runs, capsys, arguments, said):
     assert text.startswith("error: ")
 
 
+def test_of_many_runs_some_are_named(tmp_path, capsys):
+    for i in range(9):
+        writer = SummaryWriter(str(tmp_path / f"run {i}"))
+        RunWriter(Inspector()).write(a_report(), None, [writer], validations=1)
+        writer.close()
+    for command in (["top", str(tmp_path)], ["export", str(tmp_path), "x.html", "--run", "none"]):
+        assert main(command) == 2
+        said = capsys.readouterr().err
+        assert "'run 5'" in said
+        assert "'run 6'" not in said
+        assert " and 3 more. " in said.replace("\n", " ")
+
+
 def test_help_names_every_command_and_exits(capsys):
     for arguments in (["--help"], ["export", "--help"], ["top", "--help"], ["compare", "--help"]):
         with pytest.raises(SystemExit, match="0"):

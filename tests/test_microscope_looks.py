@@ -6,9 +6,11 @@ import re
 
 import pytest
 
+from lightning_neurocorr.inspector.command import main
+from tests.event_files import a_report
 from tests.microscope_hostile import RUN as HOSTILE_RUN
 from tests.microscope_runs import RUN
-from tests.microscope_views import PAGES, SIZE
+from tests.microscope_views import PAGES, SIZE, View
 
 pytestmark = pytest.mark.browser
 
@@ -134,10 +136,22 @@ def test_on_paper_a_page_is_dark_on_light(view):
 
 
 def test_the_title_says_what_is_open(view):
+    of_all = "Neuron microscope" if view.inside else "runs"
     for state, said in (({}, ""), ({"page": "neuron", "neuron": "features.2:3"}, "features.2:3 · "),
                         ({"page": "study", "study": "ablation"}, "Ablation · ")):  # fmt: skip
         view.go(run=RUN, **state)
-        assert view.frame.evaluate("document.title") == f"{said}Neuron microscope"
+        assert view.frame.evaluate("document.title") == f"{said}{of_all}"
+
+
+def test_a_title_of_ones_own_stays(browser, tmp_path):
+    report, path = a_report().save(tmp_path / "saved.report"), tmp_path / "page.html"
+    assert main(["export", str(report), str(path), "--title", "Tuesday's run"]) == 0
+    page = browser.new_page()
+    view = View(page, path.as_uri(), inside=False)
+    titles = [view.load(**state).frame.evaluate("document.title")
+              for state in ({}, {"page": "compare"})]  # fmt: skip
+    assert titles == ["Tuesday's run", "compare · Tuesday's run"]
+    page.close()
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])

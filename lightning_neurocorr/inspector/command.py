@@ -14,7 +14,7 @@ import numpy as np
 
 from lightning_neurocorr.inspector import export
 from lightning_neurocorr.inspector.reading import stored_in
-from lightning_neurocorr.inspector.restored import Restored, restored
+from lightning_neurocorr.inspector.restored import Restored, few, restored
 from lightning_neurocorr.report import COLUMNS, NeuronReport, Outcomes, TopList
 from lightning_neurocorr.report.written import printable
 
@@ -128,7 +128,7 @@ def _export(options: argparse.Namespace) -> None:
         wanted = [one for one in found if not options.run or one.run in options.run]
         missing = sorted(set(options.run or ()) - {one.run for one in found})
         if missing or not wanted:
-            runs = ", ".join(sorted({repr(one.run) for one in found})) or "none"
+            runs = few(sorted({repr(one.run) for one in found}))
             raise ValueError(
                 f"Expected runs of lightning_neurocorr in {str(options.source)!r}, but there is no "
                 f"{missing[0]!r}. There are: {runs}."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from lightning_neurocorr.inspector.encoding import Part, unpack
 from lightning_neurocorr.inspector.reading import Series, Store, stored_in
 from lightning_neurocorr.report import NeuronReport, Outcomes
 from lightning_neurocorr.report.outcomes import GROUPS
+
+_NAMED = 6  # runs in an error
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,13 +60,19 @@ def one_of(found: list[Series], path: Path, name: str | None) -> Series:
     named = [series for series in found if name in (None, series.name)]
     if len(named) == 1:
         return named[0]
-    listed = ", ".join(f"{series.run!r} ({series.name})" for series in found) or "none"
+    listed = few([f"{series.run!r} ({series.name})" for series in found])
     cure = "Was it written by the callback NeuronAdvantage with a TensorBoardLogger?"
     if found:
         cure = "Name the folder of one run, and with --name the callback where a run has several."
     raise ValueError(
         f"Expected one run of lightning_neurocorr in {str(path)!r}, but found {listed}. {cure}"
     )
+
+
+def few(names: Sequence[str]) -> str:
+    """The first of some names, and how many there are beside; "none" where there is none."""
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more or "none"
 
 
 def _last_table(store: Store, series: Series) -> Restored:

@@ -35,7 +35,7 @@ export class App {
    * @param options root element, source, place (the link), theme {dark, toggle} and notes: sentences about the file
    */
   constructor({ root, source, place, theme, notes = [] }) {
-    Object.assign(this, { root, source, place, theme, notes });
+    Object.assign(this, { root, source, place, theme, notes, title: document.title || "Neuron microscope" });
   }
 
   async start() {
@@ -152,7 +152,7 @@ export class App {
     this.frameMeta = this.frame ? this.series.meta(this.frame.step) : this.meta;
     this.mostR = this.meta ? Math.max(...this.meta.layers.flatMap(({ max_r: a, min_r: b }) => [Math.abs(a ?? 0), Math.abs(b ?? 0)]), 1e-6) : 1;
     document.documentElement.dataset.theme = this.theme.dark() ? "dark" : "light";
-    document.title = [state.page === "overview" ? null : this.#crumb(), "Neuron microscope"].filter(Boolean).join(" · ");
+    document.title = [state.page === "overview" ? null : this.#crumb(), this.title].filter(Boolean).join(" · ");
     render(html`${this.#head()}<div class="page">${this.#faults()}${this.#body()}</div>${this.opened.help ? this.#help() : nothing}`, this.root);
     const waits = [...this.#series.values()].some(({ shelf }) => shelf.pending) || (!this.asked && !this.fault);
     this.#keepHeight(waits);
