@@ -169,6 +169,18 @@ def test_what_is_the_same_on_all_pairs_has_no_contrast_and_no_p() -> None:
     np.testing.assert_allclose(found.contrast, 0, atol=1e-6)
 
 
+def test_a_mean_of_equal_numbers_has_no_p() -> None:
+    """Also where rounding makes them differ."""
+    layer, head = nn.Identity(), torch.randn(C, C)
+    x = torch.full((12, C), 0.1) * (1 + 1e-7 * torch.arange(12)[:, None])
+    zeros = torch.zeros(12, dtype=torch.long)
+    sums = AttributionSums({"l": torch.zeros(C)}, 0)
+    sums.update(lambda: layer(x) @ head.T, {"l": layer}, zeros, zeros + 1, zeros, zeros, zeros - 1)
+    found = sums.compute()["l"]
+    assert (found.high > found.low).any()
+    assert np.isnan(found.p_value).all()
+
+
 def test_processes_add_up() -> None:
     """One of them has no samples."""
     model = conv_net()

@@ -12,6 +12,7 @@ from lightning_neurocorr import functional as F
 from lightning_neurocorr.attribution import AttributionColumns
 from lightning_neurocorr.metric import NeuronAdvantageCorrelation
 from lightning_neurocorr.report import COLUMNS
+from lightning_neurocorr.report.layout import Layout
 from lightning_neurocorr.validation.columns import attribution_columns, correlation_columns
 
 N, D, CLASSES = 900, 8, 3
@@ -178,29 +179,34 @@ def test_neurons_that_were_not_finite() -> None:
         assert np.isnan(found[name]).tolist() == [True, False], name
 
 
-@pytest.mark.parametrize("spread", [0.0, 1e-9])
-def test_attribution_is_tested_by_students_t(spread: float) -> None:
+def test_attribution_is_corrected_within_its_layer() -> None:
     rng = np.random.default_rng(0)
-    n = 40
-    samples = rng.normal(0.3, 1, (n, 5))
-    samples[:, 4] = 0.25  # no spread, no test
-    mean, se = samples.mean(0), samples.std(0, ddof=1) / math.sqrt(n)
-    half = stats.t.ppf(0.975, n - 1) * se
-    half[4] = spread  # of equal numbers, or of what rounding makes of them
-    share_p = np.array([0.5, 0.001, math.nan, 0.02, 0.9])
-    given = AttributionColumns(
-        attribution=mean, low=mean - half, high=mean + half, contrast=mean / 2, contrast_p=share_p,
-        per_fold=np.stack([mean, mean]), n=n, **extra_fields(n),
-    )  # fmt: skip
-    found = attribution_columns(given)
-    p = stats.ttest_1samp(samples[:, :4], 0).pvalue
-    np.testing.assert_allclose(found["attribution_q"], [*slow_fdr(p), math.nan], rtol=1e-9)
-    np.testing.assert_array_equal(found["attribution"], mean)
-    np.testing.assert_array_equal(found["attribution_contrast"], mean / 2)
-    np.testing.assert_allclose(found["attribution_contrast_q"], slow_fdr(share_p), rtol=1e-9)
+    layout = Layout(("a", "left out", "b"), (3, 2, 3))
+    given = {name: attributed(rng, 3) for name in ("a", "b")}
+    given["b"].p_value[1] = math.nan
+    found = attribution_columns(given, layout)
+    told = {
+        "attribution": "attribution",
+        "attribution_low": "low",
+        "attribution_contrast": "contrast",
+        "attribution_shared": "shared",
+    }
+    for name, part in layout.split(np.arange(8)).items():
+        if name not in given:
+            assert all(np.isnan(column[part]).all() for column in found.values())
+            continue
+        for column, field in told.items():
+            np.testing.assert_array_equal(found[column][part], getattr(given[name], field))
+        for column, field in {
+            "attribution_q": "p_value",
+            "attribution_contrast_q": "contrast_p",
+        }.items():
+            expected = slow_fdr(getattr(given[name], field))
+            np.testing.assert_allclose(found[column][part], expected, rtol=1e-9)
+    assert attribution_columns({}, layout) == {}
 
 
-def extra_fields(n: int) -> dict:
-    """Fields that the columns do not look at."""
-    known = {"attribution", "low", "high", "contrast", "contrast_p", "per_fold", "n"}
-    return {name: n for name in AttributionColumns.__dataclass_fields__ if name not in known}
+def attributed(rng: np.random.Generator, neurons: int) -> AttributionColumns:
+    """What is known of a layer, made up."""
+    names = set(AttributionColumns.__dataclass_fields__) - {"n", "pairs"}
+    return AttributionColumns(n=40, pairs=40, **{name: rng.random(neurons) for name in names})

@@ -13,6 +13,7 @@ from scipy import special, stats
 from torch import Tensor
 
 from lightning_neurocorr import functional as F
+from lightning_neurocorr.functional.inference import student_p
 from lightning_neurocorr.metric import NeuronAdvantageCorrelation
 
 
@@ -242,6 +243,14 @@ def test_interval_and_p_at_the_ends() -> None:
         assert np.isnan(F.p_value(r, n)).all()
     assert np.isnan(F.fisher_interval(r, 3)).all()
     assert np.isnan(F.fisher_interval(r, 9, controls=6)).all()
+
+
+@pytest.mark.parametrize("dof", [1, 15, 300])
+@pytest.mark.parametrize("count", [7, 20_001])
+def test_students_p_of_few_and_of_many(dof: int, count: int) -> None:
+    t = np.append(np.linspace(-30, 30, count), np.nan)
+    expected = 2 * stats.t.sf(np.abs(t), dof)
+    np.testing.assert_allclose(student_p(t, dof), expected, rtol=1e-9, atol=1e-300)
 
 
 def exact_log_p(r: float, n: float) -> float:

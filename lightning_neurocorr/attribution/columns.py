@@ -11,7 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import special
 
-_ROUNDING = 1e-6  # an error below this part of the contrast is what arithmetic makes of none
+from lightning_neurocorr.functional.inference import student_p
+
+_ROUNDING = 1e-6  # an error below this part of a number is what arithmetic makes of none
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,7 @@ class AttributionColumns:
         attribution: Mean contribution over ``only_model`` samples.
         low: Lower end of its 95 % interval over samples (Student's t).
         high: Upper end.
-        p_value: Two-sided p of a mean of 0.
+        p_value: Two-sided p of a mean of 0; NaN where nothing varies.
         contrast: Share on the ``only_model`` members of the pairs minus that on their partners of
             ``both``, which have the same class and the same rival.
         contrast_low: Lower end of its 95 % interval (jackknife over parts of the pairs).
@@ -82,14 +84,14 @@ def columns(
         "attribution": mean,
         "low": mean - half,
         "high": mean + half,
-        "p_value": np.where(se > 0, 2 * special.stdtr(max(n - 1, 1), -np.abs(mean) / se), np.nan),
+        "p_value": np.where(
+            half > _ROUNDING * np.abs(mean), student_p(mean / se, max(n - 1, 1)), np.nan
+        ),
         "contrast": contrast,
         "contrast_low": contrast - reach,
         "contrast_high": contrast + reach,
         "contrast_p": np.where(
-            error > _ROUNDING * np.abs(contrast),
-            special.stdtr(max(dof, 1), -contrast / error),
-            np.nan,
+            error > _ROUNDING * np.abs(contrast), _above(contrast / error, max(dof, 1)), np.nan
         ),
         "shared": _shares(shared, sizes),
         "per_fold": _over(moments[0], counts[:, None]),
@@ -100,6 +102,12 @@ def columns(
         )
         for name, span in layers.items()
     }
+
+
+def _above(t: np.ndarray, dof: int) -> np.ndarray:
+    """One-sided p of Student's t."""
+    p = student_p(t, dof) / 2
+    return np.where(t > 0, p, 1 - p)
 
 
 def share_contrast(

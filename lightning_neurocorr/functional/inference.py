@@ -98,6 +98,11 @@ def p_value(r: np.ndarray, n: float, controls: int = 0) -> np.ndarray:
     return np.exp(np.minimum(log_p_value(r, n, controls), 0.0))
 
 
+def student_p(t: np.ndarray, dof: float) -> np.ndarray:
+    """Two-sided p of Student's t: that of r = t / sqrt(t^2 + dof)."""
+    return p_value(t / np.sqrt(t**2 + dof), dof + 2)
+
+
 def expected_coactive(active: np.ndarray, advantage_active: float) -> np.ndarray:
     """Expected number of samples with both neuron and advantage non-zero, were they independent.
 

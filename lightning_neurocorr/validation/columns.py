@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial, reduce
 
 import numpy as np
 import torch
-from scipy import special
 from torch import Tensor
 
 from lightning_neurocorr import functional as F
 from lightning_neurocorr.attribution import AttributionColumns
 from lightning_neurocorr.functional import Moments, stratified
 from lightning_neurocorr.functional.stratified import CellMoments
-from lightning_neurocorr.report.layout import by_size
+from lightning_neurocorr.report.layout import Layout, by_size
 
 # Being better has two parts, each told by two outcome groups: the first should be the higher.
 PARTS = {
@@ -35,9 +34,6 @@ CLAIMS = {
 
 # Fewer pairs of samples cannot tell one outcome group from another.
 MIN_PAIRS = 25.0
-
-# A spread below this share of the mean is what float32 makes of equal numbers.
-_ROUNDING = 1e-6
 
 
 def correlation_columns(
@@ -84,24 +80,28 @@ def mean_column(total: Moments) -> np.ndarray:
     return _array(torch.where(total.m2.isfinite(), total.mean, torch.nan))
 
 
-def attribution_columns(found: AttributionColumns) -> dict[str, np.ndarray]:
-    """The *used* columns of a layer, with q of attribution = 0 over its neurons (Student's t)."""
-    half = (found.high - found.low) / 2
-    dof = max(found.n - 1, 1)
-    half = np.where(half > _ROUNDING * np.abs(found.attribution), half, np.nan)  # else no spread
-    with np.errstate(invalid="ignore"):
-        t = np.abs(found.attribution) * special.stdtrit(dof, 0.975) / half
-    p = np.where(np.isfinite(t), 2 * special.stdtr(dof, -t), np.nan)
+def attribution_columns(
+    found: Mapping[str, AttributionColumns], layout: Layout
+) -> dict[str, np.ndarray]:
+    """The *used* columns of all layers, with q over the neurons of each; NaN of other layers."""
+    if not found:
+        return {}
+
+    def joined(name: str) -> np.ndarray:
+        return layout.joined({layer: getattr(one, name) for layer, one in found.items()})
+
+    adjusted = partial(_adjusted, layers=by_size(layout.sizes))
+    q, contrast_q = adjusted(np.stack([joined("p_value"), joined("contrast_p")]))
     return {
-        "attribution": found.attribution,
-        "attribution_low": found.low,
-        "attribution_high": found.high,
-        "attribution_q": F.adjust_p_values(p),
-        "attribution_contrast": found.contrast,
-        "attribution_contrast_low": found.contrast_low,
-        "attribution_contrast_high": found.contrast_high,
-        "attribution_contrast_q": F.adjust_p_values(found.contrast_p),
-        "attribution_shared": found.shared,
+        "attribution": joined("attribution"),
+        "attribution_low": joined("low"),
+        "attribution_high": joined("high"),
+        "attribution_q": q,
+        "attribution_contrast": joined("contrast"),
+        "attribution_contrast_low": joined("contrast_low"),
+        "attribution_contrast_high": joined("contrast_high"),
+        "attribution_contrast_q": contrast_q,
+        "attribution_shared": joined("shared"),
     }
 
 

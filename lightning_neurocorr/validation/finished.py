@@ -197,9 +197,8 @@ def _columns(validation: Validation, neurons: NeuronSums) -> dict[str, np.ndarra
     columns = correlation_columns(
         neurons.total, neurons.halves, cells=neurons.cells, **_shared(validation)
     )
-    used = {name: attribution_columns(part) for name, part in neurons.attributed.items()}
     columns["mean_over_positions"] = neurons.means
-    return columns | _joined(used, validation.layout)
+    return columns | attribution_columns(neurons.attributed, validation.layout)
 
 
 def _shared(validation: Validation) -> dict[str, Any]:
@@ -207,12 +206,3 @@ def _shared(validation: Validation) -> dict[str, Any]:
     samples = validation.samples
     active = float(samples.nonzero.double().mean()) if len(samples.position) else math.nan
     return {"advantage_active": active, "sizes": validation.layout.sizes}
-
-
-def _joined(parts: Mapping[str, Mapping[str, np.ndarray]], layout: Layout) -> dict[str, np.ndarray]:
-    """Columns over all layers; NaN for a layer that lacks one."""
-    names = dict.fromkeys(name for part in parts.values() for name in part)
-    return {
-        name: layout.joined({layer: part[name] for layer, part in parts.items() if name in part})
-        for name in names
-    }
