@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterator, MutableMapping
 from contextlib import contextmanager
 from typing import Any
@@ -10,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from lightning_neurocorr.isolation.torch_private import buffers_of, parameters_of
+
+_PLAIN = {type(None), bool, int, float, str, set, OrderedDict}  # of these no tensor is read
 
 
 @contextmanager
@@ -24,21 +27,24 @@ def ordinary_tensors(module: nn.Module) -> Iterator[None]:
     places: list[MutableMapping[str, Any]] = []
     for part in holders:
         places += [parameters_of(part), buffers_of(part), part.__dict__]
-    kept = [{name: v for name, v in place.items() if _may_hold(name, v)} for place in places]
+    kept = [(place, dict(place)) for place in places]
     copies: dict[int, Tensor] = {}  # what is shared stays shared
     try:
-        for place, values in zip(places, kept, strict=True):
+        for place, values in kept:
             for name, value in values.items():
+                if type(value) in _PLAIN or not _may_hold(name, value):  # thousands are plain
+                    continue
                 replaced = ordinary(value, copies)
                 if replaced is not value:
                     place[name] = replaced
         yield
     finally:
-        for place, values in zip(places, kept, strict=True):
-            for name in [n for n, v in place.items() if _may_hold(n, v) and n not in values]:
-                del place[name]
+        for place, values in kept:
+            for name in place.keys() - values.keys():
+                if _may_hold(name, place[name]):
+                    del place[name]
             for name, value in values.items():
-                if place.get(name) is not value:
+                if place.get(name) is not value and _may_hold(name, value):
                     place[name] = value
 
 
@@ -73,4 +79,6 @@ def _may_hold(name: str, value: Any) -> bool:
     """Whether an attribute may hold tensors; PyTorch's own tables of a module are no attributes."""
     if isinstance(value, Tensor) or value is None:
         return True
-    return type(value) in (tuple, list, dict) and not name.startswith(("_parameters", "_buffers"))
+    return type(value) in (tuple, list, dict) and not name.startswith(
+        ("_parameters", "_buffers", "_modules")
+    )

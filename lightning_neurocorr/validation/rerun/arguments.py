@@ -200,17 +200,20 @@ def _map(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
     """``value`` with every tensor changed, in the order of :func:`tensors_in`."""
     if isinstance(value, Tensor):
         return change(value)
+    kind = type(value)
+    if kind is tuple or kind is list:  # most are
+        return kind([_map(part, change) for part in value])
+    if kind is dict:
+        return {key: _map(part, change) for key, part in value.items()}
     if isinstance(value, Mapping):
         parts = {key: _map(part, change) for key, part in value.items()}
-        if type(value) is dict:
-            return parts
         other: Any = copy.copy(value)
         for key, part in parts.items():
             other[key] = part
         return other
     if isinstance(value, (tuple, list)):
         parts = [_map(part, change) for part in value]
-        return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
+        return kind(*parts) if hasattr(value, "_fields") else kind(parts)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         other = copy.copy(value)
         for field in dataclasses.fields(value):

@@ -27,6 +27,7 @@ from lightning_neurocorr.validation.rerun.arguments import (
     tensors_in,
 )
 from lightning_neurocorr.validation.rerun.judged import JudgedLogits, learn, too_many
+from lightning_neurocorr.validation.same_numbers import shares
 
 NOT_THE_PREDICTION = (
     "the prediction that was judged does not follow from what the module named by `output` "
@@ -95,10 +96,12 @@ class Rerun:
                 self.judged = learn(output, prediction, self._find)
                 if self.judged is None:
                     self.refuse(NOT_THE_PREDICTION)
-            else:
-                differs = self.judged.differs(self.judged.logits(output), prediction).sum()
+                return
+            self._heard += len(prediction)
+            logits = self.judged.logits(output)
+            if not shares(logits, prediction):  # else it is the model's own output
+                differs = self.judged.differs(logits, prediction).sum()
                 self._differ = differs if self._differ is None else self._differ + differs
-                self._heard += len(prediction)
         except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
             self.refuse(f"{NOT_THE_PREDICTION} ({type(error).__name__}: {error})")
 
