@@ -294,9 +294,12 @@ def _one_pass(model: nn.Module, subject: Subject, collector: Collector) -> Valid
                 ids = B.read_field(moved, options.sample_id, "sample_id")
             args, kwargs = _arguments(moved, options.inputs)
             collector.begin(moved)
-            judged = collector.update(model(*args, **kwargs), moved, positions, ids)
+            outputs = model(*args, **kwargs)
+            loaded = collector.as_loaded(moved)
+            left = None if loaded is moved else moved
+            judged = collector.update(outputs, loaded, positions, ids, left)
             subject.layers = collector.recorder.places
-            subject.remember(moved, judged, collector.running_pass)
+            subject.remember(loaded, judged, collector.running_pass)
         collector.finish()
     return collector.running_pass
 

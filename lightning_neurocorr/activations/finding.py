@@ -80,6 +80,10 @@ class SiteFinder:
     def __exit__(self, *_: object) -> None:
         self.trace.close()
 
+    def name_of(self, module: Any) -> str:
+        """The name of a module of the model; empty for anything else."""
+        return self._names.get(id(module), "")
+
     def restart(self, batch: Any = None) -> None:
         """Forget what was seen: the forwards of a batch are about to come."""
         self._heard = {}

@@ -87,11 +87,23 @@ class SiteRecorder(ActivationRecorder):
         self._finder = SiteFinder(model, layers, at, unit_axis, self.hear, pooling=pooling)
         if within is not None:
             self._finder.closed.add(within.module)
+            self._finder.trace.onward.module = within.module
 
     @property
     def places(self) -> Mapping[str, Place]:
         """Where each layer is read that can be; until that is known, the layers themselves."""
         return self._watched if self.found is None else self._readable()
+
+    @property
+    def onward(self) -> str | None:
+        """Into which module the model went on with its prediction, ``""`` into none; None if not.
+
+        Only where this batch was looked at.
+        """
+        into = self._finder.trace.onward.into
+        if into is None or self.found is not None:
+            return None
+        return self._finder.name_of(into)
 
     @property
     def chosen(self) -> Mapping[str, Place]:

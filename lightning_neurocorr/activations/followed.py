@@ -63,13 +63,13 @@ class Followed:
 
     def begin_with(self, given: Any) -> None:
         """Follow the tensors of a batch: their first axis is that of the samples."""
-        for value in _tensors_in(given):
+        for value in tensors_in(given):
             if value.ndim and not value.is_nested and value not in self._tensors:
                 layout = L.axes_of(value.shape)
                 self._tensors[value] = Traced(L.with_axis(layout, 0, L.SAMPLES, len(value)))
 
 
-def _tensors_in(value: Any, deep: int = 6) -> Iterator[Tensor]:
+def tensors_in(value: Any, deep: int = 6) -> Iterator[Tensor]:
     """The tensors of a batch, be it a tensor, a container or an object of any class."""
     if isinstance(value, Tensor):
         yield value
@@ -82,4 +82,4 @@ def _tensors_in(value: Any, deep: int = 6) -> Iterator[Tensor]:
     elif not isinstance(value, (str, bytes, nn.Module, type)):
         parts = list(getattr(value, "__dict__", {}).values())
     for part in parts if deep else ():
-        yield from _tensors_in(part, deep - 1)
+        yield from tensors_in(part, deep - 1)

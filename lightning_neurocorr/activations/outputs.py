@@ -31,6 +31,11 @@ def output_module(model: nn.Module, output: str) -> nn.Module:
     return named[output]
 
 
+def is_redirected(module: nn.Module) -> bool:
+    """Whether Lightning, under DDP, runs ``validation_step`` through the forward of this module."""
+    return "_ForwardRedirection" in getattr(module.forward, "__qualname__", "")
+
+
 Moment = tuple[int | None, int]
 """When something happened: in which call, and how many calls had ended by then."""
 
@@ -117,8 +122,7 @@ class OutputRecorder:
 
     def _before(self, module: nn.Module, _: Any) -> None:
         if depth() == self._aside:
-            redirected = "_ForwardRedirection" in getattr(module.forward, "__qualname__", "")
-            self._open.append((None if redirected else self._begun, self._ended))
+            self._open.append((None if is_redirected(module) else self._begun, self._ended))
             self._begun += 1
 
     def _after(

@@ -15,6 +15,7 @@ from torch.utils.hooks import RemovableHandle
 from lightning_neurocorr.activations import layouts as L
 from lightning_neurocorr.activations import operations as O
 from lightning_neurocorr.activations.followed import Followed
+from lightning_neurocorr.activations.onward import Onward
 from lightning_neurocorr.activations.pooling import first_tensor, packed_in
 from lightning_neurocorr.activations.sequences import is_sequence_first
 from lightning_neurocorr.activations.spoken import Passage, Speaker, Spoken, Traced
@@ -57,6 +58,7 @@ class Trace:
         calls: How often modules were called, by id.
         weights: Ids of the parameters that went into operations of a module.
         fault: The first error of our own; the forward goes on.
+        onward: What becomes of the prediction, where its module is known.
     """
 
     def __init__(
@@ -71,6 +73,7 @@ class Trace:
         self._rooted, self._hear = rooted, hear
         self._handles: list[RemovableHandle] = []
         self._aside = 0
+        self.onward = Onward(None)
         self._mode = _Mode(self._dispatch)
         self._open = False
         self.restart()
@@ -85,6 +88,7 @@ class Trace:
         self.calls: dict[int, int] = {}
         self.fault: Exception | None = None
         self._followed.begin_with(batch)
+        self.onward.restart()
 
     def open(self) -> None:
         """Start watching; opening twice is harmless."""
@@ -162,6 +166,8 @@ class Trace:
             return L.axes_of(x.shape, L.UNKNOWN) if found.layout is None else found.layout
 
         outs = pytree.tree_leaves(result)
+        inside = self._stack[-1][0] if self._stack else None
+        self.onward.operation(name, args, pointwise, outs, inside)
         if name in (*O.NORMS, *O.FUNCTIONS, "max", "min") or O.is_pooling(name):
             outs, rest = outs[:1], outs[1:]  # then come statistics, indices, buffers
             for other in rest:
@@ -245,6 +251,7 @@ class Trace:
     def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._index += 1
         self._stack.append((module, self._index))
+        self.onward.enter(module)
         if len(self._stack) == 1:  # what a forward begins with, if it was not in the batch
             self._followed.begin_with((args, kwargs))
         for argument, value in (*enumerate(args), *kwargs.items()):
@@ -273,6 +280,7 @@ class Trace:
             if other is module:
                 break
         self._index += 1
+        self.onward.leave(module, output)
         try:
             value = first_tensor(output)
         except TypeError:

@@ -201,11 +201,12 @@ class OneValidation:
     def _update(
         self, collector: Collector, outputs: Any, batch: Any, loader: LoaderPositions
     ) -> None:
+        left, batch = batch, collector.as_loaded(batch)
         id_of = self.options.sample_id
         ids = None if id_of is None else B.read_field(batch, id_of, "sample_id")
         if self.weights is None and self.options.runs_again:
             self.weights = KeptWeights(collector.model)
-        judged = collector.update(outputs, batch, loader, ids)
+        judged = collector.update(outputs, batch, loader, ids, None if left is batch else left)
         self.memory.found = collector.recorder.found
         check_groups(self.options, collector.running_pass)
         if self._subject is not None:

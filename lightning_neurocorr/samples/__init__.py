@@ -6,12 +6,14 @@ rows that were drawn for it. Everywhere else a sample has a number of its own, i
 
 from lightning_neurocorr.samples.fetching import fetch
 from lightning_neurocorr.samples.ids import Id, number_ids, read_ids
+from lightning_neurocorr.samples.loaded import LoadedBatch
 from lightning_neurocorr.samples.loaders import LoaderPositions
 from lightning_neurocorr.samples.order import collates_in_order, reordered
 from lightning_neurocorr.samples.rows import check_rows, row_counts
 
 __all__ = [
     "Id",
+    "LoadedBatch",
     "LoaderPositions",
     "check_rows",
     "collates_in_order",

@@ -23,7 +23,7 @@ from lightning_neurocorr.activations import (
     layer_of,
 )
 from lightning_neurocorr.baselines.labels import OneHotCheck
-from lightning_neurocorr.samples import LoaderPositions, number_ids, read_ids
+from lightning_neurocorr.samples import LoadedBatch, LoaderPositions, number_ids, read_ids
 from lightning_neurocorr.validation import Batch, JudgedBatch, ValidationPass
 from lightning_neurocorr.validation.answers import Answers
 from lightning_neurocorr.validation.asking import ask, ask_without_positions, describe, is_ready
@@ -84,6 +84,7 @@ class Collector:
         around = (lambda: settings.randomness(device), tokens)
         self.rerun = Rerun(settings.module, self.reader.scores, settings.autocast, around)
         self.arguments: Callable[[Any], Arguments] | None = None
+        self._loaded: LoadedBatch | None = None
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
@@ -120,25 +121,41 @@ class Collector:
             ValueError: If they are no masks.
         """
         self.clear()
+        self._loaded = LoadedBatch(batch, self.reader.written)
         self.padding.begin(batch)
         self.recorder.begin(batch)
 
+    def as_loaded(self, batch: Any) -> Any:
+        """The batch as it was before its forward; itself where that has not written into it."""
+        if self._loaded is None:
+            return batch
+        found = self._loaded.restored(batch)
+        self.reader.written = self._loaded.written
+        return found
+
     def clear(self) -> None:
         """Forget forwards that were not followed by :meth:`update`."""
+        self._loaded = None
         self.recorder.clear()
         self.output.clear()
         self.padding.masks.clear()
 
     def update(
-        self, outputs: Any, batch: Any, loader: LoaderPositions, ids: Any = None
+        self,
+        outputs: Any,
+        batch: Any,
+        loader: LoaderPositions,
+        ids: Any = None,
+        left: Any = None,
     ) -> JudgedBatch:
         """Add a batch that has just been through the model.
 
         Args:
             outputs: What the validation step returned.
-            batch: The batch.
+            batch: The batch, see :meth:`as_loaded`.
             loader: Counts the samples of the loader that the batch came from.
             ids: An id per sample, where the user has them.
+            left: The batch as the validation step left it, where that is something else.
 
         Returns:
             What was read and judged.
@@ -147,7 +164,8 @@ class Collector:
         self.recorder.pause()
         with torch.inference_mode(False), torch.no_grad(), settings.randomness(device):
             answer = partial(ask_without_positions, settings.options.baseline, batch)
-            read = self.reader.read(outputs, batch, self.output.calls, answer)
+            read = self.reader.read(outputs, batch, self.output.calls, answer, left)
+            self.reader.check_final(self.recorder.onward)
             prediction, target = self.answers.judged(read.prediction, read.target)
             call = read.call
             if self.arguments is None and call is not None:

@@ -55,6 +55,7 @@ class Reader:
     Attributes:
         provenance: In words, what ``"prediction"`` and ``"target"`` were read from.
         remarks: What a reader of the report must know.
+        written: Where in a batch the validation step writes into tensors; None is not known yet.
     """
 
     def __init__(
@@ -74,6 +75,8 @@ class Reader:
         self._names = R.PREDICTION_NAMES if scores else _ANSWERS_FIRST
         self._classifies, self._num_classes = classifies, num_classes
         self._learnt: dict[str, Any] = {}
+        self._chosen = bool(output)
+        self.written: frozenset[Any] | None = None
         self.provenance: dict[str, str] = {}
         self.remarks: list[str] = []
 
@@ -83,6 +86,7 @@ class Reader:
         batch: Any,
         calls: Sequence[Call] = (),
         answer: Callable[[], Any] = lambda: None,
+        left: Any = None,
     ) -> Read:
         """Prediction and target of a batch.
 
@@ -91,15 +95,20 @@ class Reader:
             batch: The batch.
             calls: Calls of the module named by ``output``.
             answer: Asks the baseline, for the number of classes, where nothing else tells.
+            left: The batch as ``validation_step`` left it, where that is something else.
 
         Raises:
             ValueError: If it is not known which tensors these are; says what to do.
         """
         if self._predictions is not None:
-            prediction, target = self._said(self._predictions(outputs, batch))
+            prediction, target = self._said(
+                self._predictions(outputs, batch if left is None else left)
+            )
             call = self._call_of(prediction, calls)
         else:
             target = self._target_of(outputs, batch)
+            if left is not None:
+                self._check_left(target, outputs, left)
             prediction, call = self._prediction_of(outputs, calls, target, answer)
         for name, value in (("prediction", prediction), ("target", target)):
             _check_rows(name, value)
@@ -121,6 +130,25 @@ class Reader:
         if call is not None:
             self._learn_scores(call, prediction, target, answer)
         return Read(prediction.detach(), target.detach(), call)
+
+    def check_final(self, into: str | None) -> None:
+        """Raise if the model went on with a prediction that nobody has named.
+
+        Args:
+            into: The module that did, ``""`` where it has no name; None if nothing did.
+
+        Raises:
+            ValueError: Says how to name it.
+        """
+        path = self._learnt.get("path")
+        if into is None or path is None or self._chosen or set(path) & set(R.PREDICTION_NAMES):
+            return
+        raise ValueError(
+            f"Expected the output of {self._module} to be the prediction, but validation_step goes "
+            f"on with it{f' in {into!r}' if into else ''}, as with features. Return the prediction "
+            "as 'logits' from validation_step, or name with `output` the module that returns it"
+            f"{f' (output={into!r})' if into else ''}."
+        )
 
     def scores(self, returned: Any) -> Tensor:
         """The prediction in what the module returns again: the part that was judged.
@@ -304,6 +332,21 @@ class Reader:
         self._same_way("target", ("batch", field), f"the target as `batch[{field!r}]`")
         self.provenance["target"] = f"`batch[{field!r}]`"
         return B.default_target(batch)
+
+    def _check_left(self, target: Any, outputs: Any, left: Any) -> None:
+        """Raise if a validation step that writes into the batch has changed the target."""
+        try:
+            other = self._target_of(outputs, left)
+        except (LookupError, AttributeError, TypeError, ValueError):
+            return  # it took the target out
+        both = isinstance(target, Tensor) and isinstance(other, Tensor)
+        if both and target.shape == other.shape and bool((target == other).all()):
+            return
+        raise ValueError(
+            "Expected validation_step to leave the target in the batch as it is, but got another "
+            "one afterwards, and which of them is meant is not known. Return it as 'target' from "
+            "validation_step, or do not write into the batch."
+        )
 
     def _returned(self, outputs: Any) -> Mapping[str, Any]:
         """The dict that a validation step returned, empty where there is none."""
