@@ -51,6 +51,16 @@ def test_a_file_by_position_and_by_id(tmp_path: Path, suffix: str) -> None:
     assert read(str(path), samples(ids=["b", "c"]), "id")["colour"] == ["", "blue"]
 
 
+@pytest.mark.parametrize("between", [",", ";", "\t"])
+def test_a_csv_as_programs_write_it(tmp_path: Path, between: str) -> None:
+    """Excel writes a mark of bytes and semicolons, pandas numbers rows in a column without name."""
+    path, frame = tmp_path / "table.csv", pd.DataFrame({"at": ["a", "b", "c"], "n": [4, 5, 6]})
+    frame.to_csv(path, sep=between, encoding="utf-8-sig")
+    assert path.read_text("utf-8-sig").startswith(f"{between}at{between}n")
+    assert read(path, samples()) == {"at": ["c", "a"], "n": ["6", "4"]}
+    assert read(path, samples(ids=["b", "a"]), "at") == {"n": ["5", "4"]}
+
+
 def test_frames_and_dicts() -> None:
     frame = pd.DataFrame({"case": [7, 8, 9], "flag": [True, None, False]})
     assert read(frame, samples(ids=["9", 7]), "case") == {"flag": [False, True]}

@@ -42,8 +42,8 @@ def read_csv(path: Path, column: str | Sequence[str], id_column: str | None) -> 
     """The predictions, and ids if wanted, of a CSV or TSV file with a header, in UTF-8.
 
     Args:
-        path: ``.tsv`` is separated by tabs; other files by commas, or by semicolons if the header
-            has no comma.
+        path: ``.tsv`` is separated by tabs; other files by commas, or by semicolons or tabs if the
+            header has no comma.
         column: A column of class ids, or several columns of scores.
         id_column: The column with ids; ``None`` reads no ids.
 
@@ -146,8 +146,8 @@ def _records(text: str, path: Path) -> Iterator[tuple[int, list[str]]]:
     """The line on which each record starts and its cells, without blank lines."""
     header = text.lstrip("\r\n").splitlines()[:1]
     delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
-    if delimiter == "," and header and "," not in header[0] and ";" in header[0]:
-        delimiter = ";"
+    if delimiter == "," and header and "," not in header[0]:
+        delimiter = next((other for other in ";\t" if other in header[0]), ",")
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     line = 1
     for cells in reader:

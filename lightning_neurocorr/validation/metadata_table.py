@@ -152,12 +152,13 @@ def _columns_of(table: Any) -> dict[str, list[Any]]:
     if isinstance(table, (str, Path)):
         path = existing_file(table, "metadata", TEXT_TABLES)
         header, rows, _ = read_text_table(path, "metadata")
-        if len(set(header)) != len(header):
+        if len(set(header)) != len(header) - max(0, header.count("") - 1):
             raise ValueError(
                 f"Expected the columns of `metadata` {str(path)!r} to have different names, but "
                 f"got {header}."
             )
-        return {name: [row[i] for row in rows] for i, name in enumerate(header)}
+        named = [i for i, name in enumerate(header) if name]  # pandas numbers rows without a name
+        return {header[i]: [row[i] for row in rows] for i in named}
     names = [str(name) for name in (table if isinstance(table, Mapping) else table.columns)]
     if len(set(names)) != len(names):
         raise ValueError(
