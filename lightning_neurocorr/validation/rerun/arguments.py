@@ -50,8 +50,9 @@ def learn_layout(
     n: int,
     held: Iterable[Tensor],
     agrees: Callable[[Arguments, Tensor], bool],
+    rows: Tensor | None = None,
 ) -> Layout | None:
-    """Find out where the samples lie: run again on two of them, which must answer as before.
+    """Find out where the samples lie: run again on some of them, which must answer as before.
 
     Args:
         arguments: Of a call on the whole batch.
@@ -60,16 +61,17 @@ def learn_layout(
         held: Weights and buffers of the model, which hold none.
         agrees: Runs the module on the arguments of some rows and says whether these samples get
             the prediction that they got before.
+        rows: Which samples; None takes the last and the first.
 
     Returns:
-        The layout; None where no way to take two samples gives their predictions.
+        The layout; None where no way to take these samples gives their predictions.
     """
     own = {storage_of(tensor) for tensor in tensors_in(batch)}
     weights = {storage_of(tensor) for tensor in held}
     options = [_options(tensor, n, own, weights) for tensor in tensors_in(arguments)]
     if n < 2:  # nothing can be told from one sample: what is run later is compared anyway
         return tuple(choice[0] for choice in options)
-    rows = torch.tensor([n - 1, 0])
+    rows = torch.tensor([n - 1, 0]) if rows is None else rows
     for layout in islice(product(*options), _TRIES):
         if any(layout) and agrees(take(arguments, layout, rows), rows):
             return layout
