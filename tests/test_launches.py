@@ -142,7 +142,7 @@ def test_nothing_else_is_asked_for_per_layer(
     assert {name: many[name] for name in ("cat", "prepare", "add_in", "merge")} == {
         "cat": 3 if exemplars else 1, "prepare": 1, "add_in": 1, "merge": 0,
     }  # fmt: skip
-    assert many.total() <= (125 if exemplars else 70)
+    assert many.total() <= (92 if exemplars else 37)
 
 
 # --- the end of a validation ----------------------------------------------------------------------

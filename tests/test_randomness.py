@@ -45,6 +45,19 @@ def test_a_stream_goes_on_where_it_stopped() -> None:
         assert draw() not in expected
 
 
+def test_the_second_of_a_pair_of_normal_numbers_is_kept() -> None:
+    """NumPy makes two at a time."""
+    own, found = PrivateRandomness(), []
+    with preserved_randomness(seed=5):
+        expected = np.random.standard_normal(4)  # noqa: NPY002
+    with preserved_randomness(seed=5):
+        for _ in range(4):
+            found.append(np.random.standard_normal())  # noqa: NPY002
+            with own():
+                np.random.standard_normal(3)  # noqa: NPY002
+    assert found == expected.tolist()
+
+
 def test_streams_nest() -> None:
     outer, inner = PrivateRandomness(1), PrivateRandomness(1)
     with outer():

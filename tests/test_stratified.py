@@ -218,10 +218,21 @@ def test_rows_are_given_out_as_classes_are_met() -> None:
     batches = [[70, 3, 70], [3, 12], [500, 70], []]
     found = [rows(torch.tensor(batch, dtype=torch.long)).tolist() for batch in batches]
     assert found == [[1, 0, 1], [0, 2], [3, 1], []]
-    assert rows.labels() == [3, 70, 12, 500]
+    assert rows.met() == {3: 0, 70: 1, 12: 2, 500: 3}
     assert rows(torch.tensor([9, 3])).tolist() == [4, 0]
-    assert rows.labels() is None  # five classes
-    assert ClassRows(4).labels() == []
+    assert rows.met() is None  # five classes
+    assert ClassRows(4).met() == {}
+
+
+def test_classes_have_a_row_each_where_there_is_room() -> None:
+    rows = ClassRows(6, 5)
+    assert rows(torch.tensor([3, 0, 3])).tolist() == [3, 0, 3]
+    assert rows(torch.tensor([1])).tolist() == [1]
+    assert rows.met() == {0: 0, 1: 1, 3: 3}
+    for strange in (5, 6, -1):
+        rows = ClassRows(6, 5)
+        assert rows(torch.tensor([strange, 2])).tolist() == [5, 2]
+        assert rows.met() is None
 
 
 def test_rows_never_wait_for_a_device() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from torch import Tensor, nn
 
 from lightning_neurocorr.activations.sequences import is_sequence_first
@@ -23,6 +25,20 @@ _FEATURE_LAST = (
     nn.TransformerDecoder,
     nn.Transformer,
 )
+
+
+class Axes(NamedTuple):
+    """What the axes of an activation are, from 0.
+
+    Attributes:
+        samples: That of the samples.
+        units: That of the units.
+        positions: All others.
+    """
+
+    samples: int
+    units: int
+    positions: tuple[int, ...]
 
 
 def is_token_convolution(module: nn.Module) -> bool:
@@ -67,6 +83,13 @@ def unit_axis(place: Place, activation: Tensor) -> int:
     if known is not None:
         return known
     return 1 if ndim >= 4 else ndim - 1
+
+
+def axes_of(place: Place, activation: Tensor) -> Axes:
+    """See :func:`batch_axis` and :func:`unit_axis`; the number of axes is all that they look at."""
+    samples, units = batch_axis(place, activation), unit_axis(place, activation)
+    others = (axis for axis in range(activation.ndim) if axis not in (samples, units))
+    return Axes(samples, units, tuple(others))
 
 
 def told_unit_axis(place: Place, activation: Tensor) -> int:

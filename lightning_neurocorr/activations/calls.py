@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,8 +13,7 @@ from lightning_neurocorr.activations.pooling import widened
 OverPositions = tuple[Tensor, int | Tensor]
 
 
-@dataclass(frozen=True)
-class Calls:
+class Calls(NamedTuple):
     """The calls of a layer at one moment: their sum or maximum, mean over positions, how many."""
 
     values: Tensor

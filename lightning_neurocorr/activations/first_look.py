@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from torch import Tensor, nn
@@ -35,7 +36,7 @@ class SitesFound:
     notes: tuple[str, ...] = ()
     proven: bool = False
 
-    @property
+    @cached_property
     def names(self) -> dict[str, str]:
         """Where each layer is read, in words."""
         return {

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence, pad_sequence
 
-from lightning_neurocorr.activations.axes import batch_axis, unit_axis
+from lightning_neurocorr.activations.axes import Axes, axes_of, batch_axis, unit_axis
 from lightning_neurocorr.activations.sites import Place
 from lightning_neurocorr.activations.tokens import UnreadableError
 
@@ -44,6 +44,8 @@ def first_tensor(output: Any) -> Tensor:
 
 def packed_in(output: Any) -> PackedSequence | None:
     """The packed sequence in what a recurrent layer returns, if there is one."""
+    if isinstance(output, Tensor):
+        return None
     parts = output if type(output) is tuple else (output,)
     return next((part for part in parts if isinstance(part, PackedSequence)), None)
 
@@ -90,7 +92,7 @@ def pool(
     if pooling == "mean" or not reduce:
         return _mean(activation, reduce)
     if pooling in _TOKEN:
-        if len(reduce) > 1 or unit_axis(place, activation) != 2:
+        if len(reduce) != 1 or unit_axis(place, activation) != 2:
             raise UnreadableError(
                 f"pooling={pooling!r} takes one token of a layer (N, T, D), but this layer gives "
                 f"{tuple(activation.shape)}"
@@ -100,18 +102,26 @@ def pool(
 
 
 def position_mean(
-    output: Any, place: Place, mask: Tensor | None = None
+    output: Any, place: Place, mask: Tensor | None = None, axes: Axes | None = None
 ) -> tuple[Tensor, int | Tensor]:
     """The mean over positions ``(N, D)`` and how many positions each sample has.
 
     It is what :func:`pool` gives for ``"mean"``, and the number of positions is an integer where
     all samples have as many, else ``(N,)``. So batches add up to the mean over all positions.
+
+    Args:
+        output: What was heard at ``place``.
+        place: See :func:`pool`.
+        mask: See :func:`pool`.
+        axes: Of a tensor that is neither packed nor nested, where they are known: then nothing is
+            looked for.
     """
-    if (tokens := _tokens(output, place, mask)) is not None:
+    plain = axes is not None and mask is None
+    if not plain and (tokens := _tokens(output, place, mask)) is not None:
         return _pool_tokens(*tokens, "mean"), tokens[1].sum(1)
-    activation = _as_real(first_tensor(output).detach())
-    positions = _positions(place, activation)
-    count = math.prod(activation.shape[axis] for axis in positions)
+    activation = _as_real((output if plain else first_tensor(output)).detach())
+    positions = _positions(place, activation) if axes is None else axes.positions
+    count = math.prod([activation.shape[axis] for axis in positions])
     return _mean(activation, positions), count
 
 
@@ -147,15 +157,14 @@ def _called(pooling: Callable[..., Tensor], activation: Tensor, mask: Tensor | N
     return _as_real(pooled).clone()
 
 
-def _positions(place: Place, activation: Tensor) -> list[int]:
+def _positions(place: Place, activation: Tensor) -> tuple[int, ...]:
     """The axes of ``activation`` with neither samples nor units."""
     if activation.ndim < 2:
-        return []
-    keep = {batch_axis(place, activation), unit_axis(place, activation)}
-    return [axis for axis in range(activation.ndim) if axis not in keep]
+        return ()
+    return axes_of(place, activation).positions
 
 
-def _mean(activation: Tensor, positions: list[int]) -> Tensor:
+def _mean(activation: Tensor, positions: tuple[int, ...]) -> Tensor:
     if positions:
         return activation.mean(positions, dtype=_wide(activation))
     rows = activation if activation.ndim > 1 else activation.reshape(-1, 1)
@@ -163,9 +172,9 @@ def _mean(activation: Tensor, positions: list[int]) -> Tensor:
 
 
 def _as_real(activation: Tensor) -> Tensor:
-    if activation.is_complex():
-        return activation.abs()
-    return activation if activation.is_floating_point() else activation.float()
+    if activation.dtype.is_floating_point:
+        return activation
+    return activation.abs() if activation.is_complex() else activation.float()
 
 
 def _wide(activation: Tensor) -> torch.dtype:

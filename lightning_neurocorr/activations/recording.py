@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from typing_extensions import Self
 
+from lightning_neurocorr.activations.axes import Axes, axes_of
 from lightning_neurocorr.activations.calls import Calls, OverPositions
 from lightning_neurocorr.activations.outputs import Call, Moment, OutputRecorder
 from lightning_neurocorr.activations.pooling import (
@@ -23,7 +24,7 @@ from lightning_neurocorr.activations.pooling import (
     position_mean,
 )
 from lightning_neurocorr.activations.sites import Place, Site, carrier, listen
-from lightning_neurocorr.activations.token_calls import AskedMask, TokenMasks, mask_of
+from lightning_neurocorr.activations.token_calls import AskedMask, TokenMasks, mask_for, mask_of
 from lightning_neurocorr.activations.tokens import UnreadableError
 from lightning_neurocorr.isolation.asides import depth, noting
 from lightning_neurocorr.isolation.torch_private import is_transformed
@@ -96,6 +97,8 @@ class ActivationRecorder:
         self._unmasked: list[tuple[str, AskedMask]] = []
         self._doubts: dict[str, dict[str, Tensor]] = {}
         self._spoken: dict[str, int] = {}  # calls of layers that are heard elsewhere
+        self._axes: dict[tuple[Place, int], Axes] = {}
+        self._elsewhere: dict[str, Site] = {}  # layers that are not heard where they speak
         self._aside = 0
 
     def __enter__(self) -> Self:
@@ -151,22 +154,23 @@ class ActivationRecorder:
             heard = self._of(call, self._heard.get(name, {}))
             if isinstance(heard, str):
                 problems[name] = heard
-            elif astray := self._astray(name):
+                continue
+            values, means = heard.values, heard.over
+            if name in self._elsewhere and (astray := self._astray(name)):
                 problems[name] = astray
-            elif num_samples is not None and len(heard.values) != num_samples:
+                continue
+            if num_samples is not None and values.shape[0] != num_samples:
                 self._failed[name] = problems[name] = (
-                    f"it gave {len(heard.values)} rows for {num_samples} samples, so it has no row "
-                    "for each sample. If it should, pass `pooling` to bring it to (N, D)"
+                    f"it gave {len(values)} rows for {num_samples} samples, so it has no row for "
+                    "each sample. If it should, pass `pooling` to bring it to (N, D)"
                 )
-            elif self.pooling != "max" and heard.calls > 1:
-                taken[name] = heard.values / heard.calls
-            else:
-                taken[name] = heard.values
-            if not isinstance(heard, str) and name in taken and heard.over is not None:
-                over[name] = heard.over
-        self.over_positions = {
-            name: mean for name, mean in over.items() if mean[0].shape == taken[name].shape
-        }
+                continue
+            if heard.calls > 1 and self.pooling != "max":
+                values = values / heard.calls
+            taken[name] = values
+            if means is not None and (means[0] is values or means[0].shape == values.shape):
+                over[name] = means
+        self.over_positions = over
         failed = self._failed
         self.clear()
         if self._strict and failed:
@@ -175,15 +179,13 @@ class ActivationRecorder:
 
     def _astray(self, name: str) -> str:
         """Why what was heard elsewhere is not what the layer said; empty where it is."""
-        place = self.layers[name]
-        if not isinstance(place, Site) or not place.elsewhere:
-            return ""
-        heard = sum(part.calls for part in self._heard[name].values())
+        heard = sum([part.calls for part in self._heard[name].values()])
         spoken = self._spoken.get(name, 0)
         if spoken == heard:
             return ""
+        where = self._elsewhere[name].name
         return (
-            f"it was called {spoken} times and heard {heard} times at {place.name}: the forward "
+            f"it was called {spoken} times and heard {heard} times at {where}: the forward "
             'went another way than in the first batch. Read it with at="raw"'
         )
 
@@ -206,8 +208,9 @@ class ActivationRecorder:
             return
         # Places may become known when the module of the prediction is already listened to.
         judged = self._within is not None and carrier(place) is self._within.module
-        self._handles.append(listen(place, self._hook(name), first=judged))
+        self._handles.append(listen(place, partial(self.hear, name), first=judged))
         if isinstance(place, Site) and place.elsewhere:
+            self._elsewhere[name] = place
             self._handles.append(place.layer.register_forward_hook(self._counter(name)))
 
     def _counter(self, name: str) -> Callable[[nn.Module, Any, Any], None]:
@@ -217,22 +220,40 @@ class ActivationRecorder:
 
         return count
 
-    def _hook(self, name: str) -> Callable[[Place, Any], None]:
-        return lambda place, value: self.hear(name, place, value)
-
     def hear(self, name: str, place: Place, value: Any) -> None:
         """Record what was heard at a place, as one call of a layer."""
         if depth() != self._aside or name in self._failed:
             return
-        with noting(), self._forgiven(name):
-            if packed_in(value) is None and is_transformed(first_tensor(value)):
-                raise UnreadableError(_TRANSFORMED)
-            asked = None if packed_in(value) else mask_of(place, first_tensor(value))
-            if asked is not None and asked.early:  # what follows may change it in place
-                kept = first_tensor(value).detach().clone()
-                self._early.append((name, place, kept, asked, self._now))
-            else:
-                self._hear(name, place, value, asked, self._now)
+        try:
+            with noting():
+                self._note(name, place, value)
+        except Exception as error:  # noqa: BLE001
+            self._fail(name, error)
+
+    def _note(self, name: str, place: Place, value: Any) -> None:
+        moment = _ALWAYS if self._within is None else self._within.now
+        tensor = None if packed_in(value) else first_tensor(value)
+        if tensor is not None and is_transformed(tensor):
+            raise UnreadableError(_TRANSFORMED)
+        axes = self._axes_of(place, value) if tensor is value else None
+        if axes is not None:
+            asked = mask_for(axes, value.shape)
+        else:
+            asked = None if tensor is None else mask_of(place, tensor)
+        if asked is not None and asked.early:  # what follows may change it in place
+            kept = first_tensor(value).detach().clone()
+            self._early.append((name, place, kept, asked, moment))
+        else:
+            self._hear(name, place, value, asked, moment, axes)
+
+    def _axes_of(self, place: Place, value: Tensor) -> Axes | None:
+        """The axes of what was heard, looked for once; None where it has none or is nested."""
+        if value.ndim < 2 or value.is_nested:
+            return None
+        axes = self._axes.get((place, value.ndim))
+        if axes is None:
+            axes = self._axes[place, value.ndim] = axes_of(place, value)
+        return axes
 
     def move_to(self, places: Mapping[str, Place], heard: Mapping[str, str]) -> None:
         """From now on listen at these places; what counts so far was heard under other names.
@@ -262,22 +283,20 @@ class ActivationRecorder:
         for name, place in places.items():
             self._register(name, place)
 
-    @contextmanager
-    def _forgiven(self, name: str) -> Iterator[None]:
+    def _fail(self, name: str, error: Exception) -> None:
         """A fault costs the layer, never the user's forward."""
-        try:
-            yield
-        except Exception as error:  # noqa: BLE001
-            said = str(error).strip().split("\n")[0]  # PyTorch goes on for pages
-            kind = "" if isinstance(error, UnreadableError) else f"{type(error).__name__}: "
-            self._failed[name] = kind + said[:300]
-
-    @property
-    def _now(self) -> Moment:
-        return _ALWAYS if self._within is None else self._within.now
+        said = str(error).strip().split("\n")[0]  # PyTorch goes on for pages
+        kind = "" if isinstance(error, UnreadableError) else f"{type(error).__name__}: "
+        self._failed[name] = kind + said[:300]
 
     def _hear(
-        self, name: str, place: Place, output: Any, asked: AskedMask | None, moment: Moment
+        self,
+        name: str,
+        place: Place,
+        output: Any,
+        asked: AskedMask | None,
+        moment: Moment,
+        axes: Axes | None = None,
     ) -> None:
         mask = None if asked is None else asked.answer()
         if asked is not None and mask is None:
@@ -287,7 +306,7 @@ class ActivationRecorder:
                 self._doubt(name, applies, reason)
             if not heeds_masks(self.pooling):
                 self.unheeded.add(name)
-        pooled, over = self._read(output, place, None if mask is None else mask.real)
+        pooled, over = self._read(output, place, None if mask is None else mask.real, axes)
         self._add(name, moment, pooled, over)
         if over is not None and isinstance(over[1], Tensor):
             self._doubt(name, (over[1] == 0).any(), _EMPTY)
@@ -297,11 +316,15 @@ class ActivationRecorder:
         early, self._early = self._early, []
         for name, place, activation, asked, moment in early:
             if name not in self._failed:
-                with self._forgiven(name):
+                try:
                     self._hear(name, place, activation, asked, moment)
+                except Exception as error:  # noqa: BLE001
+                    self._fail(name, error)
         for name, asked in self._unmasked:
-            with self._forgiven(name):
+            try:
                 asked.confirm()
+            except UnreadableError as error:
+                self._fail(name, error)
             self.lengths.setdefault(name, set()).add(asked.shape[1])
 
     def _doubt(self, name: str, applies: Tensor, reason: str) -> None:
@@ -332,15 +355,15 @@ class ActivationRecorder:
         moments[moment] = seen.and_one(pooled, over, largest=self.pooling == "max")
 
     def _read(
-        self, output: Any, place: Place, mask: Tensor | None
+        self, output: Any, place: Place, mask: Tensor | None, axes: Axes | None
     ) -> tuple[Tensor, OverPositions | None]:
         """Pooled, and the mean over positions: None where a callable alone can read the output."""
         if self.pooling == "mean":
-            over = position_mean(output, place, mask)
+            over = position_mean(output, place, mask, axes)
             return over[0], over
         pooled = pool(output, place, self.pooling, mask)
         try:
-            return pooled, position_mean(output, place, mask)
+            return pooled, position_mean(output, place, mask, axes)
         except Exception:
             if callable(self.pooling):
                 return pooled, None

@@ -93,6 +93,8 @@ def listen(
         new = hook(site, site.spread(value))
         return None if new is None else site.packed(new)
 
+    if argument is None and not site.unfold:
+        return site.module.register_forward_hook(lambda _m, _i, out: hook(site, out), prepend=first)
     if argument is None:
         return site.module.register_forward_hook(lambda _m, _i, out: changed(out), prepend=first)
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from typing_extensions import Self
 
-from lightning_neurocorr.activations.axes import batch_axis, unit_axis
+from lightning_neurocorr.activations.axes import Axes, axes_of
 from lightning_neurocorr.activations.sites import Place
 from lightning_neurocorr.activations.tokens import (
     PADDING_NAMES,
@@ -46,19 +45,22 @@ _BLOCKS = (
 _PYTORCH = (*_BLOCKS, nn.Transformer, nn.MultiheadAttention)
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Call:
     """A call that is going on.
 
     Attributes:
-        masks: Its masks.
-        takes: Whether the module takes some.
-        closed: Whether it is PyTorch's own, which makes none by itself.
+        around: Its masks, then those of the calls around it, from the inside out.
+        takes: Whether it or a call around it takes some.
+        closed: Whether one of these is PyTorch's own, which makes none by itself.
     """
 
-    masks: list[TokenMask]
-    takes: bool
-    closed: bool
+    around: tuple[list[TokenMask], ...] = ()
+    takes: bool = False
+    closed: bool = False
+
+
+_OUTSIDE = _Call()
 
 
 @dataclass
@@ -70,6 +72,11 @@ class _Forward:
     seen: list[TokenMask] = field(default_factory=list)
     met: bool = False  # whether a part that takes masks has been called
     unreadable: str = ""
+
+    @property
+    def innermost(self) -> _Call:
+        """The call that is going on now."""
+        return self.calls[-1] if self.calls else _OUTSIDE
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,6 +104,8 @@ class AskedMask:
             UnreadableError: If there are masks, but none that fits.
         """
         forward = self.forward
+        if not (forward.given or forward.seen or forward.unreadable):
+            return None
         outside = [] if self.inside else [forward.seen]
         places = [list(forward.given)] if forward.given else [*self.around, *outside]
         for masks in places:
@@ -160,14 +169,9 @@ class TokenMasks:
 
     def ask(self, samples: int, tokens: int) -> AskedMask:
         """For a layer with so many samples and positions that is called now."""
-        forward = self._forward
-        return AskedMask(
-            forward,
-            (samples, tokens),
-            tuple(call.masks for call in reversed(forward.calls)),
-            inside=any(call.closed for call in forward.calls),
-            early=bool(self._takers) and not (forward.given or forward.seen or forward.met),
-        )
+        forward, call = self._forward, self._forward.innermost
+        early = bool(self._takers) and not (forward.given or forward.seen or forward.met)
+        return AskedMask(forward, (samples, tokens), call.around, call.closed, early)
 
     @property
     def given(self) -> list[Tensor]:
@@ -177,7 +181,8 @@ class TokenMasks:
     @property
     def lengths(self) -> set[int]:
         """Of all masks of this forward."""
-        return {mask.real.shape[1] for mask in (*self._forward.given, *self._forward.seen)}
+        known = (*self._forward.given, *self._forward.seen)
+        return {mask.real.shape[1] for mask in known} if known else set()
 
     def _begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if not self._is_asked():
@@ -188,18 +193,18 @@ class TokenMasks:
             self._given = read_token_mask(kwargs.pop(TOKEN_MASK))
         if module is self._model and not self._forward.calls:
             self._forward = _Forward(self._given)
-        forward, masks = self._forward, []
-        outer = any(call.takes for call in forward.calls)
+        forward, outer, masks = self._forward, self._forward.innermost, []
         for name, value in self._named(module, args, kwargs).items():
             if (mask := read_mask(name, value)) is not None:
                 masks.append(mask)
-            elif isinstance(value, Tensor) and value.ndim > 2 and not outer:
+            elif isinstance(value, Tensor) and value.ndim > 2 and not outer.takes:
                 # Inside another call it is what that has made of its own mask.
                 forward.unreadable = (
                     f"`{name}` of shape {tuple(value.shape)} does not say which tokens are padding"
                 )
         takes = module in self._takers
-        forward.calls.append(_Call(masks, takes, takes and isinstance(module, _PYTORCH)))
+        closed = outer.closed or (takes and isinstance(module, _PYTORCH))
+        forward.calls.append(_Call((masks, *outer.around), outer.takes or takes, closed))
         forward.seen += masks
         forward.met |= takes and module is not self._model
         return (args, kwargs) if handed else None
@@ -220,9 +225,7 @@ class TokenMasks:
         if module is self._model:  # a batch is often handed on whole
             for part in args:
                 parts |= part if isinstance(part, Mapping) else {}
-        if module in self._takers:
-            with suppress(TypeError):  # the call itself is going to say so
-                parts |= self._takers[module].bind_partial(*args, **kwargs).arguments
+        parts |= zip(self._takers.get(module, ()), args, strict=False)
         if "query" in parts and parts["query"] is not parts.get("key"):
             return {}  # a mask of the keys: what comes out are queries
         return {name: parts[name] for name in _NAMES if name in parts}
@@ -242,18 +245,24 @@ def mask_of(place: Place, activation: Tensor) -> AskedMask | None:
     """
     if not _open.get() or activation.is_nested or activation.ndim < 3:
         return None
-    masks = _open.get()[-1]
-    rows, units = batch_axis(place, activation), unit_axis(place, activation)
-    sizes = [size for axis, size in enumerate(activation.shape) if axis not in (rows, units)]
-    if len(sizes) == 1:
-        return masks.ask(activation.shape[rows], sizes[0])
-    if masks.lengths.intersection(sizes):
-        raise UnreadableError(f"of its positions {tuple(sizes)} a token mask has one axis only")
+    return mask_for(axes_of(place, activation), activation.shape)
+
+
+def mask_for(axes: Axes, shape: Sequence[int]) -> AskedMask | None:
+    """The same of an activation of some shape whose axes are known."""
+    if not axes.positions or not (masks := _open.get()):
+        return None
+    if len(axes.positions) == 1:
+        return masks[-1].ask(shape[axes.samples], shape[axes.positions[0]])
+    if lengths := masks[-1].lengths:
+        sizes = tuple(shape[axis] for axis in axes.positions)
+        if lengths.intersection(sizes):
+            raise UnreadableError(f"of its positions {sizes} a token mask has one axis only")
     return None
 
 
-def _takers(model: nn.Module) -> Iterator[tuple[nn.Module, inspect.Signature]]:
-    """The modules that can be called with a mask, with their signatures."""
+def _takers(model: nn.Module) -> Iterator[tuple[nn.Module, list[str]]]:
+    """The modules that can be called with a mask, with the names of positional arguments."""
     parts: set[nn.Module] = set()
     known: dict[Any, inspect.Signature] = {}  # a model has many modules of few classes
     for module in model.modules():
@@ -266,7 +275,8 @@ def _takers(model: nn.Module) -> Iterator[tuple[nn.Module, inspect.Signature]]:
         except (TypeError, ValueError):
             continue
         if signature.parameters.keys() & set(_NAMES):
-            yield module, signature
+            kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+            yield module, [p.name for p in signature.parameters.values() if p.kind in kinds]
 
 
 def _signature(forward: Any, known: dict[Any, inspect.Signature]) -> inspect.Signature:

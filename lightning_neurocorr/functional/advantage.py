@@ -128,11 +128,8 @@ def check_labels(name: str, labels: Tensor) -> None:
 def outcome_groups(model_correct: Tensor, baseline_correct: Tensor) -> Tensor:
     """Outcome group of each sample, ``(N,)``: 0 both, 1 only_model, 2 only_baseline, 3 neither."""
     model, baseline = model_correct.bool(), baseline_correct.bool()
-    return torch.where(
-        model,
-        torch.where(baseline, BOTH, ONLY_MODEL),
-        torch.where(baseline, ONLY_BASELINE, NEITHER),
-    )
+    by_model = torch.where(model, BOTH, ONLY_BASELINE)
+    return by_model + ~baseline  # where the baseline is wrong, it is the group behind that one
 
 
 def log_probability(scores: Tensor, target: Tensor, kind: ScoreKind | None = None) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
@@ -20,21 +20,21 @@ def aside() -> Iterator[None]:
         _aside.reset(token)
 
 
-def depth() -> int:
-    """How many asides are open; a recorder counts forwards at the depth it was opened at."""
-    return _aside.get()
+# How many asides are open; a recorder counts forwards at the depth it was opened at.
+depth: Callable[[], int] = _aside.get
 
 
-@contextmanager
-def noting() -> Iterator[None]:
+class noting:  # noqa: N801 -- a class, as every hook opens one: a generator takes ten times as long
     """Operations inside are our notes about a forward, and no part of it: nobody follows them."""
-    token = _noting.set(True)
-    try:
-        yield
-    finally:
-        _noting.reset(token)
+
+    __slots__ = ("_token",)
+
+    def __enter__(self) -> None:
+        self._token = _noting.set(True)
+
+    def __exit__(self, *_: object) -> None:
+        _noting.reset(self._token)
 
 
-def is_noting() -> bool:
-    """Whether somebody of ours makes notes, be it another callback or study."""
-    return _noting.get()
+# Whether somebody of ours makes notes, be it another callback or study.
+is_noting: Callable[[], bool] = _noting.get

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.random import mtrand
 
 
 class PrivateRandomness:
@@ -24,12 +25,16 @@ class PrivateRandomness:
     def __init__(self, seed: int = 0) -> None:
         self._seed = seed
         self._states: dict[str, Any] = {}
+        self._numpy = np.random.MT19937()
 
     @contextmanager
     def __call__(self, device: torch.device | None = None) -> Iterator[None]:
         """Switch the generators of the CPU and of ``device``, and back at the end."""
         generators = _generators(device)
-        with preserved_randomness(device):
+        seed_numpy = generators.pop("numpy").seed
+        with _kept(generators), _drawing_from(self._numpy):
+            if not self._states:
+                seed_numpy(self._seed)
             for name, generator in generators.items():
                 if name in self._states:
                     generator.set(self._states[name])
@@ -47,15 +52,39 @@ def preserved_randomness(
 ) -> Iterator[None]:
     """Put all random states back at the end; inside, start from ``seed`` if there is one."""
     generators = _generators(device)
-    states = {name: generator.get() for name, generator in generators.items()}
-    try:
+    with _kept(generators):
         if seed is not None:
             for generator in generators.values():
                 generator.seed(seed)
         yield
+
+
+@contextmanager
+def _kept(generators: Mapping[str, _Generator]) -> Iterator[None]:
+    """Put the states of these generators back at the end."""
+    states = {name: generator.get() for name, generator in generators.items()}
+    try:
+        yield
     finally:
         for name, generator in generators.items():
             generator.set(states[name])
+
+
+@contextmanager
+def _drawing_from(own: np.random.BitGenerator) -> Iterator[None]:
+    """Let NumPy's global stream draw from a generator of our own.
+
+    To copy the 624 words of a state, there and back for two streams, is most of a small batch.
+    """
+    users = mtrand.get_bit_generator()
+    state = np.random.get_state(legacy=False)  # noqa: NPY002
+    mtrand.set_bit_generator(own)
+    try:
+        yield
+    finally:
+        mtrand.set_bit_generator(users)
+        if state["has_gauss"]:  # normal numbers come in pairs; a switch forgets the second
+            np.random.set_state(state)  # noqa: NPY002
 
 
 class _Generator(NamedTuple):

@@ -36,6 +36,7 @@ __all__ = [
 ]
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+_functorch: Any = vars(torch._C)["_functorch"]
 _COMPOSITE = torch._C.DispatchKey.CompositeImplicitAutograd
 
 
@@ -95,8 +96,7 @@ def version_of(tensor: Tensor) -> int:
 
 def is_transformed(tensor: Tensor) -> bool:
     """Whether it stands for others inside of ``torch.func``'s transforms, such as ``vmap``."""
-    functorch: Any = vars(torch._C)["_functorch"]
-    return functorch.is_functorch_wrapped_tensor(tensor)
+    return _functorch.is_functorch_wrapped_tensor(tensor)
 
 
 def operation_name(operation: Any) -> str:

@@ -137,20 +137,23 @@ class LoaderPositions:
                 f"batch {self._batches} has {num_samples} rows, where {drawn or 0} samples were "
                 "drawn for it: its `collate_fn` leaves some out, or adds some"
             )
-        local = torch.arange(self._seen, self._seen + num_samples)
+        numbers = self._places(self._seen, num_samples)
         self._seen += num_samples
         self._batches += 1
-        numbers = local * self._stride + self._start
         keep = None
         if self._limit is not None and num_samples == drawn and num_samples:
             drawn_before = (self._batches - 1) * self.loader.batch_sampler.batch_size
-            places = torch.arange(drawn_before, drawn_before + num_samples)
-            places = places * self._stride + self._start
+            places = self._places(drawn_before, num_samples)
             if int(places[-1]) >= self._limit:
                 keep = places < self._limit
                 # Padding repeats the first samples; where rows were lost numbers only count.
                 numbers = numbers % self._limit if self.known else numbers
         return numbers + self.offset, keep
+
+    def _places(self, before: int, n: int) -> Tensor:
+        """Where the next ``n`` samples of this process lie, after so many of them."""
+        first = self._start + before * self._stride
+        return torch.arange(first, first + n * self._stride, self._stride)
 
 
 def _sampler_of(loader: DataLoader[Any]) -> Any:

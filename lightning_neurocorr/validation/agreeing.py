@@ -20,7 +20,7 @@ class Account:
         problems: Why it lacks other layers.
         classifies: Whether right and wrong mean something; None where it saw no sample.
         num_classes: Number of classes, where it is known.
-        classes: Classes in the order of their rows; None where there were too many.
+        classes: Classes that it met; None where there were too many.
         room: How many rows there are for classes.
         control: How classes are controlled for.
         scores: Whether scores of model and baseline are logits or probabilities.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import cached_property
 from typing import Any
 
 from torch import Tensor
@@ -12,26 +13,41 @@ from lightning_neurocorr.activations import aside
 from lightning_neurocorr.samples import LoaderPositions
 
 
-def ask(baseline: Any, batch: Any, loader: LoaderPositions, numbers: Tensor) -> Any:
-    """The baseline's answer.
+class Asked:
+    """A baseline that is asked batch by batch; what it is able to do is looked up once.
 
     Args:
-        baseline: Any baseline that can be asked.
-        batch: What it is asked about.
-        loader: Where the batch is from.
-        numbers: The position of each sample ``(N,)``, where the loader knows them.
-
-    Raises:
-        ValueError: If it needs positions and they are not known.
+        baseline: Any baseline.
     """
-    with aside():
-        watcher = baseline
-        if isinstance(watcher, B.Watching):
-            watcher.watch(getattr(loader.loader, "dataset", loader.loader))
-        if not isinstance(baseline, B.Positional):
-            return baseline(batch)
-        check_positions(baseline, loader)
-        return baseline.predict_at(batch, numbers if loader.known else None)
+
+    def __init__(self, baseline: Any) -> None:
+        self._baseline = baseline
+        self._watching = baseline if isinstance(baseline, B.Watching) else None
+        self._positional = baseline if isinstance(baseline, B.Positional) else None
+
+    def __call__(self, batch: Any, loader: LoaderPositions, numbers: Tensor) -> Any:
+        """Its answer.
+
+        Args:
+            batch: What it is asked about.
+            loader: Where the batch is from.
+            numbers: The position of each sample ``(N,)``, where the loader knows them.
+
+        Raises:
+            ValueError: If it needs positions and they are not known.
+        """
+        with aside():
+            if self._watching is not None:
+                self._watching.watch(getattr(loader.loader, "dataset", loader.loader))
+            if self._positional is None:
+                return self._baseline(batch)
+            check_positions(self._positional, loader)
+            return self._positional.predict_at(batch, numbers if loader.known else None)
+
+    @cached_property
+    def words(self) -> str:
+        """The baseline in few words, once it can be asked."""
+        return describe(self._baseline)
 
 
 def ask_without_positions(baseline: Any, batch: Any) -> Any:

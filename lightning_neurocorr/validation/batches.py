@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import compress
 
 import torch
@@ -110,14 +110,13 @@ class JudgedBatch:
 
     def table(self) -> Tensor:
         """What is remembered of every sample: the rows of a :class:`SampleTable`, ``(8, N)``."""
-        none = torch.full_like(self.number, -1)
-        position = self.number if self.batch.located else none
-        known = (self.outcome, self.target, self.answer, self.prediction)
-        outcome, target, answer, prediction = (none if x is None else x.long() for x in known)
-        active = (self.advantage != 0).long()
-        return torch.stack(
-            [position, self.number, self.key, outcome, target, answer, active, prediction]
-        )
+        position = self.number if self.batch.located else None
+        sample = (position, self.number, self.key, self.outcome, self.target, self.answer)
+        rows = [*sample, self.advantage != 0, self.prediction]
+        if any(row is None for row in rows):
+            none = torch.full_like(self.number, -1)
+            rows = [none if row is None else row for row in rows]
+        return torch.stack([row.long() for row in rows])
 
 
 def judge_batch(batch: Batch, advantage: F.Advantage, *, classifies: bool) -> JudgedBatch:
@@ -135,23 +134,14 @@ def judge_batch(batch: Batch, advantage: F.Advantage, *, classifies: bool) -> Ju
         return JudgedBatch(batch, keep, nothing.double(), nothing, nothing, nothing)
     right = F.judge(*given) if classifies else None
     better = F.compute_advantage(advantage, *given, batch.scores, right)
-    device = better.device
-
-    def there(values: Tensor) -> Tensor:  # once, and without waiting, as every layer would
-        return values.to(device, non_blocking=True)
-
-    key = there(batch.keys)
-    number = key if batch.numbers is None else there(batch.numbers)
-    judged = JudgedBatch(batch, keep, better, number, key, folds(key))
+    keys, device = batch.keys, better.device
+    told = torch.stack([keys if batch.numbers is None else batch.numbers, keys, folds(keys)])
+    numbers = told.to(device, non_blocking=True).unbind()  # once, and without waiting
     if right is None:
-        return judged
-    return replace(
-        judged,
-        outcome=there(right.outcome()),
-        target=there(right.target),
-        answer=there(right.baseline),
-        prediction=there(right.model),
-    )
+        return JudgedBatch(batch, keep, better, *numbers)
+    classes = (right.outcome(), right.target, right.baseline, right.model)
+    there = (values.to(device, non_blocking=True) for values in classes)
+    return JudgedBatch(batch, keep, better, *numbers, *there)
 
 
 @dataclass(frozen=True)

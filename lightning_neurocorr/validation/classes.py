@@ -24,8 +24,9 @@ class ClassRows:
     Args:
         room: How many rows there are.
         num_classes: Number of classes, where it is known.
-        pools: A fixed row per label ``(C + 1,)``, the last for labels beyond; else rows are given
-            out in the order in which classes are met.
+        pools: A fixed row per label ``(C + 1,)``, the last for labels beyond; else each class has
+            its own where there is room, and where there is not, rows are given out in the order in
+            which classes are met.
 
     Attributes:
         room: Rows for classes; one more takes the samples of those for which there was none.
@@ -39,13 +40,17 @@ class ClassRows:
             self.room = min(room, _ROWS)
         self.pooled = pools is not None
         labels = _LABELS if num_classes is None else num_classes
+        self._own = pools is None and num_classes is not None and num_classes <= room
         self._row = torch.full((labels + 1,), -1) if pools is None else pools.clone()
 
     def __call__(self, target: Tensor) -> Tensor:
         """The row of each sample, ``(N,)``, from class ids ``(N,)``."""
         self._row = row = self._row.to(target.device)
         last = len(row) - 1
-        label = torch.where((target >= 0) & (target < last), target, last)
+        label = torch.where(target < 0, last, target).clamp(max=last)
+        if self._own:
+            row.index_fill_(0, label, 0)  # it is all that is asked for: which classes were met
+            return label
         if not self.pooled:
             new = torch.zeros_like(row, dtype=torch.bool).index_fill_(0, label, True) & (row < 0)
             self._row = row = torch.where(new, row.max() + new.cumsum(0), row)
@@ -53,14 +58,15 @@ class ClassRows:
 
     # --- the end of a pass ----------------------------------------------------------------------
 
-    def labels(self) -> list[int] | None:
-        """Classes in the order of their rows; None where there were too many or strange ones."""
-        row = self._row.cpu()
+    def met(self) -> dict[int, int] | None:
+        """The row of each class that was met; None where there were too many or strange ones."""
         if self.pooled:
-            return list(range(self.room))
-        if int(row.max()) >= self.room or int(row[-1]) >= 0:
+            return {row: row for row in range(self.room)}
+        row = self._row.cpu()
+        label = (row >= 0).nonzero().flatten()
+        if int(row[-1]) >= 0 or len(label) > self.room:
             return None
-        return (row >= 0).nonzero().flatten()[row[row >= 0].argsort()].tolist()
+        return dict(zip(label.tolist(), (label if self._own else row[label]).tolist(), strict=True))
 
 
 def pools(seen: Tensor, room: int) -> Tensor:

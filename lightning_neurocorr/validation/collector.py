@@ -26,7 +26,7 @@ from lightning_neurocorr.baselines.labels import OneHotCheck
 from lightning_neurocorr.samples import LoadedBatch, LoaderPositions, number_ids, read_ids
 from lightning_neurocorr.validation import Batch, JudgedBatch, ValidationPass
 from lightning_neurocorr.validation.answers import Answers
-from lightning_neurocorr.validation.asking import ask, ask_without_positions, describe, is_ready
+from lightning_neurocorr.validation.asking import Asked, ask_without_positions, is_ready
 from lightning_neurocorr.validation.attributing import Source
 from lightning_neurocorr.validation.full_passes import weighing
 from lightning_neurocorr.validation.options import Options
@@ -68,6 +68,7 @@ class Collector:
             within=self.output,
         )
         self.reader = settings.reader or make_reader(options)
+        self.baseline = Asked(options.baseline)
         self.one_hot = OneHotCheck()
         self.running_pass = ValidationPass(
             options.advantage,
@@ -80,8 +81,8 @@ class Collector:
             sparing=settings.sparing,
         )
         self.answers = Answers(options.advantage, options.scores, rehearsal=settings.rehearsal)
-        device, tokens = _device(model), partial(TokenMasks, settings.module)
-        around = (lambda: settings.randomness(device), tokens)
+        self._randomness = partial(settings.randomness, _device(model))
+        around = (self._randomness, partial(TokenMasks, settings.module))
         self.rerun = Rerun(settings.module, self.reader.scores, settings.autocast, around)
         self.arguments: Callable[[Any], Arguments] | None = None
         self._loaded: LoadedBatch | None = None
@@ -160,9 +161,9 @@ class Collector:
         Returns:
             What was read and judged.
         """
-        settings, device = self.settings, _device(self.model)
+        settings = self.settings
         self.recorder.pause()
-        with torch.inference_mode(False), torch.no_grad(), settings.randomness(device):
+        with torch.inference_mode(False), torch.no_grad(), self._randomness():
             answer = partial(ask_without_positions, settings.options.baseline, batch)
             read = self.reader.read(outputs, batch, self.output.calls, answer, left)
             self.reader.check_final(self.recorder.onward)
@@ -234,7 +235,7 @@ class Collector:
         if settings.rehearsal and not is_ready(baseline):
             return prediction
         with settings.overhear(batch):
-            answer = ask(baseline, batch, loader, numbers)
+            answer = self.baseline(batch, loader, numbers)
         answer = self.answers.answered(answer, prediction, baseline)
         classification = not callable(options.advantage) and not self.answers.of_labels
         classes = prediction.shape[1] if prediction.ndim == 2 else options.num_classes
@@ -243,7 +244,7 @@ class Collector:
             len(prediction),
             classes if classification else None,
             device=prediction.device,
-            name=describe(baseline),
+            name=self.baseline.words,
             classification=classification,
             values=prediction.device.type == "cpu",
         )
@@ -268,7 +269,7 @@ class Collector:
         self.running_pass.provenance |= {
             "prediction": f"{found['prediction']}, {prediction}",
             "target": found["target"],
-            "baseline": f"{describe(self.settings.options.baseline)}, {answer}",
+            "baseline": f"{self.baseline.words}, {answer}",
             "positions": order,
             **({} if ids is None else {"id": f"`sample_id` ({said_field(told)})"}),
         }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 import torch
@@ -83,7 +84,7 @@ class ValidationPass:
         self._begun = self._finished = False
         self._batches = 0
         self._scores: tuple[ScoreKind | None, ScoreKind | None] = (None, None)
-        self._fired: dict[str, int] = {}
+        self._fired: Counter[str] = Counter()
         self._samples: list[Tensor] = []
 
     def judge(self, batch: Batch) -> JudgedBatch:
@@ -117,8 +118,7 @@ class ValidationPass:
         for name, reason in problems.items():
             self.problems.setdefault(name, reason)
         self._batches += 1
-        for name in activations:
-            self._fired[name] = self._fired.get(name, 0) + 1
+        self._fired.update(activations.keys())
         if not len(judged):
             return
         if not self._begun:
@@ -139,8 +139,7 @@ class ValidationPass:
         keep = judged.keep
         kept = {
             name: activation if keep is None else activation[keep.to(activation.device)]
-            for name, activation in activations.items()
-            if self._fits(name, activation)
+            for name, activation in self._fitting(activations).items()
         }
         for name in kept:
             over = (activations[name], 1) if over_positions is None else over_positions.get(name)
@@ -192,16 +191,20 @@ class ValidationPass:
             return ClassRows(room, pools=pools(seen, room))
         return ClassRows(min(room, self.num_classes or room), self.num_classes)
 
-    def _fits(self, name: str, activation: Tensor) -> bool:
-        """Whether these activations are of a layer that was there from the first batch on."""
-        size = self.sizes.get(name)
-        if size is not None and activation.shape[1] != size:
-            self.problems.setdefault(
-                name,
-                f"it gave {activation.shape[1]} neurons after {size}; "
-                "pass `pooling` to bring every batch to the same (N, D)",
-            )
-        return size is not None and name not in self.problems
+    def _fitting(self, activations: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Those of layers that were there from the first batch on, as wide as they were then."""
+        found = {}
+        for name, activation in activations.items():
+            size, width = self.sizes.get(name), activation.shape[1]
+            if size is not None and width != size:
+                self.problems.setdefault(
+                    name,
+                    f"it gave {width} neurons after {size}; "
+                    "pass `pooling` to bring every batch to the same (N, D)",
+                )
+            if size is not None and name not in self.problems:
+                found[name] = activation
+        return found
 
     def parts(self) -> Iterable[Watched]:
         """What is accumulated, by device, while batches come."""
@@ -259,12 +262,13 @@ class ValidationPass:
         for name, fired in self._fired.items():
             if fired != self._batches:
                 self.problems.setdefault(name, f"it fired on {fired} of {self._batches} batches")
+        met = {} if self._rows is None else self._rows.met()
         return Account(
             sizes=self.sizes,
             problems=self.problems,
             classifies=self.classifies,
             num_classes=self.num_classes,
-            classes=[] if self._rows is None else self._rows.labels(),
+            classes=None if met is None else list(met),
             room=0 if self._rows is None else self._rows.room,
             control=self._control,
             scores=self._scores,
@@ -329,6 +333,5 @@ class ValidationPass:
             return []
         if classes is None:
             return watched.cells.moments(None, by_class=False)
-        mine = [] if self._rows is None else self._rows.labels() or []
-        place = {label: row for row, label in enumerate(mine)}
-        return watched.cells.moments([place.get(label, -1) for label in classes], by_class=True)
+        row = {} if self._rows is None else self._rows.met() or {}
+        return watched.cells.moments([row.get(label, -1) for label in classes], by_class=True)

@@ -49,7 +49,8 @@ class Watched:
             judged: The samples.
             row: The row of each sample's class in the table, ``(N,)``.
         """
-        parts = [activations[name].to(self.metric.device) for name in self.sizes]
+        device = self.metric.device
+        parts = [activations[name].to(device) for name in self.sizes]
         parts = joined(parts)  # once for all that read them
         self.metric.update(parts, judged.advantage, fold=judged.half)
         if self.cells is not None and judged.outcome is not None and row is not None:
