@@ -28,6 +28,10 @@ class Estimator(Protocol):
         ...
 
 
+class _AnswerError(ValueError):
+    """An answer cannot be read, which has nothing to do with the features."""
+
+
 class EstimatorBaseline:
     """A scikit-learn-style estimator, fitted already or to be fitted on the training data.
 
@@ -208,7 +212,7 @@ class EstimatorBaseline:
         if classes is None or scores.ndim != 2 or min(classes) < 0:
             return None
         if len(classes) != scores.shape[1]:
-            raise ValueError(
+            raise _AnswerError(
                 f"Expected `estimator.{method}` to return a column for each of its {len(classes)} "
                 f"classes, but got shape {tuple(scores.shape)}."
             )
@@ -262,13 +266,13 @@ def _class_ids(classes: Any) -> list[int] | None:
     if classes is None:
         return None
     if isinstance(classes, list) and classes and not np.isscalar(classes[0]):
-        raise ValueError(
+        raise _AnswerError(
             "Expected `estimator` to predict one target, but got several (`classes_` is a list of "
             "arrays). Fit it on class ids."
         )
     array = np.asarray(classes)
     if array.dtype.kind not in "buif" or (array != np.round(array)).any():
-        raise ValueError(
+        raise _AnswerError(
             "Expected `estimator.classes_` to be class ids, the integers the model predicts, but "
             f"got {array.ravel()[:3].tolist()}. Fit the estimator on the encoded labels."
         )

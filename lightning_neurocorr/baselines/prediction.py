@@ -125,8 +125,7 @@ def _scores(scores: Tensor, num_classes: int | None, name: str, values: bool) ->
     if num_classes is not None and columns != num_classes:
         raise ValueError(
             f"Expected `baseline` ({name}) to return scores for the model's {num_classes} classes, "
-            f"but got {columns} columns. EstimatorBaseline takes `num_classes=` where an estimator "
-            "has not seen the last classes."
+            f"but got {columns} columns. {_other_classes(columns < num_classes)}"
         )
     if not scores.is_floating_point():
         scores = scores.float()
@@ -135,14 +134,29 @@ def _scores(scores: Tensor, num_classes: int | None, name: str, values: bool) ->
     return scores
 
 
+def _other_classes(fewer: bool) -> str:
+    """What to do about scores of other classes than the model's."""
+    if fewer:
+        return (
+            "Give the missing classes scores too, such as probability 0: EstimatorBaseline takes "
+            "`num_classes=` where an estimator has not seen the last classes."
+        )
+    return "Leave out the columns of classes that the model has not, and count classes from 0."
+
+
 def _refuse(bad: Tensor, values: Tensor, name: str, wanted: str) -> None:
     """Raise for the first sample that is bad."""
     if bool(bad.any()):
         first = int(bad.int().argmax())
+        cure = ""
+        if values.ndim == 1 and bool(values[first] < 0):
+            cure = (
+                " If that is no answer, leave these samples out of the validation set; if it is a "
+                "class, count classes from 0."
+            )
         raise ValueError(
             f"Expected `baseline` ({name}) to return {wanted}, but got {values[first].tolist()} "
-            f"for sample {first} of the batch. Samples that it has no answer for cannot be "
-            "compared: leave them out of the validation set."
+            f"for sample {first} of the batch.{cure}"
         )
 
 

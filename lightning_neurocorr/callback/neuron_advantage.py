@@ -262,6 +262,8 @@ class NeuronAdvantage(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102
         if self._validation is not None:
+            if self.report is None and not is_ready(self.baseline):
+                self._validation.say_unready()
             self._validation.finish_late(trainer)
         self._afterwards.end_fit(trainer)
 

@@ -96,6 +96,8 @@ class OneValidation:
         if options.metadata is not None:
             options.metadata.check(wiring.total_length(loaders))
         if not trainer.sanity_checking and not is_ready(options.baseline):
+            if not wiring.is_fitting(trainer):
+                self.say_unready()
             return  # a snapshot that is still to come
         settings = self._settings(trainer, pl_module, module, loaders)
         collector = self._collector = Collector(pl_module, settings).__enter__()
@@ -110,6 +112,15 @@ class OneValidation:
         subject.passing = PassingSamples(
             images=options.visualizer is not None,
             expected=[(row.layer, row.unit) for row in before],
+        )
+
+    def say_unready(self) -> None:
+        """Warn that there is no report because the baseline could not be asked."""
+        self.memory.faults.say(
+            f"NeuronAdvantage {self.options.name!r} has no report of validation "
+            f"{self.when.validation}, in epoch {self.when.epoch}: "
+            f"{describe(self.options.baseline)} cannot answer yet. A snapshot is taken in the "
+            "first validation at or after its `epoch`, counted from 0."
         )
 
     def _settings(

@@ -221,6 +221,33 @@ def compute_advantage(
     return _widest(right.model_correct) - _widest(right.baseline_correct)
 
 
+def check_by_sample(
+    kind: AdvantageFunction, prediction: Tensor, baseline: Tensor, target: Tensor
+) -> None:
+    """Raise if a callable advantage compares samples with each other by accident.
+
+    ``(N,)`` minus ``(N, 1)`` is ``(N, N)`` in PyTorch, whose mean over an axis is ``(N,)`` again.
+    So, where such shapes meet, the first sample must have the same advantage alone and among others.
+
+    Raises:
+        ValueError: If it has another one.
+    """
+    parts = (prediction, baseline, target)
+    column = any(part.ndim == 2 and part.shape[1] == 1 for part in parts)
+    if not (column and any(part.ndim == 1 for part in parts)) or len(prediction) < 2:
+        return
+    among = _checked_answer(kind(*parts), len(prediction))[:1].double()
+    alone = _checked_answer(kind(*(part[:1] for part in parts)), 1).double()
+    if not bool(torch.isclose(among, alone, rtol=1e-3, equal_nan=True).all()):
+        shapes = ", ".join(f"(N,{' 1' if part.ndim == 2 else ''})" for part in parts)
+        raise ValueError(
+            "Expected `advantage` to look at each sample by itself, but got "
+            f"{float(alone):.4g} for the first sample alone and {float(among):.4g} among others. "
+            f"Prediction, baseline and target are {shapes}, of which PyTorch makes (N, N): bring "
+            "them to one shape first, such as with `target.reshape(-1)`."
+        )
+
+
 def _check_label_sets(*sets: Tensor) -> None:
     """Raise unless all are label sets of one shape."""
     if not all(map(is_label_sets, sets)) or len({part.shape for part in sets}) > 1:

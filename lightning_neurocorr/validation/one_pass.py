@@ -91,6 +91,9 @@ class ValidationPass:
         """What there is to know of the samples of a batch; the first one decides about classes."""
         if self.classifies is None and len(batch.kept().prediction):
             self.classifies = not callable(self.advantage) or batch.has_classes(self.num_classes)
+            if callable(self.advantage):
+                kept = batch.kept()
+                F.check_by_sample(self.advantage, kept.prediction, kept.baseline, kept.target)
         return judge_batch(batch, self.advantage, classifies=bool(self.classifies))
 
     def add(
