@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
-import pytest
-import torch
+import re
+from typing import Any
 
-from lightning_neurocorr import Groups, Readout, Slices, Words
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+
+from lightning_neurocorr import (
+    Groups,
+    Matches,
+    NeuronAdvantage,
+    Readout,
+    Slices,
+    Snapshot,
+    Words,
+)
 from lightning_neurocorr.functional.hashing import folds
 from lightning_neurocorr.studies import Study
-from tests.asked import asked
+from tests.asked import asked, net
 from tests.worlds import World, world
 
 pytest.importorskip("sklearn")
@@ -43,3 +56,77 @@ def test_wins_are_counted_in_each_half(study: Study, least: int) -> None:
         f"300 and {least - 1} of 1,500 together. Take a larger validation set, or a larger "
         "`max_samples`."
     )
+
+
+@pytest.mark.parametrize("value", [1e4, 500.5, "many", None, True, -1])
+@pytest.mark.parametrize(
+    ("study", "setting", "least"),
+    [(Words, "max_samples", 100), (Words, "formulas", 0), (Slices, "max_samples", 200),
+     (Readout, "max_samples", 200), (Groups, "max_samples", 100), (Groups, "ablation_samples", 0),
+     (Groups, "pictures", 0)],
+)  # fmt: skip
+def test_numbers_of_samples_are_whole(
+    study: type[Study], setting: str, least: int, value: Any
+) -> None:
+    said = rf"`{setting}` of {study.__name__} to be a whole number of at least {least}, but got "
+    with pytest.raises(ValueError, match=said + re.escape(repr(value))):
+        study(**{setting: value})
+
+
+def test_groups_of_one_layer_and_of_none() -> None:
+    assert asked([Groups(layers="2")])["groups"].notes == tuple(  # type: ignore[arg-type]
+        note for note in asked([Groups()])["groups"].notes if " in 2:" in note
+    )
+    with pytest.raises(ValueError, match=r"watched layers, but got '1'. There are 0, 2, 4"):
+        asked([Groups(layers=("0", "1"))])
+
+
+def test_a_snapshot_of_this_validation_is_the_model_itself() -> None:
+    class Batches(pl.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = net()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.net(x)
+
+        def training_step(self, batch: Any, _: int) -> Tensor:
+            return nn.functional.cross_entropy(self(batch[0]), batch[1])
+
+        def validation_step(self, batch: Any, _: int) -> dict[str, Tensor]:
+            return {"preds": self(batch[0]), "target": batch[1]}
+
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return torch.optim.SGD(self.parameters(), 0.1)
+
+    said = "Snapshot(epoch=1) was taken at this validation: the model is compared with itself."
+    for epochs, itself in ((2, True), (3, False)):
+        w = world()
+        callback = NeuronAdvantage(
+            w.baseline, target=1, visualizer=None, studies=[Matches(Snapshot(epoch=1))]
+        )
+        trainer = pl.Trainer(
+            callbacks=[callback], logger=False, enable_progress_bar=False, accelerator="cpu",
+            enable_model_summary=False, enable_checkpointing=False, max_epochs=epochs,
+        )  # fmt: skip
+        trainer.fit(Batches(), w.loader, w.loader)
+        found = callback.report.studies["matches"]
+        assert found.state == "measured"
+        assert (found.headline == said) == itself
+        assert (found.numbers["matches_median_r"] > 0.99999) == itself
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "said"),
+    [
+        ("every_n_validations", 0, "to be None or a whole number of at least 1, but got 0"),
+        ("every_n_validations", 1.5, "to be None or a whole number of at least 1, but got 1.5"),
+        ("time_budget_s", -1, "to be None or seconds from 0 on, but got -1"),
+        ("time_budget_s", float("nan"), "to be None or seconds from 0 on, but got nan"),
+        ("time_budget_s", "5", "to be None or seconds from 0 on, but got '5'"),
+    ],
+)
+def test_when_a_study_runs_and_how_long_is_checked(setting: str, value: Any, said: str) -> None:
+    study = Readout(**{setting: value})
+    with pytest.raises(ValueError, match=f"`{setting}` of the study 'readout' {said}"):
+        NeuronAdvantage(world().baseline, studies=[study])

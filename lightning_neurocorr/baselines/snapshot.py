@@ -42,6 +42,7 @@ class SnapshotBaseline:
         self.epoch = epoch
         self.inputs, self.output = inputs, output
         self.taken_at: int | None = None
+        self.just_taken = False  # at the validation that goes on
         self._parameters: dict[str, Tensor] = {}
         self._buffers: dict[str, Tensor] = {}
         self._module: nn.Module | None = None
@@ -66,7 +67,8 @@ class SnapshotBaseline:
                 "ones, which cannot be swapped. Save a checkpoint and use CheckpointBaseline."
             )
         with torch.inference_mode(False), torch.no_grad():
-            if self.taken_at is None and epoch >= self.epoch:
+            self.just_taken = self.taken_at is None and epoch >= self.epoch
+            if self.just_taken:
                 self._parameters, self._buffers = _cloned(parameters), _cloned(buffers)
                 self.taken_at = epoch
             elif self.taken_at is not None:
@@ -89,7 +91,7 @@ class SnapshotBaseline:
 
     def renew(self) -> None:
         """Drop the snapshot of an earlier run."""
-        self.taken_at, self._module = None, None
+        self.taken_at, self._module, self.just_taken = None, None, False
         self._parameters, self._buffers = {}, {}
 
     def __call__(self, batch: Any) -> Tensor:

@@ -16,8 +16,9 @@ from lightning_neurocorr.report.finding import Finding
 from lightning_neurocorr.report.finding_table import Table
 from lightning_neurocorr.studies.group_losses import Silencer, of_layer, random_groups
 from lightning_neurocorr.studies.group_pictures import Direction, direction, group_pictures
+from lightning_neurocorr.studies.heard import Start
 from lightning_neurocorr.studies.look import Look
-from lightning_neurocorr.studies.protocol import Study
+from lightning_neurocorr.studies.protocol import Listener, Study
 from lightning_neurocorr.studies.refused import RefusedError
 from lightning_neurocorr.studies.worded import WordedSamples, worded
 from lightning_neurocorr.validation.options import Options
@@ -72,7 +73,7 @@ class Groups(Study):
     its standardised neurons, each with its sign, up where the advantage is.
 
     Args:
-        layers: Which of the watched layers; all by default.
+        layers: Names of some of the watched layers; all by default.
         max_samples: Activations of so many samples are kept, at most.
         ablation_samples: A group is silenced on so many samples; 0 silences none.
         pictures: So many groups, those with the largest attribution, get a picture where there is a
@@ -98,17 +99,14 @@ class Groups(Study):
     needs = ("outcomes", "classes")
 
     def __post_init__(self) -> None:
-        if self.max_samples < 2 * MIN_SAMPLES or self.ablation_samples < 0:
-            raise ValueError(
-                f"Expected `max_samples` of at least {2 * MIN_SAMPLES} and `ablation_samples` of "
-                f"at least 0, but got {self.max_samples} and {self.ablation_samples}."
-            )
-        if not 0 <= self.pictures <= _MOST_PICTURES:
+        self._check_whole(max_samples=2 * MIN_SAMPLES, ablation_samples=0, pictures=0)
+        if self.pictures > _MOST_PICTURES:
             raise ValueError(
                 f"Expected `pictures` to be 0 to {_MOST_PICTURES}, but got {self.pictures}."
             )
         if self.layers is not None:
-            object.__setattr__(self, "layers", tuple(self.layers))
+            named = (self.layers,) if isinstance(self.layers, str) else tuple(self.layers)
+            object.__setattr__(self, "layers", named)
 
     @property
     def stores(self) -> int:
@@ -118,6 +116,16 @@ class Groups(Study):
     def check(self, options: Options) -> None:  # noqa: ARG002
         """The clustering is scikit-learn's."""
         scikit("cluster")
+
+    def listen(self, start: Start) -> Listener | None:
+        """Hears nothing: what is stored is enough. Layers that are not watched are refused."""
+        unknown = [name for name in self.layers or () if name not in start.layers]
+        if unknown:
+            raise ValueError(
+                f"Expected `layers` of Groups to be watched layers, but got {unknown[0]!r}. There "
+                f"are {', '.join(list(start.layers)[:12])}."
+            )
+        return None
 
     def find(self, look: Look) -> Finding:
         """A row for each group; a note for each layer that has none."""
@@ -167,12 +175,6 @@ class Groups(Study):
         )
 
     def _layers(self, look: Look, samples: WordedSamples) -> list[str]:
-        unknown = [name for name in self.layers or () if name not in look.report.layers]
-        if unknown:
-            raise RefusedError(
-                f"Expected `layers` of Groups to be watched layers, but got {unknown[0]!r}. There "
-                f"are {', '.join(look.report.layers[:12])}."
-            )
         return [n for n in self.layers or look.report.layers if n in samples.activations]
 
     def _silencer(self, look: Look, notes: list[str]) -> Silencer | None:

@@ -142,7 +142,8 @@ class Matches(Study):
         options = start.options
         beside = Beside(network, other, layers, options.pooling)
         asked = other is _plain(options.baseline)
-        return _OtherNetwork(repr(other), beside, asked=asked)
+        itself = getattr(other, "just_taken", False)
+        return _OtherNetwork(repr(other), beside, asked=asked, itself=itself)
 
     def find(self, look: Look) -> Finding:
         """A row for each neuron."""
@@ -165,8 +166,10 @@ class Matches(Study):
             self.title,
             self.about,
             headline=(
-                f"Of {len(live):,} neurons {int(found.mutual.sum()):,} and their best match in "
-                f"{told.named} choose each other; the median r of the best match is "
+                f"{told.named} was taken at this validation: the model is compared with itself."
+                if told.itself
+                else f"Of {len(live):,} neurons {int(found.mutual.sum()):,} and their best match "
+                f"in {told.named} choose each other; the median r of the best match is "
                 f"{middle:.2f}.{beside}"
             ),
             tables=(table,),
@@ -202,8 +205,8 @@ class Matches(Study):
 class _OtherNetwork(Listener):
     """Hears the other network on the batches of the validation."""
 
-    def __init__(self, named: str, other: Beside, *, asked: bool) -> None:
-        self.named = named
+    def __init__(self, named: str, other: Beside, *, asked: bool, itself: bool) -> None:
+        self.named, self.itself = named, itself
         self.overhears = (other,) if asked else ()
         self.mine: dict[str, int] = {}
         self.theirs: dict[str, int] = {}

@@ -114,6 +114,15 @@ class Study(ABC):
         if not vars(cls).get("doing"):
             cls.doing = f"do the study {cls.name!r}"
 
+    def _check_whole(self, **least: int) -> None:
+        """Raise unless settings are whole numbers of at least so much, each by its name."""
+        for name, lowest in least.items():
+            if type(value := getattr(self, name)) is not int or value < lowest:
+                raise ValueError(
+                    f"Expected `{name}` of {type(self).__name__} to be a whole number of at least "
+                    f"{lowest}, but got {value!r}."
+                )
+
     def check(self, options: Options) -> None:  # noqa: B027 -- most can ask nothing here
         """Raise where what the user asked for can never work.
 

@@ -85,10 +85,7 @@ class Readout(Study):
     needs = ("outcomes", "classes")
 
     def __post_init__(self) -> None:
-        if self.max_samples < 4 * _LEAST:
-            raise ValueError(
-                f"Expected `max_samples` to be at least {4 * _LEAST}, but got {self.max_samples}."
-            )
+        self._check_whole(max_samples=4 * _LEAST)
 
     @property
     def stores(self) -> int:

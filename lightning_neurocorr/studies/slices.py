@@ -81,10 +81,7 @@ class Slices(Study):
     needs = ("outcomes", "classes")
 
     def __post_init__(self) -> None:
-        if self.max_samples < _LEAST:
-            raise ValueError(
-                f"Expected `max_samples` to be at least {_LEAST}, but got {self.max_samples}."
-            )
+        self._check_whole(max_samples=_LEAST)
 
     @property
     def stores(self) -> int:

@@ -87,11 +87,7 @@ class Words(Study):
     needs = ("outcomes", "classes")
 
     def __post_init__(self) -> None:
-        if self.max_samples < _LEAST or self.formulas < 0:
-            raise ValueError(
-                f"Expected `max_samples` of at least {_LEAST} and `formulas` of at least 0, but "
-                f"got {self.max_samples} and {self.formulas}."
-            )
+        self._check_whole(max_samples=_LEAST, formulas=0)
         if not 0 < self.false_discovery_rate < 1:
             raise ValueError(
                 "Expected `false_discovery_rate` to be between 0 and 1, but got "

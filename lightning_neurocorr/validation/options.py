@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 from torch import Tensor
 from typing_extensions import Self
@@ -25,6 +25,7 @@ from lightning_neurocorr.functional.placebo import Placebo
 from lightning_neurocorr.functional.ranks import SecondPass
 from lightning_neurocorr.functional.scores import Scores, check_scores
 from lightning_neurocorr.inspector import Inspector
+from lightning_neurocorr.validation.asked_studies import Asked, check_study
 from lightning_neurocorr.validation.metadata import metadata_source
 from lightning_neurocorr.validation.predictions import Predictions
 from lightning_neurocorr.visualization import Visualizer
@@ -34,20 +35,6 @@ ClassNames = Sequence[str] | Mapping[int, str]
 
 # What the studies are called that have an option of their own.
 OWN_STUDIES = ("ablation", "second_pass", "placebo", "pictures")
-
-
-@runtime_checkable
-class Asked(Protocol):
-    """What an option has to know of a study; all of it is `lightning_neurocorr.studies.Study`."""
-
-    name: str
-    asks: tuple[Any, ...]
-
-    def check(self, options: Any) -> None:
-        """Raise where it cannot work."""
-
-    def find(self, look: Any) -> Any:
-        """What it found."""
 
 
 @dataclass(frozen=True)
@@ -208,17 +195,7 @@ class Options:
         if not isinstance(given, (list, tuple)):
             raise TypeError(f"Expected `studies` to be a list of studies, but got {given!r:.200}.")
         for study in given:
-            if isinstance(study, type) or not isinstance(study, Asked):
-                raise TypeError(
-                    "Expected `studies` to be a list of studies such as [Words()], but got "
-                    f"{study!r:.200}."
-                    + (" Call it to make one." if isinstance(study, type) else "")
-                )
-            if not isinstance(study.name, str) or not study.name.strip():
-                raise ValueError(
-                    f"Expected the `name` of a study to be a text, but {study!r:.200} has "
-                    f"{study.name!r}."
-                )
+            check_study(study)
         names = [*OWN_STUDIES, *(study.name for study in given)]
         if repeated := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(
