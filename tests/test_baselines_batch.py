@@ -256,7 +256,7 @@ def test_votes_become_floats_and_gradients_stay_outside():
         (torch.tensor([0.0, torch.inf, 1.0]), r"integral class ids.*inf for sample 1"),
         (torch.tensor([0, 1, 2]), r"class ids from 0 to 1, but got 2 for sample 2"),
         (torch.tensor([-1, 1, 0]), r"class ids from 0 to 1, but got -1 for sample 0"),
-        (torch.zeros(3, 5), r"2 classes, but got 5 columns.*num_classes"),
+        (torch.zeros(3, 5), r"2 classes, but got 5 columns.*Leave out the columns"),
         (torch.tensor([[0, 1], [0, torch.nan], [0, 0]]), r"without NaN.*for sample 1"),
     ],
 )

@@ -227,7 +227,7 @@ def check_by_sample(
     """Raise if a callable advantage compares samples with each other by accident.
 
     ``(N,)`` minus ``(N, 1)`` is ``(N, N)`` in PyTorch, whose mean over an axis is ``(N,)`` again.
-    So, where such shapes meet, the first sample must have the same advantage alone and among others.
+    So, where such shapes meet, the first sample must have one advantage, alone and among others.
 
     Raises:
         ValueError: If it has another one.
