@@ -34,7 +34,7 @@ NO_MORE = "the answer depends on it, but not shown to do so more where the model
 ELSEWHERE = "the answer depends on it where the model wins, but elsewhere it speaks for the rival"
 COST = (
     "needed: silencing it costs 25.0 points on the samples only the model gets right, "
-    "5.0 on the others"
+    "5.0 on like samples that both get right"
 )
 
 

@@ -131,7 +131,7 @@ def _sentence(encoding: str, use: str, need: str) -> str:
 def _cost(lost: float, shared: float) -> str:
     return (
         f"{100 * lost:.1f} points on the samples only the model gets right, "
-        f"{100 * shared:.1f} on the others"
+        f"{100 * shared:.1f} on like samples that both get right"
     )
 
 

@@ -29,7 +29,11 @@ _EXAMPLES = 8
 COLUMNS = (
     Column("slice", "The words that its samples have.", format="text"),
     Column("direction", "Who is better there: only_model or only_baseline.", format="text"),
-    Column("n", "Samples of the half that it was tested on.", format="count"),
+    Column(
+        "n",
+        "Samples of the half that it was tested on, without those of slices found before it.",
+        format="count",
+    ),
     Column("advantage", "Their mean advantage.", format="signed", null="that of all samples"),
     Column("low", "Lower end of its 95 % interval.", format="signed"),
     Column("high", "Upper end of its 95 % interval.", format="signed"),
