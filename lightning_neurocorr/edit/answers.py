@@ -23,7 +23,10 @@ Read = Callable[[Any], Tensor]
 def quiet(model: nn.Module) -> Iterator[None]:
     """No gradients; a model that draws draws the same each time; all is put back afterwards."""
     if model.training:
-        raise ValueError("Expected `model` to be in evaluation mode: call `model.eval()` first.")
+        raise ValueError(
+            "Expected `model` to be in evaluation mode, but got it in training mode. Call "
+            "`model.eval()` first."
+        )
     device = next((p.device for p in model.parameters()), None)
     with torch.no_grad(), preserved_randomness(device, seed=0), preserved_buffers(model):
         yield

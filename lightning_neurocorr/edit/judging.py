@@ -55,7 +55,10 @@ def judge_edit(
             f"chosen on, but got {n}: an edit looks good on the samples it was chosen on."
         )
     if chosen_on is not None and (held_out is chosen_on or share_data(held_out, chosen_on)):
-        raise ValueError("Expected `held_out` to be other samples than those it was chosen on.")
+        raise ValueError(
+            "Expected `held_out` to be other samples than those it was chosen on, but got some of "
+            "the same. Choose on one part of the data and judge on another."
+        )
     check_values(model, values)
     chosen = unit_lists(units)
     after = correct_with(model, held_out, chosen, values, read)

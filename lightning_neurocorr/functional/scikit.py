@@ -14,5 +14,5 @@ def scikit(module: str) -> Any:
         return import_module(f"sklearn.{module}")
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            'Expected scikit-learn to be installed: pip install "lightning_neurocorr[studies]"'
+            'Groups and slices need scikit-learn: pip install "lightning_neurocorr[studies]"'
         ) from error

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from lightning_neurocorr.report.dataframe import dataframe
 from lightning_neurocorr.report.finding_table import SHOWN_ROWS, Table
 from lightning_neurocorr.report.written import printable
 
@@ -178,15 +179,9 @@ class Finding:
         Raises:
             ValueError: If there is no such table.
         """
-        try:
-            import pandas as pd
-        except ModuleNotFoundError as error:
-            raise ModuleNotFoundError(
-                'to_dataframe needs pandas: pip install "lightning_neurocorr[pandas]"'
-            ) from error
         if table is None and not self.tables:
-            return pd.DataFrame()
-        return pd.DataFrame(dict(self.table(table).values))
+            return dataframe({})
+        return dataframe(self.table(table).values)
 
     def brief(self) -> dict[str, Any]:
         """What the history of a run keeps: plain data."""

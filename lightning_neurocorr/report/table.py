@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from lightning_neurocorr.report import storage, verdict
+from lightning_neurocorr.report.dataframe import dataframe
 from lightning_neurocorr.report.finding import Finding, overview
 from lightning_neurocorr.report.layout import Layout
 from lightning_neurocorr.report.neuron import COLUMNS, SMALL_IS_STRONG, NeuronRow
@@ -101,7 +102,10 @@ class NeuronReport:
         total = len(self.layout)
         shown = {} if self.samples is None else self.samples.exemplars
         if any(len(rows) != total for rows in shown.values()):
-            raise ValueError(f"Expected `samples` to have exemplars of {total} neurons.")
+            counts = sorted({len(rows) for rows in shown.values()})
+            raise ValueError(
+                f"Expected `samples` to have exemplars of {total} neurons, but got {counts}."
+            )
         for name, column in self.columns.items():
             found = np.asarray(column)
             if name not in COLUMNS or found.shape != (total,) or found.dtype.kind not in "fiub":
@@ -267,12 +271,6 @@ class NeuronReport:
 
     def to_dataframe(self) -> Any:
         """All rows as a ``pandas.DataFrame`` (needs the extra ``pandas``)."""
-        try:
-            import pandas as pd
-        except ModuleNotFoundError as error:
-            raise ModuleNotFoundError(
-                'to_dataframe needs pandas: pip install "lightning_neurocorr[pandas]"'
-            ) from error
         table: dict[str, Any] = {
             "layer": self.layout.repeated(self.layers),
             "unit": self.layout.units,
@@ -281,7 +279,7 @@ class NeuronReport:
             table["read_at"] = self.layout.repeated(self.read_at)
         table |= {name: self.column(name) for name in COLUMNS}
         table |= {"dead": self.column("dead"), "verdict": self.verdicts}
-        return pd.DataFrame(table)
+        return dataframe(table)
 
     def save(self, path: str | Path) -> Path:
         """Write the report to one file (a zip of arrays and JSON; no pickle) and return its path.

@@ -241,7 +241,7 @@ class Look:
                 256 MB.
         """
         if not self.samples.located:
-            raise RefusedError("samples cannot be run again: their positions are not known.")
+            raise RefusedError("Samples cannot be run again: their positions are not known.")
         sizes = dict(zip(self.report.layers, self.report.sizes, strict=True))
         if why := self._untrained.refusal(len(rows), sizes):
             raise RefusedError(why)

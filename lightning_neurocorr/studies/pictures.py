@@ -51,7 +51,7 @@ class Pictures(Study):
 
     def find(self, look: Look) -> Finding:  # noqa: D102
         if not look.report.shown(1):
-            raise RefusedError("no neuron is shown")
+            raise RefusedError("No neuron is shown.")
         try:
             panels, notes = inspect(
                 look.report,
