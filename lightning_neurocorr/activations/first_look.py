@@ -174,6 +174,15 @@ def record(model: nn.Module, layers: Layers = None, pooling: Pooling = "mean") -
     as ``silence(model, ...)`` silences them. To read them where a report does, listen at the places
     behind norm and activation function: ``ActivationRecorder(find_sites(...))``.
 
+    Args:
+        model: Any module.
+        layers: A name, a glob, a list of these, a predicate ``(name, module)``, or None for every
+            convolution and linear layer.
+        pooling: As in [`compare`][lightning_neurocorr.comparison.compare].
+
+    Raises:
+        ValueError: If a layer is unknown.
+
     Example:
         >>> import torch
         >>> model = nn.Sequential(nn.Linear(3, 2), nn.ReLU())

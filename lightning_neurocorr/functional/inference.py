@@ -24,7 +24,14 @@ def fisher_interval(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Confidence interval of r by Fisher's z (1921), with ``n - 3 - controls`` degrees of freedom.
 
-    NaN where there are none.
+    Args:
+        r: Correlations, of any shape.
+        n: Samples they were computed on.
+        controls: Columns whose effect was taken out of them.
+        confidence: Share of intervals that hold the true value.
+
+    Returns:
+        Lower and upper ends, of the shape of ``r``; NaN where there are no degrees of freedom.
     """
     r = np.asarray(r, dtype=np.float64)
     dof = n - 3 - controls
@@ -42,6 +49,14 @@ def log_p_value(r: np.ndarray, n: float, controls: int = 0) -> np.ndarray:
     t = r sqrt(dof / (1 - r^2)) with dof = n - 2 - controls gives p = I_x(a, 1/2), the regularised
     incomplete beta function at x = 1 - r^2, a = dof / 2. Of many r it is read from a curve through
     some points, which is as exact.
+
+    Args:
+        r: Correlations, of any shape.
+        n: Samples they were computed on.
+        controls: Columns whose effect was taken out of them.
+
+    Returns:
+        Of the shape of ``r``; NaN where there are no degrees of freedom.
     """
     r = np.minimum(np.abs(np.asarray(r, dtype=np.float64)), 1.0)
     a = (n - 2 - controls) / 2
@@ -94,7 +109,16 @@ def _log_tail(r: np.ndarray, x: np.ndarray, a: float) -> np.ndarray:
 
 
 def p_value(r: np.ndarray, n: float, controls: int = 0) -> np.ndarray:
-    """Two-sided p of r under no correlation (t test, ``n - 2 - controls`` degrees of freedom)."""
+    """Two-sided p of r under no correlation (t test, ``n - 2 - controls`` degrees of freedom).
+
+    Args:
+        r: Correlations, of any shape.
+        n: Samples they were computed on.
+        controls: Columns whose effect was taken out of them.
+
+    Returns:
+        Of the shape of ``r``; NaN where there are no degrees of freedom.
+    """
     return np.exp(np.minimum(log_p_value(r, n, controls), 0.0))
 
 
@@ -119,6 +143,13 @@ def adjust_p_values(p: np.ndarray, method: Literal["bh", "by"] = "bh") -> np.nda
     Benjamini & Hochberg 1995 (``"bh"``), or Benjamini & Yekutieli 2001 (``"by"``), which holds
     under any dependence between neurons. A hundred small layers are adjusted in every validation:
     SciPy's ``false_discovery_control`` takes three times as long for one of them.
+
+    Args:
+        p: ``(..., D)``: the tests along the last axis are corrected together.
+        method: ``"bh"`` or ``"by"``.
+
+    Returns:
+        Of the shape of ``p``.
     """
     p = np.asarray(p, dtype=np.float64)
     order = np.argsort(p, -1)  # NaN comes last
@@ -166,7 +197,12 @@ def contrast_t(means: np.ndarray, counts: np.ndarray, total_ss: np.ndarray) -> n
 def mcnemar_p(only_model: int, only_baseline: int) -> float:
     """McNemar's exact two-sided p (1947): are the discordant samples split evenly?
 
-    NaN where there are none.
+    Args:
+        only_model: Samples that only the model gets right.
+        only_baseline: Samples that only the baseline gets right.
+
+    Returns:
+        p; NaN where there are no such samples.
     """
     discordant = only_model + only_baseline
     return float(stats.binomtest(only_model, discordant, 0.5).pvalue) if discordant else math.nan

@@ -81,7 +81,15 @@ def _share(n: Tensor, more: Tensor) -> Tensor:
 
 
 def correlation(moments: Moments, column: int = 0) -> Tensor:
-    """Pearson's r of every neuron with a column, ``(D,)``; NaN where constant or not finite."""
+    """Pearson's r of every neuron with a column.
+
+    Args:
+        moments: Of neurons and columns.
+        column: Which column.
+
+    Returns:
+        ``(D,)``; NaN where one of the two is constant or not finite.
+    """
     return _ratio(moments.c[column], moments.m2, moments.ww[column, column])
 
 
@@ -91,6 +99,15 @@ def correlation_within(moments: Moments, groups: slice, column: int = 0) -> tupl
     This is the partial correlation given one-hot columns ``groups`` (Frisch-Waugh-Lovell): what
     remains of both when each is compared with the mean of its own group. Samples in none of the
     groups are a group of their own.
+
+    Args:
+        moments: Of neurons and columns.
+        groups: The one-hot columns.
+        column: Which column is correlated.
+
+    Returns:
+        r ``(D,)``, NaN where the groups explain all of one of the two, and how many groups have
+        samples: one more than the controls of this r.
     """
     p, cg, wg = moments.w[groups], moments.c[groups], moments.ww[groups, column]
     rest = 1 - p.sum()
@@ -106,9 +123,15 @@ def correlation_within(moments: Moments, groups: slice, column: int = 0) -> tupl
 
 
 def correlation_given(moments: Moments, given: int, column: int = 0) -> Tensor:
-    """Pearson's r of neuron and column with the linear effect of another taken out, ``(D,)``.
+    """Pearson's r of neuron and column with the linear effect of another column taken out.
 
-    A constant ``given`` has no effect to take out.
+    Args:
+        moments: Of neurons and columns.
+        given: The column whose effect is taken out; a constant one has none.
+        column: Which column is correlated.
+
+    Returns:
+        ``(D,)``; NaN where ``given`` explains all of one of the two.
     """
     spread = moments.ww[given, given]
     if not spread > 1e-20 * moments.n * moments.w[given] ** 2:

@@ -44,7 +44,12 @@ class LayerSummary:
 
 
 def noise_ceiling(num_neurons: int, n: float) -> float:
-    """The |r| that the largest of D unrelated neurons reaches by chance: sqrt(2 ln(2 D) / n)."""
+    """The |r| that the largest of D unrelated neurons reaches by chance: sqrt(2 ln(2 D) / n).
+
+    Args:
+        num_neurons: D.
+        n: Samples.
+    """
     if num_neurons < 1 or n <= 0:
         return math.nan
     return min(1.0, math.sqrt(2 * math.log(2 * num_neurons) / n))
