@@ -11,7 +11,11 @@ from helpers import cells_of, partial_r
 from scipy import special, stats
 
 from lightning_neurocorr import functional as F
-from lightning_neurocorr.functional.stratified import CellMoments, compare, correlation_within
+from lightning_neurocorr.functional.stratified import (
+    CellMoments,
+    compare_groups,
+    correlation_within,
+)
 from lightning_neurocorr.metric import Cells, NeuronAdvantageCorrelation
 from lightning_neurocorr.validation.classes import ClassRows, pools
 from lightning_neurocorr.validation.columns import CLAIMS, PARTS, correlation_columns
@@ -144,7 +148,7 @@ def test_the_null_of_shuffles_within_classes(kind: str, classes: int, rate: floa
         share = np.clip(rate * rng.lognormal(sigma=0.8, size=classes), 0, 0.9)
         group = (rng.random(n) < share[target]).astype(int)
         (total, _) = cells_of(x, group, target, group, np.zeros(n, int))
-        p.append(compare(total, 1, 0).p)
+        p.append(compare_groups(total, 1, 0).p)
     p = np.array(p)
     for level, most in ((0.05, 1.25), (1e-3, 3.0)):
         assert (p <= level).mean() <= most * level
@@ -188,14 +192,14 @@ def test_constants_come_out_as_constants(dtype: torch.dtype) -> None:
     group, target = np.arange(200) // 2 % 4, np.arange(200) // 8 % 3
     total = cells_of(x, torch.zeros(200), target, group, np.zeros(200, int))[0]
     assert (total.squares[..., 0] == 0).all()
-    assert np.isnan(compare(total, 1, 0).r).tolist() == [True, False]
+    assert np.isnan(compare_groups(total, 1, 0).r).tolist() == [True, False]
 
 
 def test_spread_that_is_small_beside_the_mean() -> None:
     samples = Samples(3)
-    plain = compare(sum(samples.cells()[1:], samples.cells()[0]), 1, 0)
+    plain = compare_groups(sum(samples.cells()[1:], samples.cells()[0]), 1, 0)
     samples.x = samples.x * 1e-3 + 1e5
-    shifted = compare(sum(samples.cells()[1:], samples.cells()[0]), 1, 0)
+    shifted = compare_groups(sum(samples.cells()[1:], samples.cells()[0]), 1, 0)
     np.testing.assert_allclose(shifted.r[:4], plain.r[:4], rtol=1e-6)
 
 
@@ -283,12 +287,12 @@ def test_many_neurons_are_tested_on_several_threads(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(special, "stdtr", noting)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
-    alone = compare(cells, 1, 0)
+    alone = compare_groups(cells, 1, 0)
     assert seen == [13_000]
     for threads, expected in ((2, [6500] * 2), (64, [4334, 4333, 4333])):
         seen.clear()
         monkeypatch.setattr(torch, "get_num_threads", lambda n=threads: n)
-        found = compare(cells, 1, 0)
+        found = compare_groups(cells, 1, 0)
         assert sorted(seen, reverse=True) == expected
         np.testing.assert_array_equal(found.p, alone.p)
     assert np.isnan(alone.p).nonzero()[0].tolist() == [7]
@@ -297,7 +301,7 @@ def test_many_neurons_are_tested_on_several_threads(monkeypatch: pytest.MonkeyPa
 def test_a_comparison_waits_for_its_device_once(monkeypatch: pytest.MonkeyPatch) -> None:
     cells, waits, cpu = wide(5), [], torch.Tensor.cpu
     monkeypatch.setattr(torch.Tensor, "cpu", lambda x: waits.append(x.shape) or cpu(x))
-    compare(cells, 1, 0)
-    compare(cells, 1, 3, tested=False)
+    compare_groups(cells, 1, 0)
+    compare_groups(cells, 1, 3, tested=False)
     correlation_within(cells, np.ones(5), np.ones(5), 1.0)
     assert waits == [(6, 5), (3, 5), (3, 5)]

@@ -117,7 +117,7 @@ def pairs(counts: np.ndarray, one: int, other: int) -> float:
 
 
 @np.errstate(invalid="ignore", divide="ignore", over="ignore")
-def compare(cells: CellMoments, one: int, other: int, *, tested: bool = True) -> Comparison:
+def compare_groups(cells: CellMoments, one: int, other: int, *, tested: bool = True) -> Comparison:
     """Whether activations are higher in outcome group ``one`` than in ``other``, within classes.
 
     If the two groups of each class are drawn from it at random, the sum over classes of (sum of x

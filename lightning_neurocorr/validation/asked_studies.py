@@ -6,7 +6,7 @@ from typing import Any, Protocol, runtime_checkable
 
 
 @runtime_checkable
-class Asked(Protocol):
+class AskedStudy(Protocol):
     """What an option has to know of a study; all of it is `lightning_neurocorr.studies.Study`."""
 
     name: str
@@ -21,7 +21,7 @@ class Asked(Protocol):
 
 def check_study(study: Any) -> None:
     """Raise where it is none, or where its name, how often it runs or its time cannot be."""
-    if isinstance(study, type) or not isinstance(study, Asked):
+    if isinstance(study, type) or not isinstance(study, AskedStudy):
         raise TypeError(
             f"Expected `studies` to be a list of studies such as [Words()], but got {study!r:.200}."
             + (" Call it to make one." if isinstance(study, type) else "")

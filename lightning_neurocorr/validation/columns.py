@@ -155,9 +155,9 @@ def _parts(
         total: Those of both.
         adjusted: From p to q.
     """
-    found = {name: stratified.compare(total, *groups) for name, groups in PARTS.items()}
+    found = {name: stratified.compare_groups(total, *groups) for name, groups in PARTS.items()}
     halves = {
-        name: [stratified.compare(half, *groups, tested=False).r for half in cells]
+        name: [stratified.compare_groups(half, *groups, tested=False).r for half in cells]
         for name, groups in PARTS.items()
     }
     known = ~np.isnan(r)  # not where activations in other groups were not finite

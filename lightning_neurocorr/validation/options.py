@@ -25,7 +25,7 @@ from lightning_neurocorr.functional.placebo import Placebo
 from lightning_neurocorr.functional.ranks import SecondPass
 from lightning_neurocorr.functional.scores import Scores, check_scores
 from lightning_neurocorr.inspector import Inspector
-from lightning_neurocorr.validation.asked_studies import Asked, check_study
+from lightning_neurocorr.validation.asked_studies import AskedStudy, check_study
 from lightning_neurocorr.validation.metadata import metadata_source
 from lightning_neurocorr.validation.predictions import Predictions
 from lightning_neurocorr.visualization import Visualizer
@@ -75,7 +75,7 @@ class Options:
     class_names: ClassNames | None = None
     inspector: Inspector | None = None
     metadata: Any = None  # anything that `metadata_source` reads; then a MetadataSource or None
-    studies: Sequence[Asked] = ()
+    studies: Sequence[AskedStudy] = ()
     name: str = "neurocorr"
 
     @classmethod

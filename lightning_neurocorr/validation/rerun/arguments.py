@@ -153,12 +153,12 @@ def keep_whole(arguments: Arguments, layout: Layout, weights: Container[int]) ->
     Args:
         arguments: Of some samples.
         layout: Theirs.
-        weights: What all weights are known by, see :func:`is_among`.
+        weights: What all weights are known by, see :func:`is_known`.
     """
     axes = iter(layout)
 
     def part(tensor: Tensor) -> Tensor:
-        whole = next(axes) is None and not is_among(tensor, weights)
+        whole = next(axes) is None and not is_known(tensor, weights)
         return tensor.clone() if whole else tensor
 
     return _map(arguments, part)
@@ -190,7 +190,7 @@ def _options(tensor: Tensor, n: int, own: set[int], weights: set[int]) -> list[A
     return [*axes, None] if storage in own and storage not in weights else [None, *axes]
 
 
-def is_among(tensor: Tensor, known: Container[int]) -> bool:
+def is_known(tensor: Tensor, known: Container[int]) -> bool:
     """Whether it is one of the tensors whose ids and storages are known, or shares memory with one.
 
     A weight stays the same object where its values are put elsewhere: ``weight.data = average``.

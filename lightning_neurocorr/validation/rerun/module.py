@@ -20,7 +20,7 @@ from lightning_neurocorr.validation.rerun.arguments import (
     Layout,
     apart_from,
     fits,
-    is_among,
+    is_known,
     keep_whole,
     learn_layout,
     take,
@@ -180,7 +180,7 @@ class Rerun:
         return sum(
             tensor.numel() * tensor.element_size()
             for tensor in tensors_in(arguments)
-            if id(tensor) not in shared and not is_among(tensor, self._weights)
+            if id(tensor) not in shared and not is_known(tensor, self._weights)
         )
 
     def logits(self, arguments: Arguments) -> Tensor:
