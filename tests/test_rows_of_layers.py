@@ -132,6 +132,114 @@ def test_sequences_that_are_sorted_to_be_packed() -> None:
     assert report.layers == ("head",)
 
 
+# --- where nothing can be run again ---------------------------------------------------------------
+
+MOVED = f"{STRANGE}: on the way they are put in another one"
+
+
+class Direct(LightningModule):
+    """Calls its parts in the step, past the forward: there is no call that could be tried again."""
+
+    def __init__(self, way: Callable[[Any, Tensor], Tensor]) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        self.inner, self.head = nn.Linear(5, 6), nn.Linear(6, 3)
+        self.rnn = nn.GRU(1, 6, batch_first=True)
+        self.way = way
+
+    def validation_step(self, batch: Any, batch_idx: int) -> Any:
+        return {"logits": self.way(self, batch[0])}
+
+
+def permuted(x: Tensor) -> tuple[Tensor, Tensor]:
+    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(1))
+    return order, order.argsort()
+
+
+def sorts(module: Any, x: Tensor) -> Tensor:
+    order, back = permuted(x)
+    return module.head(module.inner(x[order]).relu()[back])
+
+
+def never_sorts_back(module: Any, x: Tensor) -> Tensor:
+    order, back = permuted(x)
+    return module.head(module.inner(x[order]).relu())[back]
+
+
+def puts_back(module: Any, x: Tensor) -> Tensor:
+    order, _ = permuted(x)
+    said = module.inner(x.index_select(0, order)).relu()
+    restored = torch.zeros_like(said)
+    restored[order] = said
+    return module.head(restored)
+
+
+def turns(module: Any, x: Tensor) -> Tensor:
+    return module.head(module.inner(x.flip(0).roll(1, 0)).relu().roll(-1, 0).flip(0))
+
+
+def packs(module: Any, x: Tensor, enforce_sorted: bool = True) -> Tensor:
+    lengths = (x[:, 0].abs() * 3).long() % 5 + 1
+    back = torch.arange(len(x))
+    if enforce_sorted:
+        lengths, order = lengths.sort(descending=True)
+        x, back = x[order], order.argsort()
+    packed = pack_padded_sequence(
+        x[..., None], lengths, batch_first=True, enforce_sorted=enforce_sorted
+    )
+    _, last = module.rnn(packed)
+    return module.head(module.inner(torch.ones(len(x), 5)).relu() + last[-1][back])
+
+
+def packs_as_they_are(module: Any, x: Tensor) -> Tensor:
+    return packs(module, x, enforce_sorted=False)
+
+
+def other_axes(module: Any, x: Tensor) -> Tensor:
+    columns = torch.tensor([4, 2, 0, 1, 3])
+    return module.head(module.inner(x[:, columns].flip(1).roll(2, 1)[torch.arange(len(x))]))
+
+
+DIRECT = [
+    (sorts, ["inner"], ["head"]),
+    (never_sorts_back, ["inner", "head"], []),
+    (puts_back, ["inner"], ["head"]),
+    (turns, ["inner"], ["head"]),
+    (packs, ["rnn"], ["head"]),
+    (packs_as_they_are, [], ["head", "rnn"]),
+    (other_axes, [], ["inner", "head"]),
+]
+
+
+@pytest.mark.filterwarnings("ignore:Layer .* was left out")
+@pytest.mark.parametrize(("way", "out", "kept"), DIRECT)
+def test_an_order_is_followed_where_nothing_is_run_again(
+    way: Callable[..., Tensor], out: list[str], kept: list[str]
+) -> None:
+    x, y, answers = data()
+    callback = NeuronAdvantage(
+        lambda batch: batch[2], [*out, *kept], target=1, visualizer=None, attribution=False
+    )
+    loader = DataLoader(TensorDataset(x, y, answers), BATCH)
+    module, trainer = Direct(way), paper_trainer(callback)
+    if not kept:
+        with pytest.raises(ValueError, match=MOVED):
+            trainer.validate(module, loader, verbose=False)
+        return
+    trainer.validate(module, loader, verbose=False)
+    report = callback.report
+    assert report is not None
+    assert sorted(report.layers) == sorted(kept)
+    for name in out:
+        assert any(note.startswith(f"Layer {name} was left out: {MOVED}") for note in report.notes)
+    with torch.no_grad():
+        logits = torch.cat([way(module, part) for part in x.split(BATCH)])
+    gain = (logits.argmax(1) == y).double() - (answers == y).double()
+    for unit in range(3):
+        expected = pearson(logits[:, unit].numpy(), gain.numpy())
+        assert report.row("head", unit).r == pytest.approx(expected, abs=1e-5)
+
+
 class Noisy(nn.Module):
     """Answers by more than the sample: nothing can be tried out, and nothing is left out."""
 

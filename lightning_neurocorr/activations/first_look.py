@@ -19,6 +19,11 @@ from lightning_neurocorr.activations.recording import ActivationRecorder
 from lightning_neurocorr.activations.sites import Place, Site, layer_of
 from lightning_neurocorr.activations.token_calls import TokenMasks
 
+_MOVED = (
+    "its rows are not the samples of the batch in their order: on the way they are put in another "
+    "one. Sort in `collate_fn` instead (for packed sequences there is enforce_sorted=False)"
+)
+
 
 @dataclass(frozen=True, eq=False)
 class SitesFound:
@@ -143,6 +148,9 @@ class SiteRecorder(ActivationRecorder):
         if self.found is None and self._finder.heard:
             self._finder.trace.close()
             places, heard, unreadable = self._finder.found()
+            if self._within is not None:  # else nothing is said about samples
+                moved = dict.fromkeys(self._finder.trace.reordered, _MOVED)
+                unreadable = {**moved, **unreadable}
             self.found = SitesFound(places, unreadable, tuple(self._finder.notes()))
             self.move_to(self._readable(), heard)
         taken, problems = super().take(num_samples, call)

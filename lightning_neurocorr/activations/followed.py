@@ -57,7 +57,7 @@ class Followed:
             traced = self._tensors[other]
             for spoken in traced.own.values():
                 spoken.uses.append((index, None, ()))
-            self._tensors[other] = Traced(traced.layout)
+            self._tensors[other] = Traced(traced.layout, order=traced.order)
         part = out.numel() * out.element_size() < storage.nbytes()
         return bool(views) or part or out not in self._tensors
 

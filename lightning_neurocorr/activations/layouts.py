@@ -38,6 +38,12 @@ def is_told(layout: Layout | None) -> bool:
     return find(layout, UNITS) is not None and find(layout, SAMPLES) is not None
 
 
+def may_hold_samples(layout: Layout | None) -> bool:
+    """Whether some axis holds the samples, as far as is known."""
+    kinds = None if layout is None else {label for axis in layout for label, _ in axis}
+    return kinds is None or bool(kinds & {SAMPLES, UNKNOWN})
+
+
 def size_of(layout: Layout, label: str) -> int:
     """The size of the factors with a label."""
     return math.prod(size for axis in layout for found, size in axis if found == label)

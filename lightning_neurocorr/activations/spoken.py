@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from torch import nn
+from torch import Tensor, nn
 
 from lightning_neurocorr.activations import layouts as L
 
@@ -37,10 +37,17 @@ class Spoken:
 
 @dataclass(eq=False)
 class Traced:
-    """What is known of a tensor: its axes, and the layers whose own it is."""
+    """What is known of a tensor: its axes, the layers whose own it is, and the order of its rows.
+
+    Attributes:
+        layout: Its axes.
+        own: What layers said in it.
+        order: The sample of each row ``(N,)``; None where it is that of the batch.
+    """
 
     layout: L.Layout | None
     own: dict[Speaker, Spoken] = field(default_factory=dict)
+    order: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)

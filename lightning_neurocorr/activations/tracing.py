@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 from torch.utils.hooks import RemovableHandle
 
 from lightning_neurocorr.activations import layouts as L
@@ -17,6 +18,7 @@ from lightning_neurocorr.activations import operations as O
 from lightning_neurocorr.activations.followed import Followed
 from lightning_neurocorr.activations.onward import Onward
 from lightning_neurocorr.activations.pooling import first_tensor, packed_in
+from lightning_neurocorr.activations.row_order import order_after
 from lightning_neurocorr.activations.sequences import is_sequence_first
 from lightning_neurocorr.activations.spoken import Passage, Speaker, Spoken, Traced
 from lightning_neurocorr.isolation import torch_private
@@ -58,6 +60,7 @@ class Trace:
         calls: How often modules were called, by id.
         weights: Ids of the parameters that went into operations of a module.
         fault: The first error of our own; the forward goes on.
+        reordered: Layers whose rows are samples in another order than that of the batch.
         onward: What becomes of the prediction, where its module is known.
     """
 
@@ -86,6 +89,7 @@ class Trace:
         self._index = 0
         self.families: dict[Speaker, list[Spoken]] = {}
         self.calls: dict[int, int] = {}
+        self.reordered: set[str] = set()
         self.fault: Exception | None = None
         self._followed.begin_with(batch)
         self.onward.restart()
@@ -165,6 +169,9 @@ class Trace:
                 return None
             return L.axes_of(x.shape, L.UNKNOWN) if found.layout is None else found.layout
 
+        order = order_after(
+            name, args, lambda x: known[id(x)].order if id(x) in known else None, layout_of
+        )
         outs = pytree.tree_leaves(result)
         inside = self._stack[-1][0] if self._stack else None
         self.onward.operation(name, args, pointwise, outs, inside)
@@ -177,7 +184,7 @@ class Trace:
             if not isinstance(out, Tensor) or out.is_nested:
                 continue
             layout = O.follow(name, args, layout_of, out, pointwise)
-            made = Traced(layout)
+            made = Traced(layout, order=order if L.may_hold_samples(layout) else None)
             written = torch_private.is_mutable(func) and any(out is x for x in given)
             shared = written and self._followed.overwritten(out, layout, self._index)
             for speaker in {s for traced in known.values() for s in traced.own}:
@@ -286,7 +293,7 @@ class Trace:
         except TypeError:
             value = torch.empty(0)
         if id(module) in self._names:
-            self._speak(self._names[id(module)], module, value, packed_in(output) is not None)
+            self._speak(self._names[id(module)], module, value, packed_in(output))
         traced = self._followed.get(value)
         if traced is None:
             return
@@ -297,15 +304,20 @@ class Trace:
         for speaker, spoken in traced.own.items():
             self._hear(speaker, Passage(spoken, module, None, self._index, call), output)
 
-    def _speak(self, name: str, module: nn.Module, value: Tensor, packed: bool) -> None:
+    def _speak(
+        self, name: str, module: nn.Module, value: Tensor, packed: PackedSequence | None
+    ) -> None:
         """A watched layer has returned: follow its output, if it is not packed."""
         traced = self._followed.get(value)
         layout, ndim = None, 1
-        if not packed:
+        order = None if traced is None else traced.order
+        if order is not None and (packed is None or packed.sorted_indices is None):
+            self.reordered.add(name)  # a packed sequence may say how it is sorted
+        if packed is None:
             layout = self._rooted(name, module, value, None if traced is None else traced.layout)
             ndim = value.ndim
         own = {} if traced is None else dict(traced.own)
         speaker = name, self.calls[id(module)] - 1
         own[speaker] = Spoken(self._index, "raw", layout, ndim)
         self.families[speaker] = [own[speaker]]
-        self._followed[value] = Traced(layout, own)
+        self._followed[value] = Traced(layout, own, order)
