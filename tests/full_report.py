@@ -4,7 +4,6 @@ import math
 from dataclasses import fields, replace
 
 import numpy as np
-from helpers import make_report
 
 from lightning_neurocorr.report import (
     COLUMNS,
@@ -15,6 +14,7 @@ from lightning_neurocorr.report import (
     PlaceboCounts,
     Sample,
 )
+from tests.helpers import make_report
 
 NAN = math.nan
 SIZES = {"features.0": 3, "head": 2}

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import all_pearson, assert_same_r, seeded, streamed
 from torch import Tensor
 
 from lightning_neurocorr.functional import Moments
 from lightning_neurocorr.metric import Cells, NeuronAdvantageCorrelation, on_device
+from tests.helpers import all_pearson, assert_same_r, seeded, streamed
 from tests.neurons import ROWS, related
 
 AT_ONCE = ["prepare", "add_in"]

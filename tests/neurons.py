@@ -1,10 +1,10 @@
 """Activations and advantages that go together, easy ones and such as break sums."""
 
 import torch
-from helpers import seeded
 from torch import Tensor
 
 from lightning_neurocorr.metric import NeuronAdvantageCorrelation
+from tests.helpers import seeded
 
 N, D = 20_000, 12
 

@@ -7,13 +7,13 @@ from itertools import combinations, product
 import numpy as np
 import pytest
 import torch
-from helpers import slow_fdr
 from torch import nn
 
 from lightning_neurocorr.ablation import Ablation, AblationSamples, significance, study
 from lightning_neurocorr.ablation.significance import excess_p_values
 from lightning_neurocorr.functional import BOTH, ONLY_MODEL, adjust_p_values
 from lightning_neurocorr.report import rules
+from tests.helpers import slow_fdr
 
 
 def slow_t(lost: np.ndarray, advantage: set[int], stratum: list[int]) -> float:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from helpers import cells_of
 
 from lightning_neurocorr import Ablation, BatchBaseline, NeuronReport, compare
 from lightning_neurocorr import functional as F
@@ -13,6 +12,7 @@ from lightning_neurocorr.functional.hashing import folds
 from lightning_neurocorr.metric import NeuronAdvantageCorrelation
 from lightning_neurocorr.report import rules
 from lightning_neurocorr.validation.columns import correlation_columns
+from tests.helpers import cells_of
 
 
 def columns_of(

@@ -5,7 +5,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from helpers import GROUP_NAMES, cells_of, one_hot, partial_r, pearson, slow_fdr
 from scipy import stats
 
 from lightning_neurocorr import functional as F
@@ -14,6 +13,7 @@ from lightning_neurocorr.metric import NeuronAdvantageCorrelation
 from lightning_neurocorr.report import COLUMNS
 from lightning_neurocorr.report.layout import Layout
 from lightning_neurocorr.validation.columns import attribution_columns, correlation_columns
+from tests.helpers import GROUP_NAMES, cells_of, one_hot, partial_r, pearson, slow_fdr
 
 N, D, CLASSES = 900, 8, 3
 

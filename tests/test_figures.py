@@ -5,11 +5,11 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
-from helpers import make_report
 
 from lightning_neurocorr.report import Outcomes
 from lightning_neurocorr.report.history import HistoryEntry
 from lightning_neurocorr.show.figures import history_figure
+from tests.helpers import make_report
 
 NAN = math.nan
 

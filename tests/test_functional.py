@@ -6,7 +6,6 @@ import mpmath
 import numpy as np
 import pytest
 import torch
-from helpers import one_hot, partial_r, pearson, seeded, slow_fdr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import special, stats
@@ -15,6 +14,7 @@ from torch import Tensor
 from lightning_neurocorr import functional as F
 from lightning_neurocorr.functional.inference import student_p
 from lightning_neurocorr.metric import NeuronAdvantageCorrelation
+from tests.helpers import one_hot, partial_r, pearson, seeded, slow_fdr
 
 
 def moments(x: np.ndarray, *columns: np.ndarray) -> F.Moments:

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import make_report
 
 from lightning_neurocorr import BatchBaseline, NeuronAdvantage
 from lightning_neurocorr.report import NeuronReport, Outcomes
 from lightning_neurocorr.report import history as module
 from lightning_neurocorr.report.history import HistoryEntry, jaccard, trajectory, with_history
+from tests.helpers import make_report
 from tests.paper_model import PaperModule, paper_loader, paper_trainer
 
 NAN = math.nan

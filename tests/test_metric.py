@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from helpers import all_pearson, assert_same_r, seeded, split, streamed
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -12,6 +11,7 @@ from torch.utils._pytree import tree_leaves
 
 from lightning_neurocorr import functional as F
 from lightning_neurocorr.metric import NeuronAdvantageCorrelation
+from tests.helpers import all_pearson, assert_same_r, seeded, split, streamed
 from tests.neurons import ROWS, D, filled, related
 
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import all_pearson, assert_same_r, seeded, streamed
 
 from lightning_neurocorr.metric import NeuronAdvantageCorrelation, reduction
 from lightning_neurocorr.metric import fused as fusing
+from tests.helpers import all_pearson, assert_same_r, seeded, streamed
 from tests.neurons import ROWS, D, related
 
 

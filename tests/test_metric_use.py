@@ -7,11 +7,11 @@ import warnings
 
 import pytest
 import torch
-from helpers import GROUP_NAMES, all_pearson, assert_same_r, split
 from torch import nn
 from torchmetrics import MeanMetric, MetricCollection
 
 from lightning_neurocorr.metric import NeuronAdvantageCorrelation
+from tests.helpers import GROUP_NAMES, all_pearson, assert_same_r, split
 from tests.neurons import D, filled, related
 
 

@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from helpers import all_pearson, assert_same_r, seeded
 from torch import Tensor
 
 from lightning_neurocorr.exemplars import Exemplars
 from lightning_neurocorr.functional.side_by_side import read_parts, side_by_side
 from lightning_neurocorr.metric import NeuronAdvantageCorrelation
+from tests.helpers import all_pearson, assert_same_r, seeded
 from tests.neurons import related
 
 SIZES = [3, 1, 6_000, 40, 2]

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
-from paper_model import fit, paper_loader, paper_trainer, watch
 from torch import nn
 from torch.utils.data import DataLoader, Subset, TensorDataset
 
@@ -32,6 +31,7 @@ from lightning_neurocorr.show.sheets import contact_sheet
 from lightning_neurocorr.studies import placebo as against_placebo
 from lightning_neurocorr.studies.placebo import AgainstPlacebo
 from tests.full_report import full_report
+from tests.paper_model import fit, paper_loader, paper_trainer, watch
 
 
 def answers_of(n: int, classes: int) -> tuple[torch.Tensor, torch.Tensor]:

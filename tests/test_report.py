@@ -6,7 +6,6 @@ from dataclasses import fields
 
 import numpy as np
 import pytest
-from helpers import make_report
 
 from lightning_neurocorr.report import (
     COLUMNS,
@@ -17,6 +16,7 @@ from lightning_neurocorr.report import (
     verdict,
 )
 from tests.full_report import NAN, SIZES, equal, full_report
+from tests.helpers import make_report
 
 
 def test_outcomes_by_hand() -> None:

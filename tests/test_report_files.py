@@ -17,7 +17,6 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
-from helpers import make_report
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -27,6 +26,7 @@ from lightning_neurocorr.report import (
     NeuronReport,
 )
 from tests.full_report import SIZES, equal, full_report
+from tests.helpers import make_report
 
 
 @pytest.mark.parametrize("report", [full_report(), make_report({}), make_report({"a": 0, "b": 1})])

@@ -6,7 +6,6 @@ import pickle
 
 import numpy as np
 import pytest
-from helpers import make_report
 
 from lightning_neurocorr.report import (
     NeuronReport,
@@ -14,6 +13,7 @@ from lightning_neurocorr.report import (
     noise_ceiling,
 )
 from tests.full_report import NAN, SIZES, full_report
+from tests.helpers import make_report
 
 
 def test_a_top_list_is_a_list() -> None:

@@ -4,11 +4,11 @@ import math
 
 import numpy as np
 import pytest
-from helpers import make_report
 
 from lightning_neurocorr.report import Outcomes
 from lightning_neurocorr.report.history import HistoryEntry
 from lightning_neurocorr.show.scalars import group_r, layer_groups, summary_scalars, tag_part
+from tests.helpers import make_report
 
 NAN = math.nan
 

@@ -7,7 +7,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from helpers import cells_of, partial_r
 from scipy import special, stats
 
 from lightning_neurocorr import functional as F
@@ -19,7 +18,7 @@ from lightning_neurocorr.functional.stratified import (
 from lightning_neurocorr.metric import Cells, NeuronAdvantageCorrelation
 from lightning_neurocorr.validation.classes import ClassRows, pools
 from lightning_neurocorr.validation.columns import CLAIMS, PARTS, correlation_columns
-from tests.helpers import one_hot, slow_fdr
+from tests.helpers import cells_of, one_hot, partial_r, slow_fdr
 
 N, D = 1500, 6
 

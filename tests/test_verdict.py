@@ -5,10 +5,10 @@ import random
 
 import numpy as np
 import pytest
-from helpers import make_report
 
 from lightning_neurocorr.report import COLUMNS, Outcomes, rules, verdict
 from lightning_neurocorr.report.claims import claims
+from tests.helpers import make_report
 
 NAN = math.nan
 NOTHING = dict.fromkeys(COLUMNS, NAN)
