@@ -7,7 +7,7 @@ from typing import Any
 from lightning_neurocorr.report import NeuronReport
 from lightning_neurocorr.report.finding import Finding
 from lightning_neurocorr.report.finding_table import Table, cells, rest, shown_columns, title
-from lightning_neurocorr.show.markdown import escape
+from lightning_neurocorr.show.markdown import escape, in_lines
 from lightning_neurocorr.show.scalars import tag_part
 from lightning_neurocorr.show.tensorboard import Writer
 
@@ -51,7 +51,7 @@ def _table(table: Table) -> str:
         return lines[0]
     lines += [f"| {' | '.join(escape(title(c)) for c in columns)} |", "|" + "---|" * len(columns)]
     shown = (row[:COLUMNS] for row in cells(table, ROWS))
-    lines += [f"| {' | '.join(map(escape, row))} |" for row in shown]
+    lines += [f"| {' | '.join(map(in_lines, row))} |" for row in shown]
     if more:
         names = ", ".join(escape(column.name) for column in more)
         lines += ["", f"The report and the microscope have further columns: {names}."]

@@ -23,6 +23,9 @@ from lightning_neurocorr.report.written import (
     written,
 )
 
+_LINE = 28  # characters
+_LINES = rf".{{1,{_LINE}}}$|.{{0,{_LINE - 1}}}[./:_ -]|.{{1,{_LINE}}}"
+
 
 def markdown(report: NeuronReport, history: Sequence[HistoryEntry] = (), top_k: int = 16) -> str:
     """The report as Markdown: headline, outcome groups, top neurons, layers and remarks."""
@@ -44,6 +47,18 @@ def escape(text: str) -> str:
     """
     text = printable(re.sub(r"\s+", " ", text).strip())
     return re.sub(r"[&<>|`*_\[\]{}#!~\\]|^[^A-Za-z]", lambda c: f"&#{ord(c[0])};", text)
+
+
+def in_lines(text: str, mark: str = "") -> str:
+    """Any text on short lines, for a cell: a long one would take the width of all numbers.
+
+    Args:
+        text: The text; it is broken behind a dot, a slash and the like where it has one.
+        mark: Stands around each line, as ``"**"`` for bold.
+    """
+    whole = re.sub(r"\s+", " ", text).strip()
+    lines = [escape(line) for line in re.findall(_LINES, whole) if line.strip()]
+    return "<br>".join(f"{mark}{line}{mark}" for line in lines)
 
 
 def _outcome_table(report: NeuronReport) -> str:
@@ -122,24 +137,22 @@ def _layer_table(report: NeuronReport) -> str:
     lines += ["| layer | largest r | by chance | verdict |", "|---|---|---|---|"]
     for layer in report.summaries:
         unit = f" (unit {layer.strongest})" if layer.strongest >= 0 else ""
-        chance = fixed(layer.noise_ceiling)
-        lines.append(
-            f"| **{escape(layer.layer)}**{_place(layer)} | {_number(layer.max_r)}{unit} | {chance} "
-            f"| {escape(layer.verdict)} |"
-        )
+        name, chance = f"{in_lines(layer.layer, '**')}{_place(layer)}", fixed(layer.noise_ceiling)
+        verdict = "<br>".join(map(escape, wrap(layer.verdict, 2 * _LINE)))
+        lines.append(f"| {name} | {_number(layer.max_r)}{unit} | {chance} | {verdict} |")
     return "\n".join(lines)
 
 
 def _place(layer: LayerSummary) -> str:
     """Where a layer is read, if not at its own output."""
     elsewhere = layer.read_at not in ("", layer.layer)
-    return f"<br>read at {escape(layer.read_at)}" if elsewhere else ""
+    return f"<br>{in_lines(f'read at {layer.read_at}')}" if elsewhere else ""
 
 
 def _verdict(row: NeuronRow) -> str:
-    """Claims below each other, in short lines: a long one would take the width of all numbers."""
-    lines = [line for claim in row.verdict.split("; ") for line in wrap(claim, 28)]
-    return "<br>".join([f"**{escape(row.name)}**", *map(escape, lines)])
+    """The neuron, and its claims below each other."""
+    lines = [line for claim in row.verdict.split("; ") for line in wrap(claim, _LINE)]
+    return "<br>".join([in_lines(row.name, "**"), *map(escape, lines)])
 
 
 def _correlation(row: NeuronRow) -> str:
