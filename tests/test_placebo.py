@@ -197,8 +197,8 @@ def test_every_view_says_it_in_a_sentence(tmp_path: Path) -> None:
     sentence = report.placebo.sentence
     assert sentence == (
         "Placebo: a baseline as good as this one, but right and wrong at random within each class. "
-        'Against it, of 5 neurons, the verdict says of 0 and 1 "encodes the advantage", and of 2 '
-        'and 0 "is used" (2 draws). Whether a neuron is "needed" was not tried.'
+        'Against it (2 draws), this many of 5 neurons get the verdict "encodes the advantage": 0 '
+        'and 1; "is used": 2 and 0. Whether a neuron is "needed" was not tried.'
     )
     for view in (str(report), str(report.top(2)), str(report.top(2)[:1]), str(report.shown(2))):
         assert sentence in view

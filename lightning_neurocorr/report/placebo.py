@@ -47,12 +47,12 @@ class PlaceboCounts:
         """The counts in words."""
         if not self.called or not self.draws:
             return ""
-        said = [f"{_listed(self.called[c])} {CLAIMS[c]}" for c in CLAIMS if c in self.called]
+        said = [f"{CLAIMS[c]}: {_listed(self.called[c])}" for c in CLAIMS if c in self.called]
         draws = "" if self.draws == 1 else f" ({self.draws} draws)"
         return (
             "Placebo: a baseline as good as this one, but right and wrong at random within each "
-            f"class. Against it, of {self.neurons:,} neurons, the verdict says of "
-            f"{', and of '.join(said)}{draws}. {_UNTRIED}"
+            f"class. Against it{draws}, this many of {self.neurons:,} neurons get the verdict "
+            f"{'; '.join(said)}. {_UNTRIED}"
         )
 
     def to_dict(self) -> dict[str, Any]:
