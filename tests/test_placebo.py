@@ -214,8 +214,12 @@ def test_every_view_says_it_in_a_sentence(tmp_path: Path) -> None:
 
 def test_many_draws_are_said_as_a_range() -> None:
     counts = PlaceboCounts(9, {"encodes": (0, 3, 1, 1, 0, 2, 1)}, tuple(range(7)))
-    assert 'says of 0 to 3 "encodes the advantage" (7 draws)' in counts.sentence
-    assert '3 "is used".' in PlaceboCounts(9, {"used": (3,)}, (0,)).sentence
+    assert "(7 draws), this many of 9 neurons" in counts.sentence
+    assert '"encodes the advantage": 0 to 3.' in counts.sentence
+    assert (
+        'Against it, this many of 9 neurons get the verdict "is used": 3.'
+        in PlaceboCounts(9, {"used": (3,)}, (0,)).sentence
+    )
     assert PlaceboCounts().sentence == ""
 
 
