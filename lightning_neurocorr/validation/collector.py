@@ -31,11 +31,12 @@ from lightning_neurocorr.validation.attributing import Source
 from lightning_neurocorr.validation.full_passes import weighing
 from lightning_neurocorr.validation.options import Options
 from lightning_neurocorr.validation.padding import Padding
-from lightning_neurocorr.validation.predictions import Read, Reader, said_field, shape_words
+from lightning_neurocorr.validation.predictions import Read, Reader, shape_words
 from lightning_neurocorr.validation.reading import Arguments, argument_reader
 from lightning_neurocorr.validation.rerun import Rerun
 from lightning_neurocorr.validation.rerun.rows import FEWEST, strange_rows
 from lightning_neurocorr.validation.settings import Settings
+from lightning_neurocorr.validation.targets import said_field
 
 NOT_CALLED = (
     "the forward of the module named by `output` was not called, so there is nothing to "

@@ -11,6 +11,8 @@ from lightning_neurocorr import baselines as B
 from lightning_neurocorr.activations import Call
 from lightning_neurocorr.baselines import returned as R
 from lightning_neurocorr.validation.same_numbers import check_order, holds, made_from, shares
+from lightning_neurocorr.validation.same_way import SameWay
+from lightning_neurocorr.validation.targets import TargetReader
 
 Predictions = Callable[[Any, Any], tuple[Tensor, Tensor]]
 
@@ -69,7 +71,9 @@ class Reader:
         classifies: bool = True,
         num_classes: int | None = None,
     ) -> None:
-        self._predictions, self._target = predictions, target
+        self._predictions = predictions
+        self._same_way = SameWay()
+        self._target = TargetReader(target, self._same_way)
         self._module = f"`{output}`" if output else "`forward`"
         self._step = step
         self._names = R.PREDICTION_NAMES if scores else _ANSWERS_FIRST
@@ -106,9 +110,11 @@ class Reader:
             )
             call = self._call_of(prediction, calls)
         else:
-            target = self._target_of(outputs, batch)
+            step = self._returned(outputs)
+            target = self._target.read(step, batch)
             if left is not None:
-                self._check_left(target, outputs, left)
+                self._target.check_left(target, step, left)
+            self.provenance["target"] = self._target.provenance
             prediction, call = self._prediction_of(outputs, calls, target, answer)
         for name, value in (("prediction", prediction), ("target", target)):
             _check_rows(name, value)
@@ -121,7 +127,7 @@ class Reader:
             )
         if self._classifies:
             shape = prediction.shape[1:]
-            self._same_way(
+            self._same_way.check(
                 "shape", shape, f"predictions of shape (N, {', '.join(map(str, shape))})"
             )
         if "order" not in self._learnt:  # once: looking waits for the device
@@ -183,7 +189,7 @@ class Reader:
         step = self._returned(outputs)
         name = next((name for name in self._names if step.get(name) is not None), None)
         where = f"output of {self._module}" if name is None else f"{name!r} of validation_step"
-        self._same_way("prediction", name, f"the prediction as {where}")
+        self._same_way.check("prediction", name, f"the prediction as {where}")
         if name is not None:
             prediction = step[name]
             self.provenance["prediction"] = f"{name!r} of what validation_step returned"
@@ -260,7 +266,7 @@ class Reader:
             raise ValueError(self._several(calls))
         index = held[0].index
         way = f"call {index + 1} of {len(calls)}"
-        self._same_way("call", way, f"the prediction from {way} of {self._module}")
+        self._same_way.check("call", way, f"the prediction from {way} of {self._module}")
         self.provenance["prediction"] += f", {way} of {self._module}"
         if not self.remarks:
             self.remarks.append(
@@ -310,58 +316,9 @@ class Reader:
             path = str(error)
         self._learnt["scores"] = path
 
-    # --- the target -------------------------------------------------------------------------------
-
-    def _target_of(self, outputs: Any, batch: Any) -> Any:
-        step = self._returned(outputs)
-        if self._target is not None:
-            self.provenance["target"] = f"`target` ({said_field(self._target)}) of the batch"
-            return B.read_target(batch, self._target)
-        named = [name for name in B.TARGET_NAMES if step.get(name) is not None]
-        if named:
-            if any(step[name] is not step[named[0]] for name in named):
-                raise ValueError(
-                    "Expected validation_step to return one target, but got "
-                    f"{' and '.join(map(repr, named))}. Return one of them, or say with `target` "
-                    "where it is in the batch."
-                )
-            self._same_way("target", named[0], f"the target as {named[0]!r} of validation_step")
-            self.provenance["target"] = f"{named[0]!r} of what validation_step returned"
-            return step[named[0]]
-        field = B.target_field(batch)
-        self._same_way("target", ("batch", field), f"the target as `batch[{field!r}]`")
-        self.provenance["target"] = f"`batch[{field!r}]`"
-        return B.default_target(batch)
-
-    def _check_left(self, target: Any, outputs: Any, left: Any) -> None:
-        """Raise if a validation step that writes into the batch has changed the target."""
-        try:
-            other = self._target_of(outputs, left)
-        except (LookupError, AttributeError, TypeError, ValueError):
-            return  # it took the target out
-        both = isinstance(target, Tensor) and isinstance(other, Tensor)
-        if both and target.shape == other.shape and bool((target == other).all()):
-            return
-        raise ValueError(
-            "Expected validation_step to leave the target in the batch as it is, but got another "
-            "one afterwards, and which of them is meant is not known. Return it as 'target' from "
-            "validation_step, or do not write into the batch."
-        )
-
     def _returned(self, outputs: Any) -> Mapping[str, Any]:
         """The dict that a validation step returned, empty where there is none."""
         return outputs if self._step and isinstance(outputs, Mapping) else {}
-
-    # --- the same way in every batch --------------------------------------------------------------
-
-    def _same_way(self, what: str, way: Any, words: str) -> None:
-        first = self._learnt.setdefault(f"way of {what}", (way, words))
-        if first[0] != way:
-            raise ValueError(
-                f"Expected {first[1]} in every batch, as in the first, but got {words}. Say with "
-                "`predictions` or `target` how to read every batch, or with `dataloaders` which "
-                "loaders to use."
-            )
 
 
 def _check_rows(name: str, value: Any) -> None:
@@ -376,11 +333,6 @@ def _check_rows(name: str, value: Any) -> None:
 def shape_words(values: Tensor) -> str:
     """``(N, 10)`` of a tensor with rows."""
     return f"({', '.join(['N', *map(str, values.shape[1:])])}{',' if values.ndim == 1 else ''})"
-
-
-def said_field(field: B.Field) -> str:
-    """A field of the batch in words."""
-    return getattr(field, "__name__", type(field).__name__) if callable(field) else repr(field)
 
 
 def _nothing_found(outputs: Any) -> str:
