@@ -82,7 +82,32 @@ def test_what_weights_go_on_with_is_refused(goes_on: str) -> None:
         validated(INTO_NO_MODULE[goes_on])
 
 
+def masked(module: Module, scores: Tensor, y: Tensor) -> None:
+    scores = scores.clone()
+    scores[:, :3] = -torch.inf
+    logged(module, scores, y)
+
+
+OTHER_CLASSES = {
+    "the smallest": lambda m, z, y: m.log("accuracy", (z.argmin(1) == y).float().mean()),
+    "classes that are masked": masked,
+    "a prior": lambda m, z, y: m.log("loss", (z + 9 * torch.eye(4)[1]).max(1)[1].float().mean()),
+    "a prior, in a metric": lambda m, z, y: m.log(
+        "accuracy", m.accuracy(z + 9 * torch.eye(4)[1], y)
+    ),
+    "the first of several": lambda m, z, y: (z * torch.tensor([-1.0, 1, 1, 1])).topk(2)[1][:, 0],
+}
+
+
+@pytest.mark.parametrize("goes_on", OTHER_CLASSES)
+def test_a_class_that_is_chosen_by_other_numbers_is_refused(goes_on: str) -> None:
+    with pytest.raises(ValueError, match="chooses the class by other numbers"):
+        validated(OTHER_CLASSES[goes_on])
+
+
 STILL_SCORES = {
+    "the second best": lambda m, z, y: (z.argmax(1), z.scatter(1, z.argmax(1)[:, None], -9).max(1)),
+    "a margin": lambda m, z, y: m.log("margin", z.topk(2)[0].diff(dim=1).mean()),
     "probabilities": lambda m, z, y: logged(m, z.softmax(1), y),
     "a temperature": lambda m, z, y: logged(m, z / m.temperature, y),
     "a loss": lambda m, z, y: m.log("loss", m.weighted(z, y)),
@@ -118,6 +143,24 @@ def test_what_the_user_names_is_taken(options: dict[str, Any]) -> None:
         scores = module(X) if options.get("output") == "body" else module.head(module(X))
     right = int((scores.argmax(1) == Y).sum())
     assert report.outcomes.both + report.outcomes.only_model == right
+
+
+def test_what_is_written_into_the_output_itself_is_the_prediction() -> None:
+    def step(module: Module, scores: Tensor, y: Tensor) -> None:
+        scores[:, :2] = -torch.inf
+        logged(module, scores, y)
+
+    report = validated(step, layers="body")
+    with torch.no_grad():
+        right = 2 + Module(logged)(X)[:, 2:].argmax(1) == Y
+    assert report.outcomes.both + report.outcomes.only_model == int(right.sum())
+
+
+def test_an_advantage_of_ones_own_gets_what_forward_returns() -> None:
+    report = validated(
+        INTO_HEAD["its head"], layers="body", advantage=lambda p, b, t: p[:, 0] - b.float()
+    )
+    assert report.layers == ("body",)
 
 
 def test_a_returned_prediction_is_taken() -> None:

@@ -112,6 +112,14 @@ class SiteRecorder(ActivationRecorder):
         return self._finder.name_of(into)
 
     @property
+    def other_class(self) -> bool:
+        """Whether the class was chosen by other numbers than those of the prediction.
+
+        Only where this batch was looked at.
+        """
+        return self.found is None and self._finder.trace.onward.other_class
+
+    @property
     def chosen(self) -> Mapping[str, Place]:
         """Where each layer would be read, those too that cannot be."""
         return self._watched if self.found is None else self.found.places

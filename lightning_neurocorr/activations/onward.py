@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
@@ -13,6 +14,8 @@ from lightning_neurocorr.activations import operations as O
 from lightning_neurocorr.activations.followed import tensors_in
 from lightning_neurocorr.activations.outputs import is_redirected
 
+# They say which column of a row is the largest or the smallest.
+_CHOOSING = {"argmax", "argmin", "max", "topk"}
 # They weigh the columns of each row, or compare rows: nobody does that with a prediction.
 _WEIGHING = {"_cdist_forward", "addmm", "baddbmm", "bmm", "convolution", "linear", "mm"}
 
@@ -26,6 +29,8 @@ class Onward:
     Attributes:
         into: The module that goes on with it, ``""`` where that is no module's; None where nothing
             does.
+        other_class: Whether a class was chosen by what it was made into, and never the same one as
+            by its own largest numbers.
     """
 
     def __init__(self, module: nn.Module | None) -> None:
@@ -36,6 +41,9 @@ class Onward:
         """Forget what was seen."""
         self.into: nn.Module | str | None = None
         self._answers: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+        self._returned: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+        self._largest: list[Tensor] = []  # classes by what the module returned
+        self._chosen: list[bool] = []  # whether a class that was chosen afterwards is one of these
         self._open = 0  # calls of the module that are going on
 
     def enter(self, module: nn.Module) -> None:
@@ -51,6 +59,9 @@ class Onward:
                 if tensor.is_floating_point() and tensor.ndim > 1 and not tensor.is_nested:
                     layout = L.axes_of(tensor.shape)
                     self._answers[tensor] = L.with_axis(layout, 0, L.SAMPLES, len(tensor))
+                    self._returned[tensor] = True
+                    if tensor.ndim == 2 and tensor.shape[1] > 1:
+                        self._largest.append(tensor.argmax(1))
 
     def operation(
         self, name: str, args: Sequence[Any], pointwise: bool, outs: Sequence[Any], inside: Any
@@ -60,11 +71,30 @@ class Onward:
             return
         if name in _WEIGHING and self._weighs(name, args) and self.into is None:
             self.into = "" if inside is None else inside
+        if name in _CHOOSING and self._largest:
+            self._choose(name, args, outs)
         for out in outs:
             if isinstance(out, Tensor) and out.is_floating_point() and out not in self._answers:
                 layout = O.follow(name, args, self._layout, out, pointwise)
                 if layout is not None and L.find(layout, L.SAMPLES) is not None:
                     self._answers[out] = layout
+
+    @property
+    def other_class(self) -> bool:
+        """See above."""
+        return bool(self._chosen) and not any(self._chosen)
+
+    def _choose(self, name: str, args: Sequence[Any], outs: Sequence[Any]) -> None:
+        """Look at a class that was chosen for each sample."""
+        layout, index = self._layout(args[0]), outs[-1]
+        if layout is None or len(layout) != 2 or L.find(layout, L.SAMPLES) != 0:
+            return
+        chosen = index[:, 0] if index.ndim == 2 else index
+        if chosen.is_floating_point() or chosen.shape != (len(args[0]),):
+            return
+        # What is written into the very tensor that was returned is in the prediction, too.
+        itself = args[0] in self._returned and name != "argmin"
+        self._chosen.append(itself or any(torch.equal(chosen, one) for one in self._largest))
 
     def _layout(self, value: Any) -> L.Layout | None:
         return self._answers.get(value) if isinstance(value, Tensor) else None

@@ -167,7 +167,7 @@ class Collector:
         with torch.inference_mode(False), torch.no_grad(), self._randomness():
             answer = partial(ask_without_positions, settings.options.baseline, batch)
             read = self.reader.read(outputs, batch, self.output.calls, answer, left)
-            self.reader.check_final(self.recorder.onward)
+            self.reader.check_final(self.recorder.onward, self.recorder.other_class)
             prediction, target = self.answers.judged(read.prediction, read.target)
             call = read.call
             if self.arguments is None and call is not None:

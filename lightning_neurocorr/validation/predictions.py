@@ -137,23 +137,27 @@ class Reader:
             self._learn_scores(call, prediction, target, answer)
         return Read(prediction.detach(), target.detach(), call)
 
-    def check_final(self, into: str | None) -> None:
-        """Raise if the model went on with a prediction that nobody has named.
+    def check_final(self, into: str | None, other_class: bool = False) -> None:
+        """Raise if a prediction that nobody has named is none: the model goes on with it.
 
         Args:
-            into: The module that did, ``""`` where it has no name; None if nothing did.
+            into: The module that does, ``""`` where it has no name; None if nothing does.
+            other_class: Whether the class was chosen by other numbers.
 
         Raises:
-            ValueError: Says how to name it.
+            ValueError: Says how to name the prediction.
         """
         path = self._learnt.get("path")
-        if into is None or path is None or self._chosen or set(path) & set(R.PREDICTION_NAMES):
+        named = path is None or self._chosen or bool(set(path) & set(R.PREDICTION_NAMES))
+        if named or not self._classifies or (into is None and not other_class):
             return
+        what = f"goes on with it{f' in {into!r}' if into else ''}, as with features"
+        if into is None:
+            what = "chooses the class by other numbers, which it makes of these"
         raise ValueError(
-            f"Expected the output of {self._module} to be the prediction, but validation_step goes "
-            f"on with it{f' in {into!r}' if into else ''}, as with features. Return the prediction "
-            "as 'logits' from validation_step, or name with `output` the module that returns it"
-            f"{f' (output={into!r})' if into else ''}."
+            f"Expected the output of {self._module} to be the prediction, but validation_step "
+            f"{what}. Return the prediction as 'logits' from validation_step, or name with "
+            f"`output` the module that returns it{f' (output={into!r})' if into else ''}."
         )
 
     def scores(self, returned: Any) -> Tensor:
