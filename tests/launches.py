@@ -17,10 +17,15 @@ from lightning_neurocorr.metric import on_device
 
 
 class Launches(TorchDispatchMode):
-    """Operators that run on a device, by name; not those that make a view or take memory."""
+    """Operators by name; not those that make a view or take memory.
 
-    def __init__(self) -> None:
+    Args:
+        device: Only those that read or write there; None counts them wherever they run.
+    """
+
+    def __init__(self, device: str | None = None) -> None:
         super().__init__()
+        self.device = device
         self.found: Counter[str] = Counter()
         self.bytes = 0
 
@@ -28,9 +33,14 @@ class Launches(TorchDispatchMode):
         result = func(*args, **(kwargs or {}))
         returned = func._schema.returns
         views = any(one.alias_info and not one.alias_info.is_write for one in returned)
-        if not views and "empty" not in func.__name__:
-            self.add(func.__name__.split(".")[0], *tree_leaves((args, kwargs, result)))
+        given = tree_leaves((args, kwargs, result))
+        if not views and "empty" not in func.__name__ and self._counts(given):
+            self.add(func.__name__.split(".")[0], *given)
         return result
+
+    def _counts(self, given: list[Any]) -> bool:
+        kinds = {one.device.type for one in given if isinstance(one, Tensor)}
+        return self.device is None or self.device in kinds
 
     def add(self, name: str, *given: Any) -> None:
         self.found[name] += 1

@@ -11,8 +11,6 @@ from torch import Tensor
 from lightning_neurocorr.attribution import SampleChoice
 from lightning_neurocorr.validation.rerun import Arguments, Rerun, alike, join, share_whole, take
 
-_TOGETHER = 256  # samples that are put together while they wait
-
 
 @dataclass(frozen=True)
 class Piece:
@@ -70,10 +68,10 @@ class Waiting:
 
     def thin(self) -> None:
         """Drop the samples that the choice would not have taken at its present rates."""
-        scale = torch.tensor(self._choice.scale, dtype=torch.float64)
-        self._keep(self.scores() < scale[self.integers()[:, 2]])
-        # What is left of small batches is put together: work does not grow with their number.
-        self.pieces = list(self.calls(max(_TOGETHER, *map(len, self.pieces), 0)))
+        score, group = self.scores(), self.integers()[:, 2]
+        # Put together first: work on the device does not grow with the number of batches then.
+        self.pieces = list(self.calls(len(score)))
+        self._keep(score < torch.tensor(self._choice.scale, dtype=torch.float64)[group])
         self._each, self._count, self._used = [], [0, 0], [0.0, 0.0]
         for before, piece in zip((None, *self.pieces), self.pieces, strict=False):
             self._weigh(piece, before)

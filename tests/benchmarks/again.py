@@ -4,7 +4,9 @@
 
 A small CNN with random weights (330 neurons), images of 28 × 28. The baseline misses 15 % of what
 the model gets right. Calls say what a GPU has to be asked for: where kernels are small, a call of
-the model costs the same whatever its batch.
+the model costs the same whatever its batch. The last table is a network of 54 layers whose
+arithmetic is next to nothing: what is left is the work of the host, and how often it asks for
+something.
 """
 
 from __future__ import annotations
@@ -12,14 +14,17 @@ from __future__ import annotations
 import argparse
 import time
 import warnings
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_neurocorr import Ablation, Attribution, BatchBaseline, SecondPass, compare
-from tests.benchmarks.timing import machine, table
+from tests.benchmarks.timing import machine, table, turns
+from tests.launches import Launches
 
 _AT_ONCE = 256
 
@@ -35,9 +40,9 @@ def network() -> nn.Sequential:
     ).eval()  # fmt: skip
 
 
-def data(model: nn.Sequential, count: int) -> TensorDataset:
+def data(model: nn.Sequential, count: int, side: int = 28) -> TensorDataset:
     """Images, what is right about them (mostly what the model says), what the baseline says."""
-    x = torch.randn(count, 1, 28, 28)
+    x = torch.randn(count, 1, side, side)
     with torch.no_grad():
         logits = torch.cat([model(part) for part in x.split(_AT_ONCE)])
         model[-1].bias.sub_(logits.mean(0))  # type: ignore[operator,union-attr]
@@ -91,6 +96,64 @@ def studies(fast: bool) -> str:
     return table(["study", "calls of the model", "samples in them", "CPU seconds"], rows)
 
 
+class Block(nn.Module):
+    """Two convolutions beside a shortcut."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1)
+        self.norms = nn.ModuleList([nn.BatchNorm2d(4), nn.BatchNorm2d(4)])
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.relu(self.norms[0](self.first(x)))
+        return self.relu(x + self.norms[1](self.second(hidden)))
+
+
+def deep() -> nn.Sequential:
+    """54 layers of next to no arithmetic."""
+    torch.manual_seed(0)
+    stem = (nn.Conv2d(1, 4, 1), nn.BatchNorm2d(4), nn.ReLU())
+    return nn.Sequential(
+        *stem, *(Block() for _ in range(26)), nn.Flatten(), nn.Linear(16, 10)
+    ).eval()
+
+
+def host(fast: bool) -> str:
+    """What attribution adds to a validation of 54 tiny layers, beside forward and backward."""
+    model, most, count = deep(), 50 if fast else 225, 640 if fast else 2560
+    made = data(model, count, side=2)
+    # As on a GPU: passes of 256, and inputs that have room for so many samples.
+    settings = Attribution(max_samples=most, samples_per_pass=256, input_bytes=most * 2 * 56)
+
+    def floor() -> None:
+        for part in made.tensors[0][: 2 * most].split(256):
+            start = model[0](part).detach().requires_grad_()
+            torch.autograd.grad(model[1:](start).amax(1).sum(), start)
+
+    def compared(size: int, attribution: Attribution | bool) -> None:
+        compare(model, DataLoader(made, size), BatchBaseline(2), target=1, attribution=attribution)
+
+    ways: dict[str, Callable[[], None]] = {"floor": floor}
+    for size in (64, 256):
+        ways[f"without {size}"] = partial(compared, size, False)
+        ways[f"with {size}"] = partial(compared, size, settings)
+    seconds = {name: min(found) for name, found in turns(ways, 2 if fast else 15).items()}
+    operators = {}
+    for name, way in ways.items():
+        with Launches() as launches:
+            way()
+        operators[name] = launches.found.total()
+    rows = [["forward and backward alone", operators["floor"], "", f"{1e3 * seconds['floor']:.0f}"]]
+    for size in (64, 256):
+        more, longer = (
+            one[f"with {size}"] - one[f"without {size}"] for one in (operators, seconds)
+        )
+        beyond = more - operators["floor"]
+        rows.append([f"batches of {size}", more, beyond, f"{1e3 * longer:.0f}"])
+    return table(["attribution", "operators", "beyond these", "CPU ms"], rows)
+
+
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--fast", action="store_true", help="small sizes, to see that it runs")
@@ -99,6 +162,7 @@ def main(arguments: list[str] | None = None) -> None:
     torch.set_num_threads(1)
     print(attribution(options.fast), flush=True)
     print(studies(options.fast), flush=True)
+    print(host(options.fast), flush=True)
     print(machine())
 
 
