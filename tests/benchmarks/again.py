@@ -16,6 +16,7 @@ import time
 import warnings
 from collections.abc import Callable
 from functools import partial
+from statistics import median
 from typing import Any
 
 import torch
@@ -138,19 +139,20 @@ def host(fast: bool) -> str:
     for size in (64, 256):
         ways[f"without {size}"] = partial(compared, size, False)
         ways[f"with {size}"] = partial(compared, size, settings)
-    seconds = {name: min(found) for name, found in turns(ways, 2 if fast else 15).items()}
+    seconds = turns(ways, 2 if fast else 21)
     operators = {}
     for name, way in ways.items():
         with Launches() as launches:
             way()
         operators[name] = launches.found.total()
-    rows = [["forward and backward alone", operators["floor"], "", f"{1e3 * seconds['floor']:.0f}"]]
+    alone = 1e3 * median(seconds["floor"])
+    rows = [["forward and backward alone", operators["floor"], "", f"{alone:.0f}"]]
     for size in (64, 256):
-        more, longer = (
-            one[f"with {size}"] - one[f"without {size}"] for one in (operators, seconds)
-        )
-        beyond = more - operators["floor"]
-        rows.append([f"batches of {size}", more, beyond, f"{1e3 * longer:.0f}"])
+        names = (f"with {size}", f"without {size}")
+        more = operators[names[0]] - operators[names[1]]
+        pairs = zip(*(seconds[name] for name in names), strict=True)
+        longer = 1e3 * median(one - other for one, other in pairs)
+        rows.append([f"batches of {size}", more, more - operators["floor"], f"{longer:.0f}"])
     return table(["attribution", "operators", "beyond these", "CPU ms"], rows)
 
 
