@@ -9,11 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pytorch_lightning import LightningModule
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_neurocorr import Ablation, record
+from lightning_neurocorr import Ablation, NeuronAdvantage, record
 from lightning_neurocorr.activations import TokenMasks
 from tests.padded import LOWEST, SAME, N, T, Tagger, Text, against, lengths, real_tokens, texts
+from tests.paper_model import paper_trainer
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*nested.*:UserWarning")
 
@@ -162,6 +165,39 @@ def test_token_mask_says_it_where_calls_do_not() -> None:
 def test_what_is_no_token_mask(mask: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         against(Text(told=False).eval(), texts(), token_mask=mask)
+
+
+def test_two_callbacks_each_have_their_own_mask() -> None:
+    class Module(LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = Text(told=False)
+
+        def forward(self, ids: Tensor) -> Tensor:
+            return self.net(ids)
+
+        def validation_step(self, batch: Any, batch_idx: int) -> None:
+            self(batch[0])
+
+    module = Module().eval()
+    ids = torch.stack([row for row, _, _ in texts()])
+    y, answers = torch.arange(N) % 2, torch.zeros(N).long()
+    loader = DataLoader(TensorDataset(ids, y, answers), 16)
+    first = torch.arange(ids.shape[1]) < 3
+    callbacks = [
+        NeuronAdvantage(
+            lambda b: b[2], "net.before", target=1, visualizer=None, name=name,
+            token_mask=lambda b, mask=mask: mask.expand(len(b[0]), -1),
+        )
+        for name, mask in {"start": first, "end": ~first}.items()
+    ]  # fmt: skip
+    paper_trainer(*callbacks).validate(module, loader, verbose=False)
+    with torch.no_grad():
+        spoken = module.net.before(module.net.embed(ids)).double()
+    for callback, mask in zip(callbacks, (first, ~first), strict=True):
+        assert callback.report is not None
+        found = [row.mean for row in callback.report.rows]
+        np.testing.assert_allclose(found, spoken[:, mask].mean((0, 1)), atol=1e-5)
 
 
 class Towers(nn.Module):

@@ -237,9 +237,9 @@ class ActivationRecorder:
             raise UnreadableError(_TRANSFORMED)
         axes = self._axes_of(place, value) if tensor is value else None
         if axes is not None:
-            asked = mask_for(axes, value.shape)
+            asked = mask_for(axes, value.shape, self._masks)
         else:
-            asked = None if tensor is None else mask_of(place, tensor)
+            asked = None if tensor is None else mask_of(place, tensor, self._masks)
         if asked is not None and asked.early:  # what follows may change it in place
             kept = first_tensor(value).detach().clone()
             self._early.append((name, place, kept, asked, moment))

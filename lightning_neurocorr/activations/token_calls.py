@@ -29,6 +29,7 @@ from lightning_neurocorr.activations.tokens import (
     read_mask,
     read_token_mask,
 )
+from lightning_neurocorr.isolation.asides import depth
 
 # Hands masks to a forward of the model, which never sees it.
 TOKEN_MASK = "__token_mask__"  # noqa: S105 -- no secret
@@ -138,11 +139,13 @@ class TokenMasks:
         self._model = model
         self._takers = dict(_takers(model))
         self._handles: list[RemovableHandle] = []
+        self._aside = 0
         self._given: tuple[TokenMask, ...] = ()
         self._forward = _Forward()
 
     def __enter__(self) -> Self:
         self.clear()
+        self._aside = depth()
         _open.set((*_open.get(), self))
         for module in dict.fromkeys([self._model, *self._takers]):
             if not isinstance(module, torch.jit.ScriptModule):
@@ -215,7 +218,7 @@ class TokenMasks:
 
     def _is_asked(self) -> bool:
         """Whether layers ask here: where samples are run again, those opened for that are."""
-        return _open.get()[-1:] == (self,)
+        return depth() == self._aside
 
     def _named(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -234,27 +237,28 @@ class TokenMasks:
 _open: ContextVar[tuple[TokenMasks, ...]] = ContextVar("token_masks", default=())
 
 
-def mask_of(place: Place, activation: Tensor) -> AskedMask | None:
+def mask_of(place: Place, activation: Tensor, masks: TokenMasks | None = None) -> AskedMask | None:
     """Ask for the mask of a layer that says this now; None where every position counts.
 
     So it is where nobody looks for masks, and where a sample has one position, or several axes of
-    them.
+    them. Without ``masks`` those that were opened last are asked.
 
     Raises:
         UnreadableError: If one of several axes of positions is as long as a mask.
     """
     if not _open.get() or activation.is_nested or activation.ndim < 3:
         return None
-    return mask_for(axes_of(place, activation), activation.shape)
+    return mask_for(axes_of(place, activation), activation.shape, masks)
 
 
-def mask_for(axes: Axes, shape: Sequence[int]) -> AskedMask | None:
+def mask_for(axes: Axes, shape: Sequence[int], masks: TokenMasks | None = None) -> AskedMask | None:
     """The same of an activation of some shape whose axes are known."""
-    if not axes.positions or not (masks := _open.get()):
+    masks = masks or next(reversed(_open.get()), None)
+    if not axes.positions or masks is None:
         return None
     if len(axes.positions) == 1:
-        return masks[-1].ask(shape[axes.samples], shape[axes.positions[0]])
-    if lengths := masks[-1].lengths:
+        return masks.ask(shape[axes.samples], shape[axes.positions[0]])
+    if lengths := masks.lengths:
         sizes = tuple(shape[axis] for axis in axes.positions)
         if lengths.intersection(sizes):
             raise UnreadableError(f"of its positions {sizes} a token mask has one axis only")

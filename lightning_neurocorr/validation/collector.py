@@ -66,6 +66,7 @@ class Collector:
             unit_axis=options.unit_axis,
             found=settings.found,
             strict=settings.strict,
+            masks=self.padding.masks,
             within=self.output,
         )
         self.reader = settings.reader or make_reader(options)
@@ -92,7 +93,6 @@ class Collector:
     def __enter__(self) -> Self:
         with ExitStack() as stack:
             stack.enter_context(eager(self.model))
-            stack.enter_context(self.padding.masks)
             stack.enter_context(self.recorder)
             stack.enter_context(self.output)
             self._stack = stack.pop_all()
