@@ -12,6 +12,7 @@ from scipy import special, stats
 from lightning_neurocorr import functional as F
 from lightning_neurocorr.functional.stratified import (
     CellMoments,
+    _student,
     compare_groups,
     correlation_within,
 )
@@ -268,16 +269,16 @@ def test_pools_hold_classes_alike() -> None:
     assert set(pools(seen[:3], 2).tolist()) <= {0, 1}
 
 
-def wide(neurons: int) -> CellMoments:
+def wide(neurons: int, most: int = 40) -> CellMoments:
     rng = np.random.default_rng(0)
-    counts = rng.integers(2, 40, (3, 4)).astype(float)
+    counts = rng.integers(2, most, (3, 4)).astype(float)
     sums = torch.from_numpy(rng.normal(size=(3, 4, neurons)))
     squares = torch.from_numpy(counts[..., None] * rng.uniform(1, 2, (3, 4, neurons)))
     return CellMoments(counts, counts, np.zeros(neurons), sums, squares)
 
 
 def test_many_neurons_are_tested_on_several_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    cells, real, seen = wide(13_000), special.stdtr, []
+    cells, real, seen = wide(13_000, most=20), special.stdtr, []  # few degrees of freedom
     cells.squares[:, :, 7] = math.nan
 
     def noting(dof: np.ndarray, t: np.ndarray) -> np.ndarray:
@@ -295,6 +296,16 @@ def test_many_neurons_are_tested_on_several_threads(monkeypatch: pytest.MonkeyPa
         assert sorted(seen, reverse=True) == expected
         np.testing.assert_array_equal(found.p, alone.p)
     assert np.isnan(alone.p).nonzero()[0].tolist() == [7]
+
+
+def test_students_distribution_is_scipys() -> None:
+    """To 2e-11 of p, on both sides of where the normal number stands in for it."""
+    dof, t = np.meshgrid(np.geomspace(1, 1e7, 150), np.r_[np.linspace(-37, 37, 301), np.nan])
+    found, expected = _student(dof.ravel(), t.ravel()), special.stdtr(dof.ravel(), t.ravel())
+    np.testing.assert_array_equal(np.isnan(found), np.isnan(expected))
+    told = expected > 1e-290  # of smaller ones doubles have fewer digits
+    np.testing.assert_allclose(found[told], expected[told], rtol=2e-11)
+    assert (found[~told & ~np.isnan(found)] <= 1e-289).all()
 
 
 def test_a_comparison_waits_for_its_device_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -90,10 +90,13 @@ class SiteRecorder(ActivationRecorder):
         self.found = found if found is not None and found.are_of(layers) else None
         super().__init__(self._readable(), pooling, strict=strict, masks=masks, within=within)
         self._watched = dict(layers)
-        self._finder = SiteFinder(model, layers, at, unit_axis, self.hear, pooling=pooling)
-        if within is not None:
-            self._finder.closed.add(within.module)
-            self._finder.trace.onward.module = within.module
+        self._finder: SiteFinder | None = None
+        if self.found is None:
+            finder = SiteFinder(model, layers, at, unit_axis, self.hear, pooling=pooling)
+            if within is not None:
+                finder.closed.add(within.module)
+                finder.trace.onward.module = within.module
+            self._finder = finder
 
     @property
     def places(self) -> Mapping[str, Place]:
@@ -106,10 +109,10 @@ class SiteRecorder(ActivationRecorder):
 
         Only where this batch was looked at.
         """
-        into = self._finder.trace.onward.into
-        if into is None or self.found is not None:
+        if self._finder is None or self.found is not None:
             return None
-        return self._finder.name_of(into)
+        into = self._finder.trace.onward.into
+        return None if into is None else self._finder.name_of(into)
 
     @property
     def other_class(self) -> bool:
@@ -126,18 +129,18 @@ class SiteRecorder(ActivationRecorder):
 
     def __enter__(self) -> Self:
         super().__enter__()
-        if self.found is None:
+        if self._finder is not None and self.found is None:
             self._finder.trace.open()
         return self
 
     def close(self) -> None:
         """Remove every hook; closing twice is harmless."""
-        self._finder.trace.close()
+        self.pause()
         super().close()
 
     def begin(self, batch: Any) -> None:
         """A batch is about to come: look, if that is still to be done."""
-        if self.found is None:
+        if self._finder is not None and self.found is None:
             self._finder.restart(batch)
             self._finder.trace.open()
 
@@ -147,13 +150,14 @@ class SiteRecorder(ActivationRecorder):
         It has to come where the forward began, not inside other modes of PyTorch: those put back
         how operations were dispatched when they began.
         """
-        self._finder.trace.close()
+        if self._finder is not None:
+            self._finder.trace.close()
 
     def take(
         self, num_samples: int | None = None, call: Call | None = None
     ) -> tuple[dict[str, Tensor], dict[str, str]]:
         """See :meth:`ActivationRecorder.take`."""
-        if self.found is None and self._finder.heard:
+        if self._finder is not None and self.found is None and self._finder.heard:
             self._finder.trace.close()
             places, heard, unreadable = self._finder.found()
             if self._within is not None:  # else nothing is said about samples

@@ -20,6 +20,7 @@ from torch import Tensor
 _ROUNDING = 1e-9
 _EXPLAINED = 1e-6  # of a neuron's spread, as for every partial correlation
 
+_MANY = 100  # degrees of freedom of which Student's distribution is nearly normal
 _NEURONS_PER_THREAD = 1 << 12  # half a millisecond of Student's distribution
 
 
@@ -182,7 +183,23 @@ def _welch(
 
 
 def _student(dof: np.ndarray, t: np.ndarray) -> np.ndarray:
-    """Student's distribution function, on as many threads as PyTorch may use: most of the time."""
+    """Student's distribution function.
+
+    Of many degrees of freedom, and not far out, by the normal number that is as likely (Hill 1970,
+    "Algorithm 395: Student's t-distribution"): to 2e-11, in a seventh of the time.
+    """
+    a = dof - 0.5
+    y = a * np.log1p(t * t / dof)
+    b = 48 * a * a
+    more = (((-0.4 * y - 3.3) * y - 24) * y - 85.5) / (0.8 * y * y + 100 + b) + y + 3
+    p = special.ndtr(np.copysign((more / b + 1) * np.sqrt(y), t))
+    rest = ~((dof >= _MANY) & (t * t <= dof / 4))
+    p[rest] = _exact_student(dof[rest], t[rest])
+    return p
+
+
+def _exact_student(dof: np.ndarray, t: np.ndarray) -> np.ndarray:
+    """The same, on as many threads as PyTorch may use."""
     threads = min(torch.get_num_threads(), len(t) // _NEURONS_PER_THREAD)
     if threads < 2:
         return special.stdtr(dof, t)
