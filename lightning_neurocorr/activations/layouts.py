@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 
 SAMPLES, UNITS, OTHER, UNKNOWN = "samples", "units", "other", "unknown"
 
@@ -109,6 +110,7 @@ def viewed(layout: Layout | None, shape: tuple[int, ...]) -> Layout | None:
     return tuple(_merged(axis) for axis in found)
 
 
+@lru_cache(256)
 def unfolded(layout: Layout) -> tuple[int, int, int, tuple[tuple[int, tuple[int, ...]], ...]]:
     """Number of axes, that of units and of samples, and what to unfold for it."""
     flat: list[str] = []

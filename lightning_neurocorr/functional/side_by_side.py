@@ -38,8 +38,8 @@ def read_parts(activations: Tensor | Sequence[Tensor], neurons: int) -> list[Ten
             f"Expected `activations` to have shape (N, {neurons}), but got {tuple(shapes[0])}. "
             "Pool space and tokens away first."
         )
-    flat = len({shape[:1] for shape in shapes}) == 1 and {len(shape) for shape in shapes} == {2}
-    if not flat or sum(shape[1] for shape in shapes) != neurons:
+    flat = {len(shape) for shape in shapes} == {2} and len({shape[0] for shape in shapes}) == 1
+    if not flat or sum([shape[1] for shape in shapes]) != neurons:
         raise ValueError(
             f"Expected `activations` to be of shapes (N, D) with one N and {neurons} neurons in "
             f"all, but got {list(map(tuple, shapes))}. Give those of every layer, space and tokens "
@@ -56,7 +56,7 @@ def read_parts(activations: Tensor | Sequence[Tensor], neurons: int) -> list[Ten
             f"{sorted(map(str, devices))}. Move them to one, or give each device a metric of its "
             "own."
         )
-    return [part.detach() for part in parts if part.shape[1]]
+    return [part.detach() if part.requires_grad else part for part in parts if part.shape[1]]
 
 
 def joined(parts: Sequence[Tensor]) -> list[Tensor]:
@@ -69,6 +69,11 @@ def side_by_side(parts: Sequence[Tensor]) -> Iterator[tuple[slice, Tensor]]:
     """Neurons and their activations, in few passes: small neighbours copied together."""
     scale = 1 if parts[0].device.type == "cpu" else _ON_DEVICE
     small, most = scale * _SMALL, scale * _TOGETHER
+    sizes = [part.numel() for part in parts]
+    if max(sizes) <= small and sum(sizes) <= most and len({part.dtype for part in parts}) == 1:
+        x = parts[0] if len(parts) == 1 else _copied([*parts])  # nearly always
+        yield slice(0, x.shape[1]), x
+        return
     start, size, before, run = 0, 0, 0, list[Tensor]()
     for part in (*parts, None):
         numel = 0 if part is None else part.numel()

@@ -192,8 +192,8 @@ def _chunks(n: int, neurons: int, folds: int) -> int:
 
 def _suit(parts: Sequence[Tensor], dtypes: Sequence[torch.dtype], device: torch.device) -> bool:
     """Whether kernels can read these, beside sums on a device."""
-    there = device.type in DEVICES and all(x.device == device for x in parts)
-    fit = there and all(x.dtype in dtypes for x in parts)
+    fit = device.type in DEVICES and {x.device for x in parts} == {device}
+    fit = fit and {x.dtype for x in parts} <= {*dtypes}
     return fit and not _unable and not torch.compiler.is_compiling() and _kernels() is not None
 
 
