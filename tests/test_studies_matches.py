@@ -29,7 +29,7 @@ def test_a_permuted_copy_is_matched_exactly() -> None:
     finding = asked([Matches(other)])["matches"]
     frame = finding.to_dataframe()
     first = frame[(frame.layer == "0") & frame.r.notna()]
-    assert (order.numpy()[first.other_unit] == first.unit).all()
+    assert (order.numpy()[first.other_unit.astype(int)] == first.unit).all()
     assert first.novelty.abs().max() < 1e-4
     assert first.mutual.all()
     assert frame.untrained.dropna().median() < 0.9  # the control is no copy
@@ -47,6 +47,16 @@ def test_new_units_of_a_checkpoint_are_new() -> None:
     assert same.max() < 1e-4
     assert np.mean([new.to_numpy()[:, None] > same.to_numpy()]) >= 0.9
     assert frame.untrained.isna().all()
+
+
+def test_a_neuron_without_r_has_no_other() -> None:
+    found = world()
+    with torch.no_grad():
+        found.model[0].weight[3], found.model[0].bias[3] = 0, -1
+    frame = asked([Matches(net(), untrained=False)], found)["matches"].to_dataframe()
+    dead = frame[(frame.layer == "0") & (frame.unit == 3)]
+    assert dead[["r", "other_unit", "given_unit"]].isna().all(axis=None)
+    assert frame[frame.r.notna()].other_unit.notna().all()
 
 
 def test_the_baseline_is_the_other_network_where_it_is_one() -> None:

@@ -37,7 +37,7 @@ COLUMNS = (
     Column("layer", "The layer.", format="text"),
     Column("unit", "The neuron's index in its layer.", format="step"),
     Column("other_layer", "The layer of the other network with the best match.", format="text"),
-    Column("other_unit", "The neuron there; -1 where none has an r.", format="step"),
+    Column("other_unit", "The neuron there; NaN where none has an r.", format="step"),
     Column(
         "r",
         "Pearson's r with the best match, over all samples.",
@@ -48,7 +48,7 @@ COLUMNS = (
     Column("novelty", "1 - r: near 0 for a neuron that the other network has too."),
     Column("untrained", "r of the best match in an untrained copy of the model.", format="signed"),
     Column("given_layer", "Layer of its partner where each is given away once.", format="text"),
-    Column("given_unit", "The neuron there; -1 where there is none left.", format="step"),
+    Column("given_unit", "The neuron there; NaN where there is none left.", format="step"),
 )
 
 
@@ -267,7 +267,7 @@ def _columns(told: _OtherNetwork, found: Matched, control: Matched | None) -> di
     def of(index: np.ndarray) -> tuple[list[str | None], np.ndarray]:
         known = index >= 0
         names = [other_layer[i] if i >= 0 else None for i in index.tolist()]
-        return names, np.where(known, other_unit[index], -1)
+        return names, np.where(known, other_unit[index], np.nan)
 
     best_layer, best_unit = of(found.best)
     given_layer, given_unit = of(found.one_to_one)

@@ -43,7 +43,8 @@ def matches(seeds: Sequence[int]) -> Iterator[Row]:
         copied, orders = permuted(world.model, seed)
         frame = watched(world, [Matches(copied, untrained=False)])["matches"].to_dataframe()
         for row in frame[frame.r.notna() & (frame.layer != "head")].itertuples():
-            right = row.other_layer == row.layer and orders[row.layer][row.other_unit] == row.unit
+            theirs = int(row.other_unit)  # no NaN beside an r
+            right = row.other_layer == row.layer and orders[row.layer][theirs] == row.unit
             exact.append(bool(right))
         own += frame.novelty.dropna().tolist()
         frame = watched(world, [Matches()])["matches"].to_dataframe()

@@ -260,7 +260,7 @@ def matches(_: int) -> Iterator[Row]:
         )  # fmt: skip
         spent.append((time.process_time() - began, (peak() - before) / 2**20))
     frame = report.studies["matches"].to_dataframe().sort_values("unit")
-    exact = (order.numpy()[frame.other_unit] == np.arange(10_000)).mean()
+    exact = (order.numpy()[frame.other_unit.astype(int)] == np.arange(10_000)).mean()
     seconds, memory = (b - a for a, b in zip(*spent, strict=True))
     yield "10,000 x 10,000: peak of memory beyond the validation", "≤ 450 MB", f"{memory:.0f} MB"
     yield "forwards of the other network for 4 batches", "4", str(other.forwards)
