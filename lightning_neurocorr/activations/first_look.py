@@ -99,6 +99,11 @@ class SiteRecorder(ActivationRecorder):
             self._finder = finder
 
     @property
+    def _looking(self) -> SiteFinder | None:
+        """What looks at this batch; None where everything is found."""
+        return self._finder if self.found is None else None
+
+    @property
     def places(self) -> Mapping[str, Place]:
         """Where each layer is read that can be; until that is known, the layers themselves."""
         return self._watched if self.found is None else self._readable()
@@ -109,10 +114,9 @@ class SiteRecorder(ActivationRecorder):
 
         Only where this batch was looked at.
         """
-        if self._finder is None or self.found is not None:
-            return None
-        into = self._finder.trace.onward.into
-        return None if into is None else self._finder.name_of(into)
+        looking = self._looking
+        into = None if looking is None else looking.trace.onward.into
+        return None if looking is None or into is None else looking.name_of(into)
 
     @property
     def other_class(self) -> bool:
@@ -120,7 +124,8 @@ class SiteRecorder(ActivationRecorder):
 
         Only where this batch was looked at.
         """
-        return self.found is None and self._finder.trace.onward.other_class
+        looking = self._looking
+        return looking is not None and looking.trace.onward.other_class
 
     @property
     def chosen(self) -> Mapping[str, Place]:
@@ -129,8 +134,8 @@ class SiteRecorder(ActivationRecorder):
 
     def __enter__(self) -> Self:
         super().__enter__()
-        if self._finder is not None and self.found is None:
-            self._finder.trace.open()
+        if (looking := self._looking) is not None:
+            looking.trace.open()
         return self
 
     def close(self) -> None:
@@ -140,9 +145,9 @@ class SiteRecorder(ActivationRecorder):
 
     def begin(self, batch: Any) -> None:
         """A batch is about to come: look, if that is still to be done."""
-        if self._finder is not None and self.found is None:
-            self._finder.restart(batch)
-            self._finder.trace.open()
+        if (looking := self._looking) is not None:
+            looking.restart(batch)
+            looking.trace.open()
 
     def pause(self) -> None:
         """A batch has passed: nothing is looked at until the next one.
@@ -157,13 +162,14 @@ class SiteRecorder(ActivationRecorder):
         self, num_samples: int | None = None, call: Call | None = None
     ) -> tuple[dict[str, Tensor], dict[str, str]]:
         """See :meth:`ActivationRecorder.take`."""
-        if self._finder is not None and self.found is None and self._finder.heard:
-            self._finder.trace.close()
-            places, heard, unreadable = self._finder.found()
+        looking = self._looking
+        if looking is not None and looking.heard:
+            looking.trace.close()
+            places, heard, unreadable = looking.found()
             if self._within is not None:  # else nothing is said about samples
-                moved = dict.fromkeys(self._finder.trace.reordered, _MOVED)
+                moved = dict.fromkeys(looking.trace.reordered, _MOVED)
                 unreadable = {**moved, **unreadable}
-            self.found = SitesFound(places, unreadable, tuple(self._finder.notes()))
+            self.found = SitesFound(places, unreadable, tuple(looking.notes()))
             self.move_to(self._readable(), heard)
         taken, problems = super().take(num_samples, call)
         unreadable = {} if self.found is None else self.found.unreadable
