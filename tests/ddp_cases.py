@@ -359,6 +359,22 @@ def unsharded_stream() -> dict[str, Any]:
 
 
 @case
+def no_distributed_sampler() -> dict[str, Any]:
+    return run(trainer={"use_distributed_sampler": False})
+
+
+@case
+def sharded_by_hand() -> dict[str, Any]:
+    """Every process has a data set of its own, and no sampler."""
+    rank, world = PLACE["rank"], PLACE["world"]
+    mine = range(rank, 16 - 16 % world, world)
+    return run(
+        loaders=lambda: DataLoader(Subset(Pictures(16), mine), 4),
+        trainer={"use_distributed_sampler": False},
+    )
+
+
+@case
 def labels_out_of_range() -> dict[str, Any]:
     """An error in every process, not a wait."""
 

@@ -24,6 +24,7 @@ BY_POSITION = "attribution_contrast"  # partners are matched by a hash of it
 # Training sees other batches, rows are duplicated or processes are made to disagree.
 OF_THEIR_OWN = (
     "fitted", "late_snapshot", "breaks_in_one_process", "unsharded_stream", "labels_out_of_range",
+    "no_distributed_sampler", "sharded_by_hand",
     "layer_missing_in_one_batch", "layer_missing_in_other_ranks", "widths_that_differ",
     "unattributed_in_one_process", "placebo_fails_in_one_process", "sharded_evidence",
     "sharded_and_fitted", "held_and_averaged",
@@ -221,6 +222,18 @@ def test_an_iterable_that_every_process_sees_whole_is_said(ranks: list[Results])
     for results in ranks:
         assert results["unsharded_stream"]["n"] == 17 * len(ranks)
         assert any("Shard it yourself" in text for text in results["unsharded_stream"]["said"])
+
+
+def test_samples_that_every_process_saw_are_said(ranks: list[Results], alone: Results) -> None:
+    for results in ranks:
+        found = results["no_distributed_sampler"]
+        assert found["n"] == 17 * len(ranks)
+        torch.testing.assert_close(found["columns"]["r"], alone["seventeen"]["columns"]["r"])
+        assert sum("saw the same samples" in text for text in found["said"]) == 1
+        assert sum("saw the same samples" in text for text in found["notes"]) == 1
+        for name in ("sharded_by_hand", "seventeen"):
+            assert not any("saw the same samples" in text for text in results[name]["said"])
+        assert results["sharded_by_hand"]["n"] == 16 - 16 % len(ranks)
 
 
 def test_wrong_labels_in_one_process_are_an_error_in_all(ranks: list[Results]) -> None:

@@ -268,7 +268,7 @@ class OneValidation:
         advantage = options.advantage
         keeps = self._keeps_samples(trainer)
         small = keeps and options.inspector is not None
-        return report_of(
+        report = report_of(
             validation,
             name=options.name,
             baseline=describe(options.baseline),
@@ -279,6 +279,10 @@ class OneValidation:
             class_names=options.class_names or {},
             asked={**options.asked, "exemplars": keeps, "thumbnails": small},
         )
+        if not wiring.is_seen_by_all(self.loaders, validation.samples, trainer.world_size):
+            return report
+        self.memory.faults.say(wiring.SEEN_BY_ALL)
+        return replace(report, notes=(*report.notes, wiring.SEEN_BY_ALL))
 
     def _keep(self, report: NeuronReport, validation: Validation, told: HeardByStudies) -> None:
         """The report becomes the last one, and part of the history."""

@@ -17,6 +17,7 @@ from lightning_neurocorr.isolation.randomness import PrivateRandomness
 from lightning_neurocorr.samples import LoaderPositions
 from lightning_neurocorr.studies.subject import Subject
 from lightning_neurocorr.validation.asking import describe
+from lightning_neurocorr.validation.batches import SampleTable
 from lightning_neurocorr.validation.collector import Collector
 from lightning_neurocorr.validation.padding import with_token_mask
 from lightning_neurocorr.validation.reading import Arguments
@@ -30,6 +31,12 @@ _ROOM = 1 << 40
 REPEATED = (
     "Every process sees all of an iterable validation set: its samples count once per process. "
     "Shard it yourself."
+)
+
+SEEN_BY_ALL = (
+    "Every process saw the same samples: each counts once per process, so that "
+    "p and q are too small and intervals too narrow. r is right. Leave use_distributed_sampler of "
+    "the Trainer on, or give the loader a DistributedSampler."
 )
 
 PADDED = (
@@ -54,6 +61,17 @@ def validation_loaders(
         found[i] = LoaderPositions(loaders[i], offset, trainer.global_rank, trainer.world_size)
         offset += found[i].length or _ROOM
     return found
+
+
+def is_seen_by_all(
+    loaders: Mapping[int, LoaderPositions], samples: SampleTable, processes: int
+) -> bool:
+    """Whether all processes saw the same samples, which is known of one loader at a time."""
+    return (
+        len(loaders) == 1
+        and not any(loader.shared_out for loader in loaders.values())
+        and samples.seen_by_each(processes)
+    )
 
 
 def _flat(loaders: Any) -> list[Any]:

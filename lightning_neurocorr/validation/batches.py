@@ -183,6 +183,18 @@ class SampleTable:
         """Samples whose id another sample had before them."""
         return len(self.key) - len(self.key.unique())
 
+    def seen_by_each(self, processes: int) -> bool:
+        """Whether all of several processes have seen the same samples, by all that is known.
+
+        Process ``r`` has the numbers ``r``, ``r + processes`` and so on.
+        """
+        told = torch.stack([self.target, self.answer, self.prediction, self.outcome])
+        if processes < 2 or told.shape[1] % processes:
+            return False
+        told = told[:, self.number.argsort()].view(len(told), -1, processes)
+        several = len(told[:, :, 0].unique(dim=1).T) > 1  # else any samples would be the same
+        return several and bool((told == told[:, :, :1]).all())
+
     def counts(self) -> list[int]:
         """Samples per outcome group."""
         return torch.bincount(self.outcome[self.outcome >= 0], minlength=4).tolist()
