@@ -25,11 +25,14 @@ class LoadedBatch:
     Args:
         batch: The batch before the step.
         written: Where tensors are written into; None finds out.
+
+    Attributes:
+        kept: The batch with the very tensors that were loaded, whatever was written into them.
     """
 
     def __init__(self, batch: Any, written: frozenset[Path] | None = None) -> None:
         self.written = written
-        self._kept = _copied(batch)
+        self.kept = _copied(batch)
         self._copies = {
             path: part.clone()
             for path, part in _tensors(batch, ())
@@ -43,12 +46,12 @@ class LoadedBatch:
             batch: The same batch after the step.
         """
         if self.written is None:
-            now = dict(_tensors(self._kept, ()))
+            now = dict(_tensors(self.kept, ()))
             self.written = frozenset(
                 path for path, was in self._copies.items() if not _is_same(now[path], was)
             )
             self._copies = {path: self._copies[path] for path in self.written}
-        return self._restored(self._kept, batch, ())
+        return self._restored(self.kept, batch, ())
 
     def _restored(self, kept: Any, now: Any, path: Path) -> Any:
         if path in self._copies:

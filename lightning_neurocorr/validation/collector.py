@@ -172,7 +172,8 @@ class Collector:
             call = read.call
             if self.arguments is None and call is not None:
                 held = (*self.model.parameters(), *self.model.buffers())
-                self.arguments = argument_reader(batch, call.arguments, held)
+                loaded = batch if self._loaded is None else self._loaded.kept
+                self.arguments = argument_reader(loaded, call.arguments, held)
             n = len(prediction)
             names = None if ids is None else read_ids(ids, n)
             numbers, keep = loader.advance_over(batch, n, identified=names is not None)
