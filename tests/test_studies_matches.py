@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -51,6 +52,7 @@ def test_new_units_of_a_checkpoint_are_new() -> None:
 
 def test_a_neuron_without_r_has_no_other() -> None:
     found = world()
+    found = replace(found, model=copy.deepcopy(found.model))
     with torch.no_grad():
         found.model[0].weight[3], found.model[0].bias[3] = 0, -1
     frame = asked([Matches(net(), untrained=False)], found)["matches"].to_dataframe()
