@@ -21,6 +21,7 @@ import urllib.request
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -64,7 +65,7 @@ def report(validation: int, neurons: int, last: bool) -> NeuronReport:
     if not last:
         return made
     panels = tuple(panel(row.layer, row.unit, draw) for row in made.shown(16))
-    return NeuronReport(**{**vars(made), "panels": panels})
+    return replace(made, panels=panels)
 
 
 def panel(layer: str, unit: int, draw: np.random.Generator) -> Panel:
