@@ -60,11 +60,17 @@ def rolled(layer: nn.Module, x: Tensor) -> Tensor:
     return layer(x.roll(2, 0)).roll(-2, 0)
 
 
+def multiplied(layer: nn.Module, x: Tensor) -> Tensor:
+    """By a matrix of zeros and ones: an order that no operation tells."""
+    order = nn.functional.one_hot(x[:, 0].argsort(), len(x)).float()
+    return order.T @ layer(order @ x)
+
+
 def one_by_one(layer: nn.Module, x: Tensor) -> Tensor:
     return torch.stack([layer(sample) for sample in x])
 
 
-WAYS = [sorted_by_index, selected, flipped, rolled, one_by_one]
+WAYS = [sorted_by_index, selected, flipped, rolled, multiplied, one_by_one]
 
 
 def compared(model: nn.Module, batch: int = BATCH, **options: Any) -> NeuronReport:
