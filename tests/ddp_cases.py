@@ -13,7 +13,7 @@ import torch
 from pytorch_lightning.strategies import ModelParallelStrategy
 from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard
-from torch.utils.data import DataLoader, IterableDataset, Subset
+from torch.utils.data import DataLoader, DistributedSampler, IterableDataset, Subset
 from typing_extensions import Self
 
 from lightning_neurocorr import (
@@ -168,16 +168,21 @@ def log_probability() -> dict[str, Any]:
     return run(29, baseline=baseline, advantage="log_prob")
 
 
+def less_error(prediction: Tensor, baseline: Tensor, target: Tensor) -> Tensor:
+    return (baseline - target) ** 2 - (prediction[:, 0] - target) ** 2
+
+
+def regression(**more: Any) -> dict[str, Any]:
+    return run(
+        19, baseline=lambda batch: batch[2].float(), advantage=less_error,
+        predictions=lambda outputs, batch: (outputs, batch[1].float()),
+        module=Regression, **more,
+    )  # fmt: skip
+
+
 @case
 def own_advantage() -> dict[str, Any]:
-    def advantage(prediction: Tensor, baseline: Tensor, target: Tensor) -> Tensor:
-        return (baseline - target) ** 2 - (prediction[:, 0] - target) ** 2
-
-    return run(
-        19, baseline=lambda batch: batch[2].float(), advantage=advantage,
-        predictions=lambda outputs, batch: (outputs, batch[1].float()),
-        module=Regression,
-    )  # fmt: skip
+    return regression()
 
 
 class Regression(Net):
@@ -358,9 +363,42 @@ def unsharded_stream() -> dict[str, Any]:
     return run(loaders=lambda: DataLoader(Stream(), 4))
 
 
+class Shards(IterableDataset[Any]):
+    """Every process has samples of its own."""
+
+    def __iter__(self) -> Any:
+        data, rank, world = Pictures(12), PLACE["rank"], PLACE["world"]
+        return (data[i] for i in range(rank, 12, world))
+
+
+@case
+def sharded_stream() -> dict[str, Any]:
+    return run(loaders=lambda: DataLoader(Shards(), 4))
+
+
 @case
 def no_distributed_sampler() -> dict[str, Any]:
     return run(trainer={"use_distributed_sampler": False})
+
+
+@case
+def one_of_two_loaders_shared_out() -> dict[str, Any]:
+    """Each process counts further in the first loader than it is long, and then in the second."""
+    rank, world = PLACE["rank"], PLACE["world"]
+
+    def loaders() -> list[DataLoader[Any]]:
+        data = Pictures(28)
+        second = Subset(data, range(17, 28))
+        sampler = DistributedSampler(second, world, rank, shuffle=False)
+        return [DataLoader(Subset(data, range(17)), 4), DataLoader(second, 3, sampler=sampler)]
+
+    return run(loaders=loaders, trainer={"use_distributed_sampler": False})
+
+
+@case
+def regression_without_a_sampler() -> dict[str, Any]:
+    """Numbers have no classes that could tell."""
+    return regression(trainer={"use_distributed_sampler": False})
 
 
 @case

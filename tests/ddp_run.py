@@ -139,6 +139,7 @@ def run(
             made.validate(module(), valid, verbose=False)
     said = [str(w.message) for w in caught if "NeuronAdvantage" in str(w.message)]
     said += [str(w.message) for w in caught if "Every process" in str(w.message)]
+    said += [str(w.message) for w in caught if "No distributed sampler" in str(w.message)]
     advised = [str(w.message) for w in caught if "sync_dist" in str(w.message)]
     monitored = {
         tag: float(value) for tag, value in made.callback_metrics.items() if "neurocorr/" in tag

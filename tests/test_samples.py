@@ -85,7 +85,7 @@ def test_padding_of_distributed_samplers_is_dropped(
         loader = DataLoader(data, batch_size=2, sampler=sampler)
         positions = LoaderPositions(loader, rank=rank, world_size=world)
         assert positions.known == (not shuffle)
-        assert not positions.repeated
+        assert positions.shared_out
         seen = walk(loader, positions)
         if not shuffle:
             assert all(drawn == said for drawn, said, _ in seen)  # padding, too
@@ -310,12 +310,11 @@ def test_ids_become_numbers_that_do_not_change() -> None:
     assert words[0] == 3446703378339880155
 
 
-def test_iterables_are_repeated_by_every_process() -> None:
+def test_nobody_shares_an_iterable_out() -> None:
     for loader in (DataLoader(Stream()), [1, 2]):
         positions = LoaderPositions(loader, rank=1, world_size=2)
-        assert positions.repeated
+        assert not positions.shared_out
         assert positions.length is None
-        assert not LoaderPositions(loader).repeated
 
 
 def splitmix(position: int, seed: int) -> int:

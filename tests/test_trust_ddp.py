@@ -24,7 +24,8 @@ BY_POSITION = "attribution_contrast"  # partners are matched by a hash of it
 # Training sees other batches, rows are duplicated or processes are made to disagree.
 OF_THEIR_OWN = (
     "fitted", "late_snapshot", "breaks_in_one_process", "unsharded_stream", "labels_out_of_range",
-    "no_distributed_sampler", "sharded_by_hand",
+    "no_distributed_sampler", "sharded_by_hand", "sharded_stream", "one_of_two_loaders_shared_out",
+    "regression_without_a_sampler",
     "layer_missing_in_one_batch", "layer_missing_in_other_ranks", "widths_that_differ",
     "unattributed_in_one_process", "placebo_fails_in_one_process", "sharded_evidence",
     "sharded_and_fitted", "held_and_averaged",
@@ -218,22 +219,36 @@ def test_a_baseline_that_fails_in_one_process_is_a_warning_in_all(ranks: list[Re
         assert any(said in text for text in found["said"])
 
 
-def test_an_iterable_that_every_process_sees_whole_is_said(ranks: list[Results]) -> None:
-    for results in ranks:
-        assert results["unsharded_stream"]["n"] == 17 * len(ranks)
-        assert any("Shard it yourself" in text for text in results["unsharded_stream"]["said"])
+SAW = "saw the same samples"
 
 
 def test_samples_that_every_process_saw_are_said(ranks: list[Results], alone: Results) -> None:
     for results in ranks:
-        found = results["no_distributed_sampler"]
-        assert found["n"] == 17 * len(ranks)
-        torch.testing.assert_close(found["columns"]["r"], alone["seventeen"]["columns"]["r"])
-        assert sum("saw the same samples" in text for text in found["said"]) == 1
-        assert sum("saw the same samples" in text for text in found["notes"]) == 1
-        for name in ("sharded_by_hand", "seventeen"):
-            assert not any("saw the same samples" in text for text in results[name]["said"])
+        for name in ("no_distributed_sampler", "unsharded_stream"):
+            found = results[name]
+            assert found["n"] == 17 * len(ranks)
+            torch.testing.assert_close(found["columns"]["r"], alone["seventeen"]["columns"]["r"])
+            assert sum(SAW in text for text in found["said"]) == 1
+            assert sum(SAW in text for text in found["notes"]) == 1
+        for name in ("sharded_by_hand", "sharded_stream", "seventeen"):
+            assert not any(SAW in text for text in results[name]["said"])
         assert results["sharded_by_hand"]["n"] == 16 - 16 % len(ranks)
+
+
+def test_each_loader_that_nobody_shares_out_is_looked_at(ranks: list[Results]) -> None:
+    for results in ranks:
+        found = results["one_of_two_loaders_shared_out"]
+        assert found["n"] == 17 * len(ranks) + 11
+        assert sum(SAW in text for text in found["notes"]) == 1
+        places = [place for place in found["samples"]["position"] if place >= 0]
+        assert sorted(places) == list(range(17, 28))
+
+
+def test_it_is_said_where_nothing_tells_what_processes_saw(ranks: list[Results]) -> None:
+    for results in ranks:
+        found = results["regression_without_a_sampler"]
+        for texts in (found["said"], found["notes"]):
+            assert sum("do not tell whether all saw the same ones" in text for text in texts) == 1
 
 
 def test_wrong_labels_in_one_process_are_an_error_in_all(ranks: list[Results]) -> None:

@@ -87,8 +87,6 @@ class OneValidation:
         checks.check_loaders(trainer, "fit" if wiring.is_fitting(trainer) else "validate")
         self.loaders = wiring.validation_loaders(trainer, options.dataloaders)
         loaders = list(self.loaders.values())
-        if any(loader.repeated for loader in loaders):
-            self.memory.faults.say(wiring.REPEATED)
         if any(loader.uncertain_padding for loader in loaders):
             self.memory.faults.say(wiring.PADDED)
         for part in options.answerers:
@@ -279,10 +277,11 @@ class OneValidation:
             class_names=options.class_names or {},
             asked={**options.asked, "exemplars": keeps, "thumbnails": small},
         )
-        if not wiring.is_seen_by_all(self.loaders, validation.samples, trainer.world_size):
+        twice = wiring.samples_seen_twice(self.loaders, validation.samples, trainer.world_size)
+        if twice is None:
             return report
-        self.memory.faults.say(wiring.SEEN_BY_ALL)
-        return replace(report, notes=(*report.notes, wiring.SEEN_BY_ALL))
+        self.memory.faults.say(twice)
+        return replace(report, notes=(*report.notes, twice))
 
     def _keep(self, report: NeuronReport, validation: Validation, told: HeardByStudies) -> None:
         """The report becomes the last one, and part of the history."""

@@ -25,18 +25,20 @@ from lightning_neurocorr.validation.reading import Arguments
 if TYPE_CHECKING:
     from pytorch_lightning import LightningModule, Trainer
 
-# Positions of a loader without a length start here after the loader before it.
+# Numbers of a loader whose length says nothing about them: it has so many of its own.
 _ROOM = 1 << 40
-
-REPEATED = (
-    "Every process sees all of an iterable validation set: its samples count once per process. "
-    "Shard it yourself."
-)
 
 SEEN_BY_ALL = (
     "Every process saw the same samples: each counts once per process, so that "
     "p and q are too small and intervals too narrow. r is right. Leave use_distributed_sampler of "
-    "the Trainer on, or give the loader a DistributedSampler."
+    "the Trainer on, or give the loader a DistributedSampler. An iterable data set has to share "
+    "its samples out itself."
+)
+
+PERHAPS_SEEN_BY_ALL = (
+    "No distributed sampler shares the samples out among processes, and their classes do not tell "
+    "whether all saw the same ones. If so, each counts once per process, so that p and q are too "
+    "small and intervals too narrow."
 )
 
 PADDED = (
@@ -59,19 +61,24 @@ def validation_loaders(
                 f"but got {i}."
             )
         found[i] = LoaderPositions(loaders[i], offset, trainer.global_rank, trainer.world_size)
+        if trainer.world_size > 1 and not found[i].shared_out:
+            found[i].offset = (i + 1) * _ROOM  # processes may count further than its length
         offset += found[i].length or _ROOM
     return found
 
 
-def is_seen_by_all(
+def samples_seen_twice(
     loaders: Mapping[int, LoaderPositions], samples: SampleTable, processes: int
-) -> bool:
-    """Whether all processes saw the same samples, which is known of one loader at a time."""
-    return (
-        len(loaders) == 1
-        and not any(loader.shared_out for loader in loaders.values())
-        and samples.seen_by_each(processes)
-    )
+) -> str | None:
+    """What to say where all processes saw, or may have seen, the same samples of a loader."""
+    found = {
+        samples.between(loader.offset, loader.offset + _ROOM).seen_by_each(processes)
+        for loader in loaders.values()
+        if processes > 1 and not loader.shared_out
+    }
+    if True in found:
+        return SEEN_BY_ALL
+    return PERHAPS_SEEN_BY_ALL if None in found else None
 
 
 def _flat(loaders: Any) -> list[Any]:

@@ -58,7 +58,6 @@ class LoaderPositions:
 
     Attributes:
         unknown: Why positions are not those of the data set; empty while they are known.
-        repeated: Whether every process sees every sample (an iterable that nobody shards).
         shared_out: Whether a sampler gives every process samples of its own.
         uncertain_padding: Whether a sampler of the user's may have padded with duplicates.
     """
@@ -69,7 +68,6 @@ class LoaderPositions:
         iterable = isinstance(dataset, IterableDataset) or not isinstance(loader, DataLoader)
         sampler = None if iterable else _sampler_of(loader)
         self._start, self._stride, self._limit = 0, 1, None
-        self.repeated = iterable and world_size > 1
         distributed = self.shared_out = isinstance(sampler, DistributedSampler)
         self.uncertain_padding = distributed and not _is_plain_distributed(sampler)
         if distributed:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import compress
 
 import torch
@@ -179,21 +179,28 @@ class SampleTable:
         rows = (torch.isin(self.number, wanted) & (self.position >= 0)).nonzero().squeeze(1)
         return dict(zip(self.number[rows].tolist(), self.position[rows].tolist(), strict=True))
 
+    def between(self, start: int, stop: int) -> SampleTable:
+        """Only samples whose number is at least ``start`` and below ``stop``."""
+        rows = (self.number >= start) & (self.number < stop)
+        return SampleTable(**{part.name: getattr(self, part.name)[rows] for part in fields(self)})
+
     def repeated_ids(self) -> int:
         """Samples whose id another sample had before them."""
         return len(self.key) - len(self.key.unique())
 
-    def seen_by_each(self, processes: int) -> bool:
-        """Whether all of several processes have seen the same samples, by all that is known.
+    def seen_by_each(self, processes: int) -> bool | None:
+        """Whether all of several processes have seen the same samples; None where it is not known.
 
-        Process ``r`` has the numbers ``r``, ``r + processes`` and so on.
+        Classes and outcomes tell. Process ``r`` has every ``processes``-th number from its first.
         """
         told = torch.stack([self.target, self.answer, self.prediction, self.outcome])
-        if processes < 2 or told.shape[1] % processes:
+        if told.shape[1] % processes:
             return False
         told = told[:, self.number.argsort()].view(len(told), -1, processes)
-        several = len(told[:, :, 0].unique(dim=1).T) > 1  # else any samples would be the same
-        return several and bool((told == told[:, :, :1]).all())
+        if not bool((told == told[:, :, :1]).all()):
+            return False
+        several = told.shape[1] > 0 and len(told[:, :, 0].unique(dim=1).T) > 1
+        return True if several else None  # any samples of one kind would look the same
 
     def counts(self) -> list[int]:
         """Samples per outcome group."""
