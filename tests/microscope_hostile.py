@@ -96,7 +96,8 @@ class Odd(Study):
                        name="groups", title=RIGHT_TO_LEFT)  # fmt: skip
         square = Figure("square", np.full((4, 4, 3), 200, np.uint8), QUOTES)
         return Finding(MARKUP, QUOTES, headline=LONG, tables=(Table("neuron", declared, columns),
-                       groups), figures=(square,), notes=(RIGHT_TO_LEFT,))  # fmt: skip
+                       groups), figures=(square,), notes=(RIGHT_TO_LEFT,),
+                       numbers={"a_b": 3, MARKUP: 4}, labels={MARKUP: MARKUP})  # fmt: skip
 
 
 def coarse(batch: Any) -> Tensor:

@@ -171,6 +171,7 @@ def test_a_study_is_drawn_from_its_description(view, written):
     (finding,) = written.hostile.report.studies.values()
     view.go(run=HOSTILE_RUN, page="study", study="odd")
     assert view.text("h1") == MARKUP
+    assert view.texts(".facts dt") == ["a b", MARKUP]
     table, groups = finding.tables
     shown = [_cells(text) for text in view.texts("[data-table=neuron] tbody tr")]
     assert [row[0] for row in shown] == names(written.hostile.report)

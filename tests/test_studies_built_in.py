@@ -87,6 +87,14 @@ def test_ranks_and_placebo_say_what_the_report_says(report: NeuronReport) -> Non
     assert report.studies["placebo"].numbers["encodes"] == report.placebo.called["encodes"][0]
 
 
+def test_a_file_keeps_what_pages_call_numbers(report: NeuronReport, tmp_path: Path) -> None:
+    kept = NeuronReport.load(report.save(tmp_path / "a.npz")).studies
+    assert kept["second_pass"].labels == {"held": "neurons that hold"}
+    assert {name: found.labels for name, found in report.studies.items()} == {
+        name: found.labels for name, found in kept.items()
+    }
+
+
 def crafted(report: NeuronReport, path: Path, **changed: np.ndarray) -> Path:
     """The file of a report with some arrays replaced."""
     with np.load(report.save(path)) as archive:

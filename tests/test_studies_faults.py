@@ -300,6 +300,11 @@ def test_tables_say_what_is_wrong_with_them() -> None:
         (lambda: Table("layer", (layer,), {"layer": [1]}), "'layer' to be texts"),
         (lambda: Table("group", (a,), {"a": ["x"]}), "'a' to be numbers"),
         (lambda: Finding("", state="lost"), "`state` to be one of"),  # type: ignore[arg-type]
+        (
+            lambda: Finding("", numbers={"a": 1}, labels={"b": "B"}),
+            "`labels` to be of a, but got b",
+        ),
+        (lambda: Finding("", numbers={"a": 1}, labels={"a": 1}), "to be texts"),  # type: ignore[dict-item]
     ):
         with pytest.raises((TypeError, ValueError), match=match):
             made()

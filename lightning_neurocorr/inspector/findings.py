@@ -51,6 +51,7 @@ def _study(
         "name": name,
         **{key: getattr(finding, key) for key in ("title", "about", "state", "why", "headline")},
         "numbers": dict(finding.numbers),
+        "labels": dict(finding.labels),
         "tables": tables,
         "pictures": pictures,
         "texts": [{"title": "", "text": note} for note in finding.notes],

@@ -74,10 +74,12 @@ class Finding:
         figures: The result in pictures.
         notes: What to know about it.
         numbers: A few numbers that the history of a run keeps, by name.
+        labels: What pages call these numbers, by name; by default the name itself.
 
     Raises:
         TypeError: If a part is of the wrong kind.
-        ValueError: If the state is unknown, or two tables or figures share a name.
+        ValueError: If the state is unknown, two tables or figures share a name, or a label is of
+            no number.
     """
 
     title: str
@@ -89,6 +91,7 @@ class Finding:
     figures: tuple[Figure, ...] = ()
     notes: tuple[str, ...] = ()
     numbers: Mapping[str, float] = field(default_factory=dict)
+    labels: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.state not in STATES:
@@ -115,6 +118,14 @@ class Finding:
             )
         numbers = {str(name): float(value) for name, value in self.numbers.items()}
         object.__setattr__(self, "numbers", numbers)
+        if unknown := sorted(set(self.labels) - set(numbers)):
+            raise ValueError(
+                f"Expected `labels` to be of {', '.join(numbers) or 'no number'}, but got "
+                f"{', '.join(map(str, unknown))}."
+            )
+        if not all(isinstance(label, str) for label in self.labels.values()):
+            raise TypeError(f"Expected `labels` to be texts, but got {dict(self.labels)!r:.200}.")
+        object.__setattr__(self, "labels", dict(self.labels))
 
     def __repr__(self) -> str:
         return self.as_text()

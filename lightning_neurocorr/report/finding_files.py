@@ -43,6 +43,7 @@ def pack_findings(
             **{part: getattr(finding, part) for part in _TEXTS},
             "notes": list(finding.notes),
             "numbers": dict(finding.numbers),
+            "labels": dict(finding.labels),
             "tables": [packed(table) for table in finding.tables],
             "figures": [
                 {"name": f.name, "caption": f.caption, "image": keep(f.image)}
@@ -72,6 +73,7 @@ def _finding(arrays: Mapping[str, np.ndarray], entry: Mapping[str, Any]) -> Find
         **{part: entry[part] for part in _TEXTS},
         notes=tuple(entry["notes"]),
         numbers=dict(entry["numbers"]),
+        labels=dict(entry.get("labels", {})),  # older files have none
         tables=tuple(_table(arrays, table) for table in entry["tables"]),
         figures=tuple(
             Figure(_text(f["name"]), arrays[f["image"]], _text(f["caption"]))

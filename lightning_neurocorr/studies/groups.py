@@ -25,6 +25,7 @@ from lightning_neurocorr.validation.options import Options
 
 _MOST_NEURONS = 2000  # of a layer: those with the largest |attribution|
 _MOST_PICTURES = 64
+_NAMED = 12  # layers in a note
 _MOST_LOST_BY_RERUN = 0.02  # of the wins: more, and other answers are given than were judged
 
 COLUMNS = (
@@ -128,7 +129,7 @@ class Groups(Study):
         return None
 
     def find(self, look: Look) -> Finding:
-        """A row for each group; a note for each layer that has none."""
+        """A row for each group; a note for each reason why layers have none."""
         samples = worded(look, 2 * MIN_SAMPLES, self.max_samples)
         won = samples.outcome == ONLY_MODEL
         halves = (~samples.half, samples.half)
@@ -140,6 +141,7 @@ class Groups(Study):
             )
         notes: list[str] = list(samples.vocabulary.notes)
         silencer: Silencer | None = None
+        without: dict[str, list[str]] = {}
         columns: dict[str, list[Any]] = {column.name: [] for column in COLUMNS}
         directions: list[Direction] = []
         for layer in look.progress(self._layers(look, samples), "groups"):
@@ -147,7 +149,7 @@ class Groups(Study):
             a = samples.activations[layer][:, units]
             found = find_groups(a[won], samples.target[won], samples.half[won])
             if found.why:
-                notes.append(f"No groups in {layer}: {found.why}.")
+                without.setdefault(found.why, []).append(layer)
                 continue
             if not directions:  # it runs the model: not for nothing
                 silencer = self._silencer(look, notes)
@@ -155,6 +157,7 @@ class Groups(Study):
                 directions.append(one)
                 for name, value in self._row(look, one, found, samples, silencer).items():
                     columns[name].append(value)
+        notes += [_without(layers, why) for why, layers in without.items()]
         strength = np.nan_to_num(np.array(columns["attribution"], dtype=float), nan=-np.inf)
         shown = np.argsort(-strength, kind="stable")[: self.pictures]
         figures = group_pictures(look, [directions[i] for i in shown], notes)
@@ -226,6 +229,12 @@ class Groups(Study):
             "stability": found.stability,
             "leakage": found.leakage,
         }
+
+
+def _without(layers: list[str], why: str) -> str:
+    """Which layers have no groups, for one reason."""
+    more = f" and {len(layers) - _NAMED} more layers" if len(layers) > _NAMED else ""
+    return f"No groups in {', '.join(layers[:_NAMED])}{more}: {why}."
 
 
 def _directions(

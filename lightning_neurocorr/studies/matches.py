@@ -175,6 +175,10 @@ class Matches(Study):
             tables=(table,),
             notes=tuple(notes),
             numbers={"matches_median_r": middle, "matches_mutual": float(found.mutual.sum())},
+            labels={
+                "matches_median_r": "median r of the best match",
+                "matches_mutual": "are the best match of each other",
+            },
         )
 
     def _control(self, look: Look, told: "_OtherNetwork", notes: list[str]) -> Matched | None:

@@ -92,6 +92,7 @@ class Pictures(Study):
             tables=(Table("neuron", tuple(values), named, title="How strongly it is driven"),),
             notes=notes,
             numbers={"readable": readable},
+            labels={"readable": "pictures that drive their neuron"},
         )
 
 

@@ -31,6 +31,10 @@ from lightning_neurocorr.validation.options import Options
 from lightning_neurocorr.validation.settings import Settings
 
 _BATCH = 64
+_LABELS = {
+    "encodes": "neurons called “encodes” per draw, on average",
+    "used": "neurons called “used” per draw, on average",
+}
 
 Rule = Callable[[Mapping[str, Any]], np.ndarray]
 
@@ -112,7 +116,10 @@ class Placebos(EverywhereStudy):
         counts = look.worked.counts(look.device)
         look.fill(placebo=counts)
         share = {claim: sum(n) / max(1, len(n)) for claim, n in counts.called.items()}
-        return Finding(self.title, self.about, headline=counts.sentence, numbers=share)
+        labels = {claim: _LABELS[claim] for claim in share}
+        return Finding(
+            self.title, self.about, headline=counts.sentence, numbers=share, labels=labels
+        )
 
 
 @dataclass

@@ -58,6 +58,7 @@ class Ranks(Study):
             headline=f"{held} of {len(rows)} neurons hold in the permutation test (p < {_LEVEL}).",
             tables=(Table.of_neurons(look.report, rows, declared, title="Neurons by ranks"),),
             numbers={"held": held},
+            labels={"held": "neurons that hold"},
         )
 
 

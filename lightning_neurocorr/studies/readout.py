@@ -115,6 +115,7 @@ class Readout(Study):
             tables=(table,),
             notes=tuple(notes),
             numbers={"readout_last": columns["accuracy_only_model"][-1]},
+            labels={"readout_last": "share of labels that the last layer tells"},
         )
 
     def _untrained(self, look: Look, rows: Tensor, notes: list[str]) -> dict[str, np.ndarray]:

@@ -183,6 +183,11 @@ class Slices(Study):
                 "slices_baseline": len(named) - better,
                 "slices_specific": sum(own),
             },
+            labels={
+                "slices_model": "where the model is better",
+                "slices_baseline": "where the baseline is better",
+                "slices_specific": "shown to be of this baseline",
+            },
         )
 
 

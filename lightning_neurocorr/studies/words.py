@@ -142,6 +142,10 @@ class Words(Study):
             tables=(table,),
             notes=tuple(notes),
             numbers={"words_given": given, "advantage_words": due},
+            labels={
+                "words_given": "neurons with a word",
+                "advantage_words": "neurons with a word of the advantage",
+            },
         )
 
     def _layer(

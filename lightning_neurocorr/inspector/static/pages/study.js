@@ -27,7 +27,7 @@ export function studyPage(app) {
     ${(study.pictures ?? []).map(({ name, caption, part }) => html`<figure class="card">${figure(frame.get(part), caption || name)}<figcaption>${caption}</figcaption></figure>`)}`;
 }
 
-const numbersOf = ({ numbers }) => (Object.keys(numbers ?? {}).length ? html`<dl class="facts">${Object.entries(numbers).map(([name, value]) => html`<div><dt>${name.replaceAll("_", " ")}</dt><dd>${plain(value)}</dd></div>`)}</dl>` : nothing);
+const numbersOf = ({ numbers, labels }) => (Object.keys(numbers ?? {}).length ? html`<dl class="facts">${Object.entries(numbers).map(([name, value]) => html`<div><dt>${labels?.[name] || name.replaceAll("_", " ")}</dt><dd>${plain(value)}</dd></div>`)}</dl>` : nothing);
 
 function figure(image, label) {
   if (!image) return image === undefined ? loading("") : nothing;
