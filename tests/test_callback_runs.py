@@ -152,6 +152,20 @@ def test_snapshot_at_a_later_epoch_reports_from_then_on() -> None:
     assert [entry.epoch for entry in callback.history] == [2, 3]
 
 
+class Training(PaperModule):
+    """Is validated in training mode."""
+
+    def on_validation_model_eval(self) -> None:
+        self.train()
+
+
+@pytest.mark.parametrize(("module", "said"), [(Training, 1), (PaperModule, 0)])
+def test_a_model_that_is_validated_in_training_mode_is_said(module: Any, said: int) -> None:
+    callback = watch(baseline=SnapshotBaseline())
+    fit(callback, module())
+    assert sum("in training mode" in note for note in callback.report.notes) == said  # type: ignore[union-attr]
+
+
 def test_a_second_pass_gives_rank_statistics() -> None:
     from scipy import stats
 

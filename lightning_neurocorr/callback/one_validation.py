@@ -61,6 +61,7 @@ class OneValidation:
     when: When
     loaders: dict[int, LoaderPositions] = field(default_factory=dict)
     weights: KeptWeights | None = None
+    _in_training: bool | None = None
     _begun: bool = False
     _collector: Collector | None = None
     _listening: Listening | None = None
@@ -215,6 +216,8 @@ class OneValidation:
         ids = None if id_of is None else B.read_field(batch, id_of, "sample_id")
         if self.weights is None and self.options.runs_again:
             self.weights = KeptWeights(collector.model)
+        if self._in_training is None:
+            self._in_training = any(part.training for part in collector.model.modules())
         judged = collector.update(outputs, batch, loader, ids, None if left is batch else left)
         self.memory.found = collector.recorder.found
         check_groups(self.options, collector.running_pass)
@@ -278,10 +281,13 @@ class OneValidation:
             asked={**options.asked, "exemplars": keeps, "thumbnails": small},
         )
         twice = wiring.samples_seen_twice(self.loaders, validation.samples, trainer.world_size)
-        if twice is None:
-            return report
-        self.memory.faults.say(twice)
-        return replace(report, notes=(*report.notes, twice))
+        notes = list(report.notes)
+        if twice is not None:
+            self.memory.faults.say(twice)
+            notes.append(twice)
+        if self._in_training:
+            notes.append(wiring.IN_TRAINING_MODE)
+        return replace(report, notes=tuple(notes))
 
     def _keep(self, report: NeuronReport, validation: Validation, told: HeardByStudies) -> None:
         """The report becomes the last one, and part of the history."""

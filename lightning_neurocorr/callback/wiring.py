@@ -41,6 +41,11 @@ PERHAPS_SEEN_BY_ALL = (
     "small and intervals too narrow."
 )
 
+IN_TRAINING_MODE = (
+    "The model was validated in training mode: its answers may depend on random numbers and on the "
+    "other samples of a batch. A snapshot, and samples that are run again, are in evaluation mode."
+)
+
 PADDED = (
     "A distributed sampler of its own kind gives samples to processes: NeuronAdvantage cannot tell "
     "duplicates that it pads with, and they count. Use torch.utils.data.DistributedSampler itself."
