@@ -65,7 +65,7 @@ def collates_in_order(loader: DataLoader[Any]) -> bool:
 
 
 def _tried(loader: DataLoader[Any]) -> bool:
-    dataset: Any = _borrowed(loader.dataset)
+    dataset: Any = borrowed(loader.dataset)
     samples = [dataset[i] for i in range(min(len(dataset), loader.batch_size or 1, _TRIED))]
     forwards = loader.collate_fn(deepcopy(samples))
     alone = loader.collate_fn(deepcopy(samples[:1]))
@@ -95,12 +95,12 @@ def _same_rows(one: Tensor, other: Tensor) -> bool:
     return torch.equal(a, b)
 
 
-def _borrowed(dataset: Any) -> Any:
-    """A shallow copy: files that it opens are not those that workers are going to read from."""
-    inner, borrowed = getattr(dataset, "dataset", None), copy(dataset)
+def borrowed(dataset: Any) -> Any:
+    """A shallow copy: what it counts, or files that it opens, are not those of the user's."""
+    inner, own = getattr(dataset, "dataset", None), copy(dataset)
     if isinstance(inner, Dataset):
-        borrowed.dataset = _borrowed(inner)
-    return borrowed
+        own.dataset = borrowed(inner)
+    return own
 
 
 def _tensors(batch: Any) -> Iterator[Tensor]:
