@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from lightning_neurocorr.functional import BOTH, ONLY_MODEL
+from lightning_neurocorr.functional.devices import sent
 from lightning_neurocorr.isolation.torch_private import pytree
 
 Chunk = tuple[tuple[Any, ...], dict[str, Any]]
@@ -124,7 +125,7 @@ class Half:
         start = sum(self.lengths[:which])
         here = slice(start, start + self.lengths[which])
         target, rival = (
-            classes[here].to(logits.device, non_blocking=True).expand(logits.shape[:2])[..., None]
+            sent(classes[here], logits.device).expand(logits.shape[:2])[..., None]
             for classes in (self.target, self.rival)
         )
         margin = (logits.gather(2, target) - logits.gather(2, rival)).squeeze(2)

@@ -23,6 +23,7 @@ from lightning_neurocorr.activations import (
     told_unit_axis,
 )
 from lightning_neurocorr.activations.token_calls import AskedMask
+from lightning_neurocorr.functional.devices import sent
 
 
 @contextmanager
@@ -87,7 +88,7 @@ class _Variants:
         shape[rows], shape[unit_axis] = parts, activation.shape[units]
         silent = _silent(self.sets, activation.shape[units], transposed=units < rows)
         said = self._said(place, activation, rows, unit_axis)
-        silent = silent.reshape(shape).to(activation.device, non_blocking=True)
+        silent = sent(silent.reshape(shape), activation.device)
         changed = torch.where(silent, said, stacked).flatten(rows, rows + 1)
         return with_first(output, activation, changed)
 
@@ -99,13 +100,13 @@ class _Variants:
             parts = torch.arange(len(self.sets))[:, None]
             other = (parts * self.samples + others(self.samples, self.generator)).flatten()
             mask = token_mask(place, activation, self.early)
-            other = other.to(activation.device, non_blocking=True)
+            other = sent(other, activation.device)
             said = resampled(activation, place, activation, other, mask)
             return said.to(activation.dtype).unflatten(rows, (len(self.sets), self.samples))
         if self.value is None:
             return activation.new_zeros(())
         shape = [-1 if axis == unit_axis else 1 for axis in range(activation.ndim + 1)]
-        return self.value.to(activation, non_blocking=True).reshape(shape)
+        return sent(self.value, activation.device, activation.dtype).reshape(shape)
 
     def check(self) -> None:
         """After the forward: the layer has spoken, and not before its mask."""

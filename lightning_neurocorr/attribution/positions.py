@@ -14,6 +14,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from lightning_neurocorr.activations import Place, batch_axis, owners, unit_axis
 from lightning_neurocorr.activations.token_calls import AskedMask
+from lightning_neurocorr.functional.devices import sent
 
 
 class Sums(NamedTuple):
@@ -95,7 +96,7 @@ def _of_call(
     dtype = _wide(activation.dtype)
     if near is None or len(near) != activation.shape[units]:
         near = activation.mean(others, dtype=dtype)
-    near = near.to(activation.device, dtype, non_blocking=True)
+    near = sent(near, activation.device, dtype)
     exact = activation.dtype != dtype  # products of two such numbers are exact in float32
     if exact:
         product = torch.addcmul(near.new_zeros(1), activation, gradient)

@@ -17,6 +17,7 @@ from lightning_neurocorr.attribution.columns import AttributionColumns, columns
 from lightning_neurocorr.attribution.gradients import sums_near
 from lightning_neurocorr.attribution.positions import Sums
 from lightning_neurocorr.attribution.settings import Attribution
+from lightning_neurocorr.functional.devices import sent, with_float64
 
 _BLOCK = 1 << 23  # numbers that are added up at once, 64 MB
 
@@ -31,7 +32,7 @@ class AttributionSums:
             ``(D,)``; they fix layers and shapes, the same in every process.
         pairs: How many pairs of samples all processes have.
         settings: See :class:`Attribution`.
-        device: Where the sums live.
+        device: Where the sums live; on the CPU where it has no float64.
 
     Attributes:
         problems: One-line reasons by name for the layers without columns.
@@ -48,6 +49,7 @@ class AttributionSums:
     ) -> None:
         self.settings = settings or Attribution()
         self.problems: dict[str, str] = {}
+        device = with_float64(device)
         wide: dict[str, Any] = {"dtype": torch.float64, "device": device}
         given = {name: torch.as_tensor(c, device="cpu") for name, c in centres.items()}
         self._spans = _spans(given)
@@ -122,10 +124,7 @@ class AttributionSums:
     def _add(self, layers: Sequence[tuple[str, Sums]], samples: _Weights) -> None:
         """Add some layers that lie side by side or not, in a handful of operations."""
         there = self._beside.device
-        u, v = (
-            torch.cat([sums[side].to(there, non_blocking=True) for _, sums in layers], 1)
-            for side in (0, 1)
-        )
+        u, v = (torch.cat([sent(sums[side], there) for _, sums in layers], 1) for side in (0, 1))
         spans = [self._spans[name] for name, _ in layers]
         k = u.double().addcmul_(torch.cat([self._beside[span] for span in _joined(spans)]), v)
         moments = torch.stack([samples.wins @ k, samples.wins @ (k * k)])
@@ -184,7 +183,7 @@ class _Weights:
     def to(self, device: torch.device) -> _Weights:
         """On a device, without waiting for it."""
         for name in ("wins", "shared", "paired", "member"):
-            setattr(self, name, getattr(self, name).to(device, non_blocking=True))
+            setattr(self, name, sent(getattr(self, name), device))
         return self
 
 

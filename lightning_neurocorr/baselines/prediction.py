@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lightning_neurocorr.functional.devices import sent
 from lightning_neurocorr.functional.exactness import check_exact
 
 _INT64_MAX = torch.iinfo(torch.int64).max
@@ -89,7 +90,7 @@ def check_prediction(
         tensor = _ids(tensor, num_classes, name, values)
     elif classification:
         tensor = _scores(tensor, num_classes, name, values)
-    return tensor if device is None else _moved(tensor, torch.device(device))
+    return tensor if device is None else sent(tensor, torch.device(device))
 
 
 def _ids(ids: Tensor, num_classes: int | None, name: str, values: bool) -> Tensor:
@@ -158,13 +159,6 @@ def _refuse(bad: Tensor, values: Tensor, name: str, wanted: str) -> None:
             f"Expected `baseline` ({name}) to return {wanted}, but got {values[first].tolist()} "
             f"for sample {first} of the batch.{cure}"
         )
-
-
-def _moved(tensor: Tensor, device: torch.device) -> Tensor:
-    """The tensor on ``device``, in a type that the device has."""
-    if device.type == "mps" and tensor.dtype == torch.float64:
-        tensor = tensor.float()
-    return tensor.to(device)
 
 
 def _stacked(values: Any) -> Any:

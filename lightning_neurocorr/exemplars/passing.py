@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lightning_neurocorr.exemplars.entries import may_wait
+from lightning_neurocorr.functional.devices import sent
 
 BUDGET_BYTES = 1 << 29
 
@@ -60,7 +61,7 @@ class PassingImages:
             now: Gives these numbers, when memory is short.
         """
         device = wanted.device
-        chosen = is_among(numbers.to(device, non_blocking=True), wanted)
+        chosen = is_among(sent(numbers, device), wanted)
         if may_wait(wanted) and may_wait(images):
             self._keep(images, numbers, chosen)
         else:
@@ -92,7 +93,7 @@ class PassingImages:
         rows = chosen.nonzero().squeeze(1)
         if not len(rows):
             return
-        kept = images[rows.to(images.device, non_blocking=True)].detach().cpu()
+        kept = images[sent(rows, images.device)].detach().cpu()
         self._each = kept[0].numel() * kept.element_size()
         # A view of the batch would keep all of it alive.
         self.images.update(zip(numbers[rows].tolist(), (one.clone() for one in kept), strict=True))

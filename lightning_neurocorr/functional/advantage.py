@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from lightning_neurocorr.functional.devices import in_widest
 from lightning_neurocorr.functional.exactness import check_exact
 from lightning_neurocorr.functional.scores import ScoreKind, ScoreReader
 
@@ -159,7 +160,7 @@ def _check_scores(scores: Tensor) -> None:
 def _log_probability(scores: Tensor, target: Tensor, kind: ScoreKind | None) -> Tensor:
     """The same for class ids ``(N,)``."""
     probabilities = (kind or ScoreReader("source").of_classes(scores)) == "probabilities"
-    scores = _widest(scores)
+    scores = in_widest(scores)
     floor = torch.finfo(torch.float32).tiny
     log_p = scores.clamp_min(floor).log() if probabilities else scores.log_softmax(1)
     return log_p.gather(1, target[:, None]).squeeze(1).clamp_min(math.log(floor))
@@ -173,7 +174,7 @@ def jaccard(given: Tensor, target: Tensor) -> Tensor:
         target: The true ones.
     """
     either = (given | target).sum(1)
-    return torch.where(either > 0, _widest((given & target).sum(1)) / either.clamp_min(1), 1.0)
+    return torch.where(either > 0, in_widest((given & target).sum(1)) / either.clamp_min(1), 1.0)
 
 
 def compute_advantage(
@@ -203,7 +204,7 @@ def compute_advantage(
         ValueError: If shapes or values are not what ``kind`` needs.
     """
     if callable(kind):
-        return _widest(_checked_answer(kind(prediction, baseline, target), len(prediction)))
+        return in_widest(_checked_answer(kind(prediction, baseline, target), len(prediction)))
     if kind in LABEL_ADVANTAGES:
         _check_label_sets(prediction, baseline, target)
     if kind == "jaccard":
@@ -218,7 +219,7 @@ def compute_advantage(
         )
         return model - other
     right = judge(prediction, baseline, target) if judgement is None else judgement
-    return _widest(right.model_correct) - _widest(right.baseline_correct)
+    return in_widest(right.model_correct) - in_widest(right.baseline_correct)
 
 
 def check_by_sample(
@@ -236,8 +237,8 @@ def check_by_sample(
     column = any(part.ndim == 2 and part.shape[1] == 1 for part in parts)
     if not (column and any(part.ndim == 1 for part in parts)) or len(prediction) < 2:
         return
-    among = _checked_answer(kind(*parts), len(prediction))[:1].double()
-    alone = _checked_answer(kind(*(part[:1] for part in parts)), 1).double()
+    among = in_widest(_checked_answer(kind(*parts), len(prediction))[:1])
+    alone = in_widest(_checked_answer(kind(*(part[:1] for part in parts)), 1))
     if not bool(torch.isclose(among, alone, rtol=1e-3, equal_nan=True).all()):
         shapes = ", ".join(f"(N,{' 1' if part.ndim == 2 else ''})" for part in parts)
         raise ValueError(
@@ -266,11 +267,6 @@ def _checked_answer(advantage: object, n: int) -> Tensor:
         f"Expected `advantage` to return a tensor of shape ({n},), one number per sample, "
         f"but got {got}."
     )
-
-
-def _widest(values: Tensor) -> Tensor:
-    """As float64, or float32 where the device has no float64."""
-    return values.float() if values.device.type == "mps" else values.double()
 
 
 def check_advantage(kind: Advantage) -> None:

@@ -15,6 +15,8 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from lightning_neurocorr.functional.devices import with_float64
+
 MOST_BYTES = 1 << 30
 _MOST_ASSIGNED = 4_000_000
 _BLOCK = 1 << 21  # numbers
@@ -40,6 +42,7 @@ class CrossMoments:
                 f"Expected at most {MOST_BYTES // 4:,} pairs of neurons, but got {p:,} x {q:,}: "
                 "choose fewer neurons with `neurons=` or fewer layers."
             )
+        device = with_float64(device)
         self.n = 0
         double = {"dtype": torch.float64, "device": device}
         self.mean = [torch.zeros(p, **double), torch.zeros(q, **double)]

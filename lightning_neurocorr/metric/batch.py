@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lightning_neurocorr.functional.devices import widest
+
 
 @dataclass(frozen=True)
 class BatchColumns:
@@ -103,8 +105,3 @@ def _inside(n: int, fold: Tensor | None, folds: int, device: torch.device) -> Te
 def exact(values: Tensor, device: torch.device) -> Tensor:
     """As float64 on the device of a state, which has it."""
     return values.to(device).double()
-
-
-def widest(device: torch.device) -> torch.dtype:
-    """The widest floating type of a device."""
-    return torch.float32 if device.type == "mps" else torch.float64

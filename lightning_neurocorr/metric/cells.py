@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_neurocorr.functional.devices import sent
 from lightning_neurocorr.functional.stratified import CellMoments
 from lightning_neurocorr.metric import on_device
 from lightning_neurocorr.metric.on_device import SortedCells
@@ -60,7 +61,7 @@ class Cells:
             group: Its outcome group.
             half: 0 or 1.
         """
-        row, group, half = (x.to(self.device, non_blocking=True) for x in (row, group, half))
+        row, group, half = (sent(x, self.device) for x in (row, group, half))
         cell = torch.add(half, torch.add(group, row, alpha=NUM_GROUPS), alpha=HALVES)
         parts = [part.detach().to(self.device) for part in parts]
         if self.shift is None:  # of a constant neuron exactly its constant

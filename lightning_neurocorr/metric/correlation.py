@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from lightning_neurocorr.functional import Moments, correlation, merge_shared_
+from lightning_neurocorr.functional.devices import with_float64
 from lightning_neurocorr.functional.side_by_side import read_parts, side_by_side
 from lightning_neurocorr.isolation.precision import exact_arithmetic
 from lightning_neurocorr.metric import on_device
@@ -254,9 +255,7 @@ class NeuronAdvantageCorrelation(Metric):
         """Move with the module but stay float64: bfloat16 would ruin counts and means."""
         super()._apply(fn, exclude_state=["state", *exclude_state])
         self._computed = None  # r that was cached would be rounded
-        device = fn(torch.zeros(1, device=self.state.device)).device
-        if device.type == "mps":  # no float64 there
-            device = torch.device("cpu")
+        device = with_float64(fn(torch.zeros(1, device=self.state.device)).device)
         self.state = self.state.to(device)
         self._defaults["state"] = cast(Tensor, self._defaults["state"]).to(device)
         return self

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_neurocorr.functional.devices import sent
 from lightning_neurocorr.functional.side_by_side import side_by_side
 from lightning_neurocorr.metric.packing import PackedState
 from lightning_neurocorr.metric.proving import agree, can_wait, cells_agree, scalars_agree
@@ -199,7 +200,7 @@ def _suit(parts: Sequence[Tensor], dtypes: Sequence[torch.dtype], device: torch.
 
 def _on(device: torch.device, values: Tensor) -> Tensor:
     """Values of samples, one behind the other on a device."""
-    return values.detach().to(device, non_blocking=True).contiguous()
+    return sent(values.detach(), device).contiguous()
 
 
 def _try(device: torch.device, run: Callable[[], None]) -> bool:

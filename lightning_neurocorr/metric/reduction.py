@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from lightning_neurocorr.functional import Moments, merge_neurons_
-from lightning_neurocorr.metric.batch import BatchColumns, exact, widest
+from lightning_neurocorr.functional.devices import widest
+from lightning_neurocorr.metric.batch import BatchColumns, exact
 from lightning_neurocorr.metric.fused import add_fused_, can_fuse
 
 # On the CPU a block of samples and neurons is subtracted and multiplied in scratch that stays in

@@ -9,6 +9,7 @@ import torch
 
 from lightning_neurocorr.activations import ActivationRecorder, Pooling
 from lightning_neurocorr.functional import BOTH, ONLY_BASELINE, ONLY_MODEL
+from lightning_neurocorr.functional.devices import in_widest
 from lightning_neurocorr.functional.hashing import hashed
 from lightning_neurocorr.functional.ranks import SecondPass, second_pass_columns
 from lightning_neurocorr.report import Column, Finding, NeuronReport, NeuronRow, Table
@@ -127,7 +128,9 @@ def _activations(
             subject.confirm(logits, samples.target[at], correct[at])
             taken, _ = recorder.take()
             # One copy for all neurons: they are asked for one after the other by the hundred.
-            part = [taken[name][:, some].double().to(logits.device) for name, some in units.items()]
+            part = [
+                in_widest(taken[name][:, some]).to(logits.device) for name, some in units.items()
+            ]
             parts.append(torch.cat(part, 1).cpu())
     order = [read.index((row.layer, row.unit)) for row in rows]
-    return torch.cat(parts)[:, order].numpy()
+    return torch.cat(parts)[:, order].double().numpy()

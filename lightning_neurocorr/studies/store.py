@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
+from lightning_neurocorr.functional.devices import sent
 from lightning_neurocorr.functional.hashing import hashed
 from lightning_neurocorr.studies.heard import Heard
 from lightning_neurocorr.studies.protocol import Listener
@@ -73,7 +74,7 @@ class Store(Listener):
             if part is None:  # a layer that failed has no column in the report either
                 del self.parts[name]
             elif len(rows):
-                chosen = rows.to(part.device, non_blocking=True)
+                chosen = sent(rows, part.device)
                 self.parts[name].append(part.detach().float()[chosen])
         self._read(heard, rows)
         if len(self.numbers) > _SLACK * self.most:
@@ -103,7 +104,7 @@ class Store(Listener):
         self.numbers, self.draws = self.numbers[order], self.draws[order]
         for name, parts in self.parts.items():
             whole = torch.cat(parts)
-            self.parts[name] = [whole[order.to(whole.device, non_blocking=True)]]
+            self.parts[name] = [whole[sent(order, whole.device)]]
         for name, pieces in self.metadata.items():
             self.metadata[name] = [_rows(_joined(pieces), order)]
 
@@ -161,7 +162,7 @@ def of_control(samples: int) -> int:
 def _rows(values: Any, rows: Tensor) -> Any:
     """Some of the values of a column."""
     if isinstance(values, Tensor):
-        return values.detach()[rows.to(values.device, non_blocking=True)]
+        return values.detach()[sent(rows, values.device)]
     return [values[i] for i in rows.tolist()]
 
 

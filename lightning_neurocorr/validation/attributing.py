@@ -24,6 +24,7 @@ from lightning_neurocorr.attribution import (
     balanced,
     match_by_class,
 )
+from lightning_neurocorr.functional.devices import sent
 from lightning_neurocorr.functional.hashing import hashed
 from lightning_neurocorr.validation.arriving import Late, on_its_way
 from lightning_neurocorr.validation.batches import JudgedBatch
@@ -176,7 +177,7 @@ class Attributing:
             return
         told = (draw[rows], target[rows], group, answer[rows], half[rows])
         integers = torch.stack([part.long() for part in told], 1)
-        there = rows.to(late.prediction.device, non_blocking=True)
+        there = sent(rows, late.prediction.device)
         prediction = late.prediction.index_select(0, there)
         self._waiting.add(Piece(late.arguments(rows), prediction, integers, score))
 
@@ -284,7 +285,7 @@ class Attributing:
             _, target, group, _, fold, rival, pair, bits = piece.integers.T
             weight = bits.contiguous().view(torch.float64)
             here = piece.prediction.device
-            target, rival = (part.to(here, non_blocking=True) for part in (target, rival))
+            target, rival = (sent(part, here) for part in (target, rival))
             sums.update(checked, layers, target, rival, group, fold, pair, weight)
             differs.append(checked.differs)
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lightning_neurocorr import functional as F
+from lightning_neurocorr.functional.devices import sent
 from lightning_neurocorr.functional.hashing import folds
 from lightning_neurocorr.functional.scores import ScoreKind
 from lightning_neurocorr.samples import Id
@@ -136,11 +137,11 @@ def judge_batch(batch: Batch, advantage: F.Advantage, *, classifies: bool) -> Ju
     better = F.compute_advantage(advantage, *given, batch.scores, right)
     keys, device = batch.keys, better.device
     told = torch.stack([keys if batch.numbers is None else batch.numbers, keys, folds(keys)])
-    numbers = told.to(device, non_blocking=True).unbind()  # once, and without waiting
+    numbers = sent(told, device).unbind()  # once, and without waiting
     if right is None:
         return JudgedBatch(batch, keep, better, *numbers)
     classes = (right.outcome(), right.target, right.baseline, right.model)
-    there = (values.to(device, non_blocking=True) for values in classes)
+    there = (sent(values, device) for values in classes)
     return JudgedBatch(batch, keep, better, *numbers, *there)
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lightning_neurocorr.exemplars import MatchedSamples, PassingImages, Ranking
+from lightning_neurocorr.functional.devices import sent
 from lightning_neurocorr.samples import Id
 from lightning_neurocorr.validation.batches import JudgedBatch
 from lightning_neurocorr.validation.one_pass import ValidationPass
@@ -151,5 +152,5 @@ def _readable(inputs: Callable[[], Any]) -> Tensor | None:
 
 def _together(parts: Sequence[Tensor], device: torch.device) -> Tensor:
     """All in one, where the images are; only what comes to the CPU is waited for."""
-    moved = [part.to(device, non_blocking=device.type != "cpu") for part in parts]
+    moved = [sent(part, device) for part in parts]
     return torch.cat([torch.zeros(0, dtype=torch.int64, device=device), *moved])

@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lightning_neurocorr.functional.devices import in_widest, with_float64
+
 _STREAMED, _UNKNOWN = 0, -1
 
 
@@ -117,7 +119,7 @@ class PositionMeans:
         self, name: str, n: Tensor, total: Tensor, device: torch.device
     ) -> tuple[Tensor, Tensor]:
         """Sum over positions ``(D,)``, and how many there are, over all processes."""
-        one = self._sums.get(name)
+        one, device = self._sums.get(name), with_float64(device)
         if one is None:
             parts = torch.zeros(len(total) + 1, dtype=torch.float64, device=device)
         else:
@@ -131,6 +133,5 @@ class PositionMeans:
 
 
 def _begin(base: int, means: Tensor) -> _Sum:
-    wide = torch.float32 if means.device.type == "mps" else torch.float64
-    shift = means[:1].to(wide).nan_to_num().sum(0)
+    shift = in_widest(means[:1]).nan_to_num().sum(0)
     return _Sum(base, shift, torch.zeros_like(shift), shift.new_zeros(()))

@@ -10,6 +10,7 @@ from torch import Tensor
 from lightning_neurocorr import baselines as B
 from lightning_neurocorr.activations import Call
 from lightning_neurocorr.baselines import returned as R
+from lightning_neurocorr.functional.devices import sent
 from lightning_neurocorr.validation.same_numbers import check_order, holds, made_from, shares
 from lightning_neurocorr.validation.same_way import SameWay
 from lightning_neurocorr.validation.targets import TargetReader
@@ -135,7 +136,7 @@ class Reader:
             check_order(prediction, target, batch, None if call is None else call.output)
         if call is not None:
             self._learn_scores(call, prediction, target, answer)
-        return Read(prediction.detach(), target.detach(), call)
+        return Read(prediction.detach(), sent(target.detach(), prediction.device), call)
 
     def check_final(self, into: str | None, other_class: bool = False) -> None:
         """Raise if a prediction that nobody has named is none: the model goes on with it.

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lightning_neurocorr.attribution import SampleChoice
+from lightning_neurocorr.functional.devices import sent
 from lightning_neurocorr.validation.rerun import Arguments, Rerun, alike, join, share_whole, take
 
 
@@ -146,7 +147,7 @@ class Waiting:
             rows = rows.nonzero().flatten()
         if len(rows) == len(piece):
             return piece
-        there = rows.to(piece.prediction.device, non_blocking=True)
+        there = sent(rows, piece.prediction.device)
         return Piece(
             take(piece.arguments, self.rerun.layout or (), rows),
             piece.prediction.index_select(0, there),

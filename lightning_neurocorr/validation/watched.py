@@ -11,6 +11,7 @@ from torch import Tensor
 from lightning_neurocorr.exemplars import Exemplars, Ranking
 from lightning_neurocorr.exemplars.entries import POSITION
 from lightning_neurocorr.functional import Moments, correlation
+from lightning_neurocorr.functional.devices import sent
 from lightning_neurocorr.functional.side_by_side import joined
 from lightning_neurocorr.metric import Cells, NeuronAdvantageCorrelation
 from lightning_neurocorr.metric.packing import Merge
@@ -90,7 +91,7 @@ class Watched:
         local = layout.unpack(Merge(layout)(self.metric.state[:, None])[0])
         r = correlation(local).nan_to_num(-2.0)
         device = self.metric.device
-        first = torch.tensor(known, dtype=torch.int64).to(device, non_blocking=True)
+        first = sent(torch.tensor(known, dtype=torch.int64), device)
         best = r.topk(min(most - len(known), len(r))).indices
         return torch.cat([first, best])
 

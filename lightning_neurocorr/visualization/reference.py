@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lightning_neurocorr.functional.devices import in_widest
 from lightning_neurocorr.visualization.isolated_model import IsolatedModel
 from lightning_neurocorr.visualization.prior import ImagePrior
 from lightning_neurocorr.visualization.targets import Target, TargetReader
@@ -92,13 +93,13 @@ def measure(
                 calls = {name: len(values) for name, values in seen.items()}
                 readers = {name: read for name, read in readers.items() if calls[name]}
             for name in readers:
-                parts[name].append(torch.stack(seen[name]).mean(0).double())  # waits for nothing
+                parts[name].append(in_widest(torch.stack(seen[name]).mean(0)))  # waits for nothing
             done += len(batch)
             if not readers or (done >= enough and stop()):
                 break
     references = {}
     for name in readers:
-        values = torch.cat(parts[name]).cpu()  # (images, targets of the layer)
+        values = torch.cat(parts[name]).cpu().double()  # (images, targets of the layer)
         for column, index in enumerate(groups[name]):
             own = extra.index(index) if index in exemplars else None
             references[index] = _refer(values[:, column], own, len(extra), images)

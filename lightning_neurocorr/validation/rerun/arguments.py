@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from lightning_neurocorr.activations.sharing import storage_of
+from lightning_neurocorr.functional.devices import sent
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -91,7 +92,7 @@ def take(arguments: Arguments, layout: Layout, rows: Tensor | None) -> Arguments
         index = rows
         if place.times > 1:
             index = (rows[:, None] * place.times + torch.arange(place.times)).flatten()
-        return tensor.index_select(place.axis, index.to(tensor.device, non_blocking=True))
+        return tensor.index_select(place.axis, sent(index, tensor.device))
 
     return _map(arguments, part)
 

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_neurocorr.functional.devices import in_widest, sent
 from lightning_neurocorr.validation.rerun.arguments import tensors_in
 from lightning_neurocorr.validation.same_numbers import shares
 
@@ -44,7 +45,7 @@ class JudgedLogits:
         """Logits ``(N, K)``, or ``(N,)`` or ``(N, 1)`` for one logit of two classes."""
         found = self.find(output)
         if self.columns is not None:
-            columns = torch.tensor(self.columns).to(found.device, non_blocking=True)
+            columns = sent(torch.tensor(self.columns), found.device)
             found = found.index_select(1, columns)
         return found if self.scale == 1 else found * self.scale
 
@@ -61,7 +62,7 @@ class JudgedLogits:
         coarse = _coarse(logits, prediction)
         if flat.shape != given.shape:
             return torch.ones(len(given), dtype=torch.bool, device=given.device)
-        flat, given = flat.double(), given.double()
+        flat, given = in_widest(flat), in_widest(given)
         apart = torch.stack([_apart(a, b, coarse) for a, b in _readings(flat, given)])
         return apart.all(0)
 
@@ -100,11 +101,11 @@ def _fit(place: Callable[[Any], Tensor], logits: Tensor, prediction: Tensor) -> 
     logits, prediction = _columns(logits, prediction)
     if prediction.shape[1] == 1:
         return JudgedLogits(place, None, _one_scale(logits, prediction))
-    given = _as_logits(prediction.double())
+    given = _as_logits(in_widest(prediction))
     rows = given.isfinite().all(1)
     if not rows.any():  # masked classes are -inf: the others are compared
         rows = torch.ones_like(rows)
-    wide, given = logits.double()[rows][:_SEARCHED], given[rows][:_SEARCHED]
+    wide, given = in_widest(logits)[rows][:_SEARCHED], given[rows][:_SEARCHED]
     if wide.shape == given.shape:
         whole = JudgedLogits(place, None, _scale(wide, given))
         if not too_many(whole.differs(logits * whole.scale, prediction)):
@@ -150,7 +151,7 @@ def _scale(logits: Tensor, given: Tensor) -> float:
 def _one_scale(logits: Tensor, prediction: Tensor) -> float:
     if logits.shape != prediction.shape:
         return 1.0
-    x, y = logits.double().flatten(), prediction.double().flatten()
+    x, y = in_widest(logits).flatten(), in_widest(prediction).flatten()
     if bool(((y >= 0) & (y <= 1)).all()):
         y = y.logit(1e-6)
         near = y.abs() < 5

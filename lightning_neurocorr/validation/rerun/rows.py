@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lightning_neurocorr.activations import ActivationRecorder, Place, Pooling
 from lightning_neurocorr.baselines.returned import tensors_in
+from lightning_neurocorr.functional.devices import in_widest
 from lightning_neurocorr.validation.rerun.arguments import Arguments, apart_from, learn_layout
 from lightning_neurocorr.validation.rerun.module import Rerun
 
@@ -94,6 +95,6 @@ def _differ(pairs: Sequence[tuple[Tensor, Tensor]], rows: Tensor) -> Tensor:
     flags = []
     for found, before in pairs:
         wanted = before.index_select(0, rows.to(before.device))
-        a, b = (part.detach().double().nan_to_num(0, 0, 0) for part in (found, wanted))
+        a, b = (in_widest(part.detach()).nan_to_num(0, 0, 0) for part in (found, wanted))
         flags.append((a - b).abs().amax() > _TOLERANCE * b.abs().amax().clamp_min(1e-30))
     return torch.stack([flag.to(flags[0].device) for flag in flags])  # one transfer for all
