@@ -72,14 +72,28 @@ def test_450_samples_take_as_few_passes_whatever_the_batches(
         monkeypatch.setattr("lightning_neurocorr.validation.full_passes._FULL", {"cpu": 256})
     net, report = attributed(size)
     full = max(256 if gpu else 64, size)
-    # Each is a forward and a backward. The forward that shows where samples lie weighs two.
+    # Each is a forward and a backward. The forward that shows where samples lie weighs three.
     assert net.backwards == list(map(len, torch.arange(450).split(full)))
-    assert net.passes == [2, *net.backwards]
+    assert net.passes == [3, *net.backwards]
     _, expected = attributed(N, samples_per_pass=N)
     for column in ("attribution", "attribution_contrast", "attribution_low"):
         np.testing.assert_allclose(
             report.column(column), expected.column(column), rtol=1e-5, atol=1e-6
         )
+
+
+def test_one_forward_of_three_samples_shows_whose_rows_are_and_what_a_pass_takes() -> None:
+    calls: dict[bool, list[int]] = {}
+    for attribution in (False, True):
+        net, calls[attribution] = Net().eval(), []
+        net.register_forward_pre_hook(
+            lambda _, args, to=attribution: calls[to].append(len(args[0]))
+        )
+        loader = DataLoader(data(), 640)
+        compare(net, loader, BatchBaseline(2), "hidden", target=1, attribution=attribution)
+    assert calls[False] == [640, 3, 640, 640, 640]
+    assert calls[True][:5] == calls[False]
+    assert sum(calls[True][5:]) == sum(net.backwards)
 
 
 def test_weights_are_looked_through_as_often_whatever_the_batches(

@@ -66,8 +66,12 @@ def test_logits_of_the_prediction_are_learnt(kind: str) -> None:
 
 def test_where_the_models_own_output_is_judged_nothing_is_computed() -> None:
     logits = torch.randn(8, C, generator=seeded())
-    found = learn(logits, logits, logits_of)
+    with Launches() as launches:
+        found = learn(logits, logits, logits_of)
     assert found is not None
+    assert launches.found.total() <= 12
+    probabilities = logits.softmax(1)  # margins of these are no margins of logits
+    assert learn(probabilities, probabilities, logits_of) is None
     with Launches() as launches:
         assert found.differs(found.logits(logits), logits.detach()).shape == (8,)
     assert sum(launches.found.values()) <= 2  # zeros; and detach, which makes a view

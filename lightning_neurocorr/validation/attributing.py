@@ -170,15 +170,17 @@ class Attributing:
             self._choose(late)
 
     def _choose(self, late: Late) -> None:
-        outcome, target, answer, half = late.told()
-        draw = hashed(late.keys, seed=1).cpu()
-        rows, group, score = self._choice(target, outcome, draw.double() / 2**63)
+        told, draw = late.told(), hashed(late.keys.cpu(), seed=1)
+        rows, group, score = self._choice(
+            told[1], told[0], torch.from_numpy(draw.numpy() / 2.0**63)
+        )
         if self._waiting is None or not len(rows):
             return
-        told = (draw[rows], target[rows], group, answer[rows], half[rows])
-        integers = torch.stack([part.long() for part in told], 1)
+        _, target, answer, half = told.numpy()[:, rows.numpy()]
+        columns = (draw.numpy()[rows.numpy()], target, group.numpy(), answer, half)
         there = sent(rows, late.prediction.device)
         prediction = late.prediction.index_select(0, there)
+        integers = torch.from_numpy(np.stack(columns, 1))
         self._waiting.add(Piece(late.arguments(rows), prediction, integers, score))
 
     # --- the end of a pass; every process must come here ----------------------------------------

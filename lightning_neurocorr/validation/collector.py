@@ -33,8 +33,8 @@ from lightning_neurocorr.validation.options import Options
 from lightning_neurocorr.validation.padding import Padding
 from lightning_neurocorr.validation.predictions import Read, Reader, shape_words
 from lightning_neurocorr.validation.reading import Arguments, argument_reader
-from lightning_neurocorr.validation.rerun import Rerun
-from lightning_neurocorr.validation.rerun.rows import FEWEST, strange_rows
+from lightning_neurocorr.validation.rerun import Rerun, Trial
+from lightning_neurocorr.validation.rerun.rows import FEWEST, strange_rows, try_out
 from lightning_neurocorr.validation.settings import Settings
 from lightning_neurocorr.validation.targets import said_field
 
@@ -179,8 +179,6 @@ class Collector:
             numbers, keep = loader.advance_over(batch, n, identified=names is not None)
             self.padding.check(n, call)
             activations, problems = self.recorder.take(n, call)
-            if call is not None and not self.recorder.proven and n >= FEWEST:
-                problems |= self._prove_rows(call, batch, activations)
             if self.recorder.found is not None:
                 self.running_pass.read_at = self.recorder.found.names
             baseline = self._ask_baseline(batch, prediction, loader, numbers)
@@ -190,7 +188,14 @@ class Collector:
             found = Batch(prediction, baseline, target, keys, keep, kinds, numbers, located, names)
             self._say_provenance(read, baseline, loader, ids)
             judged = self.running_pass.judge(found)
-            source = None if judged.outcome is None else self._source(found, call, batch)
+            again = judged.outcome is not None and not self.answers.of_labels
+            if again and call is not None and settings.options.runs_judged:
+                self.rerun.hear(call.output, prediction)
+            trial = None
+            if call is not None and not self.recorder.proven and n >= FEWEST:
+                trial = self._try_out(call, batch, n, weighs=again)
+                problems |= self._prove_rows(trial, activations)
+            source = self._source(found, call, batch, trial) if again else None
             over = self.recorder.over_positions
             self.running_pass.add(judged, activations, problems, over, source)
             if settings.hear is not None:
@@ -213,14 +218,18 @@ class Collector:
             )
         return self.arguments(batch)
 
-    def _prove_rows(
-        self, call: Call, batch: Any, activations: Mapping[str, Tensor]
-    ) -> dict[str, str]:
-        """Why layers cannot be read whose rows are not the samples: tried out once."""
-        called = self.padding.handed_on(call.arguments)
-        places, pooling = self.recorder.places, self.settings.options.pooling
+    def _try_out(self, call: Call, batch: Any, n: int, *, weighs: bool) -> Trial | None:
+        """Run some samples again, once in a fit; what attribution asks is learnt from the same."""
+        options, rerun = self.settings.options, self.rerun
+        called, places = self.padding.handed_on(call.arguments), self.recorder.places
+        weighs = weighs and options.attribution is not None and not rerun.refused
+        weigh = weighing(rerun, places, _device(self.model)) if weighs else None
         own = self._per_sample(batch)
-        strange = strange_rows(self.rerun, called, call.output, own, activations, places, pooling)
+        return try_out(rerun, called, call.output, own, n, places, options.pooling, weigh)
+
+    def _prove_rows(self, trial: Trial | None, activations: Mapping[str, Tensor]) -> dict[str, str]:
+        """Why layers cannot be read whose rows are not the samples."""
+        strange = {} if trial is None else strange_rows(trial, activations)
         self.recorder.prove(strange)
         return strange
 
@@ -276,22 +285,19 @@ class Collector:
             **({} if ids is None else {"id": f"`sample_id` ({said_field(told)})"}),
         }
 
-    def _source(self, batch: Batch, call: Call | None, loaded: Any) -> Source | None:
+    def _source(
+        self, batch: Batch, call: Call | None, loaded: Any, trial: Trial | None
+    ) -> Source | None:
         """What runs samples of a batch again; None where none is to be attributed."""
-        options = self.settings.options
-        if self.answers.of_labels:
-            return None
-        again = (options.attribution, options.ablation, options.second_pass, options.studies)
-        if call is not None and any(again):
-            self.rerun.hear(call.output, batch.prediction)
-        if options.attribution is None:
+        if self.settings.options.attribution is None:
             return None
         if call is None:
             self.running_pass.no_attribution(NOT_CALLED)
             return None
         called = self.padding.handed_on(call.arguments)
         weigh = weighing(self.rerun, self.recorder.places, batch.prediction.device)
-        if not self.rerun.prepare(called, self._per_sample(loaded), batch.prediction, weigh):
+        own = self._per_sample(loaded)
+        if not self.rerun.prepare(called, own, batch.prediction, weigh, trial):
             self.running_pass.no_attribution(self.rerun.refused)
             return None
         if self.rerun.square(called, len(batch.prediction)):

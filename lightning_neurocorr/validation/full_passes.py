@@ -74,7 +74,8 @@ def _fitting(
     device = waiting.pieces[0].prediction.device
     if rerun.sample_bytes is None:  # as where the first batch had one sample
         few = next(iter(waiting.calls(WEIGHED)))
-        rerun.weigh(few.arguments, len(few), weighing(rerun, layers, device))
+        weigh = weighing(rerun, layers, device)
+        rerun.weigh(lambda: rerun.logits(few.arguments), len(few), weigh)
     if rerun.sample_bytes is None:
         return min(most, batch)
     room = pass_bytes(device) if settings.pass_bytes is None else settings.pass_bytes

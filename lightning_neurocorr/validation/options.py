@@ -100,6 +100,12 @@ class Options:
         return bool(self.studies) or any(part is not None for part in evidence)
 
     @property
+    def runs_judged(self) -> bool:
+        """Whether anything is asked for that runs samples again and reads what is judged."""
+        evidence = (self.attribution, self.ablation, self.second_pass)
+        return bool(self.studies) or any(part is not None for part in evidence)
+
+    @property
     def runs_again(self) -> bool:
         """Whether anything is asked for that runs the model by itself."""
         return self.looks_closer or self.attribution is not None

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -69,10 +70,10 @@ class Waiting:
 
     def thin(self) -> None:
         """Drop the samples that the choice would not have taken at its present rates."""
-        score, group = self.scores(), self.integers()[:, 2]
         # Put together first: work on the device does not grow with the number of batches then.
-        self.pieces = list(self.calls(len(score)))
-        self._keep(score < torch.tensor(self._choice.scale, dtype=torch.float64)[group])
+        self.pieces = list(self.calls(sum(map(len, self.pieces))))
+        scale = np.array(self._choice.scale)
+        self._keep(self.scores().numpy() < scale[self.integers().numpy()[:, 2]])
         self._each, self._count, self._used = [], [0, 0], [0.0, 0.0]
         for before, piece in zip((None, *self.pieces), self.pieces, strict=False):
             self._weigh(piece, before)
@@ -84,23 +85,24 @@ class Waiting:
             replace(piece, integers=torch.cat([piece.integers, integers], 1))
             for piece, integers in zip(self.pieces, parts, strict=True)
         ]
-        self._keep(wanted)
+        self._keep(wanted.numpy())
 
-    def _keep(self, wanted: Tensor) -> None:
-        """Keep the ``wanted`` ones of all samples, ``(n,)``."""
-        parts = wanted.split([len(piece) for piece in self.pieces])
-        found = [self._some(*one) for one in zip(self.pieces, parts, strict=True)]
-        self.pieces = [piece for piece in found if len(piece)]
+    def _keep(self, wanted: np.ndarray) -> None:
+        """Keep the ``wanted`` ones of all samples, ``(n,)`` bool."""
+        found, start = [], 0
+        for piece in self.pieces:
+            rows = wanted[start : (start := start + len(piece))].nonzero()[0]
+            if len(rows):
+                found.append(self._some(piece, torch.from_numpy(rows)))
+        self.pieces = found
 
     def integers(self) -> Tensor:
         """Those of all samples, ``(n, 5)``."""
-        empty = torch.zeros(0, 5, dtype=torch.long)
-        return torch.cat([empty, *(piece.integers for piece in self.pieces)])
+        return _stacked([piece.integers for piece in self.pieces], np.zeros((0, 5), np.int64))
 
     def scores(self) -> Tensor:
         """Those of all samples, ``(n,)``."""
-        empty = torch.zeros(0, dtype=torch.float64)
-        return torch.cat([empty, *(piece.score for piece in self.pieces)])
+        return _stacked([piece.score for piece in self.pieces], np.zeros(0))
 
     def calls(self, size: int) -> Iterator[Piece]:
         """All samples, in as few calls of at most ``size`` as their shapes allow."""
@@ -137,22 +139,20 @@ class Waiting:
         return Piece(
             join([piece.arguments for piece in pieces], self.rerun.layout or ()),
             torch.cat([piece.prediction for piece in pieces]),
-            torch.cat([piece.integers for piece in pieces]),
-            torch.cat([piece.score for piece in pieces]),
+            _stacked([piece.integers for piece in pieces]),
+            _stacked([piece.score for piece in pieces]),
         )
 
     def _some(self, piece: Piece, rows: Tensor) -> Piece:
-        """Some samples of a piece, by a mask or by indices."""
-        if rows.dtype == torch.bool:
-            rows = rows.nonzero().flatten()
+        """Some samples of a piece, by increasing indices."""
         if len(rows) == len(piece):
             return piece
-        there = sent(rows, piece.prediction.device)
+        there, here = sent(rows, piece.prediction.device), rows.numpy()
         return Piece(
             take(piece.arguments, self.rerun.layout or (), rows),
             piece.prediction.index_select(0, there),
-            piece.integers[rows],
-            piece.score[rows],
+            torch.from_numpy(piece.integers.numpy()[here]),
+            torch.from_numpy(piece.score.numpy()[here]),
         )
 
     def _full(self, group: int, count: int, used: float) -> bool:
@@ -164,10 +164,9 @@ class Waiting:
 
         That is known without touching the samples, which are dropped once.
         """
-        lengths = torch.tensor([len(piece) for piece in self.pieces])
-        each = torch.tensor(self._each, dtype=torch.float64).repeat_interleave(lengths)
-        mine = self.integers()[:, 2] == group
-        score, each = self.scores()[mine], each[mine]
+        each = np.repeat(self._each, [len(piece) for piece in self.pieces])
+        mine = self.integers().numpy()[:, 2] == group
+        score, each = self.scores().numpy()[mine], each[mine]
         full = True
         while full:
             self._choice.lower(group)
@@ -180,7 +179,12 @@ class Waiting:
         judged = piece.prediction.numel() * piece.prediction.element_size()
         size = (judged + self.rerun.size_of(piece.arguments, known)) / len(piece)
         self._each.append(size)
-        shared = int(piece.integers[:, 2].sum())
+        shared = int(piece.integers.numpy()[:, 2].sum())
         for group, mine in enumerate((len(piece) - shared, shared)):
             self._count[group] += mine
             self._used[group] += mine * size
+
+
+def _stacked(parts: Sequence[Tensor], *first: np.ndarray) -> Tensor:
+    """Rows one after another. In NumPy, which does small things faster than PyTorch."""
+    return torch.from_numpy(np.concatenate([*first, *(part.numpy() for part in parts)]))

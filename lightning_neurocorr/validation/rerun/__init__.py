@@ -11,3 +11,4 @@ from lightning_neurocorr.validation.rerun.judged import learn as learn
 from lightning_neurocorr.validation.rerun.judged import too_many as too_many
 from lightning_neurocorr.validation.rerun.module import WEIGHED as WEIGHED
 from lightning_neurocorr.validation.rerun.module import Rerun as Rerun
+from lightning_neurocorr.validation.rerun.module import Trial as Trial

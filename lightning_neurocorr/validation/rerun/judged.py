@@ -101,7 +101,10 @@ def _fit(place: Callable[[Any], Tensor], logits: Tensor, prediction: Tensor) -> 
     logits, prediction = _columns(logits, prediction)
     if prediction.shape[1] == 1:
         return JudgedLogits(place, None, _one_scale(logits, prediction))
-    given = _as_logits(in_widest(prediction))
+    given = _as_logits(prediction)
+    if given is prediction and shares(logits, prediction):  # the model's own output is judged
+        return JudgedLogits(place)
+    given = in_widest(given)
     rows = given.isfinite().all(1)
     if not rows.any():  # masked classes are -inf: the others are compared
         rows = torch.ones_like(rows)
@@ -196,8 +199,8 @@ def _coarse(logits: Tensor, prediction: Tensor) -> float:
 def _as_logits(given: Tensor) -> Tensor:
     """Scores as they are, probabilities as their logarithms."""
     inside = bool(((given >= 0) & (given <= 1)).all())
-    if inside and bool(((given.sum(1) - 1).abs() < _COARSE).all()):
-        return given.clamp_min(1e-12).log()
+    if inside and bool(((in_widest(given).sum(1) - 1).abs() < _COARSE).all()):
+        return in_widest(given).clamp_min(1e-12).log()
     return given
 
 

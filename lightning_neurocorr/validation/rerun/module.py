@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -39,7 +39,26 @@ NOT_AGAIN = (
     "be told from what is the same for all samples, or the module answers by more than these"
 )
 
-WEIGHED = 2  # samples of the forward that shows where they lie and what one takes
+WEIGHED = 2  # samples of a forward that shows what one takes
+
+T = TypeVar("T")
+Weigh = Callable[[Callable[[], Any]], int]  # runs a forward: bytes that it holds on to
+
+
+class Trial(NamedTuple):
+    """Some samples of a batch, run again in another order.
+
+    Attributes:
+        layout: Where the samples lie in the arguments.
+        rows: Which samples they are, in the order in which they were run.
+        logits: What was said of them; None where nobody asked for it.
+        activations: What layers said, by name.
+    """
+
+    layout: Layout
+    rows: Tensor
+    logits: Tensor | None
+    activations: Mapping[str, Tensor]
 
 
 class Rerun:
@@ -116,7 +135,8 @@ class Rerun:
         arguments: Arguments,
         batch: Any,
         prediction: Tensor,
-        weigh: Callable[[Callable[[], Tensor]], int],
+        weigh: Weigh,
+        tried: Trial | None = None,
     ) -> bool:
         """Whether samples can be taken from this call, whose layout is learnt from the first one.
 
@@ -125,40 +145,50 @@ class Rerun:
             batch: The batch.
             prediction: What was judged, with a row per sample.
             weigh: Runs a forward and says how many bytes it holds on to.
+            tried: Samples of this call that were run again.
         """
         n = len(prediction)
         if self.layout is None and not self.refused:
-
-            def agrees(some: Arguments, rows: Tensor) -> bool:
-                try:
-                    found = self.weigh(some, len(rows), weigh)
-                    return not bool(self.differs(found, prediction[rows]).any())
-                except Exception:  # noqa: BLE001 -- another way to take rows may work
-                    return False
-
-            with self.undisturbed(), torch.no_grad():
-                self.layout = learn_layout(arguments, batch, n, self.held(), agrees)
+            self.layout = self._layout(arguments, batch, prediction, weigh, tried)
             if self.layout is None:
                 self.refuse(NOT_AGAIN)
         if self.layout is not None and not fits(arguments, self.layout, n):
             self.refuse("what the module is called with has another shape than in the first batch")
         return not self.refused
 
-    def weigh(
-        self, arguments: Arguments, n: int, weigh: Callable[[Callable[[], Tensor]], int]
-    ) -> Tensor:
-        """The logits of ``n`` samples; what one holds on to is ``sample_bytes`` then."""
-        found: list[Tensor] = []
+    def _layout(
+        self,
+        arguments: Arguments,
+        batch: Any,
+        prediction: Tensor,
+        weigh: Weigh,
+        tried: Trial | None,
+    ) -> Layout | None:
+        """Where the samples lie in a call, as what was judged of some of them says."""
 
-        def forward() -> Tensor:
-            found.append(self.logits(arguments).detach())
-            return found[-1]
+        def agree(logits: Tensor, rows: Tensor) -> bool:
+            return not bool(self.differs(logits, prediction[rows]).any())
 
+        def agrees(some: Arguments, rows: Tensor) -> bool:
+            try:
+                logits = self.weigh(lambda: self.logits(some).detach(), len(rows), weigh)
+                return agree(logits, rows)
+            except Exception:  # noqa: BLE001 -- another way to take rows may work
+                return False
+
+        if tried is not None and tried.logits is not None and agree(tried.logits, tried.rows):
+            return tried.layout
+        with self.undisturbed(), torch.no_grad():
+            return learn_layout(arguments, batch, len(prediction), self.held(), agrees)
+
+    def weigh(self, forward: Callable[[], T], n: int, weigh: Weigh) -> T:
+        """What a forward of ``n`` samples says; what one holds on to is ``sample_bytes`` then."""
+        found: list[T] = []
         try:
-            self.sample_bytes = weigh(forward) / n
-        except RuntimeError:  # such as `torch.func` inside the model: nothing can be counted
+            self.sample_bytes = weigh(lambda: found.append(forward())) / n
+        except Exception:  # noqa: BLE001 -- as `torch.func` in a model: nothing can be counted
             self.sample_bytes = None
-            return self.logits(arguments)
+            return forward()
         return found[-1]
 
     def square(self, arguments: Arguments, n: int) -> bool:
@@ -185,11 +215,15 @@ class Rerun:
 
     def logits(self, arguments: Arguments) -> Tensor:
         """Run the module: the logits of the prediction that was judged."""
+        return self.read(self.run(arguments))
+
+    def run(self, arguments: Arguments) -> Any:
+        """What the module returns."""
         args, kwargs = given = apart_from(arguments, tensors=self._writes is not False)
         tensors = tensors_in(given)
         before = [version_of(tensor) for tensor in tensors]
         with self.autocast():
-            found = self.read(self.module(*args, **kwargs))
+            found = self.module(*args, **kwargs)
         written = before != [version_of(tensor) for tensor in tensors]
         if written and self._writes is False:
             self._writes = True

@@ -15,8 +15,8 @@ from torch import Tensor
 from lightning_neurocorr.activations import ActivationRecorder, Place, Pooling
 from lightning_neurocorr.baselines.returned import tensors_in
 from lightning_neurocorr.functional.devices import in_widest
-from lightning_neurocorr.validation.rerun.arguments import Arguments, apart_from, learn_layout
-from lightning_neurocorr.validation.rerun.module import Rerun
+from lightning_neurocorr.validation.rerun.arguments import Arguments, learn_layout
+from lightning_neurocorr.validation.rerun.module import Rerun, Trial, Weigh
 
 FEWEST = 2  # samples that an order can be told from
 
@@ -29,52 +29,72 @@ _STRANGE = (
 )
 
 
-def strange_rows(
+def try_out(
     rerun: Rerun,
     arguments: Arguments,
     output: Any,
     batch: Any,
-    activations: Mapping[str, Tensor],
+    n: int,
     places: Mapping[str, Place],
     pooling: Pooling,
-) -> dict[str, str]:
-    """Layers with rows that are not the samples of the batch in their order, and how they differ.
-
-    Some samples go through the module again, in another order. What is so, or cannot be told, is
-    not in the result: the module may answer by more than its samples.
+    weigh: Weigh | None = None,
+) -> Trial | None:
+    """Run some samples again, in another order; None where none gets the output that it got before.
 
     Args:
         rerun: Runs the module.
         arguments: Of the call.
         output: What it returned.
         batch: The batch.
-        activations: What layers said in this call, ``(N, D)``.
-        places: Where they are read.
+        n: Samples in it.
+        places: Where layers are read.
         pooling: How.
+        weigh: Says how many bytes a forward holds on to, which ``rerun`` then knows too; None does
+            not ask.
     """
-    n = len(next(iter(activations.values()), ()))
     wanted = [tensor for _, tensor in tensors_in(output) if len(tensor) == n]
     if not wanted or wanted[0].device.type == "meta":
-        return {}
+        return None
     # few, as one forward of them is paid for; neither sorted nor the same when flipped
     rows = torch.tensor([n - 1, 1, n // 2] if n > 3 else [1, 0, 2][:n])
-    again: dict[str, Tensor] = {}
+    activations: dict[str, Tensor] = {}
+    logits: list[Tensor] = []
 
     def agrees(some: Arguments, chosen: Tensor) -> bool:
-        args, kwargs = apart_from(some, tensors=True)
-        try:
-            with ActivationRecorder(places, pooling) as recorder, rerun.autocast():
-                returned = rerun.module(*args, **kwargs)
-                again.update(recorder.take()[0])
-            found = [tensor for _, tensor in tensors_in(returned) if len(tensor) == len(chosen)]
-        except Exception:  # noqa: BLE001 -- another way to take rows may work
-            return False
+        with _Unseen(places, pooling) as recorder:
+
+            def forward() -> list[Tensor]:
+                recorder.clear()
+                logits.clear()
+                returned = rerun.run(some)
+                if weigh is not None:
+                    logits.append(rerun.read(returned).detach())
+                return [tensor.detach() for _, tensor in tensors_in(returned)]
+
+            try:
+                said = forward() if weigh is None else rerun.weigh(forward, len(chosen), weigh)
+                activations.update(recorder.take()[0])
+            except Exception:  # noqa: BLE001 -- another way to take rows may work
+                return False
+        found = [tensor for tensor in said if len(tensor) == len(chosen)]
         pairs = [(a, b) for a, b in zip(found, wanted, strict=False) if a.shape[1:] == b.shape[1:]]
         return bool(pairs) and all(_differ(pairs, chosen).logical_not().tolist())
 
     with rerun.undisturbed(), torch.no_grad():
-        if learn_layout(arguments, batch, n, rerun.held(), agrees, rows) is None:
-            return {}
+        layout = learn_layout(arguments, batch, n, rerun.held(), agrees, rows)
+    if layout is None:
+        return None
+    return Trial(layout, rows, logits[0] if logits else None, activations)
+
+
+def strange_rows(trial: Trial, activations: Mapping[str, Tensor]) -> dict[str, str]:
+    """Layers with rows that are not the samples of the batch in their order, and how they differ.
+
+    Args:
+        trial: Of the batch.
+        activations: What layers said in it, ``(N, D)``.
+    """
+    again, rows = trial.activations, trial.rows
     strange, pairs = {}, {}
     for name in activations.keys() & again.keys():
         found, before = again[name], activations[name]
@@ -88,6 +108,14 @@ def strange_rows(
     return {
         name: _STRANGE.format(len(rows), strange[name]) for name in activations if name in strange
     }
+
+
+class _Unseen(ActivationRecorder):
+    """What it computes is no part of the graph that is weighed."""
+
+    def hear(self, name: str, place: Place, value: Any) -> None:
+        with torch.no_grad():
+            super().hear(name, place, value)
 
 
 def _differ(pairs: Sequence[tuple[Tensor, Tensor]], rows: Tensor) -> Tensor:
