@@ -19,6 +19,7 @@ from lightning_neurocorr.metric import Cells, NeuronAdvantageCorrelation, on_dev
 from tests.helpers import all_pearson, assert_same_r, seeded, streamed
 from tests.neurons import ROWS, related
 
+WHOLE = ["add_whole"]
 AT_ONCE = ["prepare", "add_in"]
 IN_STEPS = ["prepare", "add_up", "merge"]
 
@@ -86,7 +87,15 @@ def slow_moments(x: Tensor, columns: Tensor, rows: Tensor) -> Moments:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize(
     ("n", "d", "folds", "covariates"),
-    [(1, 1, 1, 0), (1, 1, 2, 3), (2, 129, 2, 0), (257, 3, 2, 0), (300, 130, 3, 3), (33, 40, 1, 20)],
+    [
+        (1, 1, 1, 0),
+        (700, 130, 1, 0),
+        (1, 1, 2, 3),
+        (2, 129, 2, 0),
+        (257, 3, 2, 0),
+        (300, 130, 3, 3),
+        (33, 40, 1, 20),
+    ],
 )
 def test_moments_of_each_fold_are_those_of_its_samples(
     n: int, d: int, folds: int, covariates: int, dtype: torch.dtype, launches: list[str]
@@ -111,7 +120,7 @@ def test_moments_of_each_fold_are_those_of_its_samples(
                 atol=2e-6 * max(1, n) ** 0.5,
                 msg=lambda text, name=name: f"{name}: {text}",
             )
-    assert launches == 2 * (IN_STEPS if covariates else AT_ONCE)
+    assert launches == 2 * (IN_STEPS if covariates else WHOLE if folds == 1 else AT_ONCE)
 
 
 # --- against blocks -------------------------------------------------------------------------------
@@ -233,15 +242,54 @@ def test_chunks_of_samples_add_up_to_the_same(monkeypatch: pytest.MonkeyPatch) -
     assert found[1].equal(found[2])
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("count_active", [False, True])
+def test_one_launch_gives_the_bits_of_two(
+    count_active: bool, dtype: torch.dtype, launches: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While a CUDA graph is made a batch is added in place, to the state that the graph knows."""
+    x, a = related(700, 300)
+    x[3, 2], x[5, 4] = torch.nan, torch.inf
+    x, a = (x.relu() + 5).to(dtype), a + 0.3
+    one, two = (NeuronAdvantageCorrelation(300, count_active=count_active) for _ in range(2))
+    state = two.state
+    for rows in torch.arange(700).split(300):
+        one.update(x[rows], a[rows])
+        with monkeypatch.context() as patch:
+            patch.setattr(on_device, "is_recorded", lambda device: True)
+            two.update(x[rows], a[rows])
+    assert launches == 3 * [*WHOLE, *AT_ONCE]
+    assert one.state.isnan().any()
+    torch.testing.assert_close(one.state, two.state, rtol=0, atol=0, equal_nan=True)
+    assert two.state is state
+
+
+def test_later_updates_follow_those_of_inference_mode(launches: list[str]) -> None:
+    x, a = related(90)
+    metric = NeuronAdvantageCorrelation(x.shape[1])
+    with torch.inference_mode():
+        metric.update(x[:50], a[:50])
+    assert not metric.state.is_inference()
+    metric.update(x[50:], a[50:])
+    assert_same_r(metric.compute(), all_pearson(x, a))
+    assert launches == 2 * WHOLE
+
+
 # --- faults ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kernel", {*AT_ONCE, *IN_STEPS})
+def through(kernel: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Arguments of a metric whose batches go through a kernel."""
+    if kernel in IN_STEPS[1:]:
+        monkeypatch.setattr(on_device, "_MOST", 30)
+    return {"folds": 1 if kernel in WHOLE else 2}
+
+
+@pytest.mark.parametrize("kernel", {*WHOLE, *AT_ONCE, *IN_STEPS})
 def test_a_kernel_that_fails_is_one_warning_and_the_same_numbers(
     kernel: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if kernel not in AT_ONCE:
-        monkeypatch.setattr(on_device, "_MOST", 40)
+    settings = through(kernel, monkeypatch)
     launch = on_device._launch
 
     def failing(name: str, *given: Any, **settings: Any) -> None:
@@ -251,7 +299,7 @@ def test_a_kernel_that_fails_is_one_warning_and_the_same_numbers(
 
     monkeypatch.setattr(on_device, "_launch", failing)
     x, a = related(90)
-    metric = NeuronAdvantageCorrelation(x.shape[1])
+    metric = NeuronAdvantageCorrelation(x.shape[1], **settings)
     with pytest.warns(UserWarning, match=r"but got RuntimeError: PTX codegen failed\. The metric"):
         metric.update(x[:50], a[:50])
     metric.update(x[50:], a[50:])  # warnings are errors
@@ -278,16 +326,17 @@ def test_cells_go_on_without_their_kernels(kernel: str, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("which", range(8))
-@pytest.mark.parametrize("kernel", ["add_in", "merge"])
+@pytest.mark.parametrize("kernel", ["add_whole", "add_in", "merge"])
 def test_kernels_that_err_are_noticed_on_the_first_batch(
     kernel: str, which: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A number that is wrong in each of the kinds of moments, as a bad compiler would leave it."""
     x, a = related(60)
-    fold = torch.arange(60) % 2
-    metric = NeuronAdvantageCorrelation(x.shape[1], folds=2, count_active=True)
-    if kernel == "merge":
-        monkeypatch.setattr(on_device, "_MOST", 30)
+    settings = through(kernel, monkeypatch)
+    metric = NeuronAdvantageCorrelation(x.shape[1], **settings, count_active=True)
+    fold = torch.arange(60) % 2 if metric.folds == 2 else None
+    rows = [slice(None, 40), slice(40, None)]
+    batches = [(x[r], a[r], None, None if fold is None else fold[r]) for r in rows]
     launch = on_device._launch
     head = metric.layout.head(metric.state).shape[1]
     place = [0, 1, 2, *(head + row * x.shape[1] + 3 for row in range(4)), -1][which]
@@ -295,12 +344,13 @@ def test_kernels_that_err_are_noticed_on_the_first_batch(
     def erring(name: str, *given: Any, **settings: Any) -> None:
         launch(name, *given, **settings)
         if name == kernel:
-            metric.state[1, place] += 0.7 * max(1.0, float(metric.state[1, place].abs()))
+            state = given[-1] if kernel in WHOLE else metric.state
+            state[-1, place] += 0.7 * max(1.0, float(state[-1, place].abs()))
 
     monkeypatch.setattr(on_device, "_launch", erring)
     with pytest.warns(UserWarning, match=r"but got sums that are not those of PyTorch's operators"):
-        metric.update(x[:40], a[:40], fold=fold[:40])
-    metric.update(x[40:], a[40:], fold=fold[40:])
+        metric.update(*batches[0])
+    metric.update(*batches[1])
     assert_same_r(metric.compute(), all_pearson(x, a))
     on_device._unable.clear()
 
@@ -318,16 +368,16 @@ def wrong(monkeypatch: pytest.MonkeyPatch, kernel: str, add: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kernel", "given"), [("prepare", 13), ("add_in", 10), ("add_up", 9), ("merge", 3)]
+    ("kernel", "given"),
+    [("add_whole", 7), ("prepare", 13), ("add_in", 10), ("add_up", 9), ("merge", 3)],
 )
 def test_each_kernel_that_errs_is_noticed(
     kernel: str, given: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if kernel not in AT_ONCE:
-        monkeypatch.setattr(on_device, "_MOST", 40)
+    settings = through(kernel, monkeypatch)
     wrong(monkeypatch, kernel, given)
     x, a = related(90)
-    metric = NeuronAdvantageCorrelation(x.shape[1])
+    metric = NeuronAdvantageCorrelation(x.shape[1], **settings)
     with pytest.warns(UserWarning, match="but got sums that are not those of"):
         metric.update(x[:50], a[:50])
     metric.update(x[50:], a[50:])
@@ -335,14 +385,14 @@ def test_each_kernel_that_errs_is_noticed(
     on_device._unable.clear()
 
 
-@pytest.mark.parametrize("first", ["at once", "in steps"])
+@pytest.mark.parametrize(("first", "folds"), [("at once", 1), ("at once", 2), ("in steps", 2)])
 def test_the_other_way_to_add_a_batch_is_compared_too(
-    first: str, monkeypatch: pytest.MonkeyPatch
+    first: str, folds: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of another size it may go through other kernels, of which the first ones prove nothing."""
     most = {"at once": (4096, 40), "in steps": (40, 4096)}[first]
     x, a = related(180)
-    metric = NeuronAdvantageCorrelation(x.shape[1])
+    metric = NeuronAdvantageCorrelation(x.shape[1], folds=folds)
     monkeypatch.setattr(on_device, "_MOST", most[0])
     metric.update(x[:90], a[:90])
     monkeypatch.setattr(on_device, "_MOST", most[1])

@@ -69,6 +69,8 @@ for folds, columns, x in ((2, 1, "*bf16"), (1, 4, "*fp32")):
     make("add_up", {"x": x}, **shared, MORE=16, ACTIVE=True, **tile)
     make("merge", **shared, HEAD=32, COLS=128)
     make("add_in", {"x": x}, F=folds, ACTIVE=True, **on_device._TILE)
+    whole = {"ACTIVE": True, "MANY": on_device._SORTED}
+    make("add_whole", {"x": x, "to": "*fp64"}, **whole, **on_device._TILE)
 make("sort_cells", ROWS=256)
 make("add_cells", {"shift": "*fp64"}, **on_device._CELL)
 print("compiled")

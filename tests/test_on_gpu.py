@@ -47,8 +47,8 @@ def test_the_metric_agrees_with_two_passes_in_double_precision(columns, dtype):
     np.testing.assert_allclose(metric.compute().cpu().numpy(), expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("covariates", [0, 3])
-def test_the_kernels_run_and_are_proved(covariates, monkeypatch):
+@pytest.mark.parametrize(("covariates", "folds"), [(0, 1), (0, 2), (3, 2)])
+def test_the_kernels_run_and_are_proved(covariates, folds, monkeypatch):
     monkeypatch.setattr(on_device, "_proved", set())
     x, group = torch.randn(300, 500, device=CUDA).relu(), torch.arange(300, device=CUDA) % 4
     a, half = torch.randn(300, device=CUDA), torch.arange(300, device=CUDA) // 4 % 2
@@ -57,10 +57,10 @@ def test_the_kernels_run_and_are_proved(covariates, monkeypatch):
     for device in (CUDA, "cpu"):
         given = [None if y is None else y.to(device) for y in (x, a, more, half, group)]
         metric = NeuronAdvantageCorrelation(
-            500, folds=2, num_covariates=covariates, count_active=True
+            500, folds=folds, num_covariates=covariates, count_active=True
         )
         metric, cells = metric.to(device), Cells(500, 3, device)
-        metric.update(*given[:4])
+        metric.update(*given[:3], given[3] % folds)
         cells.add([given[0]], given[1], given[4] % 3, given[4], given[3])
         metrics.append(metric.state.cpu())
         sums.append(cells.moments(range(3), by_class=True)[1])

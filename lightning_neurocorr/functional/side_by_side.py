@@ -32,14 +32,15 @@ def read_parts(activations: Tensor | Sequence[Tensor], neurons: int) -> list[Ten
                 f"Expected `activations` to be a tensor, but got {type(part).__name__}. "
                 "Pass it through torch.as_tensor."
             )
+    # One look at each of a hundred layers: looks are what they cost the host.
     shapes = [part.shape for part in parts]
-    if len(parts) == 1 and (len(shapes[0]) != 2 or shapes[0][1] != neurons):
-        raise ValueError(
-            f"Expected `activations` to have shape (N, {neurons}), but got {tuple(shapes[0])}. "
-            "Pool space and tokens away first."
-        )
-    flat = {len(shape) for shape in shapes} == {2} and len({shape[0] for shape in shapes}) == 1
-    if not flat or sum([shape[1] for shape in shapes]) != neurons:
+    rows, widths = zip(*shapes, strict=True) if {*map(len, shapes)} == {2} else ((), ())
+    if len({*rows}) != 1 or sum(widths) != neurons:
+        if len(parts) == 1:
+            raise ValueError(
+                f"Expected `activations` to have shape (N, {neurons}), but got "
+                f"{tuple(shapes[0])}. Pool space and tokens away first."
+            )
         raise ValueError(
             f"Expected `activations` to be of shapes (N, D) with one N and {neurons} neurons in "
             f"all, but got {list(map(tuple, shapes))}. Give those of every layer, space and tokens "
@@ -56,7 +57,9 @@ def read_parts(activations: Tensor | Sequence[Tensor], neurons: int) -> list[Ten
             f"{sorted(map(str, devices))}. Move them to one, or give each device a metric of its "
             "own."
         )
-    return [part.detach() if part.requires_grad else part for part in parts if part.shape[1]]
+    if 0 in widths:
+        parts = [part for part in parts if part.shape[1]]
+    return [part.detach() if part.requires_grad else part for part in parts]
 
 
 def joined(parts: Sequence[Tensor]) -> list[Tensor]:
@@ -67,11 +70,14 @@ def joined(parts: Sequence[Tensor]) -> list[Tensor]:
 
 def side_by_side(parts: Sequence[Tensor]) -> Iterator[tuple[slice, Tensor]]:
     """Neurons and their activations, in few passes: small neighbours copied together."""
+    if len(parts) == 1:
+        yield slice(0, parts[0].shape[1]), parts[0]
+        return
     scale = 1 if parts[0].device.type == "cpu" else _ON_DEVICE
     small, most = scale * _SMALL, scale * _TOGETHER
     sizes = [part.numel() for part in parts]
     if max(sizes) <= small and sum(sizes) <= most and len({part.dtype for part in parts}) == 1:
-        x = parts[0] if len(parts) == 1 else _copied([*parts])  # nearly always
+        x = torch.cat([*parts], 1)  # nearly always
         yield slice(0, x.shape[1]), x
         return
     start, size, before, run = 0, 0, 0, list[Tensor]()

@@ -118,8 +118,11 @@ class NeuronAdvantageCorrelation(Metric):
         check_columns(*given, (len(parts[0]), self.num_covariates))
         state, in_blocks = self._writable(), partial(self._add_blocks, parts, given)
         of_metric = (self.layout, self.count_active)
-        if not on_device.add_batch_(state, *of_metric, parts, given, in_blocks):
+        found = on_device.add_batch(state, *of_metric, parts, given, in_blocks)
+        if found is None:
             in_blocks(state)
+        elif found is not state:
+            self.state = found
 
     def _add_blocks(
         self,

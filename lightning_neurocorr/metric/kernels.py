@@ -1,8 +1,9 @@
 """The sums of a batch on a GPU, as Triton kernels. Only :mod:`on_device` imports this file.
 
-:func:`prepare` puts the samples of each fold one behind the other. :func:`add_in` reads every
-activation once and brings the sums into the state. :func:`add_up` and :func:`merge` do so in two
-steps, where there are covariates, several tensors, or few neurons of many samples.
+:func:`add_whole` does all of it where there is one fold and no covariate. Else :func:`prepare` puts
+the samples of each fold one behind the other. :func:`add_in` then reads every activation once and
+brings the sums into the state. :func:`add_up` and :func:`merge` do so in two steps, where there are
+covariates, several tensors, or few neurons of many samples.
 :func:`sort_cells` and :func:`add_cells` do the same for sums by class. Nothing is added atomically:
 the same batches give the same bits. ``N`` samples, ``D`` neurons, ``F`` folds, ``K`` columns:
 advantage, covariates.
@@ -39,7 +40,8 @@ def prepare(
     else:
         col = (program - F) * COLS + tl.arange(0, COLS)
         means = state + 1 + K + K * K + offset
-        _shift(x, x_row, x_col, n, d, col, state, means, size, shift + offset, F, COLS)
+        found = _shift(x, x_row, x_col, n, d, col, state, means, size, F, COLS)
+        tl.store(shift + offset + col, found, mask=col < d)
 
 
 @triton.jit
@@ -77,11 +79,8 @@ def _columns(
 ):  # fmt: skip
     """Centre the columns of a fold. Write its head so far, that of the batch, and both merged."""
     k = tl.arange(0, WIDE)
-    total = tl.zeros((WIDE,), tl.float64)
-    for top in range(0, count, ROWS):
-        total += tl.sum(_weights(advantage, covariates, order, first, top, count, k, K, ROWS), 0)
     n_batch = tl.cast(count, tl.float64)
-    mean = total / tl.maximum(n_batch, 1.0)
+    mean = _mean(advantage, covariates, order, first, count, k, K, True, ROWS)
     n_old = tl.load(state)
     old_mean = tl.load(state + 1 + k, mask=k < K, other=0.0)
     share = n_batch / tl.maximum(n_old + n_batch, 1.0)
@@ -99,7 +98,7 @@ def _columns(
         products = tl.zeros((WIDE,), tl.float64)
         for top in range(0, count, ROWS):
             place = top + tl.arange(0, ROWS)
-            w = _weights(advantage, covariates, order, first, top, count, k, K, ROWS)
+            w = _weights(advantage, covariates, order, first, top, count, k, K, True, ROWS)
             w = tl.where((place < count)[:, None], w - mean[None, :], 0.0)
             one = tl.sum(tl.where(k[None, :] == j, w, 0.0), 1)
             products += tl.sum(w * one[:, None], 0)
@@ -111,13 +110,29 @@ def _columns(
 
 
 @triton.jit
+def _mean(
+    advantage, covariates, order, first, count, k,
+    K: tl.constexpr, SORTED: tl.constexpr, ROWS: tl.constexpr,
+):  # fmt: skip
+    """Means of the columns of a fold, ``(WIDE,)``."""
+    total = tl.zeros(k.shape, tl.float64)
+    for top in range(0, count, ROWS):
+        w = _weights(advantage, covariates, order, first, top, count, k, K, SORTED, ROWS)
+        total += tl.sum(w, 0)
+    return total / tl.maximum(tl.cast(count, tl.float64), 1.0)
+
+
+@triton.jit
 def _weights(
-    advantage, covariates, order, first, top, count, k, K: tl.constexpr, ROWS: tl.constexpr
-):
+    advantage, covariates, order, first, top, count, k,
+    K: tl.constexpr, SORTED: tl.constexpr, ROWS: tl.constexpr,
+):  # fmt: skip
     """Columns of some samples of a fold, ``(ROWS, WIDE)``; 0 behind the last."""
     place = top + tl.arange(0, ROWS)
     there = place < count
-    row = tl.load(order + first + place, mask=there, other=0)
+    row = first + place
+    if SORTED:
+        row = tl.load(order + row, mask=there, other=0)
     one = tl.load(advantage + row, mask=there, other=0).to(tl.float64)
     w = tl.where(k[None, :] == 0, one[:, None], 0.0)
     if K > 1:
@@ -128,9 +143,7 @@ def _weights(
 
 
 @triton.jit
-def _shift(
-    x, x_row, x_col, n, d, col, state, means, size, shift, F: tl.constexpr, COLS: tl.constexpr
-):
+def _shift(x, x_row, x_col, n, d, col, state, means, size, F: tl.constexpr, COLS: tl.constexpr):
     """The mean of the first fold that has samples; of none, a median of nine of this batch."""
     there = col < d
     found = tl.zeros((COLS,), tl.float64)
@@ -151,7 +164,7 @@ def _shift(
                 other = _sample(x, i * step, x_row, x_col, col, there)
                 rank += ((other < one) | ((other == one) & (i < j))).to(tl.int32)
             found = tl.where(rank == count // 2, one, found)
-    tl.store(shift + col, found.to(tl.float32), mask=there)
+    return found.to(tl.float32)
 
 
 @triton.jit
@@ -169,13 +182,14 @@ def _sample(x, row, x_row, x_col, col, there):
 
 @triton.jit
 def _sums(
-    x, x_row, x_col, n, order, left, centre, col, inside, start, stop,
-    K: tl.constexpr, MORE: tl.constexpr, ACTIVE: tl.constexpr,
+    x, x_row, x_col, n, order, left, mean, centre, col, inside, start, stop,
+    SORTED: tl.constexpr, K: tl.constexpr, MORE: tl.constexpr, ACTIVE: tl.constexpr,
     ROWS: tl.constexpr, COLS: tl.constexpr, AHEAD: tl.constexpr,
 ):  # fmt: skip
     """Sums over some samples of a fold: of Y, Y^2, X != 0 and each column times Y.
 
-    Y is X less ``centre``. Those of covariates ``(MORE, COLS)`` come last.
+    Y is X less ``centre``. Those of covariates ``(MORE, COLS)`` come last. Samples that are not
+    sorted lie where they are, and ``left`` is their advantage, of which ``mean`` is taken off.
     """
     # A sum for every place of the tile: warps meet once, at the end, and not at every tile.
     total = tl.zeros((ROWS, COLS), tl.float64)  # float32 holds no sums of 1e37, no squares of 1e20
@@ -186,12 +200,16 @@ def _sums(
     for top in tl.range(start, stop, ROWS, num_stages=AHEAD):
         place = top + tl.arange(0, ROWS)
         there = place < stop
-        row = tl.load(order + place, mask=there, other=0).to(tl.int64)
+        row = place
+        weight = tl.load(left + place, mask=there, other=0)
+        if SORTED:
+            row = tl.load(order + place, mask=there, other=0)
+        else:
+            weight = (weight.to(tl.float64) - mean).to(tl.float32)
         read = there[:, None] & inside[None, :]
-        at = row[:, None] * x_row + col[None, :].to(tl.int64) * x_col
+        at = row[:, None].to(tl.int64) * x_row + col[None, :].to(tl.int64) * x_col
         value = tl.load(x + at, mask=read, other=0.0)
         y = tl.where(read, value.to(tl.float32) - centre[None, :], 0.0)
-        weight = tl.load(left + place, mask=there, other=0.0)
         wide = y.to(tl.float64)
         total += wide
         product += weight.to(tl.float64)[:, None] * wide
@@ -208,6 +226,42 @@ def _sums(
 
 
 @triton.jit(do_not_specialize=["n"])
+def add_whole(
+    x, x_row, x_col, n, d, advantage, state, to, ACTIVE: tl.constexpr,
+    MANY: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr, AHEAD: tl.constexpr,
+):  # fmt: skip
+    """All of it, where there is one fold and the advantage is the only column.
+
+    What was is read in ``state``, what is goes to ``to``: no program needs another one's sums.
+    """
+    col, k = tl.program_id(0) * COLS + tl.arange(0, COLS), tl.arange(0, 1)
+    inside, n_old, n_batch = col < d, tl.load(state), tl.cast(n, tl.float64)
+    old_mean = tl.load(state + 1)
+    mean = tl.sum(_mean(advantage, advantage, advantage, 0, n, k, 1, False, MANY), 0)
+    old, new = state + 3 + col, to + 3 + col
+    centre = _shift(x, x_row, x_col, n, d, col, state, state + 3, 0, 1, COLS)
+    total, square, active, product, _ = _sums(
+        x, x_row, x_col, n, advantage, advantage, mean, centre, col, inside, 0, n,
+        False, 1, 16, ACTIVE, ROWS, COLS, AHEAD,
+    )  # fmt: skip
+    broken, gap = 0 * square, mean - old_mean
+    total += broken
+    between = _merge_spread(total, square, active, centre, n_old, n_batch, old, new, d, inside)
+    _merge_column(broken + product, gap, 0, between, old, new, d, inside)
+    if tl.program_id(0) == 0:
+        spread = tl.zeros((1,), tl.float64)
+        for top in range(0, n, MANY):
+            w = _weights(advantage, advantage, advantage, 0, top, n, k, 1, False, MANY)
+            there = (top + tl.arange(0, MANY) < n)[:, None]
+            w = tl.where(there, w - mean, 0.0)
+            spread += tl.sum(w * w, 0)
+        share = n_batch / tl.maximum(n_old + n_batch, 1.0)
+        tl.store(to, n_old + n_batch)
+        tl.store(to + 1, old_mean + share * gap)
+        tl.store(to + 2, tl.sum(spread, 0) + tl.load(state + 2) + share * n_old * gap * gap)
+
+
+@triton.jit(do_not_specialize=["n"])
 def add_in(
     x, x_row, x_col, n, d, order, bounds, left, shift, heads, state, size,
     F: tl.constexpr, ACTIVE: tl.constexpr,
@@ -221,16 +275,19 @@ def add_in(
     for f in range(F):
         first, count = tl.load(bounds + 2 * f), tl.load(bounds + 2 * f + 1)
         total, square, active, product, _ = _sums(
-            x, x_row, x_col, n, order, left, centre, col, inside, first, first + count,
-            1, 16, ACTIVE, ROWS, COLS, AHEAD,
+            x, x_row, x_col, n, order, left, 0.0, centre, col, inside, first, first + count,
+            True, 1, 16, ACTIVE, ROWS, COLS, AHEAD,
         )  # fmt: skip
         before, place = heads + f * head, to + tl.cast(f, tl.int64) * size
+        batch = before + F * head
         own = 0 * square
         broken += own
         between = _merge_spread(
-            own + total, own + square, active, centre, before, F * head, place, d, inside
-        )
-        _merge_column(own + product, 0, before, F * head, between, place, d, inside)
+            own + total, own + square, active, centre,
+            tl.load(before), tl.load(batch), place, place, d, inside,
+        )  # fmt: skip
+        gap = tl.load(batch + 1) - tl.load(before + 1)
+        _merge_column(own + product, gap, 0, between, place, place, d, inside)
     if tl.max((broken != 0).to(tl.int32), 0) > 0:
         _break(to, broken, size, d, inside, F)
     if tl.program_id(0) == 0:
@@ -267,8 +324,8 @@ def add_up(
     inside = col < d
     centre = tl.load(shift + offset + col, mask=inside, other=0.0)
     total, square, active, product, more = _sums(
-        x, x_row, x_col, n, order, left, centre, col, inside, start, stop,
-        K, MORE, ACTIVE, ROWS, COLS, AHEAD,
+        x, x_row, x_col, n, order, left, 0.0, centre, col, inside, start, stop,
+        True, K, MORE, ACTIVE, ROWS, COLS, AHEAD,
     )  # fmt: skip
     to = sums + tl.cast(chunk * F + f, tl.int64) * (3 + K) * neurons + offset + col
     tl.store(to, total, mask=inside)
@@ -299,41 +356,44 @@ def merge(
     square = broken + _over_chunks(sums, 1, f, d, col, inside, chunks, F, K, COLS)
     active = _over_chunks(sums, 2, f, d, col, inside, chunks, F, K, COLS)
     centre = tl.load(shift + col, mask=inside, other=0.0)
-    between = _merge_spread(total, square, active, centre, before, F * head, to, d, inside)
+    batch = before + F * head
+    between = _merge_spread(
+        total, square, active, centre, tl.load(before), tl.load(batch), to, to, d, inside
+    )
     for j in range(K):
         c = broken + _over_chunks(sums, 3 + j, f, d, col, inside, chunks, F, K, COLS)
-        _merge_column(c, j, before, F * head, between, to, d, inside)
+        gap = tl.load(batch + 1 + j) - tl.load(before + 1 + j)
+        _merge_column(c, gap, j, between, to, to, d, inside)
     if tl.program_id(0) == 0:
         _store_head(heads, state, size, f, head, HEAD, F)
 
 
 @triton.jit
-def _merge_spread(total, square, active, centre, before, step, to, d, inside):
-    """Merge mean, spread and activity of neurons into a fold; what moves their co-moments.
+def _merge_spread(total, square, active, centre, n_old, n_batch, old, to, d, inside):
+    """Merge mean, spread and activity of neurons with ``old``; what moves their co-moments.
 
     Formulas: Chan, Golub & LeVeque 1983, "Algorithms for computing the sample variance".
     """
-    n_old, n_batch = tl.load(before), tl.load(before + step)
     share = n_batch / tl.maximum(n_old + n_batch, 1.0)
     moved = total / tl.maximum(n_batch, 1.0)
     m2 = square - total * moved
     m2 = tl.where(m2 < 0, 0.0, m2)
-    old_mean = tl.load(to, mask=inside, other=0.0)
+    old_mean = tl.load(old, mask=inside, other=0.0)
     gap = centre.to(tl.float64) + moved - old_mean
     tl.store(to, old_mean + share * gap, mask=inside)
     between = share * n_old * gap
-    m2 += tl.load(to + d, mask=inside, other=0.0) + between * gap
+    m2 += tl.load(old + d, mask=inside, other=0.0) + between * gap
     tl.store(to + d, m2, mask=inside)
-    active += tl.load(to + 2 * d, mask=inside, other=0.0)
+    active += tl.load(old + 2 * d, mask=inside, other=0.0)
     tl.store(to + 2 * d, active, mask=inside)
     return between
 
 
 @triton.jit
-def _merge_column(c, j, before, step, between, to, d, inside):
-    """Merge the co-moments of neurons and a column into a fold."""
-    c += (tl.load(before + step + 1 + j) - tl.load(before + 1 + j)) * between
-    c += tl.load(to + (3 + j) * d, mask=inside, other=0.0)
+def _merge_column(c, gap, j, between, old, to, d, inside):
+    """Merge the co-moments of neurons and a column, whose mean moves by ``gap``, with ``old``."""
+    c += gap * between
+    c += tl.load(old + (3 + j) * d, mask=inside, other=0.0)
     tl.store(to + (3 + j) * d, c, mask=inside)
 
 

@@ -6,10 +6,10 @@ Where there is no Triton the sums are those of blocks, with which these agree to
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -18,7 +18,13 @@ from torch import Tensor
 from lightning_neurocorr.functional.devices import sent
 from lightning_neurocorr.functional.side_by_side import side_by_side
 from lightning_neurocorr.metric.packing import PackedState
-from lightning_neurocorr.metric.proving import agree, can_wait, cells_agree, scalars_agree
+from lightning_neurocorr.metric.proving import (
+    agree,
+    can_wait,
+    cells_agree,
+    is_recorded,
+    scalars_agree,
+)
 
 Kind = tuple[Any, ...]  # a device, and what tells apart the kernels that are compiled
 DEVICES = {"cuda"}  # which is AMD's name too
@@ -41,36 +47,79 @@ _unable: list[str] = []  # why kernels cannot run here
 _proved: set[Kind] = set()  # kinds of batches on which they were compared
 
 
-def add_batch_(
+def add_batch(
     state: Tensor,
     layout: PackedState,
     count_active: bool,
     parts: Sequence[Tensor],
     given: tuple[Tensor, Tensor | None, Tensor | None],
     in_blocks: Callable[[Tensor], None],
-) -> bool:
-    """Add a batch to a packed state in place; False, with nothing changed, where kernels cannot.
+) -> Tensor | None:
+    """The state with a batch, in place or new; None, with nothing changed, where kernels cannot.
 
     Args:
-        state: The state, ``(F, size)``.
+        state: The packed state, ``(F, size)``.
         layout: Where what lies in it.
         count_active: Whether to count where activations are not 0.
-        parts: Activations ``(N, D_1)``, ``(N, D_2)``, ... whose neurons follow each other.
+        parts: Activations ``(N, D_1)``, ``(N, D_2)``, ... whose neurons follow each other, on one
+            device.
         given: Advantage ``(N,)``, covariates ``(N, K - 1)``, folds ``(N,)``.
         in_blocks: Adds the batch to a state without kernels, to compare with.
     """
-    folds, n, device = len(state), len(parts[0]), parts[0].device
-    fits = folds <= _MOST_FOLDS and layout.columns <= _MOST_COLUMNS
-    if not (fits and state.is_contiguous() and _suit(parts, _DTYPES, state.device)):
-        return False
-    if not n:
-        return True
-    dtypes = frozenset(part.dtype for part in parts)
-    chunks = _chunks(n, layout.neurons, folds)
+    folds, device = len(state), parts[0].device
+    fits = folds <= _MOST_FOLDS and layout.columns <= _MOST_COLUMNS and state.is_contiguous()
+    if not (fits and device == state.device and _suit(device, parts, _DTYPES)):
+        return None
+    if not len(parts[0]):
+        return state
     passes = list(side_by_side(parts))
+    chunks = _chunks(len(parts[0]), layout.neurons, folds)
     at_once = chunks == layout.columns == len(passes) == 1
-    kind = (device, folds, given[2] is None, layout.columns, count_active, dtypes, at_once)
+    # A CUDA graph goes on with the state that it was made with.
+    whole = at_once and folds == 1 and not is_recorded(device)
+    dtypes = frozenset([x.dtype for _, x in passes])
+    kind = (device, folds, given[2] is None, layout.columns, count_active, dtypes, at_once, whole)
     expected = state.clone() if _is_new(kind) else None
+    found = _another(state) if whole else state
+    if whole:
+        run = partial(_add_whole, state, found, count_active, passes[0][1], given[0])
+    else:
+        run = partial(_add_in_place, state, layout, count_active, passes, given, chunks, at_once)
+    if not _try(device, run):
+        return None
+    if expected is not None:
+        in_blocks(expected)
+        if not _prove(kind, agree(layout.unpack(found), layout.unpack(expected))):
+            found.copy_(expected)
+    return found
+
+
+def _another(state: Tensor) -> Tensor:
+    """A tensor for the next state; one of inference mode could not be changed by later updates."""
+    with torch.inference_mode(False) if torch.is_inference_mode_enabled() else nullcontext():
+        return torch.empty(state.shape, dtype=state.dtype, device=state.device)
+
+
+def _add_whole(state: Tensor, to: Tensor, count_active: bool, x: Tensor, advantage: Tensor) -> None:
+    """One launch: its programs read the old state, and each writes its part of the new one."""
+    _launch(
+        "add_whole", (-(-x.shape[1] // _TILE["COLS"]),),
+        x, *x.stride(), *x.shape, _on(x.device, advantage), state, to,
+        ACTIVE=count_active, MANY=_SORTED, **_TILE,
+    )  # fmt: skip
+
+
+def _add_in_place(
+    state: Tensor,
+    layout: PackedState,
+    count_active: bool,
+    passes: Sequence[tuple[slice, Tensor]],
+    given: tuple[Tensor, Tensor | None, Tensor | None],
+    chunks: int,
+    at_once: bool,
+) -> None:
+    """Two launches; where not all is added at once one more, and two for each further tensor."""
+    (folds, size), (n, _), device = state.shape, passes[0][1].shape, state.device
     whole: dict[str, Any] = {"device": device, "dtype": torch.int32}
     order, bounds = torch.empty(n, **whole), torch.empty(folds, 2, **whole)
     left = torch.empty(layout.columns, n, device=device)
@@ -79,43 +128,34 @@ def add_batch_(
     sums = None if at_once else state.new_empty(chunks, folds, 3 + layout.columns, layout.neurons)
     first, more, ids = (None if x is None else _on(device, x) for x in given)
     f, k = {"F": folds}, {"K": layout.columns}
-    wide, size = _power(layout.columns), state.shape[1]
+    wide = _power(layout.columns)
     tile = {"ACTIVE": count_active, **(_TILE if layout.columns == 1 else _WITH_COVARIATES)}
-
-    def run() -> None:
-        for slot, x in passes:
-            blocks, read = -(-x.shape[1] // _TILE["COLS"]), (x, *x.stride(), *x.shape)
+    for slot, x in passes:
+        blocks, read = -(-x.shape[1] // _TILE["COLS"]), (x, *x.stride(), *x.shape)
+        _launch(
+            "prepare", (folds + blocks,),
+            *read, first, first if more is None else more, order if ids is None else ids,
+            state, size, slot.start, order, bounds, left, heads, shift,
+            **f, **k, WIDE=wide, FOLDED=ids is not None,
+            ROWS=max(16, min(_SORTED, 4096 // wide)), COLS=_TILE["COLS"],
+        )  # fmt: skip
+        if at_once:
             _launch(
-                "prepare", (folds + blocks,),
-                *read, first, first if more is None else more, order if ids is None else ids,
-                state, size, slot.start, order, bounds, left, heads, shift,
-                **f, **k, WIDE=wide, FOLDED=ids is not None,
-                ROWS=max(16, min(_SORTED, 4096 // wide)), COLS=_TILE["COLS"],
+                "add_in", (blocks,),
+                *read, order, bounds, left, shift, heads, state, size, **f, **tile,
             )  # fmt: skip
-            if at_once:
-                _launch(
-                    "add_in", (blocks,),
-                    *read, order, bounds, left, shift, heads, state, size, **f, **tile,
-                )  # fmt: skip
-            else:
-                _launch(
-                    "add_up", (blocks, folds * chunks),
-                    *read, order, bounds, left, shift, sums, layout.neurons, slot.start, chunks,
-                    **f, **k, MORE=max(16, _power(layout.columns - 1)), **tile,
-                )  # fmt: skip
-        if not at_once:
+        else:
             _launch(
-                "merge", (-(-layout.neurons // _TILE["COLS"]), folds),
-                sums, shift, heads, state, size, layout.neurons, chunks,
-                **f, **k, HEAD=_power(layout.head_size), COLS=_TILE["COLS"],
+                "add_up", (blocks, folds * chunks),
+                *read, order, bounds, left, shift, sums, layout.neurons, slot.start, chunks,
+                **f, **k, MORE=max(16, _power(layout.columns - 1)), **tile,
             )  # fmt: skip
-
-    done = _try(device, run)
-    if done and expected is not None:
-        in_blocks(expected)
-        if not _prove(kind, agree(layout.unpack(state), layout.unpack(expected))):
-            state.copy_(expected)
-    return done
+    if not at_once:
+        _launch(
+            "merge", (-(-layout.neurons // _TILE["COLS"]), folds),
+            sums, shift, heads, state, size, layout.neurons, chunks,
+            **f, **k, HEAD=_power(layout.head_size), COLS=_TILE["COLS"],
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -137,7 +177,7 @@ class SortedCells:
 
 def sort_cells(cell: Tensor, advantage: Tensor, cells: int) -> SortedCells | None:
     """Sort the samples of a batch by their cell ``(N,)``; None where kernels cannot."""
-    if not _suit([cell], (torch.int64,), cell.device):
+    if not _suit(cell.device, [cell], (torch.int64,)):
         return None
     whole: dict[str, Any] = {"device": cell.device, "dtype": torch.int32}
     found = SortedCells(
@@ -148,7 +188,7 @@ def sort_cells(cell: Tensor, advantage: Tensor, cells: int) -> SortedCells | Non
     )
     better = _on(cell.device, advantage)
     given = (found.cell, better, len(cell), found.order, found.bounds, found.scalars)
-    done = _try(cell.device, lambda: _launch("sort_cells", (cells,), *given, ROWS=_SORTED))
+    done = _try(cell.device, partial(_launch, "sort_cells", (cells,), *given, ROWS=_SORTED))
     if done and _is_new(kind := (cell.device, "sort", better.dtype)):
         done = _prove(kind, scalars_agree(found.scalars, better, cell))
     return found if done else None
@@ -166,14 +206,14 @@ def add_cells_(sums: Tensor, x: Tensor, shift: Tensor, found: SortedCells) -> bo
     Returns:
         False, with nothing changed, where kernels cannot.
     """
-    if not _suit([x], (*_DTYPES, torch.float64), sums.device):
+    if x.device != sums.device or not _suit(x.device, [x], (*_DTYPES, torch.float64)):
         return False
 
     def run(sums: Tensor, x: Tensor) -> bool:
         grid = (-(-x.shape[1] // _CELL["COLS"]), len(found.bounds))
         given = (x, *x.stride(), x.shape[1], found.order, found.bounds, shift, sums)
         strides = sums.stride()[:2]
-        return _try(x.device, lambda: _launch("add_cells", grid, *given, *strides, **_CELL))
+        return _try(x.device, partial(_launch, "add_cells", grid, *given, *strides, **_CELL))
 
     if _is_new(kind := (x.device, "cells", x.dtype)):
         few = x[:, :_FEW]
@@ -191,10 +231,9 @@ def _chunks(n: int, neurons: int, folds: int) -> int:
     return max(1, wanted, -(-n // _MOST))
 
 
-def _suit(parts: Sequence[Tensor], dtypes: Sequence[torch.dtype], device: torch.device) -> bool:
-    """Whether kernels can read these, beside sums on a device."""
-    fit = device.type in DEVICES and {x.device for x in parts} == {device}
-    fit = fit and {x.dtype for x in parts} <= {*dtypes}
+def _suit(device: torch.device, parts: Sequence[Tensor], dtypes: Collection[torch.dtype]) -> bool:
+    """Whether kernels can read these, which lie on a device."""
+    fit = device.type in DEVICES and {x.dtype for x in parts} <= {*dtypes}
     return fit and not _unable and not torch.compiler.is_compiling() and _kernels() is not None
 
 

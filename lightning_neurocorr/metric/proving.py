@@ -16,9 +16,12 @@ _ROUNDING = 1e-2  # of a neuron's spread; TF32, where that is switched on, errs 
 
 def can_wait(device: torch.device) -> bool:
     """Whether values can be looked at: not those of no device, nor while a CUDA graph is made."""
-    if device.type == "cuda":
-        return not torch.cuda.is_current_stream_capturing()
-    return device.type != "meta"
+    return device.type != "meta" and not is_recorded(device)
+
+
+def is_recorded(device: torch.device) -> bool:
+    """Whether a CUDA graph is being made, which repeats later what is launched now."""
+    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
 
 
 def agree(found: Moments, expected: Moments) -> bool:
