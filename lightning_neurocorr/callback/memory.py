@@ -16,6 +16,7 @@ from lightning_neurocorr.report.history import HistoryEntry
 if TYPE_CHECKING:
     from lightning_neurocorr.activations import SitesFound
     from lightning_neurocorr.validation.predictions import Reader
+    from lightning_neurocorr.validation.rerun import Learnt
 
 _ARRAYS = ("r", "index")
 
@@ -29,6 +30,7 @@ class Memory:
         randomness: Random numbers of our own.
         reader: How predictions are read in this run.
         found: Where neurons are read, known from the first batch on.
+        learnt: How samples are run again, known from the first batch on.
         report: Of the last validation, or None.
         history: One entry per validation.
         scalars: What the last report logs.
@@ -42,6 +44,7 @@ class Memory:
     randomness: PrivateRandomness = field(default_factory=PrivateRandomness)
     reader: Reader | None = None
     found: SitesFound | None = None
+    learnt: Learnt | None = None
     report: NeuronReport | None = None
     history: list[HistoryEntry] = field(default_factory=list)
     scalars: dict[str, float] = field(default_factory=dict)

@@ -137,6 +137,7 @@ class OneValidation:
             module,
             reader=memory.reader,
             found=memory.found,
+            learnt=memory.learnt,
             exemplars=EXEMPLARS if self._keeps_samples(trainer) else 0,
             class_outcomes=memory.class_outcomes,
             total=wiring.total_length(loaders),
@@ -219,7 +220,7 @@ class OneValidation:
         if self._in_training is None:
             self._in_training = any(part.training for part in collector.model.modules())
         judged = collector.update(outputs, batch, loader, ids, None if left is batch else left)
-        self.memory.found = collector.recorder.found
+        self.memory.found, self.memory.learnt = collector.recorder.found, collector.rerun.learnt
         check_groups(self.options, collector.running_pass)
         if self._subject is not None:
             self._subject.layers = collector.recorder.places

@@ -85,7 +85,9 @@ class Collector:
         self.answers = Answers(options.advantage, options.scores, rehearsal=settings.rehearsal)
         self._randomness = partial(settings.randomness, _device(model))
         around = (self._randomness, partial(TokenMasks, settings.module))
-        self.rerun = Rerun(settings.module, self.reader.scores, settings.autocast, around)
+        self.rerun = Rerun(
+            settings.module, self.reader.scores, settings.autocast, around, settings.learnt
+        )
         self.arguments: Callable[[Any], Arguments] | None = None
         self._loaded: LoadedBatch | None = None
         self._stack = ExitStack()

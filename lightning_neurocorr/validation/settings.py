@@ -13,6 +13,7 @@ from lightning_neurocorr.activations import SitesFound
 from lightning_neurocorr.isolation.randomness import PrivateRandomness
 from lightning_neurocorr.validation.options import Options
 from lightning_neurocorr.validation.predictions import Reader
+from lightning_neurocorr.validation.rerun import Learnt
 
 
 @dataclass
@@ -24,6 +25,7 @@ class Settings:
         layers: Watched layers by name.
         module: The module whose output is the prediction.
         found: Where an earlier validation found that layers are read; else it looks again.
+        learnt: What an earlier validation has shown of how samples are run again.
         reader: Has read batches of the same run before.
         exemplars: How many samples to keep per neuron; 0 is none.
         class_outcomes: Samples per class and outcome group of the last validation, ``(C, 4)``.
@@ -42,6 +44,7 @@ class Settings:
     layers: Mapping[str, nn.Module]
     module: nn.Module
     found: SitesFound | None = None
+    learnt: Learnt | None = None
     reader: Reader | None = None
     exemplars: int = 0
     class_outcomes: Tensor | None = None

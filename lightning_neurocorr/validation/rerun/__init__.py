@@ -9,6 +9,7 @@ from lightning_neurocorr.validation.rerun.judged import JudgedLogits as JudgedLo
 from lightning_neurocorr.validation.rerun.judged import answers_of as answers_of
 from lightning_neurocorr.validation.rerun.judged import learn as learn
 from lightning_neurocorr.validation.rerun.judged import too_many as too_many
+from lightning_neurocorr.validation.rerun.learnt import Learnt as Learnt
+from lightning_neurocorr.validation.rerun.learnt import Trial as Trial
 from lightning_neurocorr.validation.rerun.module import WEIGHED as WEIGHED
 from lightning_neurocorr.validation.rerun.module import Rerun as Rerun
-from lightning_neurocorr.validation.rerun.module import Trial as Trial

@@ -106,6 +106,17 @@ def fits(arguments: Arguments, layout: Layout, n: int) -> bool:
     )
 
 
+def kind_of(arguments: Arguments, layout: Layout) -> Any:
+    """What two calls have in common that differ in their samples only, to be compared."""
+    found = []
+    for tensor, place in zip(tensors_in(arguments), layout, strict=True):
+        shape = list(tensor.shape)
+        if place is not None:
+            del shape[place.axis]
+        found.append((tensor.dtype, tensor.device, shape))
+    return _skeleton(arguments), found
+
+
 def alike(one: Arguments, other: Arguments, layout: Layout) -> bool:
     """Whether samples of two calls can go through the module together."""
     if _skeleton(one) != _skeleton(other):

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import cached_property
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,7 @@ from lightning_neurocorr.validation.rerun.arguments import (
     tensors_in,
 )
 from lightning_neurocorr.validation.rerun.judged import JudgedLogits, learn, too_many
+from lightning_neurocorr.validation.rerun.learnt import Learnt, Trial
 from lightning_neurocorr.validation.same_numbers import shares
 
 NOT_THE_PREDICTION = (
@@ -45,22 +46,6 @@ T = TypeVar("T")
 Weigh = Callable[[Callable[[], Any]], int]  # runs a forward: bytes that it holds on to
 
 
-class Trial(NamedTuple):
-    """Some samples of a batch, run again in another order.
-
-    Attributes:
-        layout: Where the samples lie in the arguments.
-        rows: Which samples they are, in the order in which they were run.
-        logits: What was said of them; None where nobody asked for it.
-        activations: What layers said, by name.
-    """
-
-    layout: Layout
-    rows: Tensor
-    logits: Tensor | None
-    activations: Mapping[str, Tensor]
-
-
 class Rerun:
     """A module that can be run again on samples of a validation, once it is known how.
 
@@ -69,6 +54,7 @@ class Rerun:
         find: From what it returns to its likeliest logits.
         autocast: Opens the precision that the user's forward runs in.
         around: Opened around every run: our own randomness, hooks that look for token masks.
+        learnt: In an earlier validation of the same model.
 
     Attributes:
         refused: Why it cannot be run again, or empty.
@@ -77,6 +63,7 @@ class Rerun:
         layout: Where the samples lie in its arguments.
         sample_bytes: What a forward that can be differentiated holds on to, for each sample; None
             where that is not known.
+        learnt: For later validations; None where there is nothing.
     """
 
     def __init__(
@@ -85,6 +72,7 @@ class Rerun:
         find: Callable[[Any], Tensor],
         autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
         around: Sequence[Callable[[], AbstractContextManager[Any]]] = (),
+        learnt: Learnt | None = None,
     ) -> None:
         self.module = module
         self.refused = ""
@@ -92,6 +80,7 @@ class Rerun:
         self.layout: Layout | None = None
         self.sample_bytes: float | None = None
         self.autocast = autocast
+        self.learnt = learnt
         self._find, self._around = find, around
         self._differ: Tensor | None = None
         self._heard = 0
@@ -99,7 +88,7 @@ class Rerun:
 
     def anew(self) -> Rerun:
         """One for the same module that has heard nothing yet."""
-        return Rerun(self.module, self._find, self.autocast, self._around)
+        return Rerun(self.module, self._find, self.autocast, self._around, self.learnt)
 
     def hear(self, output: Any, prediction: Tensor) -> None:
         """A batch as it was validated: learn from the first, compare with every other.
@@ -149,7 +138,14 @@ class Rerun:
         """
         n = len(prediction)
         if self.layout is None and not self.refused:
-            self.layout = self._layout(arguments, batch, prediction, weigh, tried)
+            known = self.learnt
+            if known is not None and known.is_about(self.module, arguments, n):
+                self.layout, self.sample_bytes = known.layout, known.sample_bytes
+            else:
+                self.layout = self._layout(arguments, batch, prediction, weigh, tried)
+                self.learnt = None
+                if self.layout is not None and self.sample_bytes is not None:
+                    self.learnt = Learnt.of(self.module, arguments, self.layout, self.sample_bytes)
             if self.layout is None:
                 self.refuse(NOT_AGAIN)
         if self.layout is not None and not fits(arguments, self.layout, n):

@@ -16,7 +16,8 @@ from lightning_neurocorr.activations import ActivationRecorder, Place, Pooling
 from lightning_neurocorr.baselines.returned import tensors_in
 from lightning_neurocorr.functional.devices import in_widest
 from lightning_neurocorr.validation.rerun.arguments import Arguments, learn_layout
-from lightning_neurocorr.validation.rerun.module import Rerun, Trial, Weigh
+from lightning_neurocorr.validation.rerun.learnt import Trial
+from lightning_neurocorr.validation.rerun.module import Rerun, Weigh
 
 FEWEST = 2  # samples that an order can be told from
 
