@@ -13,13 +13,13 @@ from torch.utils.data import DataLoader
 from lightning_neurocorr import choose_layers
 from lightning_neurocorr.metric import Cells, NeuronAdvantageCorrelation
 from lightning_neurocorr.samples import LoaderPositions
+from lightning_neurocorr.validation import Batch, ValidationPass
 from lightning_neurocorr.validation.collector import Collector
-from lightning_neurocorr.validation.columns import correlation_columns
+from lightning_neurocorr.validation.finished import report_of
 from lightning_neurocorr.validation.options import Options
 from lightning_neurocorr.validation.settings import Settings
 from tests.benchmarks.gpu_update import RESNET50
-from tests.launches import counted, on_meta
-from tests.neurons import related
+from tests.launches import Launches, counted, on_meta
 
 N, D = 256, sum(RESNET50)
 
@@ -150,18 +150,46 @@ def test_nothing_else_is_asked_for_per_layer(
 # --- the end of a validation ----------------------------------------------------------------------
 
 
+def passed(layers: int, classes: int = 5, n: int = 300) -> ValidationPass:
+    """A validation of tiny layers whose batches have come."""
+    generator = torch.Generator().manual_seed(0)
+    target = torch.arange(n) % classes
+    model, baseline = (
+        torch.where(torch.rand(n, generator=generator) < share, (target + 1) % classes, target)
+        for share in (0.4, 0.5)
+    )
+    found = ValidationPass(num_classes=classes)
+    x = {f"layer {i}": torch.randn(n, 3, generator=generator) for i in range(layers)}
+    found.add(Batch(model, baseline, target, torch.arange(n)), x, {})
+    return found
+
+
+def of_the_end(layers: int, classes: int = 5) -> tuple[Counter[str], Counter[str]]:
+    """Operators of merging, and of the report."""
+    running = passed(layers, classes)
+    with Launches() as merging:
+        found = running.finish(torch.device("cpu"))
+    with Launches() as report:
+        columns = report_of(found).columns
+    assert np.isfinite(columns["q_only_model"]).all()
+    return merging.found, report.found
+
+
+def test_the_end_asks_for_nothing_per_layer_or_class() -> None:
+    assert of_the_end(2) == of_the_end(54) == of_the_end(2, classes=50)
+
+
+def test_the_end_asks_for_few_operators() -> None:
+    """Merging was 77 and the report 295, when each pair of groups was compared by itself."""
+    merging, report = of_the_end(2)
+    assert merging.total() <= 77
+    assert report.total() <= 213
+
+
 def test_what_is_by_class_and_neuron_stays_on_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    x, a = related(300)
-    metric = NeuronAdvantageCorrelation(x.shape[1], folds=2, count_active=True)
-    cells = Cells(x.shape[1], 5)
-    group, half = torch.where(a > 0, 1, torch.arange(300) % 4), torch.arange(300) // 4 % 2
-    metric.update(x, a, fold=half)
-    cells.add([x], a, torch.arange(300) % 5, group, half)
     left: list[int] = []
     cpu = Tensor.cpu
     monkeypatch.setattr(Tensor, "cpu", lambda values: left.append(values.numel()) or cpu(values))
-    total, halves = metric.moments()
-    by_class = cells.moments(range(5), by_class=True)
-    found = correlation_columns(total, halves, 0.5, cells=by_class)
-    assert np.isfinite(found["q_only_model"]).all()
-    assert max(left) <= 5 * 4 * 2 * 2  # samples and advantage of each class, group and half
+    layers = 100
+    report_of(passed(layers, classes=75).finish(torch.device("cpu")))
+    assert max(left) <= 30 * 3 * layers < 75 * 3 * layers

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,12 +11,10 @@ import torch
 from scipy import special, stats
 
 from lightning_neurocorr import functional as F
-from lightning_neurocorr.functional.stratified import (
-    CellMoments,
-    _student,
-    compare_groups,
-    correlation_within,
-)
+from lightning_neurocorr.functional import stratified
+from lightning_neurocorr.functional.comparing import Comparison
+from lightning_neurocorr.functional.stratified import CellMoments, stratify
+from lightning_neurocorr.functional.student import nearly_student, student
 from lightning_neurocorr.metric import Cells, NeuronAdvantageCorrelation
 from lightning_neurocorr.validation.classes import ClassRows, pools
 from lightning_neurocorr.validation.columns import CLAIMS, PARTS, correlation_columns
@@ -53,6 +52,10 @@ class Samples:
         return correlation_columns(
             *metric.moments(), float((self.a != 0).mean()), cells=self.cells()
         )
+
+
+def compare_groups(halves: list[CellMoments], one: int, other: int) -> Comparison:
+    return stratify(halves).compared[one, other]
 
 
 def slow_compare(
@@ -148,7 +151,7 @@ def test_the_null_of_shuffles_within_classes(kind: str, classes: int, rate: floa
         share = np.clip(rate * rng.lognormal(sigma=0.8, size=classes), 0, 0.9)
         group = (rng.random(n) < share[target]).astype(int)
         (total, _) = cells_of(x, group, target, group, np.zeros(n, int))
-        p.append(compare_groups(total, 1, 0).p)
+        p.append(compare_groups([total], 1, 0).p)
     p = np.array(p)
     for level, most in ((0.05, 1.25), (1e-3, 3.0)):
         assert (p <= level).mean() <= most * level
@@ -192,14 +195,14 @@ def test_constants_come_out_as_constants(dtype: torch.dtype) -> None:
     group, target = np.arange(200) // 2 % 4, np.arange(200) // 8 % 3
     total = cells_of(x, torch.zeros(200), target, group, np.zeros(200, int))[0]
     assert (total.squares[..., 0] == 0).all()
-    assert np.isnan(compare_groups(total, 1, 0).r).tolist() == [True, False]
+    assert np.isnan(compare_groups([total], 1, 0).r).tolist() == [True, False]
 
 
 def test_spread_that_is_small_beside_the_mean() -> None:
     samples = Samples(3)
-    plain = compare_groups(sum(samples.cells()[1:], samples.cells()[0]), 1, 0)
+    plain = compare_groups(samples.cells(), 1, 0)
     samples.x = samples.x * 1e-3 + 1e5
-    shifted = compare_groups(sum(samples.cells()[1:], samples.cells()[0]), 1, 0)
+    shifted = compare_groups(samples.cells(), 1, 0)
     np.testing.assert_allclose(shifted.r[:4], plain.r[:4], rtol=1e-6)
 
 
@@ -287,31 +290,48 @@ def test_many_neurons_are_tested_on_several_threads(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(special, "stdtr", noting)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
-    alone = compare_groups(cells, 1, 0)
-    assert seen == [13_000]
-    for threads, expected in ((2, [6500] * 2), (64, [4334, 4333, 4333])):
+    alone = stratify([cells]).compared
+    assert seen == [4 * 12_999]
+    for threads, expected in ((2, [25_998] * 2), (64, [4333] * 12)):
         seen.clear()
         monkeypatch.setattr(torch, "get_num_threads", lambda n=threads: n)
-        found = compare_groups(cells, 1, 0)
-        assert sorted(seen, reverse=True) == expected
-        np.testing.assert_array_equal(found.p, alone.p)
-    assert np.isnan(alone.p).nonzero()[0].tolist() == [7]
+        found = stratify([cells]).compared
+        assert seen == expected
+        for groups in alone:
+            np.testing.assert_array_equal(found[groups].p, alone[groups].p)
+    assert all(np.isnan(part.p).nonzero()[0].tolist() == [7] for part in alone.values())
 
 
 def test_students_distribution_is_scipys() -> None:
     """To 2e-11 of p, on both sides of where the normal number stands in for it."""
     dof, t = np.meshgrid(np.geomspace(1, 1e7, 150), np.r_[np.linspace(-37, 37, 301), np.nan])
-    found, expected = _student(dof.ravel(), t.ravel()), special.stdtr(dof.ravel(), t.ravel())
+    nearly = nearly_student(*map(torch.from_numpy, (t, dof))).numpy()
+    assert 0.4 < np.isnan(nearly).mean() < 0.7
+    found, expected = student(t, dof, nearly), special.stdtr(dof, t)
     np.testing.assert_array_equal(np.isnan(found), np.isnan(expected))
     told = expected > 1e-290  # of smaller ones doubles have fewer digits
     np.testing.assert_allclose(found[told], expected[told], rtol=2e-11)
     assert (found[~told & ~np.isnan(found)] <= 1e-289).all()
 
 
-def test_a_comparison_waits_for_its_device_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    cells, waits, cpu = wide(5), [], torch.Tensor.cpu
+def test_neurons_come_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No temporary is as large as the sums are, and nothing depends on where blocks end."""
+    halves = [wide(2000), wide(2000, most=20)]
+    whole = stratify(halves)
+    monkeypatch.setattr(stratified, "_BLOCK", 1)
+    monkeypatch.setattr(stratified, "_FEWEST", 300)
+    parts = stratify(halves)
+    for name in ("means", "comoment", "within"):
+        np.testing.assert_allclose(getattr(parts, name), getattr(whole, name), rtol=1e-12)
+    for groups, found in parts.compared.items():
+        for name in ("r", "p", "weakest"):
+            expected = getattr(whole.compared[groups], name)
+            np.testing.assert_allclose(getattr(found, name), expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("by_class", [True, False])
+def test_the_device_is_waited_for_once(by_class: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    halves, waits, cpu = [replace(wide(5), by_class=by_class)] * 2, [], torch.Tensor.cpu
     monkeypatch.setattr(torch.Tensor, "cpu", lambda x: waits.append(x.shape) or cpu(x))
-    compare_groups(cells, 1, 0)
-    compare_groups(cells, 1, 3, tested=False)
-    correlation_within(cells, np.ones(5), np.ones(5), 1.0)
-    assert waits == [(6, 5), (3, 5), (3, 5)]
+    stratify(halves)
+    assert len(waits) == 1

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial, reduce
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -13,7 +11,8 @@ from torch import Tensor
 from lightning_neurocorr import functional as F
 from lightning_neurocorr.attribution import AttributionColumns
 from lightning_neurocorr.functional import Moments, stratified
-from lightning_neurocorr.functional.stratified import CellMoments
+from lightning_neurocorr.functional.comparing import Comparison
+from lightning_neurocorr.functional.stratified import CellMoments, Stratified
 from lightning_neurocorr.report.layout import Layout, by_size
 
 # Being better has two parts, each told by two outcome groups: the first should be the higher.
@@ -31,6 +30,8 @@ CLAIMS = {
     "only_model": ("baseline_wrong", "model_right"),
     "only_baseline": ("baseline_right", "model_wrong"),
 }
+
+Groups = tuple[int, int]
 
 # Fewer pairs of samples cannot tell one outcome group from another.
 MIN_PAIRS = 25.0
@@ -54,25 +55,31 @@ def correlation_columns(
         sizes: Neurons of each of the layers that lie side by side here: q counts the neurons of
             a layer. All are one layer when left out.
     """
-    adjusted = partial(_adjusted, layers=by_size((len(total.mean),) if sizes is None else sizes))
     n = float(total.n)
-    r = _array(F.correlation(total))
+    r, active = _array(F.correlation(total)), _array(total.active)
     columns = {"r": r, **dict(zip(("r_low", "r_high"), F.fisher_interval(r, n), strict=True))}
-    coactive = F.expected_coactive(_array(total.active), advantage_active)
-    testable = coactive >= F.MIN_EXPECTED_COACTIVE
+    testable = F.expected_coactive(active, advantage_active) >= F.MIN_EXPECTED_COACTIVE
     columns["p_value"] = np.where(testable, F.p_value(r, n), np.nan)
-    columns["q_value"] = adjusted(columns["p_value"])
-    whole = reduce(operator.add, cells) if cells else None
-    if whole is not None and whole.by_class:
-        columns |= _within_class(r, total, whole, testable, adjusted)
-        columns |= _parts(r, _array(total.active / total.n), cells, whole, adjusted)
+    p = {"q_value": columns["p_value"]}
+    found = stratified.stratify(cells) if cells else None
+    if found is not None and found.compared:
+        columns |= _within_class(total, found, testable)
+        columns |= _parts(r, found.compared)
+        p["q_within_class"] = columns["p_within_class"]
+        p |= _p_of_parts(r, active / n, found.compared)
+    layers = by_size((len(r),) if sizes is None else sizes)
+    columns |= dict(zip(p, _adjusted(np.stack(list(p.values())), layers), strict=True))
+    if "q_within_class" in p:
+        # Where the class says all about neuron or advantage, nothing within it can be shown.
+        empty = testable & np.isnan(columns["r_within_class"]) & ~np.isnan(r)
+        columns["q_within_class"][empty] = 1.0
     columns |= _replication(r, folds)
     columns |= {
         "mean": mean_column(total),
         "std": _array((total.m2.clamp_min(0) / total.n).sqrt()),
-        "active": _array(total.active / total.n),
+        "active": active / n,
     }
-    return columns if whole is None else columns | _profile(total, whole)
+    return columns if found is None else columns | _profile(total, found)
 
 
 def mean_column(total: Moments) -> np.ndarray:
@@ -90,8 +97,8 @@ def attribution_columns(
     def joined(name: str) -> np.ndarray:
         return layout.joined({layer: getattr(one, name) for layer, one in found.items()})
 
-    adjusted = partial(_adjusted, layers=by_size(layout.sizes))
-    q, contrast_q = adjusted(np.stack([joined("p_value"), joined("contrast_p")]))
+    p = np.stack([joined("p_value"), joined("contrast_p")])
+    q, contrast_q = _adjusted(p, by_size(layout.sizes))
     return {
         "attribution": joined("attribution"),
         "attribution_low": joined("low"),
@@ -119,62 +126,57 @@ def _adjusted(p: np.ndarray, layers: Sequence[np.ndarray]) -> np.ndarray:
     return q
 
 
-def _within_class(
-    plain: np.ndarray,
-    total: Moments,
-    cells: CellMoments,
-    testable: np.ndarray,
-    adjusted: Callable[[np.ndarray], np.ndarray],
-) -> dict[str, np.ndarray]:
-    """r, p and q with class means taken out; ``plain`` r is not."""
+def _within_class(total: Moments, found: Stratified, testable: np.ndarray) -> dict[str, np.ndarray]:
+    """Correlation and its p with class means taken out."""
     spread = float(total.ww[0, 0])
-    r, seen = stratified.correlation_within(cells, _array(total.c[0]), _array(total.m2), spread)
+    r, seen = stratified.correlation_within(found, _array(total.c[0]), _array(total.m2), spread)
     p = np.where(testable, F.p_value(r, float(total.n), seen - 1), np.nan)
-    # Where the class says all about neuron or advantage, nothing within it can be shown: q is 1.
-    empty = testable & np.isnan(r) & ~np.isnan(plain)
-    return {
-        "r_within_class": r,
-        "p_within_class": p,
-        "q_within_class": np.where(empty, 1.0, adjusted(p)),
-    }
+    return {"r_within_class": r, "p_within_class": p}
 
 
-def _parts(
-    r: np.ndarray,
-    active: np.ndarray,
-    cells: Sequence[CellMoments],
-    total: CellMoments,
-    adjusted: Callable[[np.ndarray], np.ndarray],
-) -> dict[str, np.ndarray]:
-    """The advantage in its two parts, that of the baseline likewise, and whether both hold.
+def _parts(r: np.ndarray, compared: Mapping[Groups, Comparison]) -> dict[str, np.ndarray]:
+    """Correlation with each part of the advantage, and whether both parts hold in both halves.
 
     Args:
         r: Correlation with the advantage, ``(D,)``: its sign says which parts are replicated.
-        active: Share of samples in which each neuron is not 0, ``(D,)``.
-        cells: Sums by class and outcome group of each half.
-        total: Those of both.
-        adjusted: From p to q.
+        compared: The parts, by their groups.
     """
-    found = {name: stratified.compare_groups(total, *groups) for name, groups in PARTS.items()}
-    halves = {
-        name: [stratified.compare_groups(half, *groups, tested=False).r for half in cells]
-        for name, groups in PARTS.items()
-    }
     known = ~np.isnan(r)  # not where activations in other groups were not finite
-    p = {
-        name: np.where(known & (part.pairs * active >= F.MIN_EXPECTED_COACTIVE), part.p, np.nan)
-        for name, part in found.items()
+    won, lost = (
+        np.fmin.reduce([compared[PARTS[part]].weakest for part in _asked(claim, compared)])
+        for claim in CLAIMS
+    )
+    columns = {
+        f"r_{name}": np.where(known, compared[groups].r, np.nan) for name, groups in PARTS.items()
     }
-    weakest = []
-    for claim, (needed, other) in CLAIMS.items():
-        asked = [needed, other] if found[other].pairs >= MIN_PAIRS else [needed]
-        p[claim] = np.max([p[name] for name in asked], 0)
-        weakest.append(np.fmin.reduce([half for name in asked for half in halves[name]]))
-    q = adjusted(np.stack(list(p.values())))
-    columns = {f"q_{name}": row for name, row in zip(p, q, strict=True)}
-    columns |= {f"r_{name}": np.where(known, part.r, np.nan) for name, part in found.items()}
-    replicated = np.where(r < 0, weakest[1], weakest[0])
+    replicated = np.where(r < 0, lost, won)
     return columns | {"parts_replicated": np.where(known, replicated, np.nan)}
+
+
+def _p_of_parts(
+    r: np.ndarray, active: np.ndarray, compared: Mapping[Groups, Comparison]
+) -> dict[str, np.ndarray]:
+    """The p of each part and claim, by the name of its q.
+
+    Args:
+        r: Correlation with the advantage, ``(D,)``.
+        active: Share of samples in which each neuron is not 0, ``(D,)``.
+        compared: The parts, by their groups.
+    """
+    known, p = ~np.isnan(r), {}
+    for name, groups in PARTS.items():
+        part = compared[groups]
+        enough = part.pairs * active >= F.MIN_EXPECTED_COACTIVE
+        p[f"q_{name}"] = np.where(known & enough, part.p, np.nan)
+    for claim in CLAIMS:
+        p[f"q_{claim}"] = np.max([p[f"q_{part}"] for part in _asked(claim, compared)], 0)
+    return p
+
+
+def _asked(claim: str, compared: Mapping[Groups, Comparison]) -> list[str]:
+    """The parts that a claim asks for."""
+    needed, other = CLAIMS[claim]
+    return [needed, other] if compared[PARTS[other]].pairs >= MIN_PAIRS else [needed]
 
 
 def _replication(r: np.ndarray, folds: Sequence[Moments]) -> dict[str, np.ndarray]:
@@ -188,12 +190,12 @@ def _replication(r: np.ndarray, folds: Sequence[Moments]) -> dict[str, np.ndarra
     }
 
 
-def _profile(total: Moments, cells: CellMoments) -> dict[str, np.ndarray]:
+def _profile(total: Moments, found: Stratified) -> dict[str, np.ndarray]:
     """Mean activation per outcome group and the contrast t of only_model."""
-    means, counts = stratified.group_means(cells)
-    means[:, ~np.isfinite(_array(total.m2))] = np.nan
+    spread, means = _array(total.m2), found.means
+    means[:, ~np.isfinite(spread)] = np.nan
     names = ("mean_both", "mean_only_model", "mean_only_baseline", "mean_neither")
-    t = F.contrast_t(means, counts, _array(total.m2))
+    t = F.contrast_t(means, found.counts.sum(0), spread)
     return dict(zip(names, means, strict=True)) | {"contrast_t": t}
 
 

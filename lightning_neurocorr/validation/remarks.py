@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from lightning_neurocorr.functional import stratified
+from lightning_neurocorr.functional.comparing import pairs
 from lightning_neurocorr.functional.stratified import CellMoments
 from lightning_neurocorr.report import Outcomes
 from lightning_neurocorr.validation.batches import SampleTable
@@ -182,7 +182,7 @@ def control_notes(cells: Sequence[CellMoments], control: Control) -> tuple[str, 
     counts = np.sum([half.counts for half in cells], 0)
     notes = [_POOLS.format(len(counts))] if control == "pools" else []
     for claim, parts in CLAIMS.items():
-        first, second = (stratified.pairs(counts, *PARTS[name]) for name in parts)
+        first, second = (pairs(counts, *PARTS[name]) for name in parts)
         if first < MIN_PAIRS:
             notes += [_TOO_FEW] if claim == "only_model" else []
         elif second < MIN_PAIRS:
