@@ -147,6 +147,8 @@ def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     if not copies:
         _check_devices(name, leaves, {leaf.home for leaf in ours})
     target = _device(kwargs["device"]) if kwargs.get("device") is not None else source
+    if name.startswith("aten::new_"):  # autograd names the device that PyTorch sees
+        target = source
     if name == "aten::copy_":
         target = args[0].device if isinstance(args[0], OnDevice) else _CPU
     to_host = copies and source is not None and target == _CPU

@@ -7,9 +7,17 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 import lightning_neurocorr
-from lightning_neurocorr import BatchBaseline, compare
+from lightning_neurocorr import (
+    Ablation,
+    Attribution,
+    BatchBaseline,
+    FeatureVisualizer,
+    Matches,
+    compare,
+)
 from tests import pretend_device
 
 COLUMNS = ("r", "r_within_class", "contrast_t", "attribution", "mean_only_model", "mean_both")
@@ -29,22 +37,25 @@ class Split(nn.Module):
         return self.head(features.to(self.head[-1].weight.device))
 
 
-def _batches(net, device):
+def _loader(net, known):
     x, guess = torch.randn(200, 3, 12, 12), torch.randint(0, 4, (200,))
     target = net(x).argmax(1)
-    parts = (x, target, torch.where(guess > 1, target, guess))
-    place = (lambda part: part) if device == "cpu" else lambda part: pretend_device.to(part, device)
-    return [tuple(map(place, batch)) for batch in zip(*(p.split(64) for p in parts), strict=True)]
+    data = TensorDataset(x, target, torch.where(guess > 1, target, guess))
+    loader = DataLoader(data, batch_size=64)
+    return loader if known else list(loader)
 
 
-def _compared(first, last, data="cpu", **options):
+def _compared(first, last, settings=dict, known=False):
     torch.manual_seed(1)
-    net = Split().eval()
-    batches = _batches(net, data)
-    for part, device in ((net.features, first), (net.head, last)):
-        if device != "cpu":
-            pretend_device.move(part, device)
-    return compare(net, batches, BatchBaseline(2), target=1, **options)
+    net, other = Split().eval(), Split().eval()
+    loader, options = _loader(net, known), {"baseline": BatchBaseline(2), **settings()}
+    if options.pop("matches", False):
+        options["studies"] = [Matches(other)]
+    for one in (net, other):
+        for part, device in ((one.features, first), (one.head, last)):
+            if device != "cpu":
+                pretend_device.move(part, device)
+    return compare(net, loader, target=1, **options)
 
 
 def _same(found, expected, tolerance):
@@ -71,7 +82,7 @@ def _same(found, expected, tolerance):
 def test_where_a_model_lies_changes_nothing(first, last):
     expected = _compared("cpu", "cpu")
     with pretend_device.pretended():
-        found = _compared(first, last, first)
+        found = _compared(first, last)
     _same(found, expected, 1e-6)
 
 
@@ -81,11 +92,54 @@ def test_an_advantage_may_be_worked_out_on_the_host(device):
         prediction, baseline, target = prediction.cpu(), baseline.cpu(), target.cpu()
         return (prediction.argmax(1) == target).float() - (baseline == target).float()
 
-    options = {"advantage": on_the_host, "num_classes": 4}
-    expected = _compared("cpu", "cpu", **options)
+    def settings():
+        return {"advantage": on_the_host, "num_classes": 4}
+
+    expected = _compared("cpu", "cpu", settings)
     with pretend_device.pretended():
-        found = _compared(device, device, device, **options)
+        found = _compared(device, device, settings)
     _same(found, expected, 1e-6)
+
+
+SETTINGS = {
+    "ablation": lambda: {"ablation": Ablation(time_budget_s=None)},
+    "max": lambda: {"pooling": "max"},
+    "path": lambda: {"attribution": Attribution(method="path", path_steps=2)},
+    "pictures": lambda: {"visualizer": FeatureVisualizer(steps=2, cuda_graph=False)},
+    "matches": lambda: {"matches": True},
+}
+
+
+@pytest.mark.parametrize("setting", list(SETTINGS))
+@pytest.mark.parametrize("places", [("mps", "mps"), ("cpu", "cuda:1")])
+def test_studies_find_the_same_on_every_device(setting, places):
+    if setting == "pictures" and places[0] != "mps":
+        pytest.skip("a picture is made on one device")
+    found, known = [], setting == "ablation"
+    for first, last in (("cpu", "cpu"), places):
+        with pretend_device.pretended():
+            found.append(_compared(first, last, SETTINGS[setting], known))
+    one, other = found
+    _same(other, one, 1e-5)
+    assert other.studies.keys() == one.studies.keys()
+    for name, study in other.studies.items():
+        here, there = (x.to_dataframe().select_dtypes("number") for x in (study, one.studies[name]))
+        np.testing.assert_allclose(here, there, rtol=1e-3, atol=1e-4, err_msg=name)
+
+
+def _always_0(batch):
+    return torch.zeros_like(batch[1])
+
+
+@pytest.mark.parametrize("device", pretend_device.KINDS)
+def test_what_is_constant_within_class_has_no_correlation_there(device):
+    """Float32 must not leave a spread to an advantage that has none."""
+    with pretend_device.pretended():
+        report = _compared(
+            device, device, device, baseline=lambda batch: torch.zeros_like(batch[1])
+        )
+    assert np.isfinite(report.rows[0].r)
+    assert all(np.isnan(row.r_within_class) for row in report.rows)
 
 
 def test_only_copies_that_somebody_waits_for_are_made_without_waiting():

@@ -83,10 +83,10 @@ class Work:
                 taken, problems = recorder.take()
                 self.skipped |= problems
                 for name, values in taken.items():
-                    parts[name].append(values.double().cpu().numpy())
+                    parts[name].append(values.cpu().double().numpy())
                     means, positions = recorder.over_positions[name]
                     count = torch.as_tensor(positions).cpu().double().expand(len(means))
-                    sums[name] = sums.get(name, 0.0) + count @ means.double().cpu()
+                    sums[name] = sums.get(name, 0.0) + count @ means.cpu().double()
                     counts[name] = counts.get(name, 0.0) + float(count.sum())
                 return logits
 

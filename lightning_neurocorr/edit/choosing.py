@@ -105,7 +105,7 @@ def _listen(
             taken, problems = recorder.take(len(answers[-1]))
             missed.update(problems)
             for name, said in taken.items():
-                heard[name].append(said.double().cpu())
+                heard[name].append(said.cpu().double())
     correct = right(answers, samples)
     for name, parts in heard.items():
         if sum(map(len, parts)) != len(correct):

@@ -50,6 +50,11 @@ class CrossMoments:
         self.c = torch.zeros(p, q, dtype=torch.float32, device=device)
         self._waiting: list[tuple[Tensor, Tensor]] = []
 
+    @property
+    def device(self) -> torch.device:
+        """Where they are summed."""
+        return self.c.device
+
     def __getstate__(self) -> dict[str, Any]:
         """On the CPU: it travels between processes."""
         self._add_waiting()

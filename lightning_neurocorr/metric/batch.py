@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lightning_neurocorr.functional.devices import widest
+from lightning_neurocorr.functional.devices import sent, widest, with_float64
 
 
 @dataclass(frozen=True)
@@ -64,14 +64,15 @@ def read_columns(
         ValueError: If, where it is known without waiting for a device, the advantage is not finite
             or a fold is out of range.
     """
-    columns = _columns(advantage, covariates, device)
-    inside = _inside(len(columns), fold, folds, device).to(columns.dtype)
+    home = with_float64(device)  # float32 would leave a spread to a column that is constant
+    columns = _columns(advantage, covariates, home)
+    inside = _inside(len(columns), fold, folds, home).to(columns.dtype)
     n = inside.sum(1)
     w = (inside @ columns) / n.clamp_min(1)[:, None]
     centred = (columns.mT - w[:, :, None]) * inside[:, None]  # (F, k, N)
     left = torch.cat([inside[:, None], centred], 1).flatten(0, 1)
     n, w, ww = (exact(part, state_device) for part in (n, w, centred @ centred.mT))
-    return BatchColumns(n, w, ww, inside, left)
+    return BatchColumns(n, w, ww, sent(inside, device), sent(left, device))
 
 
 def _columns(advantage: Tensor, covariates: Tensor | None, device: torch.device) -> Tensor:

@@ -1,6 +1,6 @@
 """Which neurons are in another network too, and which are new: streamed cross-correlation."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,9 @@ from lightning_neurocorr.baselines import (
     Networked,
     SnapshotBaseline,
 )
+from lightning_neurocorr.functional.devices import sent
 from lightning_neurocorr.functional.matching import MOST_BYTES, CrossMoments, Matched, match
+from lightning_neurocorr.isolation.precision import exact_arithmetic
 from lightning_neurocorr.report.declared import Column
 from lightning_neurocorr.report.finding import Finding
 from lightning_neurocorr.report.finding_table import Table
@@ -150,7 +152,7 @@ class Matches(Study):
         told: _OtherNetwork | None = look.heard
         if told is None or told.sums is None:
             raise RefusedError("The other network answered no batch.")
-        found = match(told.sums.correlation_())
+        found = match(_correlations(told.sums))
         told.sums, notes = None, list[str]()  # as large as what comes now
         control = self._control(look, told, notes)
         table = Table(
@@ -201,9 +203,9 @@ class Matches(Study):
             return None
         moments = CrossMoments(p, p)
         for at in torch.arange(len(rows)).split(256):
-            a, b = (torch.cat([of[name][at] for name in told.mine], 1) for of in (mine, fresh))
-            moments.update(a, b)
-        return match(moments.correlation_())
+            a, b = ([of[name][at] for name in told.mine] for of in (mine, fresh))
+            _add(moments, a, b)
+        return match(_correlations(moments))
 
 
 class _OtherNetwork(Listener):
@@ -227,8 +229,7 @@ class _OtherNetwork(Listener):
             self.sums = CrossMoments(sum(self.mine.values()), sum(self.theirs.values()), device)
         if sizes != self.mine or theirs.keys() < self.theirs.keys():
             raise RefusedError("Layers that were read in the first batch are missing in another.")
-        a = torch.cat(list(heard.activations.values()), 1)
-        self.sums.update(a, torch.cat([theirs[name] for name in self.theirs], 1))
+        _add(self.sums, heard.activations.values(), [theirs[name] for name in self.theirs])
 
     def merge(self, other: Self) -> None:
         """Add what another process has heard."""
@@ -239,7 +240,20 @@ class _OtherNetwork(Listener):
             return
         if (self.mine, self.theirs) != (other.mine, other.theirs):
             raise RefusedError("Processes have read different layers.")
-        self.sums.merge(other.sums)
+        with exact_arithmetic(self.sums.device):
+            self.sums.merge(other.sums)
+
+
+def _add(sums: CrossMoments, mine: Iterable[Tensor], theirs: Iterable[Tensor]) -> None:
+    """Add a batch, whose layers may lie on several devices."""
+    a, b = (torch.cat([sent(x, sums.device) for x in parts], 1) for parts in (mine, theirs))
+    with exact_arithmetic(sums.device):
+        sums.update(a, b)
+
+
+def _correlations(sums: CrossMoments) -> Tensor:
+    with exact_arithmetic(sums.device):
+        return sums.correlation_()
 
 
 def _read(beside: Beside, heard: Heard) -> dict[str, Tensor]:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_neurocorr.functional.devices import in_widest, with_float64
+from lightning_neurocorr.functional.devices import in_widest, sent, with_float64
 
 _STREAMED, _UNKNOWN = 0, -1
 
@@ -124,8 +124,8 @@ class PositionMeans:
             parts = torch.zeros(len(total) + 1, dtype=torch.float64, device=device)
         else:
             extra = one.total + one.weight * one.shift
-            weight = one.base * n.to(extra.device) + one.weight
-            both = torch.cat([one.base * total.to(extra.device) + extra, weight[None]])
+            weight = one.base * sent(n, extra.device) + one.weight
+            both = torch.cat([one.base * sent(total, extra.device) + extra, weight[None]])
             parts = both.to(device).double()
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.all_reduce(parts)

@@ -93,7 +93,7 @@ class Watched:
         device = self.metric.device
         first = sent(torch.tensor(known, dtype=torch.int64), device)
         best = r.topk(min(most - len(known), len(r))).indices
-        return torch.cat([first, best])
+        return torch.cat([first, sent(best, device)])
 
     # --- the end of a pass ----------------------------------------------------------------------
 
