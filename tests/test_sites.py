@@ -494,3 +494,21 @@ def test_several_recorders_at_once_find_what_one_finds_alone() -> None:
         assert others_found is not None
         assert others_found.names == places.names
         assert all(torch.equal(taken[name], alone[name]) for name in alone)
+
+
+def test_a_place_that_is_no_longer_in_the_model_is_looked_for_again() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+    layers = {"0": model[0]}
+    x = torch.randn(6, 3)
+    found = None
+    for act, said in ((torch.relu, "1"), (torch.tanh, "1"), (torch.tanh, "1")):
+        if act is torch.tanh:
+            model[1] = nn.Tanh()
+        with SiteRecorder(model, layers, found=found) as recorder:
+            model(x)
+            taken, problems = recorder.take(6)
+        assert not problems
+        assert torch.equal(taken["0"], act(model[0](x)))
+        found = recorder.found
+        assert found is not None
+        assert found.names == {"0": said}

@@ -12,11 +12,12 @@ from typing_extensions import Self
 
 from lightning_neurocorr.activations.choosing import Layers, choose_layers
 from lightning_neurocorr.activations.finding import SiteFinder
+from lightning_neurocorr.activations.judging import Judging
 from lightning_neurocorr.activations.outputs import Call, OutputRecorder
 from lightning_neurocorr.activations.pooling import Pooling
 from lightning_neurocorr.activations.reading import At, UnitAxis
 from lightning_neurocorr.activations.recording import ActivationRecorder
-from lightning_neurocorr.activations.sites import Place, Site, layer_of
+from lightning_neurocorr.activations.sites import Place, Site, carrier, layer_of
 from lightning_neurocorr.activations.token_calls import TokenMasks
 
 _MOVED = (
@@ -49,10 +50,12 @@ class SitesFound:
             for name, place in self.places.items()
         }
 
-    def are_of(self, layers: Mapping[str, nn.Module]) -> bool:
-        """Whether these are the places of these very layers."""
+    def are_of(self, model: nn.Module, layers: Mapping[str, nn.Module]) -> bool:
+        """Whether these are the places of these very layers, in the model as it is now."""
+        modules = set(model.modules())
         return list(self.places) == list(layers) and all(
-            layer_of(place) is layers[name] for name, place in self.places.items()
+            layer_of(place) is layers[name] and carrier(place) in modules
+            for name, place in self.places.items()
         )
 
 
@@ -87,7 +90,7 @@ class SiteRecorder(ActivationRecorder):
         masks: TokenMasks | None = None,
         within: OutputRecorder | None = None,
     ) -> None:
-        self.found = found if found is not None and found.are_of(layers) else None
+        self.found = found if found is not None and found.are_of(model, layers) else None
         super().__init__(self._readable(), pooling, strict=strict, masks=masks, within=within)
         self._watched = dict(layers)
         self._finder: SiteFinder | None = None
@@ -126,6 +129,12 @@ class SiteRecorder(ActivationRecorder):
         """
         looking = self._looking
         return looking is not None and looking.trace.onward.other_class
+
+    @property
+    def judging(self) -> Judging | None:
+        """What the model compared its predictions with. Only where this batch was looked at."""
+        looking = self._looking
+        return None if looking is None else looking.trace.onward.judging
 
     @property
     def chosen(self) -> Mapping[str, Place]:

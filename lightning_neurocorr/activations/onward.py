@@ -12,6 +12,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from lightning_neurocorr.activations import layouts as L
 from lightning_neurocorr.activations import operations as O
 from lightning_neurocorr.activations.followed import tensors_in
+from lightning_neurocorr.activations.judging import Judging
 from lightning_neurocorr.activations.outputs import is_redirected
 
 # They say which column of a row is the largest or the smallest.
@@ -31,6 +32,7 @@ class Onward:
             does.
         other_class: Whether a class was chosen by what it was made into, and never the same one as
             by its own largest numbers.
+        judging: What classes were compared with.
     """
 
     def __init__(self, module: nn.Module | None) -> None:
@@ -40,6 +42,7 @@ class Onward:
     def restart(self) -> None:
         """Forget what was seen."""
         self.into: nn.Module | str | None = None
+        self.judging = Judging()
         self._answers: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
         self._returned: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
         self._largest: list[Tensor] = []  # classes by what the module returned
@@ -56,10 +59,11 @@ class Onward:
         if module is self.module and not is_redirected(module) and self._open:
             self._open -= 1
             for tensor in tensors_in(output):
-                if tensor.is_floating_point() and tensor.ndim > 1 and not tensor.is_nested:
+                if tensor.is_floating_point() and tensor.ndim and not tensor.is_nested:
                     layout = L.axes_of(tensor.shape)
                     self._answers[tensor] = L.with_axis(layout, 0, L.SAMPLES, len(tensor))
                     self._returned[tensor] = True
+                    self.judging.begin(tensor)
                     if tensor.ndim == 2 and tensor.shape[1] > 1:
                         self._largest.append(tensor.argmax(1))
 
@@ -71,8 +75,9 @@ class Onward:
             return
         if name in _WEIGHING and self._weighs(name, args) and self.into is None:
             self.into = "" if inside is None else inside
-        if name in _CHOOSING and self._largest:
+        if name in _CHOOSING:
             self._choose(name, args, outs)
+        self.judging.operation(name, args, pointwise, outs, self._answers)
         for out in outs:
             if isinstance(out, Tensor) and out.is_floating_point() and out not in self._answers:
                 layout = O.follow(name, args, self._layout, out, pointwise)
@@ -82,7 +87,7 @@ class Onward:
     @property
     def other_class(self) -> bool:
         """See above."""
-        return bool(self._chosen) and not any(self._chosen)
+        return bool(self._chosen and self._largest) and not any(self._chosen)
 
     def _choose(self, name: str, args: Sequence[Any], outs: Sequence[Any]) -> None:
         """Look at a class that was chosen for each sample."""
@@ -95,6 +100,7 @@ class Onward:
         # What is written into the very tensor that was returned is in the prediction, too.
         itself = args[0] in self._returned and name != "argmin"
         self._chosen.append(itself or any(torch.equal(chosen, one) for one in self._largest))
+        self.judging.choose(index)
 
     def _layout(self, value: Any) -> L.Layout | None:
         return self._answers.get(value) if isinstance(value, Tensor) else None

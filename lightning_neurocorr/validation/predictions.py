@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from lightning_neurocorr import baselines as B
-from lightning_neurocorr.activations import Call
+from lightning_neurocorr.activations import Call, Judging
 from lightning_neurocorr.baselines import returned as R
 from lightning_neurocorr.functional.devices import sent
+from lightning_neurocorr.validation.compared import check_judged
 from lightning_neurocorr.validation.same_numbers import check_order, holds, made_from, shares
 from lightning_neurocorr.validation.same_way import SameWay
 from lightning_neurocorr.validation.targets import TargetReader
@@ -148,9 +149,7 @@ class Reader:
         Raises:
             ValueError: Says how to name the prediction.
         """
-        path = self._learnt.get("path")
-        named = path is None or self._chosen or bool(set(path) & set(R.PREDICTION_NAMES))
-        if named or not self._classifies or (into is None and not other_class):
+        if self._named or not self._classifies or (into is None and not other_class):
             return
         what = f"goes on with it{f' in {into!r}' if into else ''}, as with features"
         if into is None:
@@ -159,6 +158,27 @@ class Reader:
             f"Expected the output of {self._module} to be the prediction, but validation_step "
             f"{what}. Return the prediction as 'logits' from validation_step, or name with "
             f"`output` the module that returns it{f' (output={into!r})' if into else ''}."
+        )
+
+    def check_judged(
+        self, judging: Judging | None, outputs: Any, read: Read, prediction: Tensor, target: Tensor
+    ) -> None:
+        """See :func:`~lightning_neurocorr.validation.compared.check_judged`.
+
+        Args:
+            judging: What the validation step compared; None where it was not looked at.
+            outputs: What it returned.
+            read: What was read.
+            prediction: The prediction as it is judged.
+            target: The target as it is judged.
+        """
+        if judging is None or not self._classifies or self._predictions is not None:
+            return
+        names = {"prediction": self._named, "target": self._target.said}
+        said = {what for what, named in names.items() if named}
+        returned = outputs if self._step else None
+        self.remarks += check_judged(
+            judging, returned, read.prediction, prediction, target, words=self.provenance, said=said
         )
 
     def scores(self, returned: Any) -> Tensor:
@@ -178,6 +198,12 @@ class Reader:
         return self._followed(returned, path)
 
     # --- the prediction --------------------------------------------------------------------------
+
+    @property
+    def _named(self) -> bool:
+        """Whether somebody has named the prediction."""
+        path = self._learnt.get("path")
+        return path is None or self._chosen or bool(set(path) & set(R.PREDICTION_NAMES))
 
     def _said(self, found: Any) -> tuple[Any, Any]:
         if not (isinstance(found, (tuple, list)) and len(found) == 2):

@@ -20,11 +20,12 @@ class TargetReader:
 
     Attributes:
         provenance: In words, what the target was read from.
+        said: Whether the user has named it.
     """
 
     def __init__(self, target: B.Field | None, same_way: SameWay) -> None:
         self._target, self._same_way = target, same_way
-        self.provenance = ""
+        self.provenance, self.said = "", target is not None
 
     def read(self, step: Mapping[str, Any], batch: Any) -> Any:
         """The target of a batch.
@@ -49,6 +50,7 @@ class TargetReader:
                 )
             words = f"the target as {named[0]!r} of validation_step"
             self._same_way.check("target", named[0], words)
+            self.said = True
             self.provenance = f"{named[0]!r} of what validation_step returned"
             return step[named[0]]
         field = B.target_field(batch)

@@ -1,0 +1,184 @@
+"""What a validation step compares its predictions with: then that is the label it judges by."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from lightning_neurocorr.activations import layouts as L
+from lightning_neurocorr.activations import operations as O
+
+_THRESHOLDS = {"ge", "gt", "le", "lt"}
+_WHOLE_NUMBERS = {"floor_divide"}  # number by number, though PyTorch does not say so
+_BINARY_LOSSES = {"binary_cross_entropy", "binary_cross_entropy_with_logits"}
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """One comparison of predictions with labels.
+
+    Attributes:
+        label: The class of each sample ``(N,)`` that predictions were compared with.
+        sources: What the module returned of which the predictions were made.
+        chosen: The class of each sample ``(N,)`` that was predicted; None of a loss.
+    """
+
+    label: Tensor
+    sources: tuple[Tensor, ...]
+    chosen: Tensor | None = None
+
+
+class Judging:
+    """Follows what a module returned, and classes chosen by it, to where labels are.
+
+    Attributes:
+        comparisons: Those of all samples of a batch.
+        parts: Whether samples were left out before.
+    """
+
+    def __init__(self) -> None:
+        self.comparisons: list[Comparison] = []
+        self.parts = False
+        self._sources: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+        self._chosen: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+
+    def begin(self, returned: Tensor) -> None:
+        """Follow a tensor that the module returned."""
+        self._sources[returned] = (returned,)
+
+    def choose(self, classes: Tensor) -> None:
+        """Follow the class of each sample, ``(N,)`` or ``(N, 1)``."""
+        self._chosen[classes] = True
+
+    def is_made_of_it(self, value: Tensor) -> bool:
+        """Whether these numbers, or classes, were made of what the module returned."""
+        return value in self._sources
+
+    def operation(
+        self,
+        name: str,
+        args: Sequence[Any],
+        pointwise: bool,
+        outs: Sequence[Any],
+        answers: WeakTensorKeyDictionary,
+    ) -> None:
+        """An operation was done.
+
+        Args:
+            name: Without overload and trailing underscore.
+            args: Its positional arguments.
+            pointwise: Whether it goes number by number.
+            outs: What it returned.
+            answers: Layouts of the prediction and of the scores that were made of it.
+        """
+        tensors = list(_tensors(args))
+        known = [self._sources[x] for x in tensors if x in self._sources]
+        if not known:
+            return
+        given: Any = args[0]
+        if isinstance(given, Tensor) and given in answers:
+            self._scores(name, args, outs, answers[given])
+        if name in ("eq", "ne", "add"):
+            self._met(name, args, answers)
+        sources = tuple({id(x): x for part in known for x in part}.values())
+        for out in outs:
+            if isinstance(out, Tensor) and out not in self._sources:
+                self._sources[out] = sources
+        self._go_on(name, args, pointwise, outs, tensors)
+
+    def _scores(
+        self, name: str, args: Sequence[Any], outs: Sequence[Any], layout: L.Layout
+    ) -> None:
+        """Something was done with scores: a loss, a threshold, a choice of samples."""
+        scores = args[0]
+        if name == "nll_loss_forward":
+            self._compare(args[1], scores)
+        elif name in _BINARY_LOSSES:
+            self._compare(_of_binary_loss(args[1]), scores)
+        elif name == "index":
+            self.parts |= _takes_part(args[1], len(scores))
+        elif name in _THRESHOLDS and _is_column(scores, layout) and _is_number(args[1]):
+            self.choose(outs[0])
+
+    def _met(self, name: str, args: Sequence[Any], answers: WeakTensorKeyDictionary) -> None:
+        """Classes met other whole numbers."""
+        for one, other in (args[:2], args[1::-1]):
+            if not (isinstance(one, Tensor) and isinstance(other, Tensor)) or other in self._chosen:
+                continue
+            if one not in self._chosen and not (one in answers and _rounded(one, answers[one])):
+                continue
+            if name == "add":  # the cells of a table of labels by classes
+                classes = max([2, *(part.shape[1] for part in answers if part.ndim == 2)])
+                whole = not other.is_floating_point() and bool((other % classes == 0).all())
+                other = other // classes if whole else None
+            self._compare(other, one, one)
+
+    def _compare(self, label: Any, made: Tensor, chosen: Tensor | None = None) -> None:
+        if isinstance(label, Tensor) and label.numel() == len(made):
+            kept = None if chosen is None else chosen.flatten().clone()
+            found = Comparison(label.flatten().clone(), self._sources[made], kept)
+            self.comparisons.append(found)
+
+    def _go_on(
+        self,
+        name: str,
+        args: Sequence[Any],
+        pointwise: bool,
+        outs: Sequence[Any],
+        tensors: Sequence[Tensor],
+    ) -> None:
+        """Classes that are reshaped, or computed with, still are some."""
+        kept = [x for x in tensors if x in self._chosen]
+        first = name == "select" and tuple(args[1:]) == (1, 0)  # the most likely of several
+        known = pointwise or name in O.RESHAPES | _WHOLE_NUMBERS or name == "index"
+        if not kept or name in ("eq", "ne") or not (known or first):
+            return
+        if name != "index" and any(x not in self._chosen and x.numel() > 1 for x in tensors):
+            return
+        for out in outs:
+            if isinstance(out, Tensor) and out.numel() == len(kept[0]):
+                self._chosen[out] = True
+
+
+def _tensors(args: Sequence[Any]) -> Iterator[Tensor]:
+    for value in args:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, (list, tuple)):
+            yield from _tensors(value)
+
+
+def _is_column(scores: Tensor, layout: L.Layout) -> bool:
+    """Whether there is one number for each sample."""
+    return L.find(layout, L.SAMPLES) == 0 and scores.numel() == len(scores)
+
+
+def _is_number(value: Any) -> bool:
+    return not isinstance(value, Tensor) or value.numel() == 1
+
+
+def _rounded(scores: Tensor, layout: L.Layout) -> bool:
+    return _is_column(scores, layout) and bool((scores == scores.round()).all())
+
+
+def _takes_part(indices: Sequence[Any], count: int) -> bool:
+    """Whether rows are left out: by a mask, or by fewer numbers."""
+    rows = indices[0]
+    if not isinstance(rows, Tensor):
+        return False
+    return not bool(rows.all()) if rows.dtype == torch.bool else len(rows) < count
+
+
+def _of_binary_loss(target: Tensor) -> Tensor | None:
+    """Labels of one column, or the place of the one in one-hot rows; None of anything else."""
+    if bool(((target != 0) & (target != 1)).any()):
+        return None
+    if target.numel() == len(target):
+        return target
+    one_hot = target.ndim == 2 and bool((target.sum(1) == 1).all())
+    return target.argmax(1) if one_hot else None

@@ -1,0 +1,279 @@
+"""A validation step that judges by other classes or labels than are read is noticed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torchmetrics.classification as M
+from pytorch_lightning import LightningModule
+from torch import Tensor, nn
+from torch.nn import functional as T
+from torch.utils.data import DataLoader, Dataset
+
+from lightning_neurocorr import NeuronAdvantage, NeuronReport
+from tests.paper_model import paper_trainer
+
+N, C = 60, 4
+G = torch.Generator().manual_seed(3)
+X = torch.randn(N, 5, generator=G)
+Y = torch.randint(0, C, (N,), generator=G)
+OTHER = torch.randint(0, C, (N,), generator=G)
+ONE_OF_TWO = torch.randint(0, 2, (N,), generator=G)
+MAP = torch.tensor([2, 0, 3, 1])
+
+
+class Data(Dataset):
+    def __init__(self, make: Callable[[int], Any]) -> None:
+        self.make = make
+
+    def __len__(self) -> int:
+        return N
+
+    def __getitem__(self, index: int) -> Any:
+        return self.make(index)
+
+
+class Module(LightningModule):
+    """Scores of some classes, or with one column a logit of class 1."""
+
+    def __init__(self, step: Callable[[Module, Any], Any], classes: int) -> None:
+        super().__init__()
+        torch.manual_seed(2)
+        self.body, self.head = nn.Linear(5, 6), nn.Linear(6, classes)
+        self.step, self.classes = step, classes
+        self.metrics = nn.ModuleDict()
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores = self.head(self.body(x).relu())
+        return scores[:, 0] if self.classes == 1 else scores
+
+    def validation_step(self, batch: Any, batch_idx: int) -> Any:
+        return self.step(self, batch)
+
+    def measured(self, metric: nn.Module, *args: Tensor) -> None:
+        name = type(metric).__name__
+        if name not in self.metrics:
+            self.metrics[name] = metric
+        self.metrics[name](*args)
+
+
+def validated(
+    step: Callable[[Module, Any], Any],
+    make: Callable[[int], Any] = lambda i: (X[i], Y[i]),
+    classes: int = C,
+    **options: Any,
+) -> NeuronReport:
+    options = {"attribution": False, "visualizer": None, "inspector": None, **options}
+    callback = NeuronAdvantage(lambda _: torch.zeros(10, dtype=torch.long), **options)
+    module = Module(step, classes)
+    paper_trainer(callback).validate(module, DataLoader(Data(make), 10), verbose=False)
+    assert callback.report is not None
+    return callback.report
+
+
+def right(report: NeuronReport) -> float:
+    return report.outcomes.both + report.outcomes.only_model
+
+
+def log_right(module: Module, classes: Tensor, labels: Tensor) -> None:
+    module.log("accuracy", (classes == labels).float().mean())
+
+
+# --- labels ---------------------------------------------------------------------------------------
+
+OTHER_LABELS = {
+    "loss": lambda m, b: m.log("loss", T.cross_entropy(m(b[0]), MAP[b[1]])),
+    "smoothed": lambda m, b: T.cross_entropy(m(b[0]), C - 1 - b[1], label_smoothing=0.1),
+    "accuracy": lambda m, b: log_right(m, m(b[0]).argmax(1), MAP[b[1]]),
+    "wrong ones": lambda m, b: m.log("error", (m(b[0]).max(1)[1] != MAP[b[1]]).float().mean()),
+    "counted": lambda m, b: m.measured(
+        M.MulticlassAccuracy(C, average="micro"), m(b[0]), MAP[b[1]]
+    ),
+    "by class": lambda m, b: m.measured(M.MulticlassAccuracy(C), m(b[0]), MAP[b[1]]),
+    "F1": lambda m, b: m.measured(M.MulticlassF1Score(C), m(b[0]), MAP[b[1]]),
+    "one-hot": lambda m, b: T.binary_cross_entropy_with_logits(
+        m(b[0]), T.one_hot(MAP[b[1]], C).float()
+    ),
+    "coarse": lambda m, b: log_right(m, m(b[0]).argmax(1) // 2, b[1] // 2),
+}
+
+
+@pytest.mark.parametrize("step", OTHER_LABELS)
+def test_other_labels_are_refused(step: str) -> None:
+    with pytest.raises(ValueError, match=r"with other labels than `batch\[1\]`, .* `target`"):
+        validated(OTHER_LABELS[step])
+
+
+BATCHES = {
+    "coordinates": (lambda i: {"x": X[i], "y": OTHER[i], "kind": Y[i]}, "x", "kind"),
+    "inside": (lambda i: ({"x": X[i], "label": Y[i]}, OTHER[i]), "0.x", "0.label"),
+    "swapped": (lambda i: (Y[i], T.one_hot(OTHER[i], 5)), 1, 0),
+    "lengths": (lambda i: ((X[i], Y[i]), OTHER[i]), "0.0", "0.1"),
+}
+
+
+@pytest.mark.parametrize("batch", ["coordinates", "inside", "lengths"])
+def test_what_is_no_label_is_not_taken_for_it(batch: str) -> None:
+    make, x, y = BATCHES[batch]
+
+    def read(value: Any, path: Any) -> Any:
+        for key in str(path).split("."):
+            value = value[int(key) if key.isdigit() else key]
+        return value
+
+    def step(module: Module, batch: Any) -> None:
+        log_right(module, module(read(batch, x)).argmax(1), read(batch, y))
+
+    with pytest.raises(ValueError, match="compares predictions with other labels than"):
+        validated(step, make)
+    report = validated(step, make, target=lambda batch: read(batch, y))
+    with torch.no_grad():
+        assert right(report) == int((Module(step, C)(X).argmax(1) == Y).sum())
+    assert not any("what you named" in note for note in report.notes)
+
+
+class TwoHeads(Module):
+    def __init__(self, step: Callable[[Module, Any], Any]) -> None:
+        super().__init__(step, C)
+        self.domain = nn.Linear(5, C)
+
+    def forward(self, x: Tensor) -> Any:
+        return {"logits": super().forward(x), "domain": self.domain(x)}
+
+
+@pytest.mark.parametrize("key", ["y", "kind"])
+def test_the_label_of_another_head_is_none_of_this_one(key: str) -> None:
+    def step(module: Module, batch: Any) -> None:
+        found: Any = module(batch["x"])
+        log_right(module, found["logits"].argmax(1), batch["kind"])
+        log_right(module, found["domain"].argmax(1), batch["y"])
+
+    module = TwoHeads(step)
+    options: Any = {"attribution": False, "visualizer": None, "inspector": None}
+    if key == "kind":
+        options["target"] = "kind"
+    callback = NeuronAdvantage(lambda _: torch.zeros(10, dtype=torch.long), **options)
+    loader = DataLoader(Data(BATCHES["coordinates"][0]), 10)
+    trainer = paper_trainer(callback)
+    if key == "y":
+        with pytest.raises(ValueError, match=r"other labels than `batch\['y'\]`"):
+            trainer.validate(module, loader, verbose=False)
+        return
+    trainer.validate(module, loader, verbose=False)
+    assert callback.report is not None
+    with torch.no_grad():
+        assert right(callback.report) == int((module(X)["logits"].argmax(1) == Y).sum())
+
+
+def test_labels_that_were_named_are_taken_and_said() -> None:
+    with pytest.warns(UserWarning, match="The target is what you named, but .* for 10 of the 10"):
+        report = validated(OTHER_LABELS["accuracy"], target=1)
+    assert any("with other labels than `target` (1)" in note for note in report.notes)
+    with torch.no_grad():
+        assert right(report) == int((Module(OTHER_LABELS["loss"], C)(X).argmax(1) == Y).sum())
+
+
+# --- classes --------------------------------------------------------------------------------------
+
+OTHER_CLASSES = {
+    "probability": (1, lambda m, b: log_right(m, (m(b[0]).sigmoid() > 0.7).long(), b[1])),
+    "logit": (1, lambda m, b: log_right(m, torch.where(m(b[0]) >= 0.3, 1, 0), b[1])),
+    "backwards": (1, lambda m, b: log_right(m, 1 - (m(b[0]).sigmoid() > 0.5).int(), b[1])),
+    "metric": (1, lambda m, b: m.measured(M.BinaryAccuracy(0.7), m(b[0]), b[1])),
+    "table": (1, lambda m, b: m.measured(M.BinaryConfusionMatrix(0.7), m(b[0]), b[1])),
+    "of two": (2, lambda m, b: log_right(m, m(b[0]).softmax(1)[:, 1] > 0.8, b[1].bool())),
+    "rounded up": (1, lambda m, b: log_right(m, m(b[0]).sigmoid().add(0.4).floor(), b[1])),
+}
+TWO = lambda i: (X[i], ONE_OF_TWO[i])  # noqa: E731
+
+
+@pytest.mark.parametrize("step", OTHER_CLASSES)
+def test_other_thresholds_are_refused(step: str) -> None:
+    classes, taken = OTHER_CLASSES[step]
+    with pytest.raises(ValueError, match=r"chooses another class .* as 'preds' from"):
+        validated(taken, TWO, classes)
+
+
+def test_returned_classes_are_those_that_count() -> None:
+    def step(module: Module, batch: Any) -> dict[str, Tensor]:
+        classes = (module(batch[0]).sigmoid() > 0.7).long()
+        log_right(module, classes, batch[1])
+        return {"preds": classes}
+
+    report = validated(step, TWO, 1)
+    with torch.no_grad():
+        classes = (Module(step, 1)(X).sigmoid() > 0.7).long()
+    assert right(report) == int((classes == ONE_OF_TWO).sum())
+
+
+def test_a_threshold_beside_a_named_prediction_is_said() -> None:
+    with pytest.warns(UserWarning, match="The prediction is what you named, but .* another class"):
+        validated(OTHER_CLASSES["of two"][1], TWO, 2, output="head")
+
+
+@pytest.mark.parametrize("ids", [False, True])
+def test_other_answers_that_were_returned_are_refused(*, ids: bool) -> None:
+    def step(module: Module, batch: Any) -> Tensor:
+        scores = module(batch[0])
+        return MAP[scores.argmax(1)] if ids else scores + 9 * torch.eye(C)[1]
+
+    with pytest.raises(ValueError, match="validation_step returned other answers"):
+        validated(step)
+
+
+def test_samples_that_the_step_leaves_out_are_said() -> None:
+    def step(module: Module, batch: Any) -> None:
+        scores, known = module(batch[0]), batch[1] != 2
+        log_right(module, scores[known].argmax(1), batch[1][known])
+
+    with pytest.warns(UserWarning, match="validation_step leaves samples out"):
+        validated(step)
+
+
+# --- nothing is wrong ----------------------------------------------------------------------------
+
+FINE = {
+    "probability": (1, lambda m, b: log_right(m, m(b[0]).sigmoid() > 0.5, b[1])),
+    "logit": (1, lambda m, b: log_right(m, (m(b[0]) > 0).float(), b[1].float())),
+    "rounded": (1, lambda m, b: log_right(m, m(b[0]).sigmoid().round(), b[1])),
+    "loss": (1, lambda m, b: T.binary_cross_entropy_with_logits(m(b[0]), b[1].float())),
+    "column": (1, lambda m, b: log_right(m, m(b[0])[:, None] > 0, b[1][:, None].bool())),
+    "metrics": (1, lambda m, b: [
+        m.measured(metric, z, b[1])
+        for z in [m(b[0])]
+        for metric in (M.BinaryAccuracy(), M.BinaryF1Score(), M.BinaryConfusionMatrix(),
+                       M.BinaryAUROC(), M.BinaryAUROC(thresholds=7), M.BinaryCalibrationError())
+    ]),
+    "two thresholds": (1, lambda m, b: [
+        log_right(m, z.sigmoid() > limit, b[1]) for z in [m(b[0])] for limit in (0.3, 0.5, 0.9)
+    ]),
+    "of two": (2, lambda m, b: log_right(m, m(b[0]).softmax(1)[:, 1] > 0.5, b[1].bool())),
+    "sure": (2, lambda m, b: m.log("sure", (m(b[0]).softmax(1).amax(1) > 0.9).float().mean())),
+    "a mean of the labels": (2, lambda m, b: T.nll_loss(m(b[0]).log_softmax(1), b[1]) + b[1].sum()),
+    "table": (2, lambda m, b: m.measured(M.MulticlassConfusionMatrix(2), m(b[0]), b[1])),
+    "two labels": (2, lambda m, b: [
+        T.cross_entropy(z, label) for z in [m(b[0])] for label in (1 - b[1], b[1])
+    ]),
+    "the best of two": (2, lambda m, b: m.measured(
+        M.MulticlassAccuracy(2, top_k=2), m(b[0]), b[1]
+    )),
+    "one-hot": (2, lambda m, b: T.cross_entropy(m(b[0]), T.one_hot(b[1], 2).float())),
+    "the label's score": (2, lambda m, b: m(b[0]).gather(1, b[1][:, None]).mean()),
+    "no label": (2, lambda m, b: m.log("entropy", m(b[0]).softmax(1).log().mean())),
+    "as ids": (2, lambda m, b: m(b[0]).argmax(1)),
+    "as scores": (2, lambda m, b: m(b[0]).log_softmax(1)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("step", FINE)
+def test_usual_steps_are_fine(step: str, recwarn: pytest.WarningsRecorder) -> None:
+    classes, taken = FINE[step]
+    report = validated(taken, TWO, classes)
+    with torch.no_grad():
+        scores = Module(taken, classes)(X)
+    ids = scores.argmax(1) if classes > 1 else (scores > 0).long()
+    assert right(report) == int((ids == ONE_OF_TWO).sum())
+    assert not [w for w in recwarn if "validation_step" in str(w.message)]
