@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lightning_neurocorr.functional import Moments
 
-_ROUNDING = 1e-2  # of a neuron's spread; TF32, where that is switched on, errs by 1e-3
+_ROUNDING = 1e-2  # of a neuron's spread: float32 of a wide range, or far from 0, errs by less
 
 
 def can_wait(device: torch.device) -> bool:
