@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -13,7 +13,8 @@ from lightning_neurocorr.activations.pooling import widened
 OverPositions = tuple[Tensor, int | Tensor]
 
 
-class Calls(NamedTuple):
+@dataclass(slots=True)
+class Calls:
     """The calls of a layer at one moment: their sum or maximum, mean over positions, how many."""
 
     values: Tensor

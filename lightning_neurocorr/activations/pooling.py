@@ -125,6 +125,11 @@ def position_mean(
     return _mean(activation, positions), count
 
 
+def mean_dtype(activation: Tensor) -> torch.dtype:
+    """In which dtype real numbers are averaged: half precision in float32."""
+    return torch.float32 if activation.dtype in _HALF else activation.dtype
+
+
 def widened(values: Tensor) -> Tensor:
     """Half precision as float32, for sums that would overflow or round."""
     return values.float() if values.dtype in _HALF else values
@@ -166,7 +171,7 @@ def _positions(place: Place, activation: Tensor) -> tuple[int, ...]:
 
 def _mean(activation: Tensor, positions: tuple[int, ...]) -> Tensor:
     if positions:
-        return activation.mean(positions, dtype=_wide(activation))
+        return activation.mean(positions, dtype=mean_dtype(activation))
     rows = activation if activation.ndim > 1 else activation.reshape(-1, 1)
     return rows.clone()  # an in-place activation after the layer would overwrite it
 
@@ -175,10 +180,6 @@ def _as_real(activation: Tensor) -> Tensor:
     if activation.dtype.is_floating_point:
         return activation
     return activation.abs() if activation.is_complex() else activation.float()
-
-
-def _wide(activation: Tensor) -> torch.dtype:
-    return torch.float32 if activation.dtype in _HALF else activation.dtype
 
 
 # --- sequences of several lengths ----------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from typing_extensions import Self
 
+from lightning_neurocorr.activations.again import PlainMean, plain_mean
 from lightning_neurocorr.activations.axes import Axes, axes_of
 from lightning_neurocorr.activations.calls import Calls, OverPositions
 from lightning_neurocorr.activations.outputs import Call, Moment, OutputRecorder
@@ -26,7 +28,7 @@ from lightning_neurocorr.activations.pooling import (
 from lightning_neurocorr.activations.sites import Place, Site, carrier, listen
 from lightning_neurocorr.activations.token_calls import AskedMask, TokenMasks, mask_for, mask_of
 from lightning_neurocorr.activations.tokens import UnreadableError
-from lightning_neurocorr.isolation.asides import depth, noting
+from lightning_neurocorr.isolation.asides import NOTING, depth
 from lightning_neurocorr.isolation.torch_private import is_transformed
 
 _NOT_CALLED = "its forward was not called"
@@ -44,6 +46,7 @@ _TRANSFORMED = (
     "it is called inside a transform of torch.func, such as vmap, where its values cannot be read"
 )
 _ALWAYS: Moment = (None, 0)
+_NEVER: Mapping[Moment, Calls] = {}
 
 
 class ActivationRecorder:
@@ -96,8 +99,9 @@ class ActivationRecorder:
         self._early: list[tuple[str, Place, Tensor, AskedMask, Moment]] = []
         self._unmasked: list[tuple[str, AskedMask]] = []
         self._doubts: dict[str, dict[str, Tensor]] = {}
-        self._spoken: dict[str, int] = {}  # calls of layers that are heard elsewhere
+        self._spoken: dict[str, int] = defaultdict(int)  # calls of layers that are heard elsewhere
         self._axes: dict[tuple[Place, int], Axes] = {}
+        self._known: dict[str, PlainMean | None] = {}  # how to read what was heard before
         self._elsewhere: dict[str, Site] = {}  # layers that are not heard where they speak
         self._aside = 0
 
@@ -126,7 +130,7 @@ class ActivationRecorder:
 
     def clear(self) -> None:
         """Forget what has been recorded since the last :meth:`take`, after a failed forward say."""
-        self._heard, self._failed, self._spoken = {}, {}, {}
+        self._heard, self._failed, self._spoken = {}, {}, defaultdict(int)
         self._early, self._unmasked = [], []
 
     def take(
@@ -151,13 +155,15 @@ class ActivationRecorder:
         for name in self.layers:
             if name in problems or name in self.refused:
                 continue
-            heard = self._of(call, self._heard.get(name, {}))
+            moments = self._heard.get(name, _NEVER)
+            heard = self._of(call, moments)
             if isinstance(heard, str):
                 problems[name] = heard
                 continue
-            values, means = heard.values, heard.over
-            if name in self._elsewhere and (astray := self._astray(name)):
-                problems[name] = astray
+            values, means, calls = heard.values, heard.over, heard.calls
+            heard_in_all = calls if len(moments) == 1 else _calls(moments)
+            if name in self._elsewhere and self._spoken[name] != heard_in_all:
+                problems[name] = self._astray(name)
                 continue
             if num_samples is not None and values.shape[0] != num_samples:
                 self._failed[name] = problems[name] = (
@@ -165,8 +171,8 @@ class ActivationRecorder:
                     "each sample. If it should, pass `pooling` to bring it to (N, D)"
                 )
                 continue
-            if heard.calls > 1 and self.pooling != "max":
-                values = values / heard.calls
+            if calls > 1 and self.pooling != "max":
+                values = values / calls
             taken[name] = values
             if means is not None and (means[0] is values or means[0].shape == values.shape):
                 over[name] = means
@@ -178,15 +184,11 @@ class ActivationRecorder:
         return taken, problems
 
     def _astray(self, name: str) -> str:
-        """Why what was heard elsewhere is not what the layer said; empty where it is."""
-        heard = sum([part.calls for part in self._heard[name].values()])
-        spoken = self._spoken.get(name, 0)
-        if spoken == heard:
-            return ""
-        where = self._elsewhere[name].name
+        """Why what was heard elsewhere is not what the layer said."""
+        heard, where = _calls(self._heard[name]), self._elsewhere[name].name
         return (
-            f"it was called {spoken} times and heard {heard} times at {where}: the forward "
-            'went another way than in the first batch. Read it with at="raw"'
+            f"it was called {self._spoken[name]} times and heard {heard} times at {where}: the "
+            'forward went another way than in the first batch. Read it with at="raw"'
         )
 
     def _of(self, call: Call | None, heard: Mapping[Moment, Calls]) -> Calls | str:
@@ -216,7 +218,7 @@ class ActivationRecorder:
     def _counter(self, name: str) -> Callable[[nn.Module, Any, Any], None]:
         def count(*_: Any) -> None:
             if depth() == self._aside:
-                self._spoken[name] = self._spoken.get(name, 0) + 1
+                self._spoken[name] += 1
 
         return count
 
@@ -224,18 +226,27 @@ class ActivationRecorder:
         """Record what was heard at a place, as one call of a layer."""
         if depth() != self._aside or name in self._failed:
             return
+        notes = NOTING.set(True)
         try:
-            with noting():
+            known, masks = self._known.get(name), self._masks
+            if known is None or masks is None or masks.lengths or not known.is_for(place, value):
                 self._note(name, place, value)
+            else:
+                moment = _ALWAYS if self._within is None else self._within.now
+                pooled = known.of(value)
+                self._add(name, moment, pooled, (pooled, known.count))
         except Exception as error:  # noqa: BLE001
             self._fail(name, error)
+        finally:
+            NOTING.reset(notes)
 
     def _note(self, name: str, place: Place, value: Any) -> None:
         moment = _ALWAYS if self._within is None else self._within.now
         tensor = None if packed_in(value) else first_tensor(value)
         if tensor is not None and is_transformed(tensor):
             raise UnreadableError(_TRANSFORMED)
-        axes = self._axes_of(place, value) if tensor is value else None
+        value = value if tensor is None else tensor  # all that is read of a tuple
+        axes = None if tensor is None else self._axes_of(place, tensor)
         if axes is not None:
             asked = mask_for(axes, value.shape, self._masks)
         else:
@@ -245,6 +256,8 @@ class ActivationRecorder:
             self._early.append((name, place, kept, asked, moment))
         else:
             self._hear(name, place, value, asked, moment, axes)
+            if axes is not None and asked is None and self.pooling == "mean":
+                self._known[name] = plain_mean(place, value, axes)
 
     def _axes_of(self, place: Place, value: Tensor) -> Axes | None:
         """The axes of what was heard, looked for once; None where it has none or is nested."""
@@ -277,8 +290,8 @@ class ActivationRecorder:
         self._unmasked = [(names[key], asked) for key, asked in self._unmasked if key in names]
         early = [name for name, *_ in self._early]
         for name in heard:
-            calls = sum(part.calls for part in self._heard.get(name, {}).values())
-            self._spoken[name] = calls + early.count(name)
+            self._spoken[name] = _calls(self._heard.get(name, _NEVER)) + early.count(name)
+        self._known = {}
         self.layers = dict(places)
         for name, place in places.items():
             self._register(name, place)
@@ -341,7 +354,10 @@ class ActivationRecorder:
         return found
 
     def _add(self, name: str, moment: Moment, pooled: Tensor, over: OverPositions | None) -> None:
-        moments = self._heard.setdefault(name, {})
+        moments = self._heard.get(name)
+        if moments is None:  # nearly always
+            self._heard[name] = {moment: Calls(pooled, over)}
+            return
         seen = moments.get(moment)
         if seen is None:
             moments[moment] = Calls(pooled, over)
@@ -368,3 +384,8 @@ class ActivationRecorder:
             if callable(self.pooling):
                 return pooled, None
             raise
+
+
+def _calls(moments: Mapping[Moment, Calls]) -> int:
+    """How many calls there were at all moments."""
+    return sum(part.calls for part in moments.values())

@@ -75,7 +75,7 @@ def side_by_side(parts: Sequence[Tensor]) -> Iterator[tuple[slice, Tensor]]:
         return
     scale = 1 if parts[0].device.type == "cpu" else _ON_DEVICE
     small, most = scale * _SMALL, scale * _TOGETHER
-    sizes = [part.numel() for part in parts]
+    sizes = [shape[0] * shape[1] for shape in [part.shape for part in parts]]
     if max(sizes) <= small and sum(sizes) <= most and len({part.dtype for part in parts}) == 1:
         x = torch.cat([*parts], 1)  # nearly always
         yield slice(0, x.shape[1]), x

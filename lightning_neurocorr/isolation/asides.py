@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 
 _aside: ContextVar[int] = ContextVar("aside", default=0)
-_noting: ContextVar[bool] = ContextVar("noting", default=False)
+# True while we make notes about a forward; hooks of every layer set it as `noting` does.
+NOTING: ContextVar[bool] = ContextVar("noting", default=False)
 
 
 @contextmanager
@@ -30,11 +31,11 @@ class noting:  # noqa: N801 -- a class, as every hook opens one: a generator tak
     __slots__ = ("_token",)
 
     def __enter__(self) -> None:
-        self._token = _noting.set(True)
+        self._token = NOTING.set(True)
 
     def __exit__(self, *_: object) -> None:
-        _noting.reset(self._token)
+        NOTING.reset(self._token)
 
 
 # Whether somebody of ours makes notes, be it another callback or study.
-is_noting: Callable[[], bool] = _noting.get
+is_noting: Callable[[], bool] = NOTING.get

@@ -94,9 +94,8 @@ def version_of(tensor: Tensor) -> int:
     return 0 if tensor.is_inference() else tensor._version
 
 
-def is_transformed(tensor: Tensor) -> bool:
-    """Whether it stands for others inside of ``torch.func``'s transforms, such as ``vmap``."""
-    return _functorch.is_functorch_wrapped_tensor(tensor)
+# Whether a tensor stands for others inside of ``torch.func``'s transforms, such as ``vmap``.
+is_transformed: Callable[[Tensor], bool] = _functorch.is_functorch_wrapped_tensor
 
 
 def operation_name(operation: Any) -> str:

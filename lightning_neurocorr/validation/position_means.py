@@ -69,8 +69,8 @@ class PositionMeans:
         if known is None:
             base = positions if means is pooled and isinstance(positions, int) else 0
             known = self._sums[name] = _begin(base, means)
-        if means is pooled and isinstance(positions, int) and positions == known.base:
-            return
+        if means is pooled and type(positions) is int and positions == known.base:
+            return  # nearly always
         known.more = True
         weight = torch.as_tensor(positions, device=means.device).to(known.total).expand(len(means))
         if rows is not None:

@@ -51,7 +51,8 @@ class Watched:
             row: The row of each sample's class in the table, ``(N,)``.
         """
         device = self.metric.device
-        parts = [activations[name].to(device) for name in self.sizes]
+        parts = [activations[name] for name in self.sizes]
+        parts = [part if part.device == device else part.to(device) for part in parts]
         parts = joined(parts)  # once for all that read them
         self.metric.update(parts, judged.advantage, fold=judged.half)
         if self.cells is not None and judged.outcome is not None and row is not None:
