@@ -83,26 +83,26 @@ class Weights(NamedTuple):
 
 def weights_of(scopes: Sequence[np.ndarray], device: torch.device) -> list[Weights]:
     """The weights of several sets of samples, from their counts ``(C, 4)``, in one transfer."""
-    found = [part for counts in scopes for part in _weights(counts)]
+    found = _weights(np.stack(scopes))
     flat = torch.from_numpy(np.concatenate([part.ravel() for part in found])).to(device)
     sent = flat.split([part.size for part in found])
     views = [one.view(part.shape) for one, part in zip(sent, found, strict=True)]
-    size = len(Weights._fields)
-    return [Weights(*views[start : start + size]) for start in range(0, len(views), size)]
+    return [Weights(*(view[i] for view in views)) for i in range(len(scopes))]
 
 
 def _weights(counts: np.ndarray) -> tuple[np.ndarray, ...]:
-    n1, n0 = counts.T[_ONE, None], counts.T[None, _OTHER]
+    """From counts ``(S, C, 4)``, each with a leading dimension for the sets of samples."""
+    n1, n0 = counts.swapaxes(1, 2)[:, _ONE, None], counts.swapaxes(1, 2)[:, None, _OTHER]
     told = ((n1 > 0) & (n0 > 0)).astype(np.float64)
     n, first, second = np.maximum(n1 + n0, 2), np.maximum(n1, 1), np.maximum(n0, 1)
     each = told * n1 * n0 / n
     weight = each / (n - 1)
     factors = each, told * (n1 - 1), told * (n0 - 1), each**2 / first, each**2 / second
     return (
-        np.stack([told * n0 / n, told, weight, told / first]),
-        np.stack([told * n1 / n, told, weight, told / second]),
-        np.stack([told / n, weight / n]),
-        np.stack(factors).sum(-1, keepdims=True),
+        np.stack([told * n0 / n, told, weight, told / first], 1),
+        np.stack([told * n1 / n, told, weight, told / second], 1),
+        np.stack([told / n, weight / n], 1),
+        np.stack(factors, 1).sum(-1, keepdims=True),
     )
 
 
@@ -113,8 +113,8 @@ class _Sums(NamedTuple):
         gap: Of what the one group has more than its share.
         squares: Of squares around the shift.
         within: Of squares around the means of classes.
-        variance: The variance of the gap if groups are drawn at random.
-        spreads: Of squares around the means of classes in each group.
+        variance: Where it is tested, the variance of the gap if groups are drawn at random.
+        spreads: Likewise, of squares around the means of classes in each group.
     """
 
     gap: Tensor
@@ -129,20 +129,22 @@ def _sums(cells: tuple[Tensor, Tensor], weights: Weights, *, tested: bool) -> _S
     (one, other), (squares, others) = (
         (part.transpose(0, 1)[_ONE], part.transpose(0, 1)[_OTHER]) for part in cells
     )  # (2, C, d) each
-    einsum = torch.einsum
+    einsum, kinds = torch.einsum, 2 if tested else 1
     gap = einsum("ijc,icd->ijd", weights.one[0], one)
     gap -= einsum("ijc,jcd->ijd", weights.other[0], other)
-    of_one = einsum("kijc,icd->kijd", weights.one[1:3], squares)
-    of_other = einsum("kijc,jcd->kijd", weights.other[1:3], others)
-    around_shift, of_means = of_one + of_other, (one[:, None] + other).square_()
-    within, variance = around_shift - einsum("kijc,ijcd->kijd", weights.both, of_means)
+    of_one = einsum("kijc,icd->kijd", weights.one[1 : 1 + kinds], squares)
+    of_other = einsum("kijc,jcd->kijd", weights.other[1 : 1 + kinds], others)
+    around_shift = of_one + of_other
+    both = one.new_empty(2, *other.shape)  # in the order that a product takes without a copy
+    torch.add(one[:, None], other, out=both).square_()
+    around_means = around_shift - einsum("kijc,ijcd->kijd", weights.both[:kinds], both)
     spreads = None
     if tested:
         spreads = (
             of_one[0] - einsum("ijc,icd->ijd", weights.one[3], one.square()),
             of_other[0] - einsum("ijc,jcd->ijd", weights.other[3], other.square()),
         )
-    return _Sums(gap, around_shift[0], within, variance, spreads)
+    return _Sums(gap, around_shift[0], around_means[0], around_means[-1], spreads)
 
 
 def compare(scopes: Sequence[tuple[Tensor, Tensor]], weights: Sequence[Weights]) -> Tensor:

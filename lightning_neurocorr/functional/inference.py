@@ -85,7 +85,7 @@ def _along(points: np.ndarray, z: np.ndarray, a: float) -> np.ndarray:
     slopes = -2 / scale * np.exp(a * np.log(x) - special.betaln(a, 0.5) - log_p)
     left = (z / _STEP).astype(np.int64)
     cubics = CubicHermiteSpline(points, log_p, slopes).c
-    return np.polyval(cubics[:, left], z - points[left])  # the spline itself looks for `left`
+    return np.polyval(cubics.take(left, 1), z - points[left])  # the spline itself looks for `left`
 
 
 def _log_beta(r: np.ndarray, x: np.ndarray, a: float) -> np.ndarray:
@@ -161,7 +161,7 @@ def adjust_p_values(p: np.ndarray, method: Literal["bh", "by"] = "bh") -> np.nda
     tests = np.maximum(n - np.count_nonzero(unknown, -1, keepdims=True), 1)
     rank = np.arange(1, n + 1)
     order = np.argsort(rows, -1) + n * np.arange(len(rows))[:, None]
-    q = rows.ravel()[order]
+    q = rows.take(order)
     q *= tests / rank
     if method == "by":
         q *= np.cumsum(1 / rank)[tests - 1]
@@ -191,16 +191,15 @@ def contrast_t(means: np.ndarray, counts: np.ndarray, total_ss: np.ndarray) -> n
     n, dof = counts.sum(), counts.sum() - len(seen)
     if counts[ONLY_MODEL] == 0 or not others or dof <= 0:
         return np.full(means.shape[1], np.nan)
-    mean = np.nansum(means * counts[:, None], 0) / n
-    between = np.nansum(counts[:, None] * (means - mean) ** 2, 0)
+    size, of_seen = counts[seen][:, None], means[seen]
+    mean = (size * of_seen).sum(0) / n
+    between = (size * (of_seen - mean) ** 2).sum(0)
     variance = np.maximum(total_ss - between, 0) / dof
-    inverse = [1 / counts[ONLY_MODEL] + 1 / counts[g] for g in others]
+    inverse = 1 / counts[ONLY_MODEL] + 1 / counts[others]
     with np.errstate(divide="ignore", invalid="ignore"):
-        ts = [
-            (means[ONLY_MODEL] - means[g]) / np.sqrt(variance * i)
-            for g, i in zip(others, inverse, strict=True)
-        ]
-        return np.where((total_ss > 0) & np.isfinite(total_ss), np.min(ts, axis=0), np.nan)
+        gaps = (means[ONLY_MODEL] - means[others]) / np.sqrt(inverse)[:, None]
+        t = (gaps / np.sqrt(variance)).min(0)
+        return np.where((total_ss > 0) & np.isfinite(total_ss), t, np.nan)
 
 
 def mcnemar_p(only_model: int, only_baseline: int) -> float:

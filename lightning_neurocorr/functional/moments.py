@@ -146,7 +146,7 @@ def correlation_given(moments: Moments, given: int, column: int = 0) -> Tensor:
 def _ratio(c: Tensor, m2: Tensor, ww: Tensor) -> Tensor:
     # Two roots, because the product under one could overflow.
     r = c / (m2.clamp_min(0).sqrt() * ww.clamp_min(0).sqrt())
-    valid = (m2 > 0) & m2.isfinite() & (ww > 0)
+    valid = (m2 > 0) & (m2 < torch.inf) & (ww > 0)
     return torch.where(valid, r.clamp(-1, 1), torch.nan)
 
 

@@ -62,7 +62,7 @@ class ClassRows:
         """The row of each class that was met; None where there were too many or strange ones."""
         if self.pooled:
             return {row: row for row in range(self.room)}
-        row = self._row.cpu()
+        self._row = row = self._row.cpu()  # waited for once
         label = (row >= 0).nonzero().flatten()
         if int(row[-1]) >= 0 or len(label) > self.room:
             return None

@@ -69,7 +69,9 @@ def correlation_columns(
         p |= _p_of_parts(r, active / n, found.compared)
     layers = by_size((len(r),) if sizes is None else sizes)
     columns |= dict(zip(p, _adjusted(np.stack(list(p.values())), layers), strict=True))
-    if "q_within_class" in p:
+    if found is not None and found.compared:
+        for claim, (needed, _) in CLAIMS.items():  # of those that ask for one part only
+            columns.setdefault(f"q_{claim}", columns[f"q_{needed}"])
         # Where the class says all about neuron or advantage, nothing within it can be shown.
         empty = testable & np.isnan(columns["r_within_class"]) & ~np.isnan(r)
         columns["q_within_class"][empty] = 1.0
@@ -113,16 +115,19 @@ def attribution_columns(
 
 
 def _adjusted(p: np.ndarray, layers: Sequence[np.ndarray]) -> np.ndarray:
-    """False-discovery-rate q of each p ``(..., D)`` among the neurons of its layer.
+    """False-discovery-rate q of each p ``(rows, D)`` among the neurons of its layer.
 
     Args:
         p: A row for each kind of test.
         layers: The neurons of each layer, an array ``(layers, size)`` for all of one size: one
             call each.
     """
-    q = np.empty_like(p)
+    known = ~np.isnan(p).all(-1)  # there may be nothing to compare for a whole row
+    some, q = p[known], np.full_like(p, np.nan)
+    found = np.empty_like(some)
     for neurons in layers:
-        q[..., neurons] = F.adjust_p_values(p[..., neurons])
+        found[:, neurons] = F.adjust_p_values(some.take(neurons, 1))
+    q[known] = found
     return q
 
 
@@ -156,7 +161,7 @@ def _parts(r: np.ndarray, compared: Mapping[Groups, Comparison]) -> dict[str, np
 def _p_of_parts(
     r: np.ndarray, active: np.ndarray, compared: Mapping[Groups, Comparison]
 ) -> dict[str, np.ndarray]:
-    """The p of each part and claim, by the name of its q.
+    """The p of each part, and of each claim that asks for both, by the name of its q.
 
     Args:
         r: Correlation with the advantage, ``(D,)``.
@@ -169,7 +174,9 @@ def _p_of_parts(
         enough = part.pairs * active >= F.MIN_EXPECTED_COACTIVE
         p[f"q_{name}"] = np.where(known & enough, part.p, np.nan)
     for claim in CLAIMS:
-        p[f"q_{claim}"] = np.max([p[f"q_{part}"] for part in _asked(claim, compared)], 0)
+        asked = _asked(claim, compared)
+        if len(asked) > 1:
+            p[f"q_{claim}"] = np.maximum(*(p[f"q_{part}"] for part in asked))
     return p
 
 

@@ -166,8 +166,8 @@ def _attributed_said(validation: Validation, outcomes: Outcomes) -> dict[str, st
 def alarms_of(validation: Validation) -> tuple[str, ...]:
     """Layers that were left out, neurons that are not finite."""
     neurons = validation.neurons
-    means = {} if neurons is None else validation.layout.split(mean_column(neurons.total))
-    return alarms(validation.problems, means)
+    broken = np.zeros(0) if neurons is None else np.isnan(mean_column(neurons.total))
+    return alarms(validation.problems, validation.layout.split(broken) if broken.any() else {})
 
 
 def halves_of(validation: Validation) -> list[dict[str, dict[str, np.ndarray]]]:

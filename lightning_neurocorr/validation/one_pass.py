@@ -241,10 +241,11 @@ class ValidationPass:
         if agreed.classifies and agreed.control != "sets":
             check_classes(samples, agreed.num_classes, answers=not callable(self.advantage))
         watched = self._arranged(agreed, device) if agreed.sizes else None
-        neurons, attributed = self._neurons(watched, everyone, agreed, device)
+        layout = Layout.of(agreed.sizes)
+        neurons, attributed = self._neurons(watched, layout, everyone, agreed, device)
         return Validation(
             samples,
-            Layout.of(agreed.sizes),
+            layout,
             neurons,
             agreed.problems,
             agreed.read_at,
@@ -301,6 +302,7 @@ class ValidationPass:
     def _neurons(
         self,
         watched: Watched | None,
+        layout: Layout,
         everyone: Sequence[Account],
         agreed: Agreement,
         device: torch.device,
@@ -309,7 +311,6 @@ class ValidationPass:
         ready = [one.attribution for one in everyone]
         if watched is None:
             return None, self._attributing.finish(ready, {}, device)
-        layout = Layout.of(agreed.sizes)
         total, halves = watched.moments()
         cells = self._cells(watched, agreed.classes)
         means = self._position_means.compute(

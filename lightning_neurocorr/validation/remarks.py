@@ -87,16 +87,20 @@ def message(
     return ""
 
 
-def alarms(problems: Mapping[str, str], means: Mapping[str, np.ndarray]) -> tuple[str, ...]:
-    """Layers that were left out, neurons that are not finite: they have no mean activation."""
-    left_out = layers_left_out(problems)
-    broken = {name: int(np.isnan(mean).sum()) for name, mean in means.items()}
+def alarms(problems: Mapping[str, str], broken: Mapping[str, np.ndarray]) -> tuple[str, ...]:
+    """Layers that were left out, and those with neurons that were not always finite.
+
+    Args:
+        problems: Why layers were left out.
+        broken: Which neurons of a layer are not finite, bool ``(D,)``.
+    """
     not_finite = [
-        f"{count} neurons of layer {name} had activations that are not finite; they have no values."
-        for name, count in broken.items()
-        if count
+        f"{int(neurons.sum())} neurons of layer {name} had activations that are not finite; "
+        "they have no values."
+        for name, neurons in broken.items()
+        if neurons.any()
     ]
-    return (*left_out, *not_finite)
+    return (*layers_left_out(problems), *not_finite)
 
 
 def layers_left_out(problems: Mapping[str, str]) -> list[str]:

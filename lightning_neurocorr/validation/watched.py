@@ -117,7 +117,8 @@ class Watched:
         """Samples ``()`` and the sum of each neuron ``(D,)`` by layer, of this process alone."""
         own = self.metric.layout.unpack(self.metric.state)
         n, total = own.n.sum(), own.n @ own.mean
-        return {name: (n, total[slot]) for name, slot in self.slots.items()}
+        parts = total.split(list(self.sizes.values()))
+        return {name: (n, part) for name, part in zip(self.sizes, parts, strict=True)}
 
     def moments(self) -> tuple[Moments, list[Moments]]:
         """Moments of all samples and of each half, over all processes, which all must call it.

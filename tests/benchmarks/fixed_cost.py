@@ -4,8 +4,9 @@
 
 Every convolution and linear layer is watched. A batch is of 64 samples and layers are so small that
 arithmetic is nothing: what is left is the host's. Hooks, merging and report do not depend on the
-batches; their activations are random numbers, made outside the clock. CPU time of one thread;
-malloc keeps memory.
+batches; their activations are random numbers, made outside the clock. What a GPU leaves to the host
+is put together: of as many tiny layers what is asked of a device, and of all neurons what is worked
+out beside it. CPU time of one thread; malloc keeps memory.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -28,6 +30,7 @@ from torch import Tensor, nn
 
 from lightning_neurocorr import BatchBaseline, choose_layers
 from lightning_neurocorr.activations import SitesFound
+from lightning_neurocorr.functional import stratified
 from lightning_neurocorr.samples import LoaderPositions
 from lightning_neurocorr.validation import Batch, ValidationPass
 from lightning_neurocorr.validation.collector import Collector
@@ -38,6 +41,7 @@ from tests.benchmarks import gpu_epoch
 from tests.benchmarks.gpu_table import Bench, Sizes
 from tests.benchmarks.timing import machine, table
 from tests.benchmarks.validation_epoch import MALLOC
+from tests.launches import Launches
 
 NETWORKS = {"ResNet-50": "resnet50", "ViT-B/16": "vit_b_16"}
 KEEPS_MEMORY = MALLOC["malloc keeps memory"]  # else new pages are most of the noise
@@ -172,6 +176,37 @@ def validation(
     clock("report", partial(report_of, found))
 
 
+def passing(passed: list[tuple[Batch, dict[str, Tensor]]]) -> ValidationPass:
+    """A pass of 8 classes whose batches have come."""
+    running = ValidationPass(num_classes=8)
+    for batch, activations in passed:
+        running.add(batch, activations, {})
+    return running
+
+
+def left_to_the_host(
+    clock: Clock,
+    passed: list[tuple[Batch, dict[str, Tensor]]],
+    tiny: list[tuple[Batch, dict[str, Tensor]]],
+) -> None:
+    """The end of a validation as the host of a GPU has it, which holds the sums by class."""
+    found = clock("merging, tiny layers", partial(passing(tiny).finish, _CPU))
+    cells = [] if found.neurons is None else found.neurons.cells
+    clock("sums by class, tiny layers", partial(stratified.stratify, cells))
+    found = passing(passed).finish(_CPU)
+    known = stratified.stratify([] if found.neurons is None else found.neurons.cells)
+    with patch.object(stratified, "stratify", lambda _: known):
+        clock("the rest of the report", partial(report_of, found))
+
+
+def asked(tiny: list[tuple[Batch, dict[str, Tensor]]]) -> int:
+    """How many operators the end of a validation asks for."""
+    running = passing(tiny)
+    with Launches() as launches:
+        report_of(running.finish(_CPU))
+    return launches.found.total()
+
+
 def measured(name: str, classes: int, size: int, rounds: int) -> dict[str, str]:
     """CPU milliseconds of each part, and what they are of."""
     torch.manual_seed(0)
@@ -187,6 +222,19 @@ def measured(name: str, classes: int, size: int, rounds: int) -> dict[str, str]:
         validation(clock, model, known, classes, passed)
     spent = {part: f"{value:.1f}" for part, value in clock.medians().items()}
     return {"layers": f"{len(widths)}", "neurons": f"{sum(widths.values()):,}", **spent}
+
+
+def beside_a_gpu(name: str, size: int, rounds: int) -> dict[str, str]:
+    """CPU milliseconds of what a GPU leaves to the host, but for hooks."""
+    torch.manual_seed(0)
+    layers = choose_layers(getattr(torchvision.models, name)(weights=None), None)
+    widths = {name: width(layer) for name, layer in layers.items()}
+    passed, tiny = batches(widths, 8, size), batches(dict.fromkeys(widths, 4), 8, size)
+    for clock in (Clock(), found := Clock()):
+        for _ in range(rounds):
+            left_to_the_host(clock, passed, tiny)
+    spent = {part: f"{value:.1f}" for part, value in found.medians().items()}
+    return {**spent, "operators": f"{asked(tiny)}"}
 
 
 def main() -> None:
@@ -210,6 +258,10 @@ def main() -> None:
             rows.append([title, classes, *found.values()])
             header = ["CPU ms of", "classes", *found]
     print(table(header, rows))
+    found = {title: beside_a_gpu(name, size, turns) for title, name in networks.items()}
+    header = [*next(iter(found.values()))]
+    rows = [[title, *parts.values()] for title, parts in found.items()]
+    print(table(["left to the host of a GPU, CPU ms", *header], rows))
     vit = torchvision.models.VisionTransformer(16, 8, 12, 2, 16, 32, num_classes=10)
     tiny = {"53 convolutions": (Convolutions(), 4, 2, 2), "ViT of 12 blocks": (vit, 3, 16, 16)}
     parts = ["bare", "floor: means", "forward with us", "our update", "ours over the floor"]
