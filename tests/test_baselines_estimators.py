@@ -125,7 +125,10 @@ class OnlyPredict:
         return np.argmax(X, axis=1)[:, None]
 
 
-class WithoutClasses(OnlyPredict):
+class WithoutClasses:
+    def predict(self, X):
+        return ["the second"] * len(X)
+
     def predict_proba(self, X):
         return np.tile([0.25, 0.75], (len(X), 1))
 
@@ -371,3 +374,29 @@ def test_labels_are_one_hot_in_all_batches_or_sets_in_all():
         baseline = EstimatorBaseline(estimator, fit=True)
         baseline.fit([(x[rows], targets[rows]) for rows in (slice(20), slice(20, 40))])
         assert (np.ndim(baseline.estimator.predict(x.numpy())) == 2) == several
+
+
+class Careful(LogisticRegression):
+    """Names class 1 where it is sure, as a TunedThresholdClassifierCV does."""
+
+    def predict(self, X):
+        return (self.predict_proba(X)[:, 1] > 0.8).astype(int)
+
+
+@pytest.mark.parametrize("steps", [[], [StandardScaler()]], ids=["alone", "pipeline"])
+def test_the_class_is_what_the_estimator_predicts(steps):
+    x, y = data(90, 2)
+    y[::4] = 0  # so that classes overlap
+    estimator = make_pipeline(*steps, Careful()).fit(flat(x), y.numpy())
+    likeliest = estimator.predict_proba(flat(x)).argmax(1)
+    predicted = estimator.predict(flat(x))
+    others = int((likeliest != predicted).sum())
+    assert others
+    baseline = EstimatorBaseline(estimator)
+    with pytest.warns(UserWarning, match=f"`predict` names .* for {others} of 90"):
+        answer = baseline((x, y))
+    assert answer.tolist() == predicted.tolist()
+    alone = [baseline((x[i : i + 1], y[i : i + 1])) for i in range(9)]  # the same in every batch
+    assert torch.cat(alone).tolist() == predicted[:9].tolist()
+    said = EstimatorBaseline(estimator, scores=True)((x, y))
+    assert said.argmax(1).tolist() == likeliest.tolist()

@@ -1,6 +1,7 @@
 """Scikit-learn-style estimators as baselines."""
 
 import copy
+import warnings
 from collections.abc import Iterable
 from typing import Any, Protocol
 
@@ -37,6 +38,8 @@ class EstimatorBaseline:
 
     Its answer is ``predict_proba``, else ``decision_function``, else ``predict``. Columns are put
     in the place that ``classes_`` says; a class the estimator has not seen gets probability 0.
+    Where ``predict`` names another class than that of the largest score (an SVM, a threshold of its
+    own), the answer is ``predict`` from then on.
 
     Args:
         estimator: Anything with ``predict``.
@@ -47,6 +50,7 @@ class EstimatorBaseline:
         target: Where the class ids are in a batch, for ``fit=True``. ``None`` reads the y of an
             ``(x, y)`` or dict batch.
         num_classes: Columns of the scores, where the estimator may not have seen the last classes.
+        scores: Whether scores are the answer, whatever ``predict`` says.
     """
 
     def __init__(
@@ -57,6 +61,7 @@ class EstimatorBaseline:
         fit: bool = False,
         target: Field | None = None,
         num_classes: int | None = None,
+        scores: bool = False,
     ) -> None:
         if isinstance(estimator, type) or not hasattr(estimator, "predict"):
             raise TypeError(
@@ -79,6 +84,8 @@ class EstimatorBaseline:
         self.features = features
         self.target = target
         self.num_classes = num_classes
+        self.scores = scores
+        self._by_class = False  # whether `predict` was seen to say something else
         self.needs_fit = bool(fit)
         self._as_given = estimator, self.needs_fit
         self._randomness = PrivateRandomness()
@@ -115,6 +122,7 @@ class EstimatorBaseline:
     def renew(self) -> None:
         """Be as given again: what an earlier run's data taught is forgotten."""
         self.estimator, self.needs_fit = self._as_given
+        self._by_class = False
 
     def __call__(self, batch: Any) -> Tensor:
         """``(N, C)`` probabilities or decision values, or ``(N,)`` class ids, on the CPU."""
@@ -192,15 +200,39 @@ class EstimatorBaseline:
         if self.gives_labels:
             return self._predict_labels(features)
         for method, absent in (("predict_proba", 0.0), ("decision_function", -torch.inf)):
-            if hasattr(self.estimator, method) and not _votes_by_pairs(self.estimator, method):
+            usable = hasattr(self.estimator, method) and not self._by_class
+            if usable and not _votes_by_pairs(self.estimator, method):
                 scores = as_tensor(
                     getattr(self.estimator, method)(features), f"`estimator.{method}`"
                 )
                 placed = self._placed(scores, absent, method)
                 if placed is not None:
-                    return placed
+                    return placed if self.scores else self._agreeing(placed, features, method)
+        return self._predicted(features)
+
+    def _predicted(self, features: Any) -> Tensor:
+        """Class ids ``(N,)``."""
         ids = as_tensor(self.estimator.predict(features), "`estimator.predict`")
         return ids[:, 0] if ids.ndim == 2 and ids.shape[1] == 1 else ids
+
+    def _agreeing(self, scores: Tensor, features: Any, method: str) -> Tensor:
+        """Scores whose largest are the classes of ``predict``; else these, and a warning."""
+        try:
+            ids = self._predicted(features)
+        except (TypeError, ValueError):  # names, say: columns are classes then
+            return scores
+        if ids.shape != scores.shape[:1]:
+            return scores
+        other = int((ids != scores.argmax(1)).sum())
+        if not other or bool((self._predicted(features) != ids).any()):  # it answers at random
+            return scores
+        self._by_class = True
+        warnings.warn(
+            f"{self!r}: `predict` names another class than that of the largest of `{method}`, for "
+            f"{other} of {len(ids)} samples. `predict` is taken. Give scores=True for `{method}`.",
+            stacklevel=2,
+        )
+        return ids
 
     def _placed(self, scores: Tensor, absent: float, method: str) -> Tensor | None:
         """The columns of ``scores`` at their class ids; ``None`` where they have no such place."""
