@@ -184,3 +184,62 @@ def test_snapshot_arguments():
     for epoch in (-1, 1.5, True, None):
         with pytest.raises(ValueError, match="`epoch` to be an integer of at least 0"):
             SnapshotBaseline(epoch)
+
+
+class Annealed(nn.Module):
+    """Answers by numbers that are neither parameters nor buffers."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Linear(4, 3)
+        self.inner.sharpness, self.side = 1.0, "left"
+        self.prototypes = {0: torch.ones(3), 1: [torch.zeros(3)]}
+        self.seen, self.kept = 0, None
+
+    def forward(self, x):
+        self.seen, self.kept = self.seen + 1, x
+        x = x if self.side == "left" else x.flip(1)
+        z = self.inner(x) * self.inner.sharpness + self.prototypes[0] * self.prototypes[1][0]
+        return z * self.late if hasattr(self, "late") else z
+
+
+def test_plain_attributes_are_those_of_the_snapshot():
+    module = Annealed()
+    baseline = taken(module)
+    x = batch()[0]
+    want = in_eval_mode(module, x)
+    with torch.no_grad():
+        module.inner.weight.mul_(0.5)
+    module.inner.sharpness, module.side, module.late = 0.25, "right", 3.0
+    module.prototypes[0].mul_(7)  # in place, and as another tensor
+    module.prototypes[1][0] = torch.tensor([1.0, 2.0, 3.0])
+    prototypes = module.prototypes
+    live = in_eval_mode(module, x)
+    assert not torch.equal(live, want)
+    del module.late
+    baseline.observe(module, 5)
+    for _ in range(2):
+        assert torch.equal(baseline((x, None)), want)
+    assert module.prototypes is prototypes
+    assert (module.inner.sharpness, module.side) == (0.25, "right")
+
+
+def test_plain_attributes_travel_in_the_checkpoint(tmp_path):
+    module = Annealed()
+    baseline = taken(module)
+    want = in_eval_mode(module, batch()[0])
+    torch.save(baseline.state_dict(), tmp_path / "state.pt")
+    resumed = SnapshotBaseline()
+    resumed.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    module.inner.sharpness = 9.0
+    resumed.observe(module, 3)
+    assert torch.equal(resumed((batch()[0], None)), want)
+
+
+def test_what_a_forward_leaves_behind_is_no_part_of_a_snapshot():
+    module = Annealed()
+    module.kept = torch.zeros(1 << 23)  # 32 MB
+    module.itself, module.function = [module], len
+    baseline = taken(module)
+    assert "kept" not in baseline.state_dict()["attributes"][""]
+    assert set(baseline.state_dict()["attributes"][""]) == {"prototypes", "seen", "side"}

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -9,6 +10,11 @@ from torch import Tensor, nn
 
 from lightning_neurocorr.baselines.batch import Field, check_field, read_inputs
 from lightning_neurocorr.baselines.models import run_network, shown_fields
+from lightning_neurocorr.isolation.attributes import (
+    Attributes,
+    OtherAttributes,
+    plain_attributes,
+)
 from lightning_neurocorr.isolation.evaluating import evaluating
 from lightning_neurocorr.isolation.randomness import PrivateRandomness
 from lightning_neurocorr.isolation.swapping import call_with
@@ -19,10 +25,11 @@ _SHARDED = ("full_tensor", "_fsdp_flattened", "ds_tensor")  # marks of FSDP 2, F
 class SnapshotBaseline:
     """The model itself, frozen as it is first validated at or after an epoch.
 
-    The weights and buffers are kept beside the model (as much memory again) and travel in the
-    checkpoint, so a resumed run compares with the same snapshot. The live model is run with them
-    swapped in and is not changed; mixed precision stays as it is outside, so that the same weights
-    give the same answers.
+    The weights and buffers are kept beside the model (as much memory again), with what modules have
+    in plain attributes (a temperature, prototypes, switches). They travel in the checkpoint, so a
+    resumed run compares with the same snapshot. The live model is run with them swapped in and is
+    not changed; mixed precision stays as it is outside, so that the same weights give the same
+    answers.
 
     Args:
         epoch: 0 freezes the model at the first validation, after the first epoch of training.
@@ -45,6 +52,8 @@ class SnapshotBaseline:
         self.just_taken = False  # at the validation that goes on
         self._parameters: dict[str, Tensor] = {}
         self._buffers: dict[str, Tensor] = {}
+        self._attributes: Attributes = {}
+        self._others: OtherAttributes | None = None
         self._module: nn.Module | None = None
         self._randomness = PrivateRandomness()
 
@@ -70,6 +79,7 @@ class SnapshotBaseline:
             self.just_taken = self.taken_at is None and epoch >= self.epoch
             if self.just_taken:
                 self._parameters, self._buffers = _cloned(parameters), _cloned(buffers)
+                self._attributes = plain_attributes(module)
                 self.taken_at = epoch
             elif self.taken_at is not None:
                 _check_same(self._parameters, parameters)
@@ -77,6 +87,7 @@ class SnapshotBaseline:
                 self._buffers = {
                     k: v.to(buffers[k]) for k, v in self._buffers.items() if k in buffers
                 }
+            self._others = OtherAttributes(module, self._attributes)
         self._module = module
 
     def network(self) -> nn.Module:
@@ -92,7 +103,8 @@ class SnapshotBaseline:
     def renew(self) -> None:
         """Drop the snapshot of an earlier run."""
         self.taken_at, self._module, self.just_taken = None, None, False
-        self._parameters, self._buffers = {}, {}
+        self._parameters, self._buffers, self._attributes = {}, {}, {}
+        self._others = None
 
     def __call__(self, batch: Any) -> Tensor:
         """What the frozen model says about the batch."""
@@ -107,7 +119,8 @@ class SnapshotBaseline:
         state = {**self._parameters, **_cloned(self._buffers)}
 
         def call(*args: Any, **kwargs: Any) -> Any:
-            return call_with(module, state, args, kwargs)
+            with nullcontext() if self._others is None else self._others.in_place():
+                return call_with(module, state, args, kwargs)
 
         inputs = read_inputs(batch, self.inputs)
         with evaluating(module, self._randomness, autocast=True):
@@ -122,6 +135,7 @@ class SnapshotBaseline:
             "taken_at": self.taken_at,
             "parameters": self._parameters,
             "buffers": self._buffers,
+            "attributes": self._attributes,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -138,9 +152,14 @@ class SnapshotBaseline:
         self.taken_at = state_dict["taken_at"]
         self._parameters = dict(state_dict["parameters"])
         self._buffers = dict(state_dict["buffers"])
+        self._attributes = dict(state_dict.get("attributes", {}))
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_module": None}  # the live model does not belong to the baseline
+        return {
+            **self.__dict__,
+            "_module": None,
+            "_others": None,
+        }  # the live model does not belong to the baseline
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(epoch={self.epoch}{shown_fields(self)})"
