@@ -94,13 +94,14 @@ def sums_near(
     with own_graph(target.device):
         taps = Taps(layers)
         gradients = _differentiate(objective, taps)
+        zero = target.new_zeros(1, dtype=torch.float32)
         with exact_arithmetic(target.device):
             for name, of_calls in gradients.items():
                 place, kept = layers[name], [one.detach() for one in taps.kept[name]]
                 if method == "path":
                     of_calls = _path_gradients(objective, {name: place}, kept, path_steps)
                 calls = zip(kept, of_calls, taps.known[name], strict=True)
-                sums = sums_of_calls(place, calls, len(target), near.get(name))
+                sums = sums_of_calls(place, calls, len(target), near.get(name), zero)
                 if sums is not None:
                     found[name] = sums
     return found

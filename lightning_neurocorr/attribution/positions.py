@@ -24,23 +24,35 @@ class Sums(NamedTuple):
         product: Of (activation - near) times gradient, ``(n, D)``.
         gradient: Of the gradient, ``(n, D)``.
         near: A number near the mean of each neuron, ``(D,)``. Products are taken near the mean: a
-            large mean would drown the differences in float32.
+            large mean would drown the differences in float32. None is 0, for half precision, of
+            which products are exact in float32.
     """
 
     product: Tensor
     gradient: Tensor
-    near: Tensor
+    near: Tensor | None
 
     def plus(self, other: Sums) -> Sums:
         """With those of another call, near the same numbers."""
-        product, gradient = self.product + other.product, self.gradient + other.gradient
-        return Sums(product, gradient, self.near)
+        near = other.near if self.near is None else self.near
+        gradient = self.gradient + other.gradient
+        return Sums(self._product(near) + other._product(near), gradient, near)
+
+    def _product(self, near: Tensor | None) -> Tensor:
+        """Near these numbers, where it is near none so far."""
+        if self.near is not None or near is None:
+            return self.product
+        return self.product - near * self.gradient
 
     def from_zero(self) -> tuple[Tensor, Tensor]:
         """The sums of activation times gradient and of the gradient, float64."""
-        product, gradient, near = (part.cpu() if part.is_mps else part for part in self)
-        gradient = gradient.double()  # which MPS has not
-        return product.double().addcmul_(near.double(), gradient), gradient
+        product, gradient, near = self
+        if product.is_mps:  # which has no float64
+            product, gradient = product.cpu(), gradient.cpu()
+        product, gradient = product.double(), gradient.double()
+        if near is None:
+            return product, gradient
+        return product.addcmul_(near.to(product), gradient), gradient
 
 
 def sums_of_calls(
@@ -48,6 +60,7 @@ def sums_of_calls(
     calls: Iterable[tuple[Tensor, Tensor, tuple[PackedSequence | None, AskedMask | None]]],
     samples: int,
     near: Tensor | None,
+    zero: Tensor | None = None,
 ) -> Sums | None:
     """The sums over all calls of a layer; None where the rows of one are not the samples.
 
@@ -57,14 +70,15 @@ def sums_of_calls(
             the question for a token mask.
         samples: How many there are.
         near: A finite number near the mean of each neuron, ``(D,)``; None takes the first call's.
+        zero: A 0 in float32, made once for many layers; None makes one.
     """
     whole = None
     for activation, gradient, (packed, asked) in calls:
-        one = _of_call(place, activation, gradient, samples, packed, asked, near)
+        one = _of_call(place, activation, gradient, samples, packed, asked, near, zero)
         if one is None:
             return None
         whole = one if whole is None else whole.plus(one)
-        near = whole.near
+        near = near if whole.near is None else whole.near
     return whole
 
 
@@ -76,6 +90,7 @@ def _of_call(
     packed: PackedSequence | None,
     asked: AskedMask | None,
     near: Tensor | None,
+    zero: Tensor | None,
 ) -> Sums | None:
     """The sums of one call of a layer; None where its rows are not the samples."""
     if packed is not None or activation.is_nested:
@@ -94,18 +109,18 @@ def _of_call(
     positions = [axis for axis in others if axis != rows]
     # Half precision is widened as it is read: a copy of a whole layer costs more than the sums.
     dtype = _wide(activation.dtype)
-    if near is None or len(near) != activation.shape[units]:
-        near = activation.mean(others, dtype=dtype)
-    near = sent(near, activation.device, dtype)
-    exact = activation.dtype != dtype  # products of two such numbers are exact in float32
-    if exact:
-        product = torch.addcmul(near.new_zeros(1), activation, gradient)
+    if activation.dtype != dtype:  # products of two such numbers are exact in float32
+        near = None
+        zero = activation.new_zeros(1, dtype=dtype) if zero is None else zero
+        product = torch.addcmul(sent(zero, activation.device), activation, gradient)
     else:
+        if near is None or len(near) != activation.shape[units]:
+            near = activation.mean(others, dtype=dtype)
+        near = sent(near, activation.device, dtype)
         product = (activation - _along(units, near, activation)).mul_(gradient)
     if positions:
         product, gradient = product.sum(positions), gradient.sum(positions, dtype=dtype)
-    gradient = gradient.to(dtype)
-    return Sums(product.addcmul_(near, gradient, value=-1) if exact else product, gradient, near)
+    return Sums(product, gradient.to(dtype), near)
 
 
 def _along(axis: int, values: Tensor, like: Tensor) -> Tensor:

@@ -59,7 +59,8 @@ class AttributionSums:
         centre = torch.cat([torch.zeros(0), *given.values()]).to(**wide)
         near = centre.float()
         self._near = near.where(near.isfinite(), 0)
-        self._beside = self._near - centre  # what a float32 near the mean is off by
+        # What a float32 near the mean is off by, and 0.
+        self._beside, self._below = self._near - centre, -centre
         self._counts = torch.zeros(2, **wide)  # `only_model` samples of each fold
         self._pairs = torch.zeros(1, **wide)
         self._moments = torch.zeros(2, 2, neurons, **wide)  # rows k and k^2, by fold
@@ -108,7 +109,7 @@ class AttributionSums:
                     "it lies outside the module named by `output`, or no gradient of the "
                     "prediction reaches it",
                 )
-            elif (width := len(found[name].near)) != neurons:
+            elif (width := found[name].product.shape[1]) != neurons:
                 self._drop(name, f"it has {width} neurons, not {neurons} as before")
             else:
                 ready.append((name, found.pop(name)))
@@ -124,9 +125,14 @@ class AttributionSums:
     def _add(self, layers: Sequence[tuple[str, Sums]], samples: _Weights) -> None:
         """Add some layers that lie side by side or not, in a handful of operations."""
         there = self._beside.device
-        u, v = (torch.cat([sent(sums[side], there) for _, sums in layers], 1) for side in (0, 1))
+        u = torch.cat([sent(sums.product, there) for _, sums in layers], 1)
+        v = torch.cat([sent(sums.gradient, there) for _, sums in layers], 1)
         spans = [self._spans[name] for name, _ in layers]
-        k = u.double().addcmul_(torch.cat([self._beside[span] for span in _joined(spans)]), v)
+        off = [
+            (self._below if sums.near is None else self._beside)[span]
+            for span, (_, sums) in zip(spans, layers, strict=True)
+        ]
+        k = u.double().addcmul_(torch.cat(off), v)
         moments = torch.stack([samples.wins @ k, samples.wins @ (k * k)])
         shared = samples.shared @ k
         chosen = k[samples.paired].to(self._members.dtype)
@@ -211,7 +217,7 @@ def _blocks(layers: Iterable[tuple[str, Sums]], samples: int) -> Iterator[list[t
     block: list[tuple[str, Sums]] = []
     width = 0
     for one in layers:
-        neurons = len(one[1].near)
+        neurons = one[1].product.shape[1]
         if block and (width + neurons) * samples > _BLOCK:
             yield block
             block, width = [], 0

@@ -30,7 +30,8 @@ from lightning_neurocorr.validation.arriving import Late, on_its_way
 from lightning_neurocorr.validation.batches import JudgedBatch
 from lightning_neurocorr.validation.full_passes import in_full_passes
 from lightning_neurocorr.validation.processes import gather_objects, gather_rows, running
-from lightning_neurocorr.validation.rerun import Arguments, Rerun, too_many
+from lightning_neurocorr.validation.rerun import Arguments, Rerun
+from lightning_neurocorr.validation.rerun.first_answers import FirstAnswers, FirstForward
 from lightning_neurocorr.validation.rerun.module import NOT_AGAIN
 from lightning_neurocorr.validation.waiting import Piece, Waiting
 
@@ -280,26 +281,24 @@ class Attributing:
         settings: Attribution,
     ) -> str:
         """Run the samples of this process again; why that cannot be done, or empty."""
-        rerun, differs = waiting.rerun, []
+        rerun, said = waiting.rerun, FirstAnswers(waiting.rerun)
 
         def add(piece: Piece) -> None:
-            checked = _Checked(rerun, piece)
+            forward = FirstForward(rerun, piece.arguments)
             _, target, group, _, fold, rival, pair, bits = piece.integers.T
             weight = bits.contiguous().view(torch.float64)
             here = piece.prediction.device
             target, rival = (sent(part, here) for part in (target, rival))
-            sums.update(checked, layers, target, rival, group, fold, pair, weight)
-            differs.append(checked.differs)
+            sums.update(forward, layers, target, rival, group, fold, pair, weight)
+            said.add(forward, piece.prediction)
 
         try:
             with rerun.undisturbed():
                 in_full_passes(add, waiting, layers, settings, self._size, sums.neurons)
+                return NOT_AGAIN if said.differ() else ""
         except Exception as error:  # noqa: BLE001 -- other processes wait for the sums
             text = str(error).strip().split("\n")[0][:300]
             return f"running samples again failed with {type(error).__name__}: {text}"
-        if differs and too_many(torch.cat(differs)):
-            return NOT_AGAIN
-        return ""
 
 
 def _summed(sums: AttributionSums) -> AttributionSums:
@@ -325,17 +324,3 @@ def _lowest(score: Tensor, group: Tensor, wanted: tuple[int, int]) -> Tensor:
         rows = (group == label).nonzero().flatten()
         found[rows[score[rows].argsort(stable=True)[:count]]] = True
     return found
-
-
-class _Checked:
-    """Runs some samples, and compares their first answer with what was judged."""
-
-    def __init__(self, rerun: Rerun, piece: Piece) -> None:
-        self._rerun, self._piece = rerun, piece
-        self.differs = torch.zeros(0, dtype=torch.bool)
-
-    def __call__(self) -> Tensor:
-        logits = self._rerun.logits(self._piece.arguments)
-        if not len(self.differs):  # along a path the activations are others
-            self.differs = self._rerun.differs(logits, self._piece.prediction)
-        return logits
