@@ -1,6 +1,7 @@
 """What attribution asks of a GPU beside forward and backward, counted where there is none."""
 
 from collections import Counter
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from lightning_neurocorr.validation.rerun.arguments import Axis
 from lightning_neurocorr.validation.waiting import Piece, Waiting
 from tests.launches import Launches, on_meta
 from tests.neurons import seeded
+from tests.test_host_cost import counted
 
 N, WIDTH = 8, 6
 
@@ -54,7 +56,7 @@ def of_a_pass(layers: int, dtype: torch.dtype) -> Counter[str]:
     ("dtype", "each"),
     [
         (torch.float32, {"clone": 1, "sub": 1, "mul_": 1, "sum": 2}),
-        (torch.bfloat16, {"clone": 1, "addcmul": 1, "sum": 2, "new_zeros": 1, "addcmul_": 1}),
+        (torch.bfloat16, {"clone": 1, "addcmul": 1, "sum": 2}),
     ],
 )
 def test_a_layer_is_a_handful_of_launches_in_a_pass(
@@ -62,7 +64,7 @@ def test_a_layer_is_a_handful_of_launches_in_a_pass(
 ) -> None:
     few, many = of_a_pass(2, dtype), of_a_pass(7, dtype)
     assert many - few == {name: 5 * count for name, count in each.items()}
-    assert few.total() <= 2 * sum(each.values()) + 60
+    assert few.total() <= 2 * sum(each.values()) + 50
 
 
 # --- while samples wait ---------------------------------------------------------------------------
@@ -101,26 +103,51 @@ def test_buffers_are_kept_and_put_back_in_an_operation_for_each_dtype() -> None:
 # --- a validation ---------------------------------------------------------------------------------
 
 
-def added(size: int) -> int:
-    """Operators that attribution adds to a validation in batches of a size, wherever they run."""
+def compared(size: int) -> Callable[[bool], None]:
+    """A validation in batches of a size, with attribution or without."""
     model = network(10)
     x = torch.randn(640, WIDTH, 4, 4, generator=seeded())
     target = model(x).argmax(1).detach()
     wrong = torch.arange(640) % 3 == 0
     data = TensorDataset(x, target, torch.where(wrong, (target + 1) % 3, target))
-
-    def asked(attribution: bool | Attribution) -> Counter[str]:
-        with Launches() as launches:
-            compare(
-                model, DataLoader(data, size), BatchBaseline(2), target=1, attribution=attribution
-            )
-        return launches.found
-
     settings = Attribution(max_samples=60, samples_per_pass=60)
-    return (asked(settings) - asked(False)).total()
+
+    def run(attribution: bool) -> None:
+        asked = settings if attribution else False
+        compare(model, DataLoader(data, size), BatchBaseline(2), target=1, attribution=asked)
+
+    return run
+
+
+def added(size: int) -> int:
+    """Operators that attribution adds to a validation in batches of a size, wherever they run."""
+    run, found = compared(size), []
+    for attribution in (True, False):
+        with Launches() as launches:
+            run(attribution)
+        found.append(launches.found.total())
+    return found[0] - found[1]
 
 
 def test_attribution_of_a_validation_is_a_bounded_number_of_operators() -> None:
     few, many = added(640), added(32)
-    assert few <= 570  # two passes of 11 layers are about 400 of them
-    assert many - few <= 19 * 5  # batches more
+    assert few <= 530  # two passes of 11 layers are about 370 of them
+    assert many - few <= 19 * 4.5  # batches more
+
+
+def calls_added(size: int) -> int:
+    """Calls of functions that attribution adds to such a validation."""
+    run, found = compared(size), []
+    run(True)  # what is looked up once in a process
+    for attribution in (True, False):
+        with counted() as calls:
+            run(attribution)
+        found.append(calls[0])
+    return found[0] - found[1]
+
+
+def test_attribution_of_a_validation_is_a_bounded_number_of_calls() -> None:
+    """Measured with Python 3.11: 16,300 and 400 a batch. Before: 24,100 and 530."""
+    few, many = calls_added(640), calls_added(32)
+    assert few <= 18_000
+    assert many - few <= 19 * 450

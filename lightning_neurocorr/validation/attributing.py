@@ -171,14 +171,13 @@ class Attributing:
             self._choose(late)
 
     def _choose(self, late: Late) -> None:
-        told, draw = late.told(), hashed(late.keys.cpu(), seed=1)
-        rows, group, score = self._choice(
-            told[1], told[0], torch.from_numpy(draw.numpy() / 2.0**63)
-        )
+        told, draw = late.told(), hashed(late.keys.cpu(), seed=1).numpy()
+        rows, group, score = self._choice(told[1], told[0], torch.from_numpy(draw / 2.0**63))
         if self._waiting is None or not len(rows):
             return
-        _, target, answer, half = told.numpy()[:, rows.numpy()]
-        columns = (draw.numpy()[rows.numpy()], target, group.numpy(), answer, half)
+        chosen = rows.numpy()
+        _, target, answer, half = told.numpy()[:, chosen]
+        columns = (draw[chosen], target, group.numpy(), answer, half)
         there = sent(rows, late.prediction.device)
         prediction = late.prediction.index_select(0, there)
         integers = torch.from_numpy(np.stack(columns, 1))

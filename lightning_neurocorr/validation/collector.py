@@ -297,8 +297,8 @@ class Collector:
         if call is None:
             self.running_pass.no_attribution(NOT_CALLED)
             return None
-        called = self.padding.handed_on(call.arguments)
-        weigh = weighing(self.rerun, self.recorder.places, batch.prediction.device)
+        called, places = self.padding.handed_on(call.arguments), self.recorder.places
+        weigh = weighing(self.rerun, places, batch.prediction.device)
         own = self._per_sample(loaded)
         if not self.rerun.prepare(called, own, batch.prediction, weigh, trial):
             self.running_pass.no_attribution(self.rerun.refused)
@@ -311,7 +311,7 @@ class Collector:
             chosen = rows if kept is None else kept if rows is None else kept[rows]
             return self.rerun.rows(called, chosen)
 
-        return Source(self.rerun, self.recorder.places, arguments)
+        return Source(self.rerun, places, arguments)
 
     def _doubt_axes(self) -> None:
         """Leave out layers whose samples may lie on either of two axes of the same length."""

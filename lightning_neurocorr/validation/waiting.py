@@ -33,7 +33,7 @@ class Piece:
     score: Tensor
 
     def __len__(self) -> int:
-        return len(self.score)
+        return self.score.numel()
 
 
 class Waiting:

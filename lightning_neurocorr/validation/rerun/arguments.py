@@ -148,6 +148,8 @@ def join(calls: Sequence[Arguments], layout: Layout) -> Arguments:
 
 def share_whole(arguments: Arguments, other: Arguments, layout: Layout) -> Arguments:
     """Arguments with those tensors of ``other`` that hold no samples and are the same."""
+    if None not in layout:
+        return arguments
     pairs = iter(zip(tensors_in(other), layout, strict=True))
 
     def part(tensor: Tensor) -> Tensor:
@@ -167,6 +169,8 @@ def keep_whole(arguments: Arguments, layout: Layout, weights: Container[int]) ->
         layout: Theirs.
         weights: What all weights are known by, see :func:`is_known`.
     """
+    if None not in layout:
+        return arguments
     axes = iter(layout)
 
     def part(tensor: Tensor) -> Tensor:

@@ -189,7 +189,10 @@ class Rerun:
 
     def square(self, arguments: Arguments, n: int) -> bool:
         """Whether samples lie on the second axis of an argument whose first is as long."""
-        pairs = zip(tensors_in(arguments), self.layout or (), strict=False)
+        layout = self.layout or ()
+        if not any(place is not None and place.axis == 1 for place in layout):
+            return False
+        pairs = zip(tensors_in(arguments), layout, strict=False)
         return any(
             place is not None and place.axis == 1 and len(tensor) == n == tensor.shape[1]
             for tensor, place in pairs
@@ -202,6 +205,8 @@ class Rerun:
 
     def size_of(self, arguments: Arguments, before: Arguments | None = None) -> int:
         """Bytes of the arguments of some samples; not of weights, nor of what ``before`` has."""
+        if None not in (self.layout or (None,)):  # nothing is shared
+            return sum(tensor.nbytes for tensor in tensors_in(arguments))
         shared = {id(tensor) for tensor in tensors_in(before)}
         return sum(
             tensor.numel() * tensor.element_size()
