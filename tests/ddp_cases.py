@@ -141,6 +141,20 @@ def text_ids() -> dict[str, Any]:
     )  # fmt: skip
 
 
+class Normed(Net):
+    """The mean over positions of its first layer is fixed by a norm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net[1] = nn.InstanceNorm2d(5)
+        del self.net[2]
+
+
+@case
+def fixed_by_a_norm() -> dict[str, Any]:
+    return run(23, module=Normed)
+
+
 @case
 def several_loaders() -> dict[str, Any]:
     data = Pictures(28)

@@ -112,6 +112,8 @@ def of_a_batch(
         model(on_meta(8, 6, 4, 4))
     bare = launches.found
     with Collector(model, settings) as collector, torch.no_grad():
+        # the first batch compares answers, and a meta tensor has none
+        monkeypatch.setattr(collector.reader, "check_judged", lambda *_: None)
         for _ in range(3):
             x, y, found = on_meta(8, 6, 4, 4), on_meta(8, dtype=torch.int64), []
             with counted(monkeypatch) as launches:

@@ -235,6 +235,13 @@ def test_samples_that_every_process_saw_are_said(ranks: list[Results], alone: Re
         assert results["sharded_by_hand"]["n"] == 16 - 16 % len(ranks)
 
 
+def test_neurons_that_only_rounding_moves_have_no_r(ranks: list[Results], alone: Results) -> None:
+    for results in (*ranks, alone):
+        found = results["fixed_by_a_norm"]
+        assert found["columns"]["r"].isnan().tolist() == [True] * 5 + [False] * 7
+        assert any("same activation for all samples" in note for note in found["notes"])
+
+
 def test_each_loader_that_nobody_shares_out_is_looked_at(ranks: list[Results]) -> None:
     for results in ranks:
         found = results["one_of_two_loaders_shared_out"]

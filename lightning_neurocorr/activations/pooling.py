@@ -20,6 +20,7 @@ Pooling = str | Callable[..., Tensor]
 
 _HALF = (torch.float16, torch.bfloat16)
 _TOKEN = ("cls", "last")
+_ROUNDINGS = 8  # in a mean: an estimate of the largest
 
 
 def first_tensor(output: Any) -> Tensor:
@@ -128,6 +129,33 @@ def position_mean(
 def mean_dtype(activation: Tensor) -> torch.dtype:
     """In which dtype real numbers are averaged: half precision in float32."""
     return torch.float32 if activation.dtype in _HALF else activation.dtype
+
+
+def rounding_error(output: Any, place: Place) -> Tensor | None:
+    """By how much the mean of each neuron over positions may be off by rounding alone, ``(D,)``.
+
+    It goes with the root mean square of the numbers that are averaged. Half precision rounds each
+    of them by itself, so that more positions make up for it. None of packed and nested sequences.
+
+    Args:
+        output: What was heard at ``place`` in a batch.
+        place: See :func:`pool`.
+    """
+    if packed_in(output) is not None:
+        return None
+    activation = first_tensor(output).detach()
+    if activation.is_nested or activation.ndim < 2 or not activation.numel():
+        return None
+    activation = _as_real(activation)
+    axes, wide = axes_of(place, activation), mean_dtype(activation)
+    others = (axes.samples, *axes.positions)
+    count = math.prod([activation.shape[axis] for axis in others])
+    norm = torch.linalg.vector_norm(activation, dim=others, dtype=wide)
+    share = _ROUNDINGS * torch.finfo(wide).eps
+    if activation.dtype in _HALF:
+        positions = max(count // activation.shape[axes.samples], 1)
+        share = max(share, 2 * torch.finfo(activation.dtype).eps / math.sqrt(positions))
+    return norm * (share / math.sqrt(count))
 
 
 def widened(values: Tensor) -> Tensor:

@@ -24,6 +24,7 @@ from lightning_neurocorr.activations.pooling import (
     packed_in,
     pool,
     position_mean,
+    rounding_error,
 )
 from lightning_neurocorr.activations.sites import Place, Site, carrier, listen
 from lightning_neurocorr.activations.token_calls import AskedMask, TokenMasks, mask_for, mask_of
@@ -69,6 +70,8 @@ class ActivationRecorder:
             calls ``(N, D)``, which is the very tensor of :meth:`take` where that has the same
             numbers, and how many positions each sample has. Layers whose neurons a callable
             ``pooling`` makes up itself are missing.
+        rounding: By how much means over positions may be off by rounding alone, ``(D,)`` by layer,
+            in the first batch; where ``pooling`` is ``"mean"``.
         lengths: Of token layers without a mask, how many positions they had in any batch.
         unheeded: Layers with a mask that a callable ``pooling`` does not ask for.
         refused: Names of layers that cannot carry a hook (TorchScript), with the reason.
@@ -92,6 +95,7 @@ class ActivationRecorder:
         self.lengths: dict[str, set[int]] = {}
         self.unheeded: set[str] = set()
         self.refused: dict[str, str] = {}
+        self.rounding: dict[str, Tensor | None] = {}
         self._handles: list[RemovableHandle] = []
         self.over_positions: dict[str, OverPositions] = {}
         self._heard: dict[str, dict[Moment, Calls]] = {}
@@ -276,7 +280,9 @@ class ActivationRecorder:
             heard: The name that :meth:`hear` was given for a layer, where it was.
         """
         names = {key: name for name, key in heard.items()}
-        recorded: list[dict[str, Any]] = [self._heard, self._failed, self._doubts, self.lengths]
+        recorded: list[dict[str, Any]] = [
+            self._heard, self._failed, self._doubts, self.lengths, self.rounding,
+        ]  # fmt: skip
         for kept in recorded:
             found = {names[key]: value for key, value in kept.items() if key in names}
             kept.clear()
@@ -320,6 +326,8 @@ class ActivationRecorder:
             if not heeds_masks(self.pooling):
                 self.unheeded.add(name)
         pooled, over = self._read(output, place, None if mask is None else mask.real, axes)
+        if self.pooling == "mean" and name not in self.rounding:
+            self.rounding[name] = rounding_error(output, place)
         self._add(name, moment, pooled, over)
         if over is not None and isinstance(over[1], Tensor):
             self._doubt(name, (over[1] == 0).any(), _EMPTY)

@@ -184,6 +184,7 @@ class Collector:
             activations, problems = self.recorder.take(n, call)
             if self.recorder.found is not None:
                 self.running_pass.read_at = self.recorder.found.names
+            self.running_pass.rounding = self.recorder.rounding
             baseline = self._ask_baseline(batch, prediction, loader, numbers)
             self._check_classes(target, prediction, baseline)
             keys = numbers if names is None else number_ids(names)
@@ -232,7 +233,7 @@ class Collector:
 
     def _prove_rows(self, trial: Trial | None, activations: Mapping[str, Tensor]) -> dict[str, str]:
         """Why layers cannot be read whose rows are not the samples."""
-        strange = {} if trial is None else strange_rows(trial, activations)
+        strange = {} if trial is None else strange_rows(trial, activations, self.recorder.rounding)
         self.recorder.prove(strange)
         return strange
 

@@ -30,6 +30,7 @@ from lightning_neurocorr.validation.remarks import (
     control_notes,
     message,
     repeated_ids,
+    silence,
 )
 
 
@@ -44,6 +45,7 @@ class NeuronSums:
         means: Mean over samples and positions, ``(D,)``; NaN where neurons are no units.
         attributed: The *used* column by layer.
         rankings: The strongest samples by layer; empty where none were kept.
+        silent: Layers whose neurons say the same of every sample, up to rounding.
     """
 
     total: Moments
@@ -52,6 +54,7 @@ class NeuronSums:
     means: np.ndarray
     attributed: Mapping[str, AttributionColumns]
     rankings: Mapping[str, Ranking]
+    silent: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -129,6 +132,7 @@ def report_of(validation: Validation, /, **fields: Any) -> NeuronReport:
         notes=(
             *alarms_of(validation),
             *validation.remarks,
+            *silence(() if neurons is None else neurons.silent),
             *repeated_ids(samples),
             *control_notes(() if neurons is None else neurons.cells, validation.control),
             *validation.attribution_notes,

@@ -23,6 +23,13 @@ from lightning_neurocorr.validation.finished import NeuronSums, Validation
 from lightning_neurocorr.validation.position_means import PositionMeans
 from lightning_neurocorr.validation.processes import gather_objects, gather_rows
 from lightning_neurocorr.validation.remarks import Control, check_classes
+from lightning_neurocorr.validation.rounding import (
+    constant,
+    largest,
+    levelled,
+    levelled_cells,
+    silent_layers,
+)
 from lightning_neurocorr.validation.watched import Watched
 
 # Sums by class cost 128 bytes per class and neuron; where they would take more, classes are pooled.
@@ -47,6 +54,7 @@ class ValidationPass:
 
     Attributes:
         provenance: In words, which tensors are compared; any room may add an entry.
+        rounding: By how much each neuron may be off by rounding alone, ``(D,)`` by layer.
     """
 
     def __init__(
@@ -77,6 +85,7 @@ class ValidationPass:
         )
         self.remarks: list[str] = []
         self.read_at: dict[str, str] = {}
+        self.rounding: Mapping[str, Tensor | None] = {}
         self._position_means = PositionMeans()
         self._rows: ClassRows | None = None
         self.provenance: dict[str, str] = {}
@@ -313,6 +322,13 @@ class ValidationPass:
             return None, self._attributing.finish(ready, {}, device)
         total, halves = watched.moments()
         cells = self._cells(watched, agreed.classes)
+        fixed = constant(total, largest(self.rounding, layout, device))
+        silent = silent_layers(layout, total, fixed)
+        if fixed.any():
+            which = torch.from_numpy(fixed)
+            halves = [levelled(half, total.mean, which) for half in halves]
+            cells = [levelled_cells(part, total.mean, which) for part in cells]
+            total = levelled(total, total.mean, which)
         means = self._position_means.compute(
             layout.split(mean_column(total)),
             watched.sums(),
@@ -328,6 +344,7 @@ class ValidationPass:
             layout.joined(means),
             attributed.columns,
             watched.rankings(),
+            silent,
         )
         return found, attributed
 

@@ -28,6 +28,12 @@ _POOLS = (
     "Classes were controlled for in {} pools, each of classes on which model and baseline did "
     "about as well in the validation before: sums for so many classes do not fit."
 )
+_NAMED = 12
+_SILENT = (
+    "Every neuron of {}{} has the same activation for all samples, up to rounding: its mean over "
+    "positions is fixed, by a norm over positions say. So it has no r. pooling='max' may tell "
+    "samples apart."
+)
 _TOO_FEW = (
     "No neuron is said to encode the advantage: within classes, too few samples of `only_model` "
     "stand against samples of `both`."
@@ -118,6 +124,15 @@ def layers_left_out(problems: Mapping[str, str]) -> list[str]:
         else f"{len(names)} layers were left out ({', '.join(names)}): {why}."
         for why, names in named.items()
     ]
+
+
+def silence(layers: Sequence[str]) -> tuple[str, ...]:
+    """That the neurons of some layers tell no samples apart, where there are such."""
+    if not layers:
+        return ()
+    names = ", ".join(layers[:_NAMED])
+    more = f" and {len(layers) - _NAMED} more" if len(layers) > _NAMED else ""
+    return (_SILENT.format(names, more),)
 
 
 def repeated_ids(samples: SampleTable) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ layer sample by sample. Nothing but the length of its output would be looked at 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from lightning_neurocorr.validation.rerun.module import Rerun, Weigh
 
 FEWEST = 2  # samples that an order can be told from
 
+_ROUNDINGS = 4  # how often rounding may be larger than in the first batch
 _TOLERANCE = 0.05  # of the largest number: precision and the size of a batch make less of it
 _STRANGE = (
     "its rows are not the samples of the batch in their order: {} of them were run again in "
@@ -88,12 +90,15 @@ def try_out(
     return Trial(layout, rows, logits[0] if logits else None, activations)
 
 
-def strange_rows(trial: Trial, activations: Mapping[str, Tensor]) -> dict[str, str]:
+def strange_rows(
+    trial: Trial, activations: Mapping[str, Tensor], rounding: Mapping[str, Tensor | None]
+) -> dict[str, str]:
     """Layers with rows that are not the samples of the batch in their order, and how they differ.
 
     Args:
         trial: Of the batch.
         activations: What layers said in it, ``(N, D)``.
+        rounding: By how much each neuron may be off by rounding alone, ``(D,)`` by layer.
     """
     again, rows = trial.activations, trial.rows
     strange, pairs = {}, {}
@@ -104,7 +109,7 @@ def strange_rows(trial: Trial, activations: Mapping[str, Tensor]) -> dict[str, s
         elif found.shape[1] == before.shape[1]:
             pairs[name] = found, before
     if pairs:
-        flags = _differ([*pairs.values()], rows).tolist()
+        flags = _differ([*pairs.values()], rows, [rounding.get(name) for name in pairs]).tolist()
         strange |= {name: "other values" for name, off in zip(pairs, flags, strict=True) if off}
     return {
         name: _STRANGE.format(len(rows), strange[name]) for name in activations if name in strange
@@ -119,11 +124,16 @@ class _Unseen(ActivationRecorder):
             super().hear(name, place, value)
 
 
-def _differ(pairs: Sequence[tuple[Tensor, Tensor]], rows: Tensor) -> Tensor:
+def _differ(
+    pairs: Sequence[tuple[Tensor, Tensor]], rows: Tensor, rounding: Sequence[Tensor | None] = ()
+) -> Tensor:
     """Whether what is said now is not what was said of these rows before, of each pair."""
     flags = []
-    for found, before in pairs:
+    for (found, before), noise in zip_longest(pairs, rounding):
         wanted = before.index_select(0, rows.to(before.device))
         a, b = (in_widest(part.detach()).nan_to_num(0, 0, 0) for part in (found, wanted))
-        flags.append((a - b).abs().amax() > _TOLERANCE * b.abs().amax().clamp_min(1e-30))
+        gap = (a - b).abs()
+        if noise is not None:
+            gap = gap - _ROUNDINGS * noise.to(gap)
+        flags.append(gap.amax() > _TOLERANCE * b.abs().amax().clamp_min(1e-30))
     return torch.stack([flag.to(flags[0].device) for flag in flags])  # one transfer for all
