@@ -37,6 +37,7 @@ from lightning_neurocorr.functional.inference import (
     p_value,
 )
 from lightning_neurocorr.functional.moments import (
+    MergeStep,
     Moments,
     correlation,
     correlation_given,
@@ -45,6 +46,7 @@ from lightning_neurocorr.functional.moments import (
     merge_moments_,
     merge_neurons_,
     merge_shared_,
+    merge_step,
 )
 
 __all__ = [
@@ -58,6 +60,7 @@ __all__ = [
     "Advantage",
     "AdvantageFunction",
     "Judgement",
+    "MergeStep",
     "Moments",
     "adjust_p_values",
     "check_advantage",
@@ -82,6 +85,7 @@ __all__ = [
     "merge_moments_",
     "merge_neurons_",
     "merge_shared_",
+    "merge_step",
     "outcome_groups",
     "p_value",
 ]

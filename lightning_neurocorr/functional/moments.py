@@ -6,6 +6,7 @@ All moments are float64; what cannot be computed is NaN, never 0.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -41,43 +42,57 @@ class Moments:
 
     def neurons(self, chosen: slice) -> Moments:
         """The moments of some neurons, views of these."""
+        if chosen.start == 0 and chosen.stop >= self.mean.shape[-1]:
+            return self
         rows = (part[..., chosen] for part in (self.mean, self.m2, self.active, self.c))
         return Moments(self.n, self.w, self.ww, *rows)
 
 
 def merge_moments_(a: Moments, b: Moments) -> None:
     """Add ``b``, the moments of other samples, to ``a`` in place."""
-    merge_neurons_(a, b)
-    merge_shared_(a, b.n, b.w, b.ww)
+    step = merge_step(a, b.n, b.w)
+    merge_neurons_(a, b, step)
+    merge_shared_(a, step, b.n, b.ww)
 
 
-def merge_neurons_(a: Moments, b: Moments) -> None:
+class MergeStep(NamedTuple):
+    """What all neurons share where other samples are merged.
+
+    Attributes:
+        share: The share of the other samples in the union, ``(1,)``; 0 where there are none.
+        weight: ``share`` times the number of samples before.
+        dw: What the means of the columns of the other samples have more, ``(k,)``.
+    """
+
+    share: Tensor
+    weight: Tensor
+    dw: Tensor
+
+
+def merge_step(a: Moments, n: Tensor, w: Tensor) -> MergeStep:
+    """How ``a`` goes on with ``n`` other samples, whose columns have the means ``w``."""
+    share = (n / (a.n + n).clamp_min(1))[..., None]
+    return MergeStep(share, share * a.n[..., None], w - a.w)
+
+
+def merge_neurons_(a: Moments, b: Moments, step: MergeStep) -> None:
     """Add the part of ``b`` that each neuron has to ``a`` in place, before :func:`merge_shared_`.
 
     Formulas: Chan, Golub & LeVeque 1983, "Algorithms for computing the sample variance".
     """
-    n = a.n[..., None]
-    share = _share(n, b.n[..., None])
-    f = share * n
     dm = b.mean - a.mean
-    a.m2.add_(b.m2).addcmul_(f * dm, dm)
-    a.c.add_(b.c).addcmul_(f[..., None, :] * (b.w - a.w)[..., None], dm[..., None, :])
+    a.m2.add_(b.m2).addcmul_(step.weight * dm, dm)
+    a.c.add_(b.c).addcmul_((step.weight * step.dw)[..., None], dm[..., None, :])
     a.active.add_(b.active)
-    a.mean.addcmul_(share, dm)  # exact for the first samples: 0 + 1 * (b.mean - 0)
+    a.mean.addcmul_(step.share, dm)  # exact for the first samples: 0 + 1 * (b.mean - 0)
 
 
-def merge_shared_(a: Moments, n: Tensor, w: Tensor, ww: Tensor) -> None:
+def merge_shared_(a: Moments, step: MergeStep, n: Tensor, ww: Tensor) -> None:
     """Add the part that all neurons share of the moments of other samples to ``a`` in place."""
-    share, dw = _share(a.n, n)[..., None], w - a.w
-    f = share * a.n[..., None]
-    a.ww.add_(ww).addcmul_((f * dw)[..., :, None], dw[..., None, :])
-    a.w.addcmul_(share, dw)
+    dw = step.dw
+    a.ww.add_(ww).addcmul_((step.weight * dw)[..., None], dw[..., None, :])
+    a.w.addcmul_(step.share, dw)
     a.n.add_(n)
-
-
-def _share(n: Tensor, more: Tensor) -> Tensor:
-    """The share of ``more`` samples in the union; 0 where there are none."""
-    return more / (n + more).clamp_min(1)
 
 
 def correlation(moments: Moments, column: int = 0) -> Tensor:

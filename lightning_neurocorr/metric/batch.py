@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_neurocorr.functional.devices import sent, widest, with_float64
 
@@ -66,7 +67,7 @@ def read_columns(
     """
     home = with_float64(device)  # float32 would leave a spread to a column that is constant
     columns = _columns(advantage, covariates, home)
-    inside = _inside(len(columns), fold, folds, home).to(columns.dtype)
+    inside = _inside(columns, fold, folds)
     n = inside.sum(1)
     w = (inside @ columns) / n.clamp_min(1)[:, None]
     centred = (columns.mT - w[:, :, None]) * inside[:, None]  # (F, k, N)
@@ -79,7 +80,7 @@ def _columns(advantage: Tensor, covariates: Tensor | None, device: torch.device)
     """Advantage and covariates, ``(N, k)``."""
     columns = advantage.detach().to(device, widest(device))[:, None]
     # A check on an accelerator would wait for it at every batch; there compute() raises.
-    if device.type == "cpu" and not bool(columns.isfinite().all()):
+    if device.type == "cpu" and not _are_finite(columns):
         raise ValueError(
             "Expected `advantage` to be finite, but got NaN or infinity. "
             "Drop or clip those samples."
@@ -89,18 +90,22 @@ def _columns(advantage: Tensor, covariates: Tensor | None, device: torch.device)
     return torch.cat([columns, covariates.detach().to(columns)], 1)
 
 
-def _inside(n: int, fold: Tensor | None, folds: int, device: torch.device) -> Tensor:
+def _are_finite(values: Tensor) -> bool:
+    """Whether all are finite: so they are where their sum is, which is one operation."""
+    return math.isfinite(float(values.sum())) or bool(values.isfinite().all())
+
+
+def _inside(columns: Tensor, fold: Tensor | None, folds: int) -> Tensor:
     """Which samples are in which fold, ``(F, N)``."""
     if fold is None:
-        inside = torch.zeros(folds, n, device=device)
-        inside[0] = 1
-        return inside
-    inside = fold.to(device) == torch.arange(folds, device=device)[:, None]
-    if device.type == "cpu" and not bool(inside.any(0).all()):
+        inside = columns.new_ones(1, len(columns))
+        return inside if folds == 1 else nn.functional.pad(inside, (0, 0, 0, folds - 1))
+    inside = fold.to(columns.device) == torch.arange(folds, device=columns.device)[:, None]
+    if columns.device.type == "cpu" and not bool(inside.any(0).all()):
         raise ValueError(
             f"Expected `fold` to hold integers in [0, {folds}), but got {fold.unique()}."
         )
-    return inside
+    return inside.to(columns.dtype)
 
 
 def exact(values: Tensor, device: torch.device) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from lightning_neurocorr.functional import Moments, correlation, merge_shared_
+from lightning_neurocorr.functional import Moments, correlation, merge_shared_, merge_step
 from lightning_neurocorr.functional.devices import with_float64
 from lightning_neurocorr.functional.side_by_side import read_parts, side_by_side
 from lightning_neurocorr.isolation.precision import exact_arithmetic
@@ -17,6 +17,8 @@ from lightning_neurocorr.metric import on_device
 from lightning_neurocorr.metric.batch import check_columns, read_columns
 from lightning_neurocorr.metric.packing import Merge, PackedState
 from lightning_neurocorr.metric.reduction import add_batch_
+
+_WRITTEN = ("state", "_computed", "_update_count")
 
 
 class NeuronAdvantageCorrelation(Metric):
@@ -92,6 +94,13 @@ class NeuronAdvantageCorrelation(Metric):
             dist_reduce_fx=Merge(self.layout),
         )
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """As in every module; what each update writes is no parameter to search for."""
+        if name in _WRITTEN:
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
+
     def update(
         self,
         activations: Tensor | Sequence[Tensor],
@@ -115,7 +124,7 @@ class NeuronAdvantageCorrelation(Metric):
         """
         parts = read_parts(activations, self.num_neurons)
         given = (advantage, covariates, fold)
-        check_columns(*given, (len(parts[0]), self.num_covariates))
+        check_columns(*given, (parts[0].shape[0], self.num_covariates))
         state, in_blocks = self._writable(), partial(self._add_blocks, parts, given)
         of_metric = (self.layout, self.count_active)
         found = on_device.add_batch(state, *of_metric, parts, given, in_blocks)
@@ -135,12 +144,13 @@ class NeuronAdvantageCorrelation(Metric):
             columns = read_columns(
                 *given, folds=self.folds, device=parts[0].device, state_device=state.device
             )
-            if len(parts[0]):
+            if parts[0].shape[0]:
                 moments = self.layout.unpack(state)
+                step = merge_step(moments, columns.n, columns.w)
                 for neurons, x in side_by_side(parts):
                     part = moments.neurons(neurons)
-                    add_batch_(part, x, columns, self.count_active, self.compiled)
-                merge_shared_(moments, columns.n, columns.w, columns.ww)
+                    add_batch_(part, x, columns, step, self.count_active, self.compiled)
+                merge_shared_(moments, step, columns.n, columns.ww)
 
     def _writable(self) -> Tensor:
         """The state, as a tensor that may be changed in place."""

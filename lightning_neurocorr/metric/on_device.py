@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Collection, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any
@@ -66,14 +65,14 @@ def add_batch(
         given: Advantage ``(N,)``, covariates ``(N, K - 1)``, folds ``(N,)``.
         in_blocks: Adds the batch to a state without kernels, to compare with.
     """
-    folds, device = len(state), parts[0].device
+    folds, n, device = state.shape[0], parts[0].shape[0], parts[0].device
     fits = folds <= _MOST_FOLDS and layout.columns <= _MOST_COLUMNS and state.is_contiguous()
     if not (fits and device == state.device and _suit(device, parts, _DTYPES)):
         return None
-    if not len(parts[0]):
+    if not n:
         return state
     passes = list(side_by_side(parts))
-    chunks = _chunks(len(parts[0]), layout.neurons, folds)
+    chunks = _chunks(n, layout.neurons, folds)
     at_once = chunks == layout.columns == len(passes) == 1
     # A CUDA graph goes on with the state that it was made with.
     whole = at_once and folds == 1 and not is_recorded(device)
@@ -96,8 +95,10 @@ def add_batch(
 
 def _another(state: Tensor) -> Tensor:
     """A tensor for the next state; one of inference mode could not be changed by later updates."""
-    with torch.inference_mode(False) if torch.is_inference_mode_enabled() else nullcontext():
-        return torch.empty(state.shape, dtype=state.dtype, device=state.device)
+    if torch.is_inference_mode_enabled():
+        with torch.inference_mode(False):
+            return _another(state)
+    return torch.empty(state.shape, dtype=state.dtype, device=state.device)
 
 
 def _add_whole(state: Tensor, to: Tensor, count_active: bool, x: Tensor, advantage: Tensor) -> None:
@@ -245,8 +246,11 @@ def _on(device: torch.device, values: Tensor) -> Tensor:
 def _try(device: torch.device, run: Callable[[], None]) -> bool:
     """Launch kernels; False, and a warning once, where one can't be compiled or launched."""
     try:
-        with nullcontext() if _is_current(device) else torch.cuda.device(device):
+        if _is_current(device):
             run()
+        else:
+            with torch.cuda.device(device):
+                run()
     except torch.cuda.OutOfMemoryError:
         raise
     except Exception as error:  # noqa: BLE001 -- compilers raise anything; we can do without

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from lightning_neurocorr.functional import Moments, merge_neurons_
+from lightning_neurocorr.functional import MergeStep, Moments, merge_neurons_
 from lightning_neurocorr.functional.devices import widest
 from lightning_neurocorr.metric.batch import BatchColumns, exact
 from lightning_neurocorr.metric.fused import add_fused_, can_fuse
@@ -31,6 +31,7 @@ def add_batch_(
     state: Moments,
     x: Tensor,
     columns: BatchColumns,
+    step: MergeStep,
     count_active: bool,
     fuse: bool = False,
 ) -> None:
@@ -40,6 +41,7 @@ def add_batch_(
         state: Moments of ``F`` folds.
         x: Activations ``(N, D)``.
         columns: What comes with them.
+        step: How the moments of the folds go on with the batch.
         count_active: Whether to count where activations are not 0.
         fuse: Whether to sum in a compiled kernel where that suits.
     """
@@ -48,7 +50,7 @@ def add_batch_(
         shift = _shift(part, x[:, chunk])
         sums = _sums(x[:, chunk], shift, columns, count_active, fuse)
         batch = _moments(x[:, chunk], shift, columns, sums, part.mean.device)
-        merge_neurons_(part, batch)
+        merge_neurons_(part, batch, step)
 
 
 def _moments(
@@ -65,7 +67,7 @@ def _moments(
         for redo in lost.split(_REDONE) if len(lost) else ():
             wide = _sums(x[:, redo], shift[redo].double(), columns)
             sums[:, redo], squares[:, redo] = wide[:2]
-    sums = sums.unflatten(0, (len(columns.n), -1))
+    sums = sums.view(len(columns.n), -1, sums.shape[1])
     offset = sums[:, 0] / columns.n.clamp_min(1)[:, None]
     return Moments(
         n=columns.n,
@@ -82,10 +84,13 @@ def _sums(
     x: Tensor, shift: Tensor, columns: BatchColumns, count_active: bool = False, fuse: bool = False
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Sums of Y = X - shift per row of ``left``, of Y^2 and of X != 0 per row of ``inside``."""
-    d = x.shape[1]
     left, inside = columns.left.to(shift.dtype), columns.inside.to(shift.dtype)
-    sums, squares = shift.new_zeros(len(left), d), shift.new_zeros(len(inside), d)
-    active = torch.zeros_like(squares) if count_active else squares.new_zeros(len(inside), 1)
+    block = _BLOCK if x.device.type == "cpu" else _DEVICE_BLOCK
+    if x.numel() <= block and not fuse:
+        return _of_one_block(x, shift, left, inside, count_active)
+    (f, _), d = inside.shape, x.shape[1]
+    sums, squares = shift.new_zeros(left.shape[0], d), shift.new_zeros(f, d)
+    active = shift.new_zeros(f, d if count_active else 1)
     totals = (sums, squares, active)
     if fuse and can_fuse(x, left):
         done = add_fused_(totals, x, shift, left, inside, count_active)
@@ -93,6 +98,16 @@ def _sums(
     if len(x):
         _add_blocks_(totals, x, shift, left, inside, count_active)
     return totals
+
+
+def _of_one_block(
+    x: Tensor, shift: Tensor, left: Tensor, inside: Tensor, count_active: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The sums of a batch that is no larger than a block, in few operations."""
+    y = x - shift if x.dtype == shift.dtype else x.to(shift.dtype).sub_(shift)
+    sums, squares = left @ y, inside @ torch.mul(y, y, out=y)
+    active = inside @ torch.ne(x, 0, out=y) if count_active else y.new_zeros(len(inside), 1)
+    return sums, squares, active
 
 
 def _add_blocks_(
@@ -148,9 +163,9 @@ def _shift(state: Moments, x: Tensor) -> Tensor:
     dtype = torch.float32 if narrow else widest(x.device)
     n, mean = state.n, state.mean
     if n.device.type == "cpu":  # looking costs nothing
-        known = n.nonzero()
-        if len(known):
-            return mean[known[0, 0]].to(x.device, dtype)
+        known = next((fold for fold, seen in enumerate(n.tolist()) if seen), None)
+        if known is not None:
+            return mean[known].to(x.device, dtype)
     some = x[:: -(-len(x) // _FIRST)].sort(0).values
     shift = exact(some[len(some) // 2], mean.device)
     for fold in reversed(range(len(n))):

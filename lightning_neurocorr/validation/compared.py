@@ -61,7 +61,7 @@ def check_judged(
     Raises:
         ValueError: Where it was not named; says how to.
     """
-    if judging is None:
+    if judging is None or prediction.is_meta:  # there are no values to compare
         return []
     classes, labels = F.class_ids(prediction), F.class_ids(target)
     met = _of_the_prediction(judging.comparisons, read)
