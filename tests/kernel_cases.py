@@ -6,6 +6,7 @@ must be known before Triton is imported.
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -476,3 +477,60 @@ def test_cells_of_one_sample_and_of_none() -> None:
     for n, rows in ((1, 1), (3, 9)):
         args: dict[str, Any] = {"n": n, "rows": rows}
         assert_same_cells(cells(True, **args), cells(False, **args))
+
+
+# --- numbers that do not fit ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("covariates", [0, 2])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_what_pytorch_makes_by_default_is_not_what_kernels_write(
+    dtype: torch.dtype, covariates: int
+) -> None:
+    x, a = torch.randn(60, 5), torch.randn(60)
+    more = torch.randn(60, covariates) if covariates else None
+    given = (x, a, more, torch.arange(60) % 2)
+    settings: dict[str, Any] = {"args": (5,), "folds": 2, "num_covariates": covariates}
+    expected = in_blocks(*given, **settings)
+    torch.set_default_dtype(dtype)
+    try:
+        metric = NeuronAdvantageCorrelation(5, folds=2, num_covariates=covariates)
+        metric.update(*given)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    torch.testing.assert_close(metric.state, expected.state, rtol=1e-6, atol=1e-5)
+
+
+def test_folds_that_lie_beyond_32_bits(launches: list[str]) -> None:
+    """Three folds of 2^30 numbers each, of which only those of two neurons are ever touched."""
+    size, folds, neurons = (1 << 30) + 8, 3, 2
+    try:
+        memory = mmap.mmap(
+            -1, 8 * size * folds, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x4000
+        )
+    except OSError:
+        pytest.skip("no room for so many addresses")
+
+    def part(fold: int) -> Tensor:
+        """The numbers of a fold that are used."""
+        start = 8 * size * fold
+        return torch.frombuffer(memory, dtype=torch.float64, count=11, offset=start)
+
+    x, a, fold = torch.randn(30, neurons), torch.randn(30), torch.arange(30) % folds
+    metric = NeuronAdvantageCorrelation(neurons, folds=folds)
+    metric.update(x, a, fold=fold)
+    layout, order = metric.layout, torch.empty(30, dtype=torch.int32)
+    bounds, left = torch.empty(folds, 2, dtype=torch.int32), torch.empty(1, 30)
+    heads, shift = torch.empty(3, folds, layout.head_size, dtype=torch.float64), torch.empty(2)
+    read = (x, *x.stride(), *x.shape)
+    small: dict[str, Any] = {"ROWS": 16, "COLS": 16, "F": folds}
+    on_device._launch(
+        "prepare", (folds + 1,), *read, a, a, fold, part(0), size, 0, order, bounds, left, heads,
+        shift, **small, K=1, WIDE=1, FOLDED=True,
+    )  # fmt: skip
+    on_device._launch(
+        "add_in", (1,), *read, order, bounds, left, shift, heads, part(0), size, **small,
+        ACTIVE=False, AHEAD=1,
+    )  # fmt: skip
+    found = torch.stack([part(fold) for fold in range(folds)])
+    torch.testing.assert_close(found, metric.state, rtol=1e-6, atol=1e-6)

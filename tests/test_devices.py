@@ -127,6 +127,60 @@ def test_studies_find_the_same_on_every_device(setting, places):
         np.testing.assert_allclose(here, there, rtol=1e-3, atol=1e-4, err_msg=name)
 
 
+@pytest.mark.parametrize("device", pretend_device.KINDS)
+@pytest.mark.parametrize("known", [True, False])
+def test_tensors_may_be_made_on_a_device_by_default(device, known):
+    """``torch.set_default_device`` is for the user's tensors."""
+    settings = SETTINGS["ablation" if known else "max"]
+    expected = _compared("cpu", "cpu", settings, known)
+    with pretend_device.pretended(), torch.device(device):
+        found = _compared(device, device, settings, known)
+    _same(found, expected, 1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_tensors_may_have_another_type_by_default(dtype):
+    settings, before = SETTINGS["pictures"], torch.get_default_dtype()
+    net, loader = Split().eval(), _loader(Split().eval(), known=False)
+    expected = compare(net, loader, BatchBaseline(2), target=1, **settings())
+    torch.set_default_dtype(dtype)
+    try:
+        found = compare(net, loader, BatchBaseline(2), target=1, **settings())
+    finally:
+        torch.set_default_dtype(before)
+    _same(found, expected, 1e-6)
+
+
+FACTORIES = {
+    "zeros",
+    "ones",
+    "arange",
+    "tensor",
+    "full",
+    "empty",
+    "rand",
+    "randn",
+    "randperm",
+    "eye",
+}
+
+
+def test_we_say_where_a_tensor_is_made():
+    """Or it would be where the user makes tensors by default, beside others on the host."""
+    root = Path(lightning_neurocorr.__file__).parent
+    silent = [
+        f"{path.relative_to(root).as_posix()}:{node.lineno}: {ast.unparse(node)}"
+        for path in root.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and ast.unparse(node.func.value) == "torch"
+        and node.func.attr in FACTORIES
+        and not {keyword.arg for keyword in node.keywords} & {"device", None}
+    ]
+    assert not silent, "Say `device=`: " + "; ".join(silent)
+
+
 def _always_0(batch):
     return torch.zeros_like(batch[1])
 

@@ -92,3 +92,23 @@ def test_generators_of_a_gpu() -> None:
     with preserved_randomness(device, 3):
         torch.rand(2, device=device)
     assert torch.cuda.get_rng_state(device).equal(before)
+
+
+def test_the_generator_of_apples_gpu_is_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    apple = torch.Generator().manual_seed(3)
+    for name, call in (
+        ("get_rng_state", apple.get_state),
+        ("set_rng_state", apple.set_state),
+        ("manual_seed", apple.manual_seed),
+    ):
+        monkeypatch.setattr(torch.mps, name, call)
+    before, device, ours = apple.get_state(), torch.device("mps"), PrivateRandomness(7)
+    drawn = []
+    for _ in range(2):
+        with ours(device):
+            drawn.append(torch.rand(2, generator=apple))
+        torch.testing.assert_close(apple.get_state(), before, rtol=0, atol=0)
+    with preserved_randomness(device, 7):
+        torch.testing.assert_close(torch.rand(2, generator=apple), drawn[0])
+    torch.testing.assert_close(apple.get_state(), before, rtol=0, atol=0)
+    assert not torch.equal(*drawn)  # the second goes on

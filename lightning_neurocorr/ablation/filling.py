@@ -90,7 +90,7 @@ def others(count: int, generator: torch.Generator) -> Tensor:
     """For each of so many samples another one: a random cycle through all, ``(count,)``."""
     if count < 2:
         raise ValueError("Expected a batch of at least 2 samples for fill='resample', but got 1.")
-    order = torch.randperm(count, generator=generator)
+    order = torch.randperm(count, generator=generator, device="cpu")
     other = torch.empty_like(order)
     other[order] = order.roll(1)
     return other

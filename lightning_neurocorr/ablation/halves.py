@@ -85,7 +85,7 @@ class Half:
                 rows.append(mine + start)
             start += length
         self.lengths = [len(mine) for mine in rows]
-        index = torch.cat(rows) if rows else torch.zeros(0, dtype=torch.long)
+        index = torch.cat(rows) if rows else torch.zeros(0, dtype=torch.long, device="cpu")
         self.target = samples.target.cpu()[index].long()
         self.advantage = (outcome[index] == ONLY_MODEL).numpy()
         self.weight = _class_weights(self.target.numpy(), self.advantage)

@@ -24,6 +24,7 @@ from lightning_neurocorr.ablation.significance import MIN_ROUNDS, excess_p_value
 from lightning_neurocorr.ablation.work import Work
 from lightning_neurocorr.activations import Place
 from lightning_neurocorr.functional import adjust_p_values
+from lightning_neurocorr.isolation.randomness import preserved_randomness
 
 _ROUNDS_PER_NEURON = 40  # p times the neurons silenced has to be able to come below 0.05
 
@@ -75,8 +76,7 @@ def study(
             f"right; fewer than {MIN_SAMPLES} in all or {MIN_SAMPLES // 3} in a half say nothing."
         )
         return AblationStudy(**about, refused=reason)
-    devices = [samples.target.device] if samples.target.device.type == "cuda" else []
-    with torch.no_grad(), torch.random.fork_rng(devices):
+    with torch.no_grad(), preserved_randomness(samples.target.device):
         run = Work(forward, layers, halves, settings, means, model)
         plan = Plan(ranking, run.live, settings)
         run.work(plan.sets, progress or (lambda tasks: tasks))

@@ -106,7 +106,7 @@ class Together:
             self._prelude = self._learn(chunk, length)
         groups = -(-len(sets) // max(1, self._most // length))
         at_once = -(-len(sets) // groups)
-        rows = torch.arange(length).repeat(at_once)
+        rows = torch.arange(length, device="cpu").repeat(at_once)
         args, kwargs = self._take(chunk, rows, length)
         replay = nullcontext
         if groups > 1 or self._noise is None:
@@ -131,7 +131,7 @@ class Together:
 
     def _learn(self, chunk: Chunk, length: int) -> Prelude:
         """What comes before the layer, and how many samples there is room for."""
-        rows = torch.arange(min(length, _LEARNT_FROM))
+        rows = torch.arange(min(length, _LEARNT_FROM), device="cpu")
         args, kwargs = self._take(chunk, rows, length)
         said: list[Tensor] = []
         prelude = Prelude(

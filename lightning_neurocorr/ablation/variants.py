@@ -97,7 +97,7 @@ class _Variants:
         if self.fill == "mean" and self.value is None:
             raise ValueError("Expected `value` with fill='mean', but got None.")
         if self.fill == "resample":
-            parts = torch.arange(len(self.sets))[:, None]
+            parts = torch.arange(len(self.sets), device="cpu")[:, None]
             other = (parts * self.samples + others(self.samples, self.generator)).flatten()
             mask = token_mask(place, activation, self.early)
             other = sent(other, activation.device)
@@ -118,7 +118,7 @@ class _Variants:
 
 def _silent(sets: Sequence[Sequence[int]], size: int, *, transposed: bool) -> Tensor:
     """Which units are silent in each part, ``(V, D)`` or ``(D, V)``."""
-    silent = torch.zeros(len(sets), size, dtype=torch.bool)
+    silent = torch.zeros(len(sets), size, dtype=torch.bool, device="cpu")
     for row, units in enumerate(sets):
         silent[row, list(units)] = True
     return silent.T if transposed else silent

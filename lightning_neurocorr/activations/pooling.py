@@ -53,7 +53,7 @@ def packed_in(output: Any) -> PackedSequence | None:
 
 def owners(packed: PackedSequence) -> Tensor:
     """The sample of each row of the data of a packed sequence."""
-    ranks = torch.cat([torch.arange(int(size)) for size in packed.batch_sizes])
+    ranks = torch.cat([torch.arange(int(size), device="cpu") for size in packed.batch_sizes])
     order = packed.sorted_indices
     return ranks if order is None else order.cpu()[ranks]
 
@@ -226,7 +226,7 @@ def _tokens(output: Any, place: Place, mask: Tensor | None) -> tuple[Tensor, Ten
     if activation.is_nested:
         rows = [part.reshape(-1, part.shape[-1]) for part in activation.unbind()]
         padded = pad_sequence([widened(_as_real(row)) for row in rows], batch_first=True)
-        return padded, _up_to(torch.tensor([len(row) for row in rows]), padded)
+        return padded, _up_to(torch.tensor([len(row) for row in rows], device="cpu"), padded)
     if mask is None or activation.ndim != 3:
         return None
     (position,) = _positions(place, activation)
@@ -241,7 +241,7 @@ def _tokens(output: Any, place: Place, mask: Tensor | None) -> tuple[Tensor, Ten
 
 def _up_to(lengths: Tensor, padded: Tensor) -> Tensor:
     """True for the first ``lengths`` positions of ``padded``, ``(N, T)``."""
-    return (torch.arange(padded.shape[1]) < lengths[:, None]).to(padded.device)
+    return (torch.arange(padded.shape[1], device="cpu") < lengths[:, None]).to(padded.device)
 
 
 def _pool_tokens(tokens: Tensor, mask: Tensor, pooling: str) -> Tensor:

@@ -31,7 +31,7 @@ def order_after(
     moved = _moved(name, args, before, known, layout_of) if tensors else None
     if moved is None:
         return before
-    return None if torch.equal(moved, torch.arange(len(moved))) else moved
+    return None if torch.equal(moved, torch.arange(len(moved), device="cpu")) else moved
 
 
 def _moved(
@@ -48,15 +48,15 @@ def _moved(
         source = args[3] if name == "index_copy" else args[2]
         if not (_is_index(index) and _is(source) and (name == "index_put" or args[1] == 0)):
             return None
-        put = torch.arange(len(given))
+        put = torch.arange(len(given), device="cpu")
         order = known(source)
-        rows = torch.arange(len(index)) if order is None else order
+        rows = torch.arange(len(index), device="cpu") if order is None else order
         return put.index_put((index.cpu(),), rows) if len(rows) == len(index) == len(put) else None
     if not _is(given):
         return None
     axis = _samples(layout_of(given))
     count = len(before) if before is not None else 0 if axis is None else given.shape[axis]
-    order = torch.arange(count) if before is None else before
+    order = torch.arange(count, device="cpu") if before is None else before
     if name == "index" and before is not None and axis is None:
         axis = 0
     index = _index(name, args, axis, count)
@@ -75,11 +75,11 @@ def _index(name: str, args: Sequence[Any], axis: int | None, count: int) -> Tens
     elif name == "index_select" and (axis is None or args[1] % given.ndim == axis):
         chosen = args[2]
     elif name == "flip" and axis is not None and axis in [d % given.ndim for d in args[1]]:
-        chosen = torch.arange(count).flip(0)
+        chosen = torch.arange(count, device="cpu").flip(0)
     elif name == "roll" and axis is not None:
         dims = [d % given.ndim for d in (args[2] if len(args) > 2 else [])]
         if axis in dims:
-            chosen = torch.arange(count).roll(args[1][dims.index(axis)])
+            chosen = torch.arange(count, device="cpu").roll(args[1][dims.index(axis)])
     whole = isinstance(chosen, Tensor) and _is_index(chosen) and len(chosen) == count
     return chosen if whole else None
 

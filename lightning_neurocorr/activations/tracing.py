@@ -291,7 +291,7 @@ class Trace:
         try:
             value = first_tensor(output)
         except TypeError:
-            value = torch.empty(0)
+            value = torch.empty(0, device="cpu")
         if id(module) in self._names:
             self._speak(self._names[id(module)], module, value, packed_in(output))
         traced = self._followed.get(value)

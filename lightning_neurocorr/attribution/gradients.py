@@ -27,6 +27,7 @@ from lightning_neurocorr.activations.token_calls import AskedMask
 from lightning_neurocorr.attribution.positions import Sums, sums_of_calls, wide
 from lightning_neurocorr.isolation import without_checkpointing
 from lightning_neurocorr.isolation.precision import exact_arithmetic
+from lightning_neurocorr.isolation.randomness import preserved_randomness
 from lightning_neurocorr.isolation.torch_private import pytree
 
 
@@ -137,12 +138,11 @@ class _Margin:
 @contextmanager
 def own_graph(device: torch.device) -> Iterator[None]:
     """Outside inference mode, with gradients, and with the random state put back."""
-    devices = [device] if device.type == "cuda" else []
     torch.clear_autocast_cache()  # weights that were cast in inference mode carry no gradient
     with (
         torch.inference_mode(False),
         torch.enable_grad(),
-        torch.random.fork_rng(devices),
+        preserved_randomness(device),
         without_checkpointing(),
     ):
         yield

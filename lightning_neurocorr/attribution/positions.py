@@ -158,7 +158,9 @@ def _stacked(nested: Tensor) -> Tensor:
 def _rows(nested: Tensor) -> Tensor:
     """The sample of each of these tokens, ``(R,)``."""
     lengths = [part.numel() // part.shape[-1] for part in nested.unbind()]
-    return torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths))
+    return torch.arange(len(lengths), device="cpu").repeat_interleave(
+        torch.tensor(lengths, device="cpu")
+    )
 
 
 def wide(values: Tensor) -> Tensor:

@@ -52,7 +52,7 @@ class SampleChoice:
         processes: int = 1,
     ) -> None:
         limit = settings.limit(total)
-        self.rate, self.shared_rates = 1.0, torch.ones(1, dtype=torch.float64)
+        self.rate, self.shared_rates = 1.0, torch.ones(1, dtype=torch.float64, device="cpu")
         if seen is not None:
             self.rate = min(1.0, limit / max(float(seen[:, ONLY_MODEL].sum()), 1.0))
             self.shared_rates = (odds(seen) * self.rate).clamp(max=1)
@@ -132,7 +132,7 @@ def match_by_class(target: Tensor, outcome: Tensor, draw: Tensor | None = None) 
         i: free[classes[i]].pop() for i in order if groups[i] == ONLY_MODEL and free.get(classes[i])
     }
     rows = [partner.get(i, -1) for i, group in enumerate(groups) if group == ONLY_MODEL]
-    return torch.tensor(rows, dtype=torch.long)
+    return torch.tensor(rows, dtype=torch.long, device="cpu")
 
 
 def balanced(target: Tensor, rival: Tensor) -> Tensor:
@@ -148,7 +148,7 @@ def balanced(target: Tensor, rival: Tensor) -> Tensor:
     kinds = list(zip(target.tolist(), rival.tolist(), strict=True))
     count = Counter(kinds)
     weights = [count[b, a] / (count[a, b] + count[b, a]) if 0 <= b != a else 0.0 for a, b in kinds]
-    return torch.tensor(weights, dtype=torch.float64)
+    return torch.tensor(weights, dtype=torch.float64, device="cpu")
 
 
 def choose_samples(
@@ -178,4 +178,4 @@ def choose_samples(
     partners = match_by_class(target, wanted, draw)
     rows = torch.cat([kept, partners[partners >= 0]])
     givers = torch.cat([kept, kept[partners >= 0]])
-    return rows, (torch.arange(len(rows)) >= len(kept)).long(), givers
+    return rows, (torch.arange(len(rows), device="cpu") >= len(kept)).long(), givers

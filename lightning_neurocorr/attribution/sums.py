@@ -56,7 +56,7 @@ class AttributionSums:
         self.neurons = neurons = sum(map(len, given.values()))
         self.parts = min(self.settings.parts(neurons), pairs)
         # Of all layers one after another, so that a pass adds to few tensors and not to hundreds.
-        centre = torch.cat([torch.zeros(0), *given.values()]).to(**wide)
+        centre = torch.cat([torch.zeros(0, device="cpu"), *given.values()]).to(**wide)
         near = centre.float()
         self._near = near.where(near.isfinite(), 0)
         # What a float32 near the mean is off by, and 0.
@@ -66,7 +66,7 @@ class AttributionSums:
         self._moments = torch.zeros(2, 2, neurons, **wide)  # rows k and k^2, by fold
         self._shared = torch.zeros(neurons, **wide)
         # The members of pairs: `only_model`, `both`.
-        self._members = torch.zeros(2, self.parts, neurons, device=device)
+        self._members = torch.zeros(2, self.parts, neurons, dtype=torch.float32, device=device)
 
     def update(
         self,
@@ -180,7 +180,9 @@ class _Weights:
     ) -> None:
         group, fold, pair = group.long().cpu(), fold.long().cpu(), pair.long().cpu()
         self.wins = nn.functional.one_hot(fold, 2).T.double() * (group == 0)
-        self.shared = torch.zeros(len(group)) if weight is None else weight.cpu() * (group == 1)
+        self.shared = (
+            torch.zeros(len(group), device="cpu") if weight is None else weight.cpu() * (group == 1)
+        )
         self.shared = self.shared.double()
         self.paired = (pair >= 0).nonzero().flatten()
         self.member = group[self.paired] * parts + pair[self.paired] % max(parts, 1)

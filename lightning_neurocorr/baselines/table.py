@@ -166,7 +166,9 @@ class TableBaseline:
                     f"{value!r} (sample {sample} of the batch). Its {len(self._row_of)} ids look "
                     f"like {examples}."
                 )
-        return torch.tensor([self._row_of[value] for value in wanted], dtype=torch.int64)
+        return torch.tensor(
+            [self._row_of[value] for value in wanted], dtype=torch.int64, device="cpu"
+        )
 
     @property
     def _name(self) -> str:

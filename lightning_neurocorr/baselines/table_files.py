@@ -192,7 +192,7 @@ def _number(cell: str, line: int, column: str, path: Path) -> int | float:
 def _tensor(values: list[list[Any]], *, scores: bool) -> Tensor:
     """``(N, C)`` floats, or ``(N,)`` integers if all are."""
     if scores:
-        return torch.tensor(values, dtype=torch.float32)
+        return torch.tensor(values, dtype=torch.float32, device="cpu")
     first = [row[0] for row in values]
     integral = all(isinstance(value, int) for value in first)
-    return torch.tensor(first, dtype=torch.int64 if integral else torch.float32)
+    return torch.tensor(first, dtype=torch.int64 if integral else torch.float32, device="cpu")

@@ -204,7 +204,9 @@ def log_scalars(pl_module: LightningModule, name: str, numbers: Mapping[str, flo
 def log_afterwards(trainer: Trainer, name: str, numbers: Mapping[str, float], step: int) -> None:
     """Past the module: once training has ended it logs no more."""
     named = {f"{name}/{tag}": value for tag, value in numbers.items()}
-    trainer.callback_metrics.update({tag: torch.tensor(value) for tag, value in named.items()})
+    trainer.callback_metrics.update(
+        {tag: torch.tensor(value, device="cpu") for tag, value in named.items()}
+    )
     for logger in trainer.loggers:
         logger.log_metrics(named, step)
 

@@ -74,7 +74,11 @@ def folded(model: nn.Module, units: Units, values: Values | None = None) -> dict
             raise ValueError(
                 f"Expected units of layer {layer!r} in 0..{size - 1}, but got {chosen}."
             )
-        given = torch.zeros(size) if values is None or layer not in values else values[layer]
+        given = (
+            torch.zeros(size, device="cpu")
+            if values is None or layer not in values
+            else values[layer]
+        )
         said = _constants(layer, given, chosen, size).to(weight)
         for unit in chosen:
             _weights_of(module, weight, unit).zero_()

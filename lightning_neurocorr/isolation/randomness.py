@@ -108,6 +108,10 @@ def _generators(device: torch.device | None) -> dict[str, _Generator]:
         index = torch.cuda.current_device() if device.index is None else device.index
         cuda = torch.cuda.default_generators[index]
         found[f"cuda:{index}"] = _Generator(cuda.get_state, cuda.set_state, cuda.manual_seed)
+    elif device is not None and device.type == "mps":
+        found["mps"] = _Generator(
+            torch.mps.get_rng_state, torch.mps.set_rng_state, torch.mps.manual_seed
+        )
     return found
 
 

@@ -41,7 +41,7 @@ def untrained_weights(module: nn.Module, seed: int = 0) -> dict[str, Tensor]:
         found = {**dict(module.named_parameters()), **dict(module.named_buffers())}
         for name, old in before.items():
             if old.numel() > 1 and torch.equal(found[name], old):
-                order = torch.randperm(old.numel()).to(old.device)
+                order = torch.randperm(old.numel(), device="cpu").to(old.device)
                 found[name] = old.flatten()[order].view_as(old)
         return {name: tensor.detach() for name, tensor in found.items()}
 

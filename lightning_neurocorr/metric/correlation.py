@@ -90,7 +90,12 @@ class NeuronAdvantageCorrelation(Metric):
         # One packed state: a joint merge of counts, means and moments needs them in one reduction.
         self.add_state(
             "state",
-            torch.zeros(folds, self.layout.size, dtype=torch.float64),
+            torch.zeros(
+                folds,
+                self.layout.size,
+                dtype=torch.float64,
+                device=with_float64(torch.get_default_device()),
+            ),
             dist_reduce_fx=Merge(self.layout),
         )
 

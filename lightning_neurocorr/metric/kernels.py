@@ -34,7 +34,7 @@ def prepare(
         tl.store(bounds + 2 * program, first)
         tl.store(bounds + 2 * program + 1, count)
         _columns(
-            program, advantage, covariates, order, first, count, n, state + program * size,
+            program, advantage, covariates, order, first, count, n, state + tl.cast(program, tl.int64) * size,
             left, heads, F, K, WIDE, ROWS,
         )  # fmt: skip
     else:
@@ -149,7 +149,7 @@ def _shift(x, x_row, x_col, n, d, col, state, means, size, F: tl.constexpr, COLS
     found = tl.zeros((COLS,), tl.float64)
     known = 0
     for i in range(F):
-        fold = (F - 1 - i) * size
+        fold = tl.cast(F - 1 - i, tl.int64) * size
         n_old = tl.load(state + fold)
         mean = tl.load(means + fold + col, mask=there, other=0.0)
         found = tl.where(n_old > 0, mean, found)
@@ -402,7 +402,8 @@ def _store_head(heads, state, size, f, head: tl.constexpr, HEAD: tl.constexpr, F
     """Write the head after a batch, the third that :func:`prepare` has made, to a fold."""
     i = tl.arange(0, HEAD)
     after = heads + (2 * F + f) * head
-    tl.store(state + f * size + i, tl.load(after + i, mask=i < head), mask=i < head)
+    to = state + tl.cast(f, tl.int64) * size + i
+    tl.store(to, tl.load(after + i, mask=i < head), mask=i < head)
 
 
 @triton.jit

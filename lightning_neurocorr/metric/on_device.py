@@ -123,9 +123,9 @@ def _add_in_place(
     (folds, size), (n, _), device = state.shape, passes[0][1].shape, state.device
     whole: dict[str, Any] = {"device": device, "dtype": torch.int32}
     order, bounds = torch.empty(n, **whole), torch.empty(folds, 2, **whole)
-    left = torch.empty(layout.columns, n, device=device)
+    left = torch.empty(layout.columns, n, dtype=torch.float32, device=device)
     heads = state.new_empty(3, folds, layout.head_size)
-    shift = torch.empty(layout.neurons, device=device)
+    shift = torch.empty(layout.neurons, dtype=torch.float32, device=device)
     sums = None if at_once else state.new_empty(chunks, folds, 3 + layout.columns, layout.neurons)
     first, more, ids = (None if x is None else _on(device, x) for x in given)
     f, k = {"F": folds}, {"K": layout.columns}

@@ -145,7 +145,7 @@ def _lost(sums: Tensor, squares: Tensor) -> Tensor:
     """Neurons with squares beyond float32's range, which read as 0 or infinity."""
     least, most = (bound.item() for bound in squares.aminmax())
     if least >= 1e-30 and most < torch.inf:  # the usual case, in one operation
-        return torch.empty(0, dtype=torch.long)
+        return torch.empty(0, dtype=torch.long, device="cpu")
     moved = (sums[:: len(sums) // len(squares)] != 0) | (squares != 0)
     lost = ((squares < 1e-30) & moved) | ~squares.isfinite()
     return torch.nonzero(lost.any(0)).squeeze(1)

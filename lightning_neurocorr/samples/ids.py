@@ -51,7 +51,7 @@ def _read_id(value: Any, row: int) -> Id:
 
 def number_ids(ids: list[Id]) -> Tensor:
     """An integer per id, the same in every process: integers as they are, text hashed, ``(N,)``."""
-    return torch.tensor([_number(value) for value in ids], dtype=torch.int64)
+    return torch.tensor([_number(value) for value in ids], dtype=torch.int64, device="cpu")
 
 
 def _number(value: Id) -> int:

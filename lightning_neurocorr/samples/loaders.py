@@ -152,7 +152,7 @@ class LoaderPositions:
     def _places(self, before: int, n: int) -> Tensor:
         """Where the next ``n`` samples of this process lie, after so many of them."""
         first = self._start + before * self._stride
-        return torch.arange(first, first + n * self._stride, self._stride)
+        return torch.arange(first, first + n * self._stride, self._stride, device="cpu")
 
 
 def _sampler_of(loader: DataLoader[Any]) -> Any:

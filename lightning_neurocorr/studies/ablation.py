@@ -167,7 +167,9 @@ def _samples(subject: Subject, samples: SampleTable, most: int) -> AblationSampl
         rival=samples.answer[givers],
         take=partial(_take, layouts[0] if layouts else None),
     )
-    right = torch.ones(len(rows), dtype=torch.bool)  # both groups are what the model gets
+    right = torch.ones(
+        len(rows), dtype=torch.bool, device="cpu"
+    )  # both groups are what the model gets
     if logits:
         subject.confirm(torch.cat(logits), found.target, right)
     return found

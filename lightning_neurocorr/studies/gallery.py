@@ -103,9 +103,9 @@ class _Strongest:
         parts = [ranking.strongest(most) for ranking in rankings.values()]
         self.numbers = torch.cat([numbers for numbers, _ in parts], 1)
         self.activations = torch.cat([activations for _, activations in parts], 1)
-        self.units = torch.cat([torch.arange(size) for size in sizes])
+        self.units = torch.cat([torch.arange(size, device="cpu") for size in sizes])
         if kept is not None:
-            left_out = torch.ones(len(self.units), dtype=torch.bool)
+            left_out = torch.ones(len(self.units), dtype=torch.bool, device="cpu")
             left_out[torch.from_numpy(kept)] = False
             self.numbers[:, left_out] = -1
             self.activations[:, left_out] = torch.nan

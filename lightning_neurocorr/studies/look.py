@@ -101,7 +101,7 @@ class Look:
             among: Rows, or a mask ``(N,)``, to draw from; all by default.
             seed: Another seed draws others.
         """
-        rows = torch.arange(len(self.samples.key))
+        rows = torch.arange(len(self.samples.key), device="cpu")
         if among is not None:
             rows = rows[among]
         return rows[hashed(self.samples.key[rows], seed=seed).argsort()[:most]].sort().values

@@ -202,7 +202,7 @@ class Matches(Study):
             notes.append(f"No untrained copy: {error}")
             return None
         moments = CrossMoments(p, p)
-        for at in torch.arange(len(rows)).split(256):
+        for at in torch.arange(len(rows), device="cpu").split(256):
             a, b = ([of[name][at] for name in told.mine] for of in (mine, fresh))
             _add(moments, a, b)
         return match(_correlations(moments))

@@ -226,7 +226,7 @@ def _choose(
 def reservoir(samples: SampleTable, subject: Subject, num_classes: int, k: int) -> Reservoir:
     """Samples of each class that model and baseline both get right, and that can be shown."""
     matched = MatchedSamples(num_classes, k=k)
-    kept = torch.tensor(list(subject.passing.images()), dtype=torch.int64)
+    kept = torch.tensor(list(subject.passing.images()), dtype=torch.int64, device="cpu")
     there = (samples.position >= 0) | torch.isin(samples.number, kept)
     there |= not bool(there.any())  # nothing has an image: then none is needed
     matched.update(samples.number[there], samples.outcome[there], samples.target[there])

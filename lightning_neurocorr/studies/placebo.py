@@ -52,7 +52,7 @@ class Draws(ValidationPass):
 
     def __init__(self, dealt: Sequence[Tensor], passes: Sequence[ValidationPass]) -> None:
         super().__init__()
-        self.rows = torch.zeros(0, dtype=torch.long)
+        self.rows = torch.zeros(0, dtype=torch.long, device="cpu")
         self._dealt, self._passes = dealt, passes
 
     def add(self, batch: Batch | JudgedBatch, *rest: Any) -> None:
@@ -71,7 +71,7 @@ class Draws(ValidationPass):
 class _Fetched(LoaderPositions):
     """Samples that were fetched by their positions ``here``."""
 
-    here = torch.zeros(0, dtype=torch.long)
+    here = torch.zeros(0, dtype=torch.long, device="cpu")
 
     @property
     def known(self) -> bool:

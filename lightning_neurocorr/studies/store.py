@@ -54,8 +54,8 @@ class Store(Listener):
         self.metadata: dict[str, list[Any]] = {}
         self.unknown = "" if source is not None else "no `metadata` was given"
         self._source, self._strict = source, strict
-        self.numbers = torch.zeros(0, dtype=torch.int64)
-        self.draws = torch.zeros(0, dtype=torch.int64)
+        self.numbers = torch.zeros(0, dtype=torch.int64, device="cpu")
+        self.draws = torch.zeros(0, dtype=torch.int64, device="cpu")
         self.parts: dict[str, list[Tensor]] = {}
         self._begun = False
 
@@ -64,7 +64,7 @@ class Store(Listener):
         if not self._begun:
             self._begin({name: part.shape[1] for name, part in heard.activations.items()})
         draws = hashed(heard.keys, seed=DRAWN)
-        rows = torch.arange(len(draws))
+        rows = torch.arange(len(draws), device="cpu")
         if len(self.numbers) >= self.most:
             rows = (draws < self.draws.max()).nonzero().squeeze(1)
         self.numbers = torch.cat([self.numbers, heard.numbers[rows]])

@@ -19,7 +19,7 @@ def on_its_way(values: Tensor) -> Callable[[], Tensor]:
     if values.device.type != "cuda":
         there = values.cpu()
         return lambda: there
-    host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+    host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True, device="cpu")
     host.copy_(values, non_blocking=True)
     copied = torch.cuda.Event()
     copied.record(torch.cuda.current_stream(values.device))

@@ -243,7 +243,7 @@ class Attributing:
         """
         if waiting is not None:
             waiting.thin()
-        mine = torch.zeros(0, 6, dtype=torch.long)
+        mine = torch.zeros(0, 6, dtype=torch.long, device="cpu")
         if waiting is not None:  # the bits of positive floats are in the order of these
             scores = waiting.scores().view(torch.int64)
             mine = torch.cat([waiting.integers(), scores[:, None]], 1)
@@ -261,11 +261,11 @@ class Attributing:
         rival = torch.where(group == 0, answer, -1)
         rival[shared] = answer[wins]
         pair = torch.full_like(rival, -1)
-        pair[wins] = pair[shared] = torch.arange(len(wins))
+        pair[wins] = pair[shared] = torch.arange(len(wins), device="cpu")
         needed = ((group == 0) & wanted) | (pair >= 0)
         bits = torch.zeros_like(rival)
         bits[shared] = weight.view(torch.int64)
-        found = torch.empty(len(order), 4, dtype=torch.long)
+        found = torch.empty(len(order), 4, dtype=torch.long, device="cpu")
         found[order] = torch.stack([rival, pair, bits, needed.long()], 1)
         found = found[at : at + len(mine)]
         if waiting is not None:
@@ -318,7 +318,7 @@ def _left_out(problems: Mapping[str, str], layers: Container[str]) -> tuple[str,
 
 def _lowest(score: Tensor, group: Tensor, wanted: tuple[int, int]) -> Tensor:
     """Which samples are among those ``wanted`` with the lowest score in their group, ``(n,)``."""
-    found = torch.zeros(len(score), dtype=torch.bool)
+    found = torch.zeros(len(score), dtype=torch.bool, device="cpu")
     for label, count in enumerate(wanted):
         rows = (group == label).nonzero().flatten()
         found[rows[score[rows].argsort(stable=True)[:count]]] = True

@@ -176,7 +176,7 @@ class SampleTable:
 
     def positions_of(self, numbers: Iterable[int]) -> dict[int, int]:
         """Positions by number, of samples that have one."""
-        wanted = torch.tensor(sorted(set(numbers)), dtype=torch.int64)
+        wanted = torch.tensor(sorted(set(numbers)), dtype=torch.int64, device="cpu")
         rows = (torch.isin(self.number, wanted) & (self.position >= 0)).nonzero().squeeze(1)
         return dict(zip(self.number[rows].tolist(), self.position[rows].tolist(), strict=True))
 

@@ -41,7 +41,7 @@ class ClassRows:
         self.pooled = pools is not None
         labels = _LABELS if num_classes is None else num_classes
         self._own = pools is None and num_classes is not None and num_classes <= room
-        self._row = torch.full((labels + 1,), -1) if pools is None else pools.clone()
+        self._row = torch.full((labels + 1,), -1, device="cpu") if pools is None else pools.clone()
 
     def __call__(self, target: Tensor) -> Tensor:
         """The row of each sample, ``(N,)``, from class ids ``(N,)``."""
@@ -95,7 +95,7 @@ def _alike(seen: Tensor, other: int, count: int) -> Tensor:
     wins = seen[:, ONLY_MODEL] + 0.5
     order = (wins / (seen[:, other] + 1)).argsort(stable=True)
     share = (wins[order].cumsum(0) - wins[order] / 2) / wins.sum()
-    found = torch.zeros(len(seen), dtype=torch.long)
+    found = torch.zeros(len(seen), dtype=torch.long, device="cpu")
     found[order] = (share * count).long().clamp(max=count - 1)
     return found
 

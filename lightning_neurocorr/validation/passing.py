@@ -136,7 +136,9 @@ class PassingSamples:
             wanted |= set(matched.numbers(classes).tolist())
         images = {number: image for number, image in self.images().items() if number in wanted}
         for ids, others in gather_to_first((self.ids(), images)):
-            self._ids.append((torch.tensor(list(ids), dtype=torch.int64), list(ids.values())))
+            self._ids.append(
+                (torch.tensor(list(ids), dtype=torch.int64, device="cpu"), list(ids.values()))
+            )
             self._strongest.images.update(others)
 
 

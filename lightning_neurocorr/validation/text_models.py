@@ -33,7 +33,9 @@ class _Scorer:
         if not self.words or len(set(self.words)) != len(self.words):
             raise ValueError(f"Expected `words` to be different texts, but got {words!r:.200}.")
         self.model, self.size, self.to_images = model.eval(), size, to_images
-        self._mean, self._std = (torch.tensor(v).view(1, 3, 1, 1) for v in (mean, std))
+        self._mean, self._std = (
+            torch.tensor(v, device="cpu").view(1, 3, 1, 1) for v in (mean, std)
+        )
         self._texts: Tensor | None = None
 
     def _encode_texts(self, device: torch.device) -> Tensor:

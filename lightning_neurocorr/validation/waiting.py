@@ -117,7 +117,9 @@ class Waiting:
 
     def split(self, piece: Piece, size: int) -> list[Piece]:
         """The samples of a piece in calls of at most ``size``."""
-        return [self._some(piece, rows) for rows in torch.arange(len(piece)).split(size)]
+        return [
+            self._some(piece, rows) for rows in torch.arange(len(piece), device="cpu").split(size)
+        ]
 
     def _full_calls(self, waiting: list[Piece], size: int, *, rest: bool) -> Iterator[Piece]:
         """Calls of ``size`` samples from the front of ``waiting``; of all samples with ``rest``."""
@@ -126,7 +128,7 @@ class Waiting:
             return
         whole = self._joined(waiting)
         waiting.clear()
-        parts = torch.arange(count).split(size)
+        parts = torch.arange(count, device="cpu").split(size)
         for rows in parts:
             if len(rows) < size and not rest:
                 waiting.append(self._some(whole, rows))

@@ -92,7 +92,7 @@ class Watched:
         local = layout.unpack(Merge(layout)(self.metric.state[:, None])[0])
         r = correlation(local).nan_to_num(-2.0)
         device = self.metric.device
-        first = sent(torch.tensor(known, dtype=torch.int64), device)
+        first = sent(torch.tensor(known, dtype=torch.int64, device="cpu"), device)
         best = r.topk(min(most - len(known), len(r))).indices
         return torch.cat([first, sent(best, device)])
 

@@ -30,7 +30,7 @@ def draw_warps(
         degrees: The widest rotation.
         generator: A CPU generator, so that every device gets the same maps.
     """
-    uniform = 2 * torch.rand(4, count, generator=generator, device="cpu") - 1
+    uniform = 2 * torch.rand(4, count, generator=generator, dtype=torch.float32, device="cpu") - 1
     zoom = 1 + scale * uniform[0]
     angle = math.radians(degrees) * uniform[1]
     cos, sin = angle.cos() / zoom, angle.sin() / zoom

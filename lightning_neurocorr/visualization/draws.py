@@ -52,7 +52,7 @@ class Draws:
             settings, (_, height, width) = self._settings, self._shape
             seed = _seed_of(self._targets[index], settings.seed)
             generator = torch.Generator("cpu").manual_seed(seed)
-            noise = torch.randn(self._shape, generator=generator, device="cpu")
+            noise = torch.randn(self._shape, generator=generator, dtype=torch.float32, device="cpu")
             warps = draw_warps(
                 settings.steps + FRESH,
                 height,

@@ -110,7 +110,7 @@ class Pca:
         start = noise.flatten(1) @ flat.T if exemplars is None else space.coordinates(exemplars)
         self._mean = space.mean.to(device)
         self._basis = (flat * space.scales[:, None]).to(device)
-        radius = torch.full((len(start), 1), space.radius, device="cpu")
+        radius = torch.full((len(start), 1), space.radius, dtype=start.dtype, device="cpu")
         if exemplars is not None:
             radius = start.norm(dim=1, keepdim=True)
         self._radius = radius.to(device)

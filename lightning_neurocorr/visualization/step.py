@@ -42,7 +42,7 @@ class Step:
         self.picture, self._read = picture, read
         self._limit, self._slope = limit, -1 / span
         self._strongest = torch.full_like(limit, -torch.inf)
-        self.warps = torch.zeros(len(numbers), 2, 3, device=numbers.device)
+        self.warps = torch.zeros(len(numbers), 2, 3, dtype=numbers.dtype, device=numbers.device)
         fused = numbers.device.type in ("cpu", "cuda")  # one pass over the numbers; not everywhere
         self._optimizer = torch.optim.Adam([numbers], lr=rate, fused=fused)
 

@@ -72,7 +72,7 @@ def learn_layout(
     options = [_options(tensor, n, own, weights) for tensor in tensors_in(arguments)]
     if n < 2:  # nothing can be told from one sample: what is run later is compared anyway
         return tuple(choice[0] for choice in options)
-    rows = torch.tensor([n - 1, 0]) if rows is None else rows
+    rows = torch.tensor([n - 1, 0], device="cpu") if rows is None else rows
     for layout in islice(product(*options), _TRIES):
         if any(layout) and agrees(take(arguments, layout, rows), rows):
             return layout
@@ -91,7 +91,9 @@ def take(arguments: Arguments, layout: Layout, rows: Tensor | None) -> Arguments
             return tensor.clone()
         index = rows
         if place.times > 1:
-            index = (rows[:, None] * place.times + torch.arange(place.times)).flatten()
+            index = (
+                rows[:, None] * place.times + torch.arange(place.times, device="cpu")
+            ).flatten()
         return tensor.index_select(place.axis, sent(index, tensor.device))
 
     return _map(arguments, part)

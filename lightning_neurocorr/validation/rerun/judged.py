@@ -45,7 +45,7 @@ class JudgedLogits:
         """Logits ``(N, K)``, or ``(N,)`` or ``(N, 1)`` for one logit of two classes."""
         found = self.find(output)
         if self.columns is not None:
-            columns = sent(torch.tensor(self.columns), found.device)
+            columns = sent(torch.tensor(self.columns, device="cpu"), found.device)
             found = found.index_select(1, columns)
         return found if self.scale == 1 else found * self.scale
 

@@ -59,7 +59,7 @@ def try_out(
     if not wanted or wanted[0].device.type == "meta":
         return None
     # few, as one forward of them is paid for; neither sorted nor the same when flipped
-    rows = torch.tensor([n - 1, 1, n // 2] if n > 3 else [1, 0, 2][:n])
+    rows = torch.tensor([n - 1, 1, n // 2] if n > 3 else [1, 0, 2][:n], device="cpu")
     activations: dict[str, Tensor] = {}
     logits: list[Tensor] = []
 
