@@ -504,10 +504,9 @@ def test_what_pytorch_makes_by_default_is_not_what_kernels_write(
 def test_folds_that_lie_beyond_32_bits(launches: list[str]) -> None:
     """Three folds of 2^30 numbers each, of which only those of two neurons are ever touched."""
     size, folds, neurons = (1 << 30) + 8, 3, 2
+    unreserved = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x4000
     try:
-        memory = mmap.mmap(
-            -1, 8 * size * folds, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x4000
-        )
+        memory = mmap.mmap(-1, 8 * size * folds, flags=unreserved)
     except OSError:
         pytest.skip("no room for so many addresses")
 

@@ -225,8 +225,10 @@ class _Event:
 
 def _making(maker: Callable[..., Tensor]) -> Callable[..., Tensor]:
     def make(data: Any, *, device: Any = None, **settings: Any) -> Tensor:
-        found = data if isinstance(data, OnDevice) else maker(data, **settings)
-        return found if device is None else found.to(device)
+        if isinstance(data, OnDevice):
+            return data if device is None else data.to(device)
+        where = torch.zeros(0).device if device is None else device
+        return maker(data, device="cpu", **settings).to(where)
 
     return make
 

@@ -134,7 +134,10 @@ def _constants(values: Any, named: Iterable[str]) -> dict[str, Tensor]:
         )
     if unknown := sorted(set(values) - set(named)):
         raise ValueError(f"Expected `values` of layers of the model, but got {unknown[0]!r}.")
-    return {name: torch.as_tensor(given) for name, given in values.items()}
+    return {
+        name: given if isinstance(given, Tensor) else torch.as_tensor(given, device="cpu")
+        for name, given in values.items()
+    }
 
 
 @dataclass

@@ -106,7 +106,7 @@ def check_values(model: nn.Module, values: Values | None) -> None:
 
 def _constants(layer: str, given: Any, chosen: list[int], size: int) -> Tensor:
     """What the chosen units of a layer are to say."""
-    given = torch.as_tensor(given)
+    given = given if isinstance(given, Tensor) else torch.as_tensor(given, device="cpu")
     if tuple(given.shape) != (size,):
         raise ValueError(
             f"Expected `values` of layer {layer!r} to be of shape ({size},), one for each of its "

@@ -34,8 +34,8 @@ def prepare(
         tl.store(bounds + 2 * program, first)
         tl.store(bounds + 2 * program + 1, count)
         _columns(
-            program, advantage, covariates, order, first, count, n, state + tl.cast(program, tl.int64) * size,
-            left, heads, F, K, WIDE, ROWS,
+            program, advantage, covariates, order, first, count, n,
+            state + tl.cast(program, tl.int64) * size, left, heads, F, K, WIDE, ROWS,
         )  # fmt: skip
     else:
         col = (program - F) * COLS + tl.arange(0, COLS)
