@@ -34,7 +34,9 @@ def largest(
     parts = []
     for name, size in zip(layout.layers, layout.sizes, strict=True):
         found = rounding.get(name)
-        parts.append(torch.zeros(size) if found is None or len(found) != size else found)
+        parts.append(
+            torch.zeros(size, device="cpu") if found is None or len(found) != size else found
+        )
     where = device if running() else parts[0].device
     whole = torch.cat([part.to(where, torch.float32) for part in parts])
     if running():
