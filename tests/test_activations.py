@@ -14,6 +14,7 @@ from lightning_neurocorr.activations import (
     choose_layers,
     eager,
     layer_names,
+    output_module,
     record,
 )
 
@@ -62,6 +63,43 @@ def test_layers_by_name_glob_list_and_predicate(layers, names: list[str]) -> Non
     chosen = choose_layers(model, layers)
     assert list(chosen) == names
     assert all(module is model.get_submodule(name) for name, module in chosen.items())
+
+
+class Aliased(nn.Module):
+    """Parts of its network have names of their own, as in many a LightningModule."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = Net()
+        self.encoder = nn.Sequential(self.net.features, nn.Conv2d(4, 4, 1))
+        self.classifier = self.net.head
+
+
+@pytest.mark.parametrize(
+    ("layers", "names"),
+    [
+        (None, ["net.features.conv1", "net.body.conv2", "net.head", "encoder.1"]),
+        ("classifier", ["classifier"]),
+        (["net.head", "classifier"], ["net.head"]),
+        ("encoder.*", ["encoder.0.conv1", "encoder.1"]),
+        ("encoder.0.conv?", ["encoder.0.conv1"]),
+        ("*conv?", ["net.features.conv1", "net.body.conv2"]),
+    ],
+)
+def test_every_name_of_a_module_is_known(layers, names: list[str]) -> None:
+    model = Aliased()
+    chosen = choose_layers(model, layers)
+    assert list(chosen) == names
+    assert all(module is model.get_submodule(name) for name, module in chosen.items())
+    assert output_module(model, "classifier") is model.net.head
+
+
+def test_modules_that_hold_each_other() -> None:
+    model = Net()
+    model.head.owner = model
+    assert list(choose_layers(model, "head")) == ["head"]
+    with pytest.raises(ValueError, match="which matches none"):
+        choose_layers(model, "tail")
 
 
 @pytest.mark.parametrize(

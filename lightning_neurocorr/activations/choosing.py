@@ -17,11 +17,20 @@ Layers = str | Sequence[str] | Callable[[str, nn.Module], bool] | None
 _WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 
 
-def layer_names(model: nn.Module) -> dict[str, nn.Module]:
-    """Every submodule by its dotted name, without what ``torch.compile`` and wrappers insert."""
+def layer_names(model: nn.Module, *, aliases: bool = False) -> dict[str, nn.Module]:
+    """Every submodule by its dotted name, without what ``torch.compile`` and wrappers insert.
+
+    Args:
+        model: Any module.
+        aliases: A module may be registered in several places: by all names, not the first alone.
+    """
     find_sequence_first(model)
     named: dict[str, nn.Module] = {}
-    for name, module in model.named_modules():
+    try:
+        everything = list(model.named_modules(remove_duplicate=not aliases))
+    except RecursionError:  # a module that holds one that holds it
+        everything = list(model.named_modules())
+    for name, module in everything:
         parts = name.split(".")
         clean = ".".join(part for part in parts if part not in _WRAPPERS)
         if clean and (clean not in named or parts[-1] in _WRAPPERS):
@@ -46,9 +55,9 @@ def choose_layers(model: nn.Module, layers: Layers = None) -> dict[str, nn.Modul
     """
     named = layer_names(model)
     if layers is None:
-        chosen = set(_default_layers(named))
+        chosen = {name: named[name] for name in _default_layers(named)}
     elif callable(layers) and not isinstance(layers, nn.Module):
-        chosen = {name for name, module in named.items() if layers(name, module)}
+        chosen = {name: module for name, module in named.items() if layers(name, module)}
     else:
         patterns = [layers] if isinstance(layers, str) else layers
         if not isinstance(patterns, Sequence) or not all(isinstance(p, str) for p in patterns):
@@ -56,13 +65,13 @@ def choose_layers(model: nn.Module, layers: Layers = None) -> dict[str, nn.Modul
                 "Expected `layers` to be None, a name, a glob, a list of these or a predicate "
                 f"(name, module) -> bool, but got {layers!r}."
             )
-        chosen = {name for pattern in patterns for name in _match(named, pattern)}
+        chosen = _named_by(model, named, patterns)
     if not chosen:
         raise ValueError(
             f"Expected `layers` to choose at least one layer, but {layers!r} chose none of the "
             f"{len(named)} submodules of {type(model).__name__}. {_listed(named)}"
         )
-    return {name: module for name, module in named.items() if name in chosen}
+    return chosen
 
 
 def _default_layers(named: Mapping[str, nn.Module]) -> Iterator[str]:
@@ -80,14 +89,29 @@ def _above(name: str) -> Iterator[str]:
         yield name
 
 
-def _match(named: Mapping[str, nn.Module], pattern: str) -> list[str]:
-    if pattern in named:
+def _named_by(
+    model: nn.Module, named: Mapping[str, nn.Module], patterns: Sequence[str]
+) -> dict[str, nn.Module]:
+    """Modules that a name or glob matches; a module's first name goes before its others."""
+    every = layer_names(model, aliases=True)
+    names: dict[nn.Module, str] = {}
+    for pattern in patterns:
+        for name in _match(every, pattern, named):
+            if every[name] not in names or name in named:
+                names[every[name]] = name
+    return {names[module]: module for module in named.values() if module in names}
+
+
+def _match(
+    every: Mapping[str, nn.Module], pattern: str, named: Mapping[str, nn.Module]
+) -> list[str]:
+    if pattern in every:
         return [pattern]
-    matches = fnmatch.filter(named, pattern)
+    matches = fnmatch.filter(every, pattern)
     if matches:
         inside = set(matches)
-        return [name for name in _default_layers(named) if name in inside] or matches
-    close = difflib.get_close_matches(pattern, named, n=5, cutoff=0.4)
+        return [name for name in _default_layers(every) if name in inside] or matches
+    close = difflib.get_close_matches(pattern, every, n=5, cutoff=0.4)
     hint = f"Did you mean {', '.join(map(repr, close))}?" if close else _listed(named)
     raise ValueError(
         f"Expected `layers` to be names of submodules, but got {pattern!r}, which matches none. "

@@ -22,7 +22,7 @@ def output_module(model: nn.Module, output: str) -> nn.Module:
     """
     if not output:
         return model
-    named = layer_names(model)
+    named = layer_names(model, aliases=True)
     if output not in named:
         raise ValueError(
             f"Expected `output` to be the dotted name of a submodule of {type(model).__name__},"
