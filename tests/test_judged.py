@@ -46,8 +46,10 @@ class Module(LightningModule):
         self.step, self.classes = step, classes
         self.metrics = nn.ModuleDict()
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
         scores = self.head(self.body(x).relu())
+        if labels is not None:
+            self.log("loss", T.cross_entropy(scores, labels))
         return scores[:, 0] if self.classes == 1 else scores
 
     def validation_step(self, batch: Any, batch_idx: int) -> Any:
@@ -79,7 +81,7 @@ def right(report: NeuronReport) -> float:
 
 
 def log_right(module: Module, classes: Tensor, labels: Tensor) -> None:
-    module.log("accuracy", (classes == labels).float().mean())
+    module.log("right", (classes == labels).float().mean())
 
 
 # --- labels ---------------------------------------------------------------------------------------
@@ -98,6 +100,7 @@ OTHER_LABELS = {
         m(b[0]), T.one_hot(MAP[b[1]], C).float()
     ),
     "coarse": lambda m, b: log_right(m, m(b[0]).argmax(1) // 2, b[1] // 2),
+    "in forward": lambda m, b: m(b[0], MAP[b[1]]),
 }
 
 
@@ -185,6 +188,7 @@ OTHER_CLASSES = {
     "metric": (1, lambda m, b: m.measured(M.BinaryAccuracy(0.7), m(b[0]), b[1])),
     "table": (1, lambda m, b: m.measured(M.BinaryConfusionMatrix(0.7), m(b[0]), b[1])),
     "of two": (2, lambda m, b: log_right(m, m(b[0]).softmax(1)[:, 1] > 0.8, b[1].bool())),
+    "of thresholds": (2, lambda m, b: log_right(m, (m(b[0]) > 0).sum(1), b[1])),
     "rounded up": (1, lambda m, b: log_right(m, m(b[0]).sigmoid().add(0.4).floor(), b[1])),
 }
 TWO = lambda i: (X[i], ONE_OF_TWO[i])  # noqa: E731
@@ -231,6 +235,101 @@ def test_samples_that_the_step_leaves_out_are_said() -> None:
 
     with pytest.warns(UserWarning, match="validation_step leaves samples out"):
         validated(step)
+
+
+def test_sets_of_labels_are_no_classes() -> None:
+    one_hot = T.one_hot(Y, C)
+
+    def step(module: Module, batch: Any) -> None:
+        scores = module(batch[0])
+        module.log("loss", T.binary_cross_entropy_with_logits(scores, batch[1].float()))
+        module.log("exact", ((scores > 0) == batch[1]).all(1).float().mean())
+
+    callback = NeuronAdvantage(
+        lambda _: torch.zeros(10, C), advantage="exact_match", visualizer=None, inspector=None
+    )
+    loader = DataLoader(Data(lambda i: (X[i], one_hot[i])), 10)
+    paper_trainer(callback).validate(Module(step, C), loader, verbose=False)
+    assert callback.report is not None
+
+
+# --- what is logged -------------------------------------------------------------------------------
+
+
+class AtTheEnd(Module):
+    """Keeps predictions, and judges them when all are there."""
+
+    def __init__(self, judge: Callable[[Tensor, Tensor], Any], name: str) -> None:
+        super().__init__(self.keep, 2)
+        self.judge, self.name = judge, name
+
+    def keep(self, _: Any, batch: Any) -> None:
+        self.kept.append((self(batch[0]).numpy(), batch[1].numpy()))
+
+    def on_validation_epoch_start(self) -> None:
+        self.kept: list[Any] = []
+
+    def on_validation_epoch_end(self) -> None:
+        scores, labels = (
+            torch.cat([torch.as_tensor(p) for p in part]) for part in zip(*self.kept, strict=True)
+        )
+        self.log(self.name, float(self.judge(scores, labels)))
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return self(batch[0]).sum()
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), 0.0)
+
+
+def as_logged(judge: Callable[[Tensor, Tensor], Any], name: str, *, fit: bool) -> NeuronReport:
+    callback = NeuronAdvantage(
+        lambda _: torch.zeros(10, dtype=torch.long), visualizer=None, inspector=None
+    )
+    module, loader = AtTheEnd(judge, name), DataLoader(Data(TWO), 10)
+    trainer = paper_trainer(callback, max_epochs=1)
+    trainer.fit(module, loader, loader) if fit else trainer.validate(module, loader, verbose=False)
+    assert callback.report is not None
+    return callback.report
+
+
+def share(scores: Tensor, labels: Tensor, limit: float = 0.5) -> float:
+    return float(((scores.softmax(1)[:, 1] > limit) == labels).float().mean())
+
+
+@pytest.mark.parametrize("fit", [False, True])
+@pytest.mark.parametrize("name", ["val_acc", "valid/accuracy", "val_acc_epoch"])
+def test_an_accuracy_of_something_else_is_said(name: str, *, fit: bool) -> None:
+    with pytest.warns(UserWarning, match="None of the accuracies that the model logs is that of"):
+        report = as_logged(lambda z, y: share(z, y, 0.9), name, fit=fit)
+    with torch.no_grad():
+        scores = AtTheEnd(share, name)(X)
+    expected = f"It is {share(scores, ONE_OF_TWO):.3f} here, and the model logged {name} = "
+    assert any(f"{expected}{share(scores, ONE_OF_TWO, 0.9):.3f}" in note for note in report.notes)
+
+
+def by_class(scores: Tensor, labels: Tensor) -> float:
+    rights = (scores.argmax(1) == labels).float()
+    return float(torch.stack([rights[labels == c].mean() for c in (0, 1)]).mean())
+
+
+@pytest.mark.parametrize(
+    ("judge", "name"),
+    [
+        (share, "val_acc"),
+        (lambda z, y: 100 * share(z, y), "val_acc"),
+        (by_class, "val_accuracy"),
+        (lambda z, y: share(z, y, 0.9), "val_top5_acc"),
+        (lambda z, y: share(z, y, 0.9), "val_loss"),
+        (lambda z, y: share(z, y, 0.9), "baseline_val_acc"),
+    ],
+)
+def test_the_same_accuracy_is_no_news(
+    judge: Any, name: str, recwarn: pytest.WarningsRecorder
+) -> None:
+    report = as_logged(judge, name, fit=True)
+    assert not [note for note in report.notes if "accurac" in note]
+    assert not [w for w in recwarn if "accurac" in str(w.message)]
 
 
 # --- nothing is wrong ----------------------------------------------------------------------------

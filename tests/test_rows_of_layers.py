@@ -296,3 +296,39 @@ def test_it_stays_left_out_in_later_validations(sanity: int) -> None:
     assert [entry.layers for entry in callback.history] == [("net.head",)] * 2
     assert callback.report is not None
     assert np.isfinite(callback.report.column("r")).all()
+
+
+def by_length(layer: nn.Module, x: Tensor) -> Tensor:
+    """As sequences are sorted to be packed; equal lengths stay where they are."""
+    order = x[:, 0].round().argsort(descending=True, stable=True)
+    return layer(x[order])[order.argsort()]
+
+
+@pytest.mark.filterwarnings("ignore:Layer net.inner was left out")  # an alarm, in later batches
+@pytest.mark.parametrize("ordered", [1, 3, N // BATCH])
+@pytest.mark.parametrize("fit", [False, True])
+def test_an_order_that_shows_in_a_later_batch(ordered: int, *, fit: bool) -> None:
+    x, y, b = data()
+    x[: ordered * BATCH, 0] = 1.0  # of one length: sorting leaves them as they are
+    module = Module()
+    module.net = Net(by_length)
+    callback = NeuronAdvantage(lambda batch: batch[2], target=1, visualizer=None, inspector=None)
+    loader = DataLoader(TensorDataset(x, y, b), BATCH)
+    trainer = paper_trainer(callback, max_epochs=2, num_sanity_val_steps=1)
+    trainer.fit(module, loader, loader) if fit else trainer.validate(module, loader, verbose=False)
+    report = callback.report
+    assert report is not None
+    with torch.no_grad():
+        values = {"net.inner": module.net.inner(x), "net.head": module.net(x)}
+    right = values["net.head"].argmax(1) == y
+    advantage = (right.double() - (b == y).double()).numpy()
+    if ordered < N // BATCH:  # else every row is where it was
+        assert report.layers == ("net.head",)
+        assert any(
+            note.startswith(f"Layer net.inner was left out: {STRANGE}") for note in report.notes
+        )
+    for name in report.layers:
+        rows = [row.r for row in report.rows if row.layer == name]
+        assert report.read_at == report.layers
+        expected = [pearson(values[name][:, j].numpy(), advantage) for j in range(len(rows))]
+        np.testing.assert_allclose(rows, expected, atol=1e-6)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -25,6 +25,8 @@ _MOVED = (
     "one. Sort in `collate_fn` instead (for packed sequences there is enforce_sorted=False)"
 )
 
+_UNDECIDED = 64  # batches; a model that sorts gets them sorted already, where there is no other
+
 
 @dataclass(frozen=True, eq=False)
 class SitesFound:
@@ -35,12 +37,15 @@ class SitesFound:
         unreadable: Why some are not.
         notes: What a reader of the report must know about it.
         proven: Whether it was tried out that rows are samples.
+        undecided: In how many more batches it is looked for an order of rows, because one that the
+            model makes has been that of the batch so far.
     """
 
     places: Mapping[str, Place]
     unreadable: Mapping[str, str]
     notes: tuple[str, ...] = ()
     proven: bool = False
+    undecided: int = 0
 
     @cached_property
     def names(self) -> dict[str, str]:
@@ -94,6 +99,8 @@ class SiteRecorder(ActivationRecorder):
         super().__init__(self._readable(), pooling, strict=strict, masks=masks, within=within)
         self._watched = dict(layers)
         self._finder: SiteFinder | None = None
+        self._rows = partial(SiteFinder, model, layers, at, unit_axis, pooling=pooling)
+        self._later: SiteFinder | None = None  # looks for an order of rows in this batch
         if self.found is None:
             finder = SiteFinder(model, layers, at, unit_axis, self.hear, pooling=pooling)
             if within is not None:
@@ -157,6 +164,10 @@ class SiteRecorder(ActivationRecorder):
         if (looking := self._looking) is not None:
             looking.restart(batch)
             looking.trace.open()
+        elif self.found is not None and self.found.undecided:
+            self._later = self._rows()
+            self._later.restart(batch)
+            self._later.trace.open()
 
     def pause(self) -> None:
         """A batch has passed: nothing is looked at until the next one.
@@ -164,8 +175,9 @@ class SiteRecorder(ActivationRecorder):
         It has to come where the forward began, not inside other modes of PyTorch: those put back
         how operations were dispatched when they began.
         """
-        if self._finder is not None:
-            self._finder.trace.close()
+        for finder in (self._finder, self._later):
+            if finder is not None:
+                finder.trace.close()
 
     def take(
         self, num_samples: int | None = None, call: Call | None = None
@@ -178,11 +190,23 @@ class SiteRecorder(ActivationRecorder):
             if self._within is not None:  # else nothing is said about samples
                 moved = dict.fromkeys(looking.trace.reordered, _MOVED)
                 unreadable = {**moved, **unreadable}
-            self.found = SitesFound(places, unreadable, tuple(looking.notes()))
+            undecided = _UNDECIDED if looking.trace.left_in_order else 0
+            notes = tuple(looking.notes())
+            self.found = SitesFound(places, unreadable, notes, undecided=undecided)
             self.move_to(self._readable(), heard)
         taken, problems = super().take(num_samples, call)
+        if self.found is not None and self._later is not None:
+            self.found = self._looked_later(self.found, self._later)
         unreadable = {} if self.found is None else self.found.unreadable
+        taken = {name: values for name, values in taken.items() if name not in unreadable}
         return taken, {**problems, **unreadable, **self.refused}
+
+    def _looked_later(self, found: SitesFound, later: SiteFinder) -> SitesFound:
+        """With what a later batch has shown of the order of rows."""
+        self._later = None
+        moved = dict.fromkeys(later.trace.reordered, _MOVED)
+        left = found.undecided - 1 if later.trace.left_in_order else 0
+        return replace(found, unreadable={**moved, **found.unreadable}, undecided=left)
 
     @property
     def proven(self) -> bool:

@@ -52,7 +52,7 @@ class Judging:
         self._sources[returned] = (returned,)
 
     def choose(self, classes: Tensor) -> None:
-        """Follow the class of each sample, ``(N,)`` or ``(N, 1)``."""
+        """Follow the class of each sample, ``(N,)``; of ``(N, k)`` the first, or their sum."""
         self._chosen[classes] = True
 
     def is_made_of_it(self, value: Tensor) -> bool:
@@ -91,6 +91,11 @@ class Judging:
                 self._sources[out] = sources
         self._go_on(name, args, pointwise, outs, tensors)
 
+    def inside(self, name: str, args: Sequence[Any]) -> None:
+        """The module computes a loss by itself: of what it returns, as far as can be told."""
+        if name == "nll_loss_forward" and args[1].ndim == 1:
+            self.comparisons.append(Comparison(args[1].clone(), ()))
+
     def _scores(
         self, name: str, args: Sequence[Any], outs: Sequence[Any], layout: L.Layout
     ) -> None:
@@ -102,7 +107,7 @@ class Judging:
             self._compare(_of_binary_loss(args[1]), scores)
         elif name == "index":
             self.parts |= _takes_part(args[1], len(scores))
-        elif name in _THRESHOLDS and _is_column(scores, layout) and _is_number(args[1]):
+        elif name in _THRESHOLDS and L.find(layout, L.SAMPLES) == 0 and _is_number(args[1]):
             self.choose(outs[0])
 
     def _met(self, name: str, args: Sequence[Any], answers: WeakTensorKeyDictionary) -> None:
@@ -134,14 +139,15 @@ class Judging:
     ) -> None:
         """Classes that are reshaped, or computed with, still are some."""
         kept = [x for x in tensors if x in self._chosen]
-        first = name == "select" and tuple(args[1:]) == (1, 0)  # the most likely of several
         known = pointwise or name in O.RESHAPES | _WHOLE_NUMBERS or name == "index"
-        if not kept or name in ("eq", "ne") or not (known or first):
+        # The most likely of several classes; how many thresholds were passed.
+        known |= name == "sum" or (name == "select" and tuple(args[1:]) == (1, 0))
+        if not kept or name in ("eq", "ne") or not known:
             return
         if name != "index" and any(x not in self._chosen and x.numel() > 1 for x in tensors):
             return
         for out in outs:
-            if isinstance(out, Tensor) and out.numel() == len(kept[0]):
+            if isinstance(out, Tensor) and out.numel() in (len(kept[0]), kept[0].numel()):
                 self._chosen[out] = True
 
 

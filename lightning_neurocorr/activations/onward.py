@@ -71,6 +71,8 @@ class Onward:
         self, name: str, args: Sequence[Any], pointwise: bool, outs: Sequence[Any], inside: Any
     ) -> None:
         """An operation was done, inside of a module or of none."""
+        if self._open:
+            self.judging.inside(name, args)
         if self._open or not len(self._answers):
             return
         if name in _WEIGHING and self._weighs(name, args) and self.into is None:

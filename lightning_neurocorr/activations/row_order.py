@@ -34,6 +34,24 @@ def order_after(
     return None if torch.equal(moved, torch.arange(len(moved), device="cpu")) else moved
 
 
+def leaves_rows(
+    name: str, args: Sequence[Any], known: Known, layout_of: Callable[[Any], L.Layout | None]
+) -> bool:
+    """Whether rows are put in an order that happens to be that of the batch: sorted already, say.
+
+    Args:
+        name: See :func:`order_after`.
+        args: See :func:`order_after`.
+        known: See :func:`order_after`.
+        layout_of: See :func:`order_after`.
+    """
+    if name not in ("index", "index_select") or not args or known(args[0]) is not None:
+        return False
+    alone = name == "index_select" or sum(part is not None for part in args[1]) == 1
+    moved = _moved(name, args, None, known, layout_of) if alone else None
+    return moved is not None and torch.equal(moved, torch.arange(len(moved)))
+
+
 def _moved(
     name: str,
     args: Sequence[Any],

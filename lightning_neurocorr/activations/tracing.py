@@ -18,7 +18,7 @@ from lightning_neurocorr.activations import operations as O
 from lightning_neurocorr.activations.followed import Followed
 from lightning_neurocorr.activations.onward import Onward
 from lightning_neurocorr.activations.pooling import first_tensor, packed_in
-from lightning_neurocorr.activations.row_order import order_after
+from lightning_neurocorr.activations.row_order import Order, leaves_rows, order_after
 from lightning_neurocorr.activations.sequences import is_sequence_first
 from lightning_neurocorr.activations.spoken import Passage, Speaker, Spoken, Traced
 from lightning_neurocorr.isolation import torch_private
@@ -61,6 +61,7 @@ class Trace:
         weights: Ids of the parameters that went into operations of a module.
         fault: The first error of our own; the forward goes on.
         reordered: Layers whose rows are samples in another order than that of the batch.
+        left_in_order: Whether an order that rows were put in happened to be that of the batch.
         onward: What becomes of the prediction, where its module is known.
     """
 
@@ -90,6 +91,7 @@ class Trace:
         self.families: dict[Speaker, list[Spoken]] = {}
         self.calls: dict[int, int] = {}
         self.reordered: set[str] = set()
+        self.left_in_order = False
         self.fault: Exception | None = None
         self._followed.begin_with(batch)
         self.onward.restart()
@@ -169,9 +171,11 @@ class Trace:
                 return None
             return L.axes_of(x.shape, L.UNKNOWN) if found.layout is None else found.layout
 
-        order = order_after(
-            name, args, lambda x: known[id(x)].order if id(x) in known else None, layout_of
-        )
+        def order_of(x: Any) -> Order | None:
+            return known[id(x)].order if id(x) in known else None
+
+        order = order_after(name, args, order_of, layout_of)
+        self.left_in_order |= leaves_rows(name, args, order_of, layout_of)
         outs = pytree.tree_leaves(result)
         inside = self._stack[-1][0] if self._stack else None
         self.onward.operation(name, args, pointwise, outs, inside)

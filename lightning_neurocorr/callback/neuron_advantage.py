@@ -16,6 +16,7 @@ from lightning_neurocorr.callback import checks, lightning_private, wiring
 from lightning_neurocorr.callback.afterwards import Afterwards
 from lightning_neurocorr.callback.base import Callback
 from lightning_neurocorr.callback.faults import Faults
+from lightning_neurocorr.callback.logged_accuracy import note_other_accuracy
 from lightning_neurocorr.callback.memory import Memory
 from lightning_neurocorr.callback.one_validation import OneValidation
 from lightning_neurocorr.callback.runs import Run, begin, learners, teach
@@ -259,6 +260,8 @@ class NeuronAdvantage(Callback):
         going.close()
         reported = going.plan is Plan.REPORT and not self._memory.faults.broken
         if reported and not trainer.sanity_checking:
+            with self._memory.faults.forgiven("compare accuracies"):
+                note_other_accuracy(trainer, self._memory)
             self._afterwards.show(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102

@@ -171,7 +171,8 @@ class Collector:
             read = self.reader.read(outputs, batch, self.output.calls, answer, left)
             self.reader.check_final(self.recorder.onward, self.recorder.other_class)
             prediction, target = self.answers.judged(read.prediction, read.target)
-            self.reader.check_judged(self.recorder.judging, outputs, read, prediction, target)
+            judging = None if self.answers.of_labels else self.recorder.judging
+            self.reader.check_judged(judging, outputs, read, prediction, target)
             call = read.call
             if self.arguments is None and call is not None:
                 held = (*self.model.parameters(), *self.model.buffers())
