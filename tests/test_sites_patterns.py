@@ -14,6 +14,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from lightning_neurocorr.activations import (
@@ -131,6 +132,28 @@ def patches(net: Any, x: Tensor) -> Tensor:
     return net.head(F.relu(net.a(parts)).mean((2, 3)).view(-1, 4, 5).mean(1))
 
 
+def unfolded(net: Any, x: Tensor) -> Tensor:
+    parts = F.unfold(x, 4, stride=4).transpose(1, 2).reshape(-1, 3, 4, 4)
+    return net.head(F.relu(net.a(parts)).mean((2, 3)).view(-1, 4, 5).mean(1))
+
+
+def folded(net: Any, x: Tensor) -> Tensor:
+    parts = net.a(F.unfold(x, 2, stride=2).transpose(1, 2)).transpose(1, 2)
+    return net.head(F.relu(net.b(F.fold(parts, (8, 8), 2, stride=2))).mean((2, 3)))
+
+
+def windows(net: Any, x: Tensor) -> Tensor:
+    parts = x.view(-1, 3, 2, 4, 2, 4).permute(0, 2, 4, 3, 5, 1).reshape(-1, 16, 3)
+    q, k, v = net.a(parts).view(-1, 16, 2, 9).split(3, 3)
+    mask = torch.arange(16).expand(16, 16) % 3  # what it takes goes by PyTorch's own softmax
+    with sdpa_kernel(SDPBackend.MATH):
+        said = F.scaled_dot_product_attention(
+            q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), attn_mask=mask.float()
+        )
+    h = F.relu(net.b(said.transpose(1, 2).reshape(-1, 16, 6)))
+    return net.head(h.view(-1, 4, 16, 5).mean((1, 2)))
+
+
 def mixer(net: Any, x: Tensor) -> Tensor:
     mixed = net.down(F.gelu(net.up(net.norm(x).transpose(1, 2)))).transpose(1, 2)
     return net.head((x + mixed).mean(1))
@@ -230,6 +253,19 @@ PATTERNS: dict[str, Pattern] = {
     ),
     "patches as samples": (
         patches, IMAGES, {"a": conv(3, 5), "head": nn.Linear(5, 2)}, {"a": "input of head"},
+    ),
+    "patches of unfold": (
+        unfolded, IMAGES, {"a": conv(3, 5), "head": nn.Linear(5, 2)}, {"a": "input of head"},
+    ),
+    "patches and fold": (
+        folded, IMAGES,
+        {"a": nn.Linear(12, 16), "b": conv(4, 5), "head": nn.Linear(5, 2)},
+        {"b": "input of head"},
+    ),
+    "windows": (
+        windows, IMAGES,
+        {"a": nn.Linear(3, 18), "b": nn.Linear(6, 5), "head": nn.Linear(5, 2)},
+        {"b": "input of head"},
     ),
     "tokens are mixed": (
         mixer, TOKENS,

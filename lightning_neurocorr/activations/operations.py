@@ -68,6 +68,7 @@ _VIEWS = {"view", "_unsafe_view", "reshape", "_reshape_alias"}
 _KEEP = (NORMS | RESHAPES) - _VIEWS - {"permute", "transpose", "t", "unsqueeze", "squeeze"}
 _KEEP |= {
     "_log_softmax",
+    "_safe_softmax",
     "_softmax",
     "as_strided",
     "bernoulli",
@@ -285,6 +286,24 @@ def _convolved(args: Sequence[Any], known: Known, shape: tuple[int, ...]) -> Lay
     return (layout[0], axis_of(UNITS, shape[1]), *axes_of(shape[2:]))
 
 
+def _patched(args: Sequence[Any], known: Known, shape: tuple[int, ...]) -> Layout | None:
+    """Patches ``(N, C x places, patches)`` of ``(N, C, H, W)``."""
+    layout = known(args[0])
+    if layout is None or len(layout) != 4 or len(shape) != 3:
+        return None
+    places = shape[1] // args[0].shape[1]
+    return (layout[0], layout[1] + axis_of(OTHER, places), axis_of(OTHER, shape[2]))
+
+
+def _unpatched(args: Sequence[Any], known: Known, shape: tuple[int, ...]) -> Layout | None:
+    """The reverse."""
+    layout = known(args[0])
+    if layout is None or len(layout) != 3 or len(shape) != 4:
+        return None
+    label = layout[1][0][0] if layout[1] else OTHER
+    return (layout[0], axis_of(label, shape[1]), *axes_of(shape[2:]))
+
+
 def _looked_up(args: Sequence[Any], known: Known, shape: tuple[int, ...]) -> Layout | None:
     layout = known(args[1])
     return None if layout is None else (*layout, axis_of(UNITS, shape[-1]))
@@ -317,6 +336,8 @@ _RULES: dict[str, _Rule] = {
     "addmm": lambda a, known, shape: _product(a[1], a[2], known, shape),
     "baddbmm": lambda a, known, shape: _product(a[1], a[2], known, shape),
     "convolution": _convolved,
+    "im2col": _patched,
+    "col2im": _unpatched,
     "embedding": _looked_up,
     "_native_multi_head_attention": _attended,
     "_transformer_encoder_layer_fwd": _attended,
