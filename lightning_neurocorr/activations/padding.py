@@ -23,7 +23,10 @@ class PaddedEnds:
         self._found: list[Tensor] = []
 
     def add(self, arguments: Any, samples: int) -> None:
-        """Look at what a module was called with."""
+        """Look at what a module was called with: positional and keyword arguments."""
+        positional, named = arguments
+        if not named and all(type(x) is Tensor and x.ndim > 3 for x in positional):
+            return  # images
         for part in pytree.tree_leaves(arguments):
             if not isinstance(part, Tensor) or part.is_nested or part.ndim not in (2, 3):
                 continue

@@ -82,7 +82,7 @@ def _check_pair(prediction: Tensor, target: Tensor) -> None:
         return
     check_labels("prediction", prediction)
     check_labels("target", target)
-    if len(prediction) != len(target):
+    if prediction.shape[0] != target.shape[0]:
         raise ValueError(
             "Expected `prediction` and `target` to have the same length, but got "
             f"{len(prediction)} and {len(target)}."

@@ -67,7 +67,7 @@ class Cells:
         if self.shift is None:  # of a constant neuron exactly its constant
             self.shift = torch.cat([part[0].double() for part in parts])
         advantage = advantage.detach().to(self.device, torch.float64)
-        found = on_device.sort_cells(cell, advantage, len(self.scalars))
+        found = on_device.sort_cells(cell, advantage, self.scalars.shape[0])
         if found is None:
             values = torch.stack([torch.ones_like(advantage), advantage], 1)
             self.scalars.index_add_(0, cell, values)
@@ -161,7 +161,7 @@ class Cells:
 
 def _neurons(parts: Sequence[Tensor], start: int, stop: int) -> Tensor:
     """Activations of neurons ``start`` to before ``stop`` as a new float64 tensor."""
-    found = parts[0].new_empty(len(parts[0]), stop - start, dtype=torch.float64)
+    found = parts[0].new_empty(parts[0].shape[0], stop - start, dtype=torch.float64)
     at = 0
     for part in parts:
         first, last = max(start, at), min(stop, at + part.shape[1])

@@ -67,7 +67,7 @@ def _moments(
         for redo in lost.split(_REDONE) if len(lost) else ():
             wide = _sums(x[:, redo], shift[redo].double(), columns)
             sums[:, redo], squares[:, redo] = wide[:2]
-    sums = sums.view(len(columns.n), -1, sums.shape[1])
+    sums = sums.view(columns.n.shape[0], -1, sums.shape[1])
     offset = sums[:, 0] / columns.n.clamp_min(1)[:, None]
     return Moments(
         n=columns.n,
@@ -106,7 +106,7 @@ def _of_one_block(
     """The sums of a batch that is no larger than a block, in few operations."""
     y = x - shift if x.dtype == shift.dtype else x.to(shift.dtype).sub_(shift)
     sums, squares = left @ y, inside @ torch.mul(y, y, out=y)
-    active = inside @ torch.ne(x, 0, out=y) if count_active else y.new_zeros(len(inside), 1)
+    active = inside @ torch.ne(x, 0, out=y) if count_active else y.new_zeros(inside.shape[0], 1)
     return sums, squares, active
 
 

@@ -72,10 +72,12 @@ class LoadedBatch:
 
 def _parts(value: Any) -> dict[Any, Any] | None:
     """What a container holds by key, index or name; None of anything else."""
-    if isinstance(value, Mapping):
-        return dict(value)
+    if isinstance(value, Tensor):
+        return None
     if isinstance(value, (tuple, list)):
         return dict(enumerate(value))
+    if isinstance(value, Mapping):
+        return dict(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     return None

@@ -30,14 +30,14 @@ def _lengths(part: Any, depth: int) -> Iterable[int]:
         return ()
     found: list[int] = []
     inner: Iterable[Any] = ()
-    if isinstance(part, Mapping):
-        inner = part.values()
-    elif isinstance(part, (list, tuple)):
+    if isinstance(part, (list, tuple)):
         inner = part if any(_nests(value) for value in part) else ()
         if depth:  # the batch itself may be the list [x, y]
             found.append(len(part))
         elif not inner:
             return [len(part)]
+    elif isinstance(part, Mapping):
+        inner = part.values()
     elif hasattr(part, "__dict__"):
         inner = vars(part).values()
     for value in inner:

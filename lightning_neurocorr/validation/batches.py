@@ -102,7 +102,7 @@ class JudgedBatch:
     prediction: Tensor | None = None
 
     def __len__(self) -> int:
-        return len(self.advantage)
+        return self.advantage.shape[0]
 
     @property
     def loaded(self) -> int:
@@ -130,7 +130,7 @@ def judge_batch(batch: Batch, advantage: F.Advantage, *, classifies: bool) -> Ju
     """
     keep, batch = batch.keep, batch.kept()
     given = (batch.prediction, batch.baseline, batch.target)
-    if not len(batch.prediction):
+    if not batch.prediction.shape[0]:
         nothing = batch.keys.new_zeros(0)
         return JudgedBatch(batch, keep, nothing.double(), nothing, nothing, nothing)
     right = F.judge(*given) if classifies else None

@@ -46,7 +46,7 @@ class ClassRows:
     def __call__(self, target: Tensor) -> Tensor:
         """The row of each sample, ``(N,)``, from class ids ``(N,)``."""
         self._row = row = self._row.to(target.device)
-        last = len(row) - 1
+        last = row.shape[0] - 1
         label = torch.where(target < 0, last, target).clamp(max=last)
         if self._own:
             row.index_fill_(0, label, 0)  # it is all that is asked for: which classes were met

@@ -178,7 +178,7 @@ class Collector:
                 held = (*self.model.parameters(), *self.model.buffers())
                 loaded = batch if self._loaded is None else self._loaded.kept
                 self.arguments = argument_reader(loaded, call.arguments, held)
-            n = len(prediction)
+            n = prediction.shape[0]
             names = None if ids is None else read_ids(ids, n)
             numbers, keep = loader.advance_over(batch, n, identified=names is not None)
             self.padding.check(n, call)
@@ -257,7 +257,7 @@ class Collector:
         classes = prediction.shape[1] if prediction.ndim == 2 else options.num_classes
         return B.check_prediction(
             answer,
-            len(prediction),
+            prediction.shape[0],
             classes if classification else None,
             device=prediction.device,
             name=self.baseline.words,

@@ -120,7 +120,7 @@ class Reader:
             prediction, call = self._prediction_of(outputs, calls, target, answer)
         for name, value in (("prediction", prediction), ("target", target)):
             _check_rows(name, value)
-        if len(prediction) != len(target):
+        if prediction.shape[0] != target.shape[0]:
             raise ValueError(
                 f"Expected prediction and target to have the same length, but got "
                 f"{len(prediction)} and {len(target)} ({self.provenance['prediction']}; "
