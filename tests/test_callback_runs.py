@@ -196,3 +196,41 @@ def test_the_table_with_later_columns_gets_a_step_of_its_own(tmp_path: Any) -> N
     steps = [event.step for event in events.Tensors("neurocorr/top neurons/text_summary")]
     assert len(steps) == 3 + 2
     assert steps == sorted(set(steps))
+
+
+class Picky(PaperModule):
+    """Leaves some batches alone, as a step does that finds no label in them."""
+
+    left: tuple[int, ...] = (2,)
+    calls_a_part = False
+
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
+        if batch_idx in self.left:
+            if self.calls_a_part:
+                self.model.detector(batch[0])
+            return None
+        return super().validation_step(batch, batch_idx)
+
+
+@pytest.mark.parametrize("sanity", [0, 2])
+def test_batches_that_the_step_leaves_alone_do_not_count(sanity: int) -> None:
+    picky, whole = watch(baseline=TableBaseline(paper_data()[2].numpy())), watch()
+    loader = paper_loader(n=48)
+    options = {"max_epochs": 1, "num_sanity_val_steps": sanity}
+    paper_trainer(picky, **options).fit(Picky(), loader, loader)
+    kept = [i for i in range(48) if not 20 <= i < 30]
+    rest = DataLoader(torch.utils.data.Subset(PaperSet(), kept), batch_size=10)
+    paper_trainer(whole, **options).fit(PaperModule(), rest, rest)
+    assert picky.report is not None
+    assert whole.report is not None
+    assert picky.report.outcomes == whole.report.outcomes
+    np.testing.assert_allclose(picky.report.columns["r"], whole.report.columns["r"], atol=1e-9)
+    assert any("returned nothing for 1 batches" in note for note in picky.report.notes)
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_batch_that_is_not_left_alone_is_an_error(*, first: bool) -> None:
+    module = Picky()
+    module.left, module.calls_a_part = ((0,) if first else (2,)), not first
+    with pytest.raises(ValueError, match="Expected to find the model's prediction"):
+        paper_trainer(watch()).validate(module, paper_loader(n=48), verbose=False)

@@ -332,6 +332,16 @@ def test_the_same_accuracy_is_no_news(
     assert not [w for w in recwarn if "accurac" in str(w.message)]
 
 
+def test_an_accuracy_for_each_class_is_none_of_all() -> None:
+    def step(module: Module, batch: Any) -> None:
+        classes = module(batch[0]).argmax(1)
+        for c in range(C):
+            module.log(f"val_acc_{c}", (classes[batch[1] == c] == c).float().sum() / 10)
+        module.log("val_acc_all", 1.0)
+
+    assert not [note for note in validated(step).notes if "accurac" in note]
+
+
 # --- nothing is wrong ----------------------------------------------------------------------------
 
 FINE = {
@@ -351,6 +361,7 @@ FINE = {
     ]),
     "of two": (2, lambda m, b: log_right(m, m(b[0]).softmax(1)[:, 1] > 0.5, b[1].bool())),
     "sure": (2, lambda m, b: m.log("sure", (m(b[0]).softmax(1).amax(1) > 0.9).float().mean())),
+    "unsure": (2, lambda m, b: log_right(m, m(b[0]).softmax(1).max(1)[0] < 0.7, b[1].bool())),
     "a mean of the labels": (2, lambda m, b: T.nll_loss(m(b[0]).log_softmax(1), b[1]) + b[1].sum()),
     "table": (2, lambda m, b: m.measured(M.MulticlassConfusionMatrix(2), m(b[0]), b[1])),
     "two labels": (2, lambda m, b: [

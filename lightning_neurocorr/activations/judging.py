@@ -15,6 +15,7 @@ from lightning_neurocorr.activations import operations as O
 
 _THRESHOLDS = {"ge", "gt", "le", "lt"}
 _WHOLE_NUMBERS = {"floor_divide"}  # number by number, though PyTorch does not say so
+_ORDERING = {"sort", "topk"}
 _BINARY_LOSSES = {"binary_cross_entropy", "binary_cross_entropy_with_logits"}
 
 
@@ -46,6 +47,7 @@ class Judging:
         self.parts = False
         self._sources: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
         self._chosen: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+        self._summaries: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 
     def begin(self, returned: Tensor) -> None:
         """Follow a tensor that the module returned."""
@@ -85,6 +87,9 @@ class Judging:
             self._scores(name, args, outs, answers[given])
         if name in ("eq", "ne", "add"):
             self._met(name, args, answers)
+        if name in O.REDUCTIONS | _ORDERING or any(x in self._summaries for x in tensors):
+            # How sure the model is, say: to be above a limit is no class.
+            self._summaries.update({x: True for x in outs if isinstance(x, Tensor)})
         sources = tuple({id(x): x for part in known for x in part}.values())
         for out in outs:
             if isinstance(out, Tensor) and out not in self._sources:
@@ -107,8 +112,13 @@ class Judging:
             self._compare(_of_binary_loss(args[1]), scores)
         elif name == "index":
             self.parts |= _takes_part(args[1], len(scores))
-        elif name in _THRESHOLDS and L.find(layout, L.SAMPLES) == 0 and _is_number(args[1]):
-            self.choose(outs[0])
+        elif name in _THRESHOLDS and _is_number(args[1]):
+            self._pass(scores, outs[0], layout)
+
+    def _pass(self, scores: Tensor, passed: Tensor, layout: L.Layout) -> None:
+        """Scores passed a threshold."""
+        if L.find(layout, L.SAMPLES) == 0 and scores not in self._summaries:
+            self.choose(passed)
 
     def _met(self, name: str, args: Sequence[Any], answers: WeakTensorKeyDictionary) -> None:
         """Classes met other whole numbers."""

@@ -137,6 +137,11 @@ class ActivationRecorder:
         self._heard, self._failed, self._spoken = {}, {}, defaultdict(int)
         self._early, self._unmasked = [], []
 
+    @property
+    def heard_nothing(self) -> bool:
+        """Whether no layer was called since the last :meth:`take`."""
+        return not (self._heard or self._failed or self._spoken or self._early)
+
     def take(
         self, num_samples: int | None = None, call: Call | None = None
     ) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -40,6 +40,8 @@ def note_other_accuracy(trainer: Trainer, memory: Memory) -> None:
         return
     if any(abs(one - other) <= _CLOSE for one in logged.values() for other in here):
         return
+    if min(logged.values()) < here[0] < max(logged.values()):  # one for each class, say
+        return
     words = ", ".join(f"{name} = {value:.3f}" for name, value in list(logged.items())[:3])
     memory.faults.say(f"NeuronAdvantage {memory.faults.name!r}: {OTHER}")
     note = f"{OTHER} It is {here[0]:.3f} here, and the model logged {words}."

@@ -212,6 +212,8 @@ class OneValidation:
     def _update(
         self, collector: Collector, outputs: Any, batch: Any, loader: LoaderPositions
     ) -> None:
+        if collector.passes_over(outputs, loader):
+            return
         left, batch = batch, collector.as_loaded(batch)
         id_of = self.options.sample_id
         ids = None if id_of is None else B.read_field(batch, id_of, "sample_id")

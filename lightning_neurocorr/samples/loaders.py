@@ -149,6 +149,12 @@ class LoaderPositions:
                 numbers = numbers % self._limit if self.known else numbers
         return numbers + self.offset, keep
 
+    def pass_over(self) -> None:
+        """A batch came for which nothing was predicted."""
+        drawn = self.drawn()
+        self._seen += drawn or 0
+        self._batches += 1
+
     def _places(self, before: int, n: int) -> Tensor:
         """Where the next ``n`` samples of this process lie, after so many of them."""
         first = self._start + before * self._stride

@@ -43,6 +43,11 @@ NOT_CALLED = (
     "differentiate; name with `output` the module that returns the logits"
 )
 
+_PASSED_OVER = (
+    "validation_step returned nothing for {} batches and called no layer that is watched: their "
+    "samples do not count."
+)
+
 
 class Collector:
     """One validation. Open it around the forwards; call :meth:`update` after each batch.
@@ -90,6 +95,7 @@ class Collector:
         )
         self.arguments: Callable[[Any], Arguments] | None = None
         self._loaded: LoadedBatch | None = None
+        self._passed_over = 0
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
@@ -115,7 +121,8 @@ class Collector:
         self.one_hot.finish()
         seen = () if self.recorder.found is None else self.recorder.found.notes
         padding = self.padding.remarks(self.recorder)
-        self.running_pass.remarks += [*self.reader.remarks, *seen, *padding]
+        left = [_PASSED_OVER.format(self._passed_over)] if self._passed_over else []
+        self.running_pass.remarks += [*self.reader.remarks, *seen, *padding, *left]
 
     def begin(self, batch: Any) -> None:
         """Get ready for the forward of a batch.
@@ -231,6 +238,22 @@ class Collector:
         weigh = weighing(rerun, places, _device(self.model)) if weighs else None
         own = self._per_sample(batch)
         return try_out(rerun, called, call.output, own, n, places, options.pooling, weigh)
+
+    def passes_over(self, outputs: Any, loader: LoaderPositions) -> bool:
+        """Whether a validation step has left a batch alone, as it may: its samples do not count.
+
+        Args:
+            outputs: What the validation step returned.
+            loader: Where the batch is from.
+        """
+        quiet = outputs is None and not self.output.calls and self.recorder.heard_nothing
+        if not (quiet and self.reader.has_read):
+            return False
+        self.recorder.pause()
+        self.clear()
+        loader.pass_over()
+        self._passed_over += 1
+        return True
 
     def _prove_rows(self, trial: Trial | None, activations: Mapping[str, Tensor]) -> dict[str, str]:
         """Why layers cannot be read whose rows are not the samples."""

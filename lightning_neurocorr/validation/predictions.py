@@ -197,6 +197,11 @@ class Reader:
             raise ValueError(path)
         return self._followed(returned, path)
 
+    @property
+    def has_read(self) -> bool:
+        """Whether a batch was read that the user does not read otherwise."""
+        return "prediction" in self.provenance and self._predictions is None
+
     # --- the prediction --------------------------------------------------------------------------
 
     @property
