@@ -185,7 +185,7 @@ def test_the_end_asks_for_few_operators() -> None:
     """Merging was 77 and the report 295, when each pair of groups was compared by itself."""
     merging, report = of_the_end(2)
     assert merging.total() <= 73
-    assert report.total() <= 200
+    assert report.total() <= 205
 
 
 def test_what_is_by_class_and_neuron_stays_on_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -194,4 +194,4 @@ def test_what_is_by_class_and_neuron_stays_on_the_device(monkeypatch: pytest.Mon
     monkeypatch.setattr(Tensor, "cpu", lambda values: left.append(values.numel()) or cpu(values))
     layers = 100
     report_of(passed(layers, classes=75).finish(torch.device("cpu")))
-    assert max(left) <= 30 * 3 * layers < 75 * 3 * layers
+    assert max(left) <= 18 * 3 * layers < 75 * 3 * layers

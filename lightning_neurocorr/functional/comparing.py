@@ -15,7 +15,7 @@ which one side is better, and those in which both are alike.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from typing import NamedTuple
@@ -147,7 +147,9 @@ def _sums(cells: tuple[Tensor, Tensor], weights: Weights, *, tested: bool) -> _S
     return _Sums(gap, around_shift[0], around_means[0], around_means[-1], spreads)
 
 
-def compare(scopes: Sequence[tuple[Tensor, Tensor]], weights: Sequence[Weights]) -> Tensor:
+def compare(
+    scopes: Sequence[tuple[Tensor, Tensor]], weights: Sequence[Weights]
+) -> tuple[Tensor, Tensor]:
     """Compare groups of a block of neurons.
 
     Args:
@@ -156,7 +158,9 @@ def compare(scopes: Sequence[tuple[Tensor, Tensor]], weights: Sequence[Weights])
         weights: The weights of each.
 
     Returns:
-        What :func:`read_comparisons` takes, ``(24, d)``.
+        r, the smallest r of the halves, and p, ``(12, d)``. And what p follows from where it is NaN
+        and r is not, because Student's distribution has to be exact: the normal p, -t and its
+        degrees of freedom, ``(12, d)``.
     """
     whole, *halves = (
         _sums(cells, each, tested=not i)
@@ -164,10 +168,12 @@ def compare(scopes: Sequence[tuple[Tensor, Tensor]], weights: Sequence[Weights])
     )
     r = _partial_r((whole, *halves), weights)
     weakest = reduce(torch.fmin, r[1:]) if halves else r[0]
-    z = whole.gap / whole.variance.clamp_min(0).sqrt()
+    by_normal = normal(whole.gap / -whole.variance.clamp_min(0).sqrt())
     t, dof = _welch(whole, weights[0])
-    found = [r[0], weakest, normal(-z), nearly_student(-t, dof), -t, dof]
-    return torch.stack(found).flatten(0, 2)
+    p = torch.maximum(by_normal, nearly_student(t, dof))  # NaN if either is
+    p = torch.where(t.isnan(), by_normal, p)
+    known, behind = [r[0], weakest, p], [by_normal, t, dof]
+    return torch.stack(known).flatten(0, 2), torch.stack(behind).flatten(0, 2)
 
 
 def _partial_r(found: Sequence[_Sums], weights: Sequence[Weights]) -> Tensor:
@@ -179,7 +185,7 @@ def _partial_r(found: Sequence[_Sums], weights: Sequence[Weights]) -> Tensor:
 
 
 def _welch(found: _Sums, weights: Weights) -> tuple[Tensor, Tensor]:
-    """Where each group has its own variance within classes: t, and its degrees of freedom.
+    """Where each group has its own variance within classes: -t, and its degrees of freedom.
 
     NaN where a group has no variance. Degrees of freedom by Satterthwaite 1946.
     """
@@ -190,18 +196,25 @@ def _welch(found: _Sums, weights: Weights) -> tuple[Tensor, Tensor]:
     ]
     error = errors[0] + errors[1]
     parts = [one**2 / dof for one, dof in zip(errors, dofs, strict=True)]
-    return found.gap / error.sqrt(), error**2 / (parts[0] + parts[1])
+    return found.gap / -error.sqrt(), error**2 / (parts[0] + parts[1])
 
 
-def read_comparisons(found: np.ndarray, counts: np.ndarray) -> dict[tuple[int, int], Comparison]:
+def read_comparisons(
+    known: np.ndarray, behind: Callable[[], np.ndarray], counts: np.ndarray
+) -> dict[tuple[int, int], Comparison]:
     """The comparisons by their groups, on the host.
 
     Args:
-        found: What :func:`compare` found of all neurons, ``(24, D)``.
+        known: What :func:`compare` found first, of all neurons, ``(12, D)``.
+        behind: Gives what it found second.
         counts: Samples, ``(C, 4)``.
     """
-    r, weakest, by_normal, nearly, t, dof = found.reshape(6, 2, 2, -1)
-    p = np.where(np.isnan(r), np.nan, np.fmax(by_normal, student(t, dof, nearly)))
+    r, weakest, p = known.reshape(3, 2, 2, -1)
+    unsettled = np.isnan(p) & ~np.isnan(r)
+    p[np.isnan(r)] = np.nan
+    if unsettled.any():
+        by_normal, t, dof = (row[unsettled] for row in behind().reshape(3, 2, 2, -1))
+        p[unsettled] = np.fmax(by_normal, student(t, dof))
     return {
         (one, other): Comparison(r[i, j], p[i, j], weakest[i, j], pairs(counts, one, other))
         for i, one in enumerate(_ONES)

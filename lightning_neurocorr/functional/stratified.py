@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import reduce
+from functools import partial, reduce
 
 import numpy as np
 import torch
@@ -95,16 +95,19 @@ def stratify(halves: Sequence[CellMoments]) -> Stratified:
     weights = weights_of(scopes, device) if first.by_class else []
     to_class = np.stack([_gaps(counts, advantage), 1 / np.maximum(counts.sum(1), 1)])
     classes = torch.from_numpy(to_class).to(device)
-    rows = [_of_block(block, classes, weights) for block in _blocks(halves)]
-    found = torch.cat(rows, 1).cpu().numpy()  # one wait for all
-    means, (comoment, within), compared = np.split(found, [4, 6])
+    blocks = [_of_block(block, classes, weights) for block in _blocks(halves)]
+
+    def fetched(index: int) -> np.ndarray:
+        return torch.cat([block[index] for block in blocks], 1).cpu().numpy()
+
+    means, (comoment, within), compared = np.split(fetched(0), [4, 6])  # one wait for all
     return Stratified(
         counts,
         advantage,
         first.shift + means / counts.sum(0)[:, None],
         comoment,
         within,
-        read_comparisons(compared, counts) if first.by_class else {},
+        read_comparisons(compared, partial(fetched, 1), counts) if first.by_class else {},
     )
 
 
@@ -128,16 +131,16 @@ def _blocks(halves: Sequence[CellMoments]) -> Iterator[list[tuple[Tensor, Tensor
 
 def _of_block(
     halves: Sequence[tuple[Tensor, Tensor]], classes: Tensor, weights: Sequence[Weights]
-) -> Tensor:
-    """What is known of some neurons, ``(rows, d)``."""
+) -> tuple[Tensor, ...]:
+    """What is known of some neurons, ``(rows, d)``, and what is behind comparisons."""
     sums, squares = whole = tuple(reduce(torch.add, parts) for parts in zip(*halves, strict=True))
     of_class, (to_gap, to_mean) = sums.sum(1), classes
     within = squares.sum((0, 1)) - to_mean @ of_class.square()
     rows = [sums.sum(0), (to_gap @ of_class)[None], within[None]]
-    if weights:
-        scopes = [whole, *halves][: len(weights)]
-        rows.append(compare(scopes, weights))
-    return torch.cat(rows)
+    if not weights:
+        return (torch.cat(rows),)
+    compared, *behind = compare([whole, *halves][: len(weights)], weights)
+    return torch.cat([*rows, compared]), *behind
 
 
 def correlation_within(

@@ -38,24 +38,13 @@ def nearly_student(t: Tensor, dof: Tensor) -> Tensor:
     return torch.where((dof >= _MANY) & (square <= dof / 4), normal(z), torch.nan)
 
 
-def student(t: np.ndarray, dof: np.ndarray, nearly: np.ndarray) -> np.ndarray:
-    """Student's distribution function.
+def student(t: np.ndarray, dof: np.ndarray) -> np.ndarray:
+    """Student's distribution function, exactly, on as many threads as PyTorch may use.
 
     Args:
-        t: Of any shape.
-        dof: Degrees of freedom, of the same shape.
-        nearly: What :func:`nearly_student` found of these.
+        t: ``(n,)``.
+        dof: Degrees of freedom, ``(n,)``.
     """
-    rest = np.isnan(nearly) & ~np.isnan(t)
-    if not rest.any():
-        return nearly
-    p = nearly.copy()
-    p[rest] = _exact(t[rest], dof[rest])
-    return p
-
-
-def _exact(t: np.ndarray, dof: np.ndarray) -> np.ndarray:
-    """The same, on as many threads as PyTorch may use."""
     threads = min(torch.get_num_threads(), len(t) // _NEURONS_PER_THREAD)
     if threads < 2:
         return special.stdtr(dof, t)
