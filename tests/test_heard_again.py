@@ -7,8 +7,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lightning_neurocorr.activations import ActivationRecorder, TokenMasks, aside, read_token_mask
+from lightning_neurocorr.activations import (
+    ActivationRecorder,
+    SiteRecorder,
+    TokenMasks,
+    aside,
+    choose_layers,
+    read_token_mask,
+)
+from lightning_neurocorr.activations.again import HeardLast
+from lightning_neurocorr.activations.axes import Axes
 from tests.helpers import seeded
+from tests.launches import Launches
 
 
 def maps(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -118,3 +128,50 @@ def test_neither_asides_nor_transforms_are_read() -> None:
         assert heard(recorder, layer)[1] == {"0": "its forward was not called"}
         torch.func.vmap(layer)(maps(6, 4, 3, 2, 5))
         assert "inside a transform of torch.func" in recorder.take()[1]["0"]
+
+
+# --- the same tensor at several doors -------------------------------------------------------------
+
+
+class Handed(nn.Module):
+    """A block whose output is that of its last part, and the input of the next block."""
+
+    def __init__(self, *, inplace: bool) -> None:
+        super().__init__()
+        self.parts = nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3), nn.ReLU(inplace))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.parts(x)
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+def test_a_tensor_that_is_handed_on_is_averaged_once(inplace: bool) -> None:
+    """Looking for where layers are read asks for one mean of each: conv, norm and ReLU."""
+    model = nn.Sequential(*(Handed(inplace=inplace) for _ in range(4))).eval()
+    x, alone = maps(5, 3, 2, 2), {}
+    with torch.no_grad(), SiteRecorder(model, choose_layers(model)) as recorder:
+        with Launches() as launches:
+            model(x)
+        found, problems = recorder.take(5)
+    assert launches.found["mean"] == launches.found["linalg_vector_norm"] == 3 * 4
+    for name, block in model.named_children():
+        x = block(x)
+        alone[f"{name}.parts.0"] = x.detach().clone()
+    assert not problems
+    assert {site.name for site in recorder.places.values()} == {f"{i}.parts.2" for i in range(4)}
+    for name, values in found.items():
+        torch.testing.assert_close(values, alone[name].mean((2, 3)))
+
+
+@pytest.mark.parametrize("inference", [False, True])
+def test_a_tensor_that_was_written_to_is_read_again(inference: bool) -> None:
+    last, axes, other = HeardLast(), Axes(0, 1, (2, 3)), Axes(0, 3, (1, 2))
+    with torch.inference_mode(inference):
+        x = maps(4, 3, 2, 5)
+        for _ in range(2):
+            for make in (torch.mean, torch.amax) * 2:
+                assert last.once(make, x, axes, (2, 3)).equal(make(x, (2, 3)))
+            x.mul_(-3)
+        assert last.once(torch.mean, x, other, (1, 2)).shape == (4, 5)
+        y = x + 1
+        assert last.once(torch.mean, y, other, (1, 2)).equal(y.mean((1, 2)))

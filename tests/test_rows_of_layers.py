@@ -14,7 +14,11 @@ from torch.nn.utils.rnn import pack_padded_sequence
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_neurocorr import NeuronAdvantage, NeuronReport, compare
+from lightning_neurocorr.validation.rerun.arguments import Layout
+from lightning_neurocorr.validation.rerun.learnt import Trial
+from lightning_neurocorr.validation.rerun.rows import strange_rows
 from tests.helpers import pearson
+from tests.launches import Launches
 from tests.paper_model import paper_trainer
 
 N, BATCH = 40, 8
@@ -332,3 +336,32 @@ def test_an_order_that_shows_in_a_later_batch(ordered: int, *, fit: bool) -> Non
         assert report.read_at == report.layers
         expected = [pearson(values[name][:, j].numpy(), advantage) for j in range(len(rows))]
         np.testing.assert_allclose(rows, expected, atol=1e-6)
+
+
+def tried(layers: int) -> tuple[dict[str, str], int]:
+    """What is strange about layers of all kinds of widths and types, and the operators it took."""
+    rows, dtypes = torch.tensor([7, 1, 4]), (torch.float32, torch.bfloat16, torch.float64)
+    said, again = {}, {}
+    for i in range(layers):
+        said[f"{i}"] = torch.randn(BATCH, 1 + i % 5).to(dtypes[i % 3])
+        again[f"{i}"] = said[f"{i}"][rows] * (1.02 if i % 2 else 1)
+    said["0"][:, 0] = torch.nan
+    again["0"] = said["0"][rows]
+    again["1"] = again["1"].flip(0)
+    again["3"] = again["3"][:2]
+    again["4"] = again["4"].clone()
+    again["4"][1, 2] *= -1
+    again["6"] = again["6"] + 3
+    trial, rounding = Trial(Layout(()), rows, None, again), {"6": torch.ones(2), "2": None}
+    with Launches() as launches:
+        found = strange_rows(trial, said, rounding)
+    each = launches.found["index_select"] + launches.found["new_zeros"]
+    return found, launches.found.total() - each
+
+
+def test_many_layers_are_compared_together() -> None:
+    found, few = tried(7)
+    more, many = tried(60)
+    assert found.keys() == more.keys() == {"1", "3", "4"}
+    assert "2 rows" in found["3"]
+    assert few == many < 20

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from typing_extensions import Self
 
-from lightning_neurocorr.activations.again import PlainMean, plain_mean
+from lightning_neurocorr.activations.again import HeardLast, PlainMean, plain_mean
 from lightning_neurocorr.activations.axes import Axes, axes_of
 from lightning_neurocorr.activations.calls import Calls, OverPositions
 from lightning_neurocorr.activations.outputs import Call, Moment, OutputRecorder
@@ -70,8 +70,7 @@ class ActivationRecorder:
             calls ``(N, D)``, which is the very tensor of :meth:`take` where that has the same
             numbers, and how many positions each sample has. Layers whose neurons a callable
             ``pooling`` makes up itself are missing.
-        rounding: By how much means over positions may be off by rounding alone, ``(D,)`` by layer,
-            in the first batch; where ``pooling`` is ``"mean"``.
+        rounding: By how much means of the first batch may be off by rounding, ``(D,)`` by layer.
         lengths: Of token layers without a mask, how many positions they had in any batch.
         unheeded: Layers with a mask that a callable ``pooling`` does not ask for.
         refused: Names of layers that cannot carry a hook (TorchScript), with the reason.
@@ -104,6 +103,7 @@ class ActivationRecorder:
         self._unmasked: list[tuple[str, AskedMask]] = []
         self._doubts: dict[str, dict[str, Tensor]] = {}
         self._spoken: dict[str, int] = defaultdict(int)  # calls of layers that are heard elsewhere
+        self._last = HeardLast()
         self._axes: dict[tuple[Place, int], Axes] = {}
         self._known: dict[str, PlainMean | None] = {}  # how to read what was heard before
         self._elsewhere: dict[str, Site] = {}  # layers that are not heard where they speak
@@ -135,7 +135,7 @@ class ActivationRecorder:
     def clear(self) -> None:
         """Forget what has been recorded since the last :meth:`take`, after a failed forward say."""
         self._heard, self._failed, self._spoken = {}, {}, defaultdict(int)
-        self._early, self._unmasked = [], []
+        self._early, self._unmasked, self._last = [], [], HeardLast()
 
     @property
     def heard_nothing(self) -> bool:
@@ -332,7 +332,7 @@ class ActivationRecorder:
                 self.unheeded.add(name)
         pooled, over = self._read(output, place, None if mask is None else mask.real, axes)
         if self.pooling == "mean" and name not in self.rounding:
-            self.rounding[name] = rounding_error(output, place)
+            self.rounding[name] = self._last.once(rounding_error, output, axes, place)
         self._add(name, moment, pooled, over)
         if over is not None and isinstance(over[1], Tensor):
             self._doubt(name, (over[1] == 0).any(), _EMPTY)
@@ -388,7 +388,8 @@ class ActivationRecorder:
     ) -> tuple[Tensor, OverPositions | None]:
         """Pooled, and the mean over positions: None where a callable alone can read the output."""
         if self.pooling == "mean":
-            over = position_mean(output, place, mask, axes)
+            known = axes if mask is None else None
+            over = self._last.once(position_mean, output, known, place, mask, axes)
             return over[0], over
         pooled = pool(output, place, self.pooling, mask)
         try:

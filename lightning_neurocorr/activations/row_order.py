@@ -13,6 +13,8 @@ from lightning_neurocorr.activations import layouts as L
 Order = Tensor  # (N,) the sample of each row, on the CPU
 Known = Callable[[Any], Order | None]
 
+_MOVING = {"index_copy", "index_put", "index", "index_select", "flip", "roll"}
+
 
 def order_after(
     name: str, args: Sequence[Any], known: Known, layout_of: Callable[[Any], L.Layout | None]
@@ -28,7 +30,7 @@ def order_after(
     tensors = [x for x in args if isinstance(x, Tensor)]
     tensors += [x for part in args if isinstance(part, (list, tuple)) for x in part if _is(x)]
     before = next((order for x in tensors if (order := known(x)) is not None), None)
-    moved = _moved(name, args, before, known, layout_of) if tensors else None
+    moved = _moved(name, args, before, known, layout_of) if tensors and name in _MOVING else None
     if moved is None:
         return before
     return None if torch.equal(moved, torch.arange(len(moved), device="cpu")) else moved

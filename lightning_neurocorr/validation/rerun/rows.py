@@ -7,9 +7,9 @@ layer sample by sample. Nothing but the length of its output would be looked at 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import zip_longest
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -81,7 +81,7 @@ def try_out(
                 return False
         found = [tensor for tensor in said if len(tensor) == len(chosen)]
         pairs = [(a, b) for a, b in zip(found, wanted, strict=False) if a.shape[1:] == b.shape[1:]]
-        return bool(pairs) and all(_differ(pairs, chosen).logical_not().tolist())
+        return bool(pairs) and not any(_differ(pairs, chosen))
 
     with rerun.undisturbed(), torch.no_grad():
         layout = learn_layout(arguments, batch, n, rerun.held(), agrees, rows)
@@ -109,7 +109,7 @@ def strange_rows(
         elif found.shape[1] == before.shape[1]:
             pairs[name] = found, before
     if pairs:
-        flags = _differ([*pairs.values()], rows, [rounding.get(name) for name in pairs]).tolist()
+        flags = _differ([*pairs.values()], rows, [rounding.get(name) for name in pairs])
         strange |= {name: "other values" for name, off in zip(pairs, flags, strict=True) if off}
     return {
         name: _STRANGE.format(len(rows), strange[name]) for name in activations if name in strange
@@ -126,14 +126,31 @@ class _Unseen(ActivationRecorder):
 
 def _differ(
     pairs: Sequence[tuple[Tensor, Tensor]], rows: Tensor, rounding: Sequence[Tensor | None] = ()
-) -> Tensor:
-    """Whether what is said now is not what was said of these rows before, of each pair."""
-    flags = []
-    for (found, before), noise in zip_longest(pairs, rounding):
-        wanted = before.index_select(0, rows.to(before.device))
-        a, b = (in_widest(part.detach()).nan_to_num(0, 0, 0) for part in (found, wanted))
-        gap = (a - b).abs()
-        if noise is not None:
-            gap = gap - _ROUNDINGS * noise.to(gap)
-        flags.append(gap.amax() > _TOLERANCE * b.abs().amax().clamp_min(1e-30))
-    return torch.stack([flag.to(flags[0].device) for flag in flags])  # one transfer for all
+) -> list[bool]:
+    """Whether what is said now is not what was said of these rows before, of each pair.
+
+    All pairs together, and in one transfer: a model has many layers.
+    """
+    device = pairs[0][1].device
+    there = {where: rows.to(where) for where in {before.device for _, before in pairs}}
+    wanted = [before.index_select(0, there[before.device]) for _, before in pairs]
+    a, b = (
+        _side_by_side([part.reshape(len(rows), -1) for part in parts], device).nan_to_num(0, 0, 0)
+        for parts in ([found for found, _ in pairs], wanted)
+    )
+    gap, largest = (a - b).abs().amax(0), b.abs().amax(0)
+    if rounding:
+        known = zip(rounding, wanted, strict=True)
+        noise = [gap.new_zeros(one.shape[1]) if off is None else off for off, one in known]
+        gap = gap - _ROUNDINGS * _side_by_side(noise, device)
+    ends = np.cumsum([part.numel() // len(rows) for part in wanted])[:-1]
+    gaps, most = (np.split(part, ends) for part in torch.stack([gap, largest]).cpu().numpy())
+    return [
+        bool(off.max(initial=0) > _TOLERANCE * size.max(initial=1e-30))
+        for off, size in zip(gaps, most, strict=True)
+    ]
+
+
+def _side_by_side(parts: Sequence[Tensor], device: torch.device) -> Tensor:
+    """Parts ``(..., D_1)``, ``(..., D_2)``, ... as one tensor."""
+    return in_widest(torch.cat([part.detach().to(device) for part in parts], -1))
