@@ -210,6 +210,27 @@ def other_axes(module: Any, x: Tensor) -> Tensor:
     return module.head(module.inner(x[:, columns].flip(1).roll(2, 1)[torch.arange(len(x))]))
 
 
+def experts(module: Any, x: Tensor) -> Tensor:
+    """Each sample goes to two of three, which get theirs sorted; then all are put back."""
+    h = module.inner(x)
+    chosen = h[:, :3].topk(2).indices.flatten()
+    expert, order = chosen.sort()
+    said = h[order // 2] * (1 + expert[:, None])
+    back = torch.empty_like(order)
+    back[order] = torch.arange(len(order))
+    return module.head(said[back].view(len(x), 2, 6).sum(1).relu())
+
+
+def experts_by_index(module: Any, x: Tensor) -> Tensor:
+    """The same, one expert after the other."""
+    h = module.inner(x)
+    chosen, found = h[:, :3].topk(2).indices, torch.zeros_like(h)
+    for expert in range(3):
+        rows, _ = torch.where(chosen == expert)
+        found.index_add_(0, rows, h[rows] * (1 + expert))
+    return module.head(found.relu())
+
+
 DIRECT = [
     (sorts, ["inner"], ["head"]),
     (never_sorts_back, ["inner", "head"], []),
@@ -218,6 +239,8 @@ DIRECT = [
     (packs, ["rnn"], ["head"]),
     (packs_as_they_are, [], ["head", "rnn"]),
     (other_axes, [], ["inner", "head"]),
+    (experts, [], ["inner", "head"]),
+    (experts_by_index, [], ["inner", "head"]),
 ]
 
 

@@ -28,7 +28,10 @@ def order_after(
         layout_of: Layouts of tensors.
     """
     tensors = [x for x in args if isinstance(x, Tensor)]
-    tensors += [x for part in args if isinstance(part, (list, tuple)) for x in part if _is(x)]
+    if name in ("index", "index_select"):  # what says which rows to take has an order of its own
+        tensors = tensors[:1]
+    else:
+        tensors += [x for part in args if isinstance(part, (list, tuple)) for x in part if _is(x)]
     before = next((order for x in tensors if (order := known(x)) is not None), None)
     moved = _moved(name, args, before, known, layout_of) if tensors and name in _MOVING else None
     if moved is None:
@@ -70,6 +73,8 @@ def _moved(
             return None
         put = torch.arange(len(given), device="cpu")
         order = known(source)
+        if order is None and _samples(layout_of(source)) != 0:
+            return None  # numbers of rows, say, and no samples
         rows = torch.arange(len(index), device="cpu") if order is None else order
         return put.index_put((index.cpu(),), rows) if len(rows) == len(index) == len(put) else None
     if not _is(given):
