@@ -272,3 +272,19 @@ def test_kept_weights_of_another_shape_are_refused(tied: Tied) -> None:
     tied.one.bias = nn.Parameter(torch.zeros(4))
     with pytest.raises(ValueError, match="Expected the model to have the parameters"):
         interrupted(kept, lambda: False)
+
+
+@pytest.mark.parametrize("gradients", [True, False])
+def test_mixed_precision_around_it_sees_the_weights_that_are_in_place(gradients: bool) -> None:
+    """Autocast keeps copies of weights; an untrained copy would be the trained network again."""
+    net, x = nn.Linear(8, 8), torch.randn(4, 8)
+    kept = KeptWeights(net)
+    with torch.no_grad():
+        net.weight.mul_(2)
+    with torch.autocast("cpu", dtype=torch.bfloat16), torch.set_grad_enabled(gradients):
+        own = net(x)
+        with kept.in_place():
+            inside = net(x)
+        after = net(x)
+    assert torch.equal(after, own)
+    torch.testing.assert_close(inside - net.bias, (own - net.bias) / 2, atol=0.02, rtol=0.02)
