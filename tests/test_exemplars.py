@@ -297,3 +297,21 @@ def test_update_never_waits_for_the_device() -> None:
         matched.update(positions, positions % 4, positions % 10)
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+def test_an_outcome_that_is_none_is_an_error() -> None:
+    """It would be read as another class with another outcome."""
+    exemplars, x = Exemplars(2), torch.randn(4, 2)
+    for outcome, got in (([0, 9, 1, 2], 9), ([0, -1, 1, 2], -1)):
+        with pytest.raises(ValueError, match=f"`outcome` to hold outcome groups.*got {got}"):
+            exemplars.update(x, torch.arange(4), torch.tensor(outcome), torch.zeros(4).long())
+    with pytest.raises(TypeError, match="`positions` to be a tensor, but got ndarray"):
+        exemplars.update(x, torch.arange(4).numpy())  # type: ignore[arg-type]
+
+
+def test_a_state_of_another_size_is_not_loaded() -> None:
+    small, large = Exemplars(2, k=3), Exemplars(4, k=3)
+    for metric in (small, large):
+        metric.persistent(mode=True)
+    with pytest.raises(ValueError, match="`state_dict` to hold a state of shape"):
+        large.load_state_dict(small.state_dict())

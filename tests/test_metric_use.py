@@ -5,6 +5,7 @@ import math
 import pickle
 import warnings
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -291,3 +292,52 @@ def test_two_processes_with_uneven_and_empty_shares(tmp_path) -> None:
             assert_same_r(r, all_pearson(x + 100, a))
             assert (n, n_up) == (sum(sizes), int((a > 0).sum()))
             assert n_own == sizes[rank]  # each has its own samples again
+
+
+def test_a_state_of_other_neurons_or_folds_is_not_loaded() -> None:
+    metric = NeuronAdvantageCorrelation(3)
+    metric.persistent(mode=True)
+    metric.update(torch.randn(4, 3), torch.randn(4))
+    for other in (NeuronAdvantageCorrelation(2), NeuronAdvantageCorrelation(3, folds=2)):
+        other.persistent(mode=True)
+        with pytest.raises(ValueError, match="`state_dict` to hold a state of shape"):
+            other.load_state_dict(metric.state_dict())
+    same = NeuronAdvantageCorrelation(3)
+    same.persistent(mode=True)
+    same.load_state_dict(metric.state_dict())
+    torch.testing.assert_close(same.state, metric.state)
+
+
+def test_a_metric_that_counted_nothing_is_not_merged_into_one_that_counts() -> None:
+    counts = NeuronAdvantageCorrelation(3, count_active=True)
+    counts_not = NeuronAdvantageCorrelation(3)
+    for metric in (counts, counts_not):
+        metric.update(torch.ones(4, 3), torch.randn(4))
+    with pytest.raises(ValueError, match="with active samples counted, but got"):
+        counts.merge_state(counts_not)
+
+
+@pytest.mark.parametrize("name", ["advantage", "covariates", "fold"])
+def test_what_comes_with_activations_is_real_tensors(name: str) -> None:
+    given = {"advantage": torch.randn(4), "covariates": torch.randn(4, 1)}
+    given |= {"fold": torch.zeros(4, dtype=torch.long)}
+    metric, array = NeuronAdvantageCorrelation(3, num_covariates=1), given[name].numpy()
+    with pytest.raises(TypeError, match=f"`{name}` to be a tensor, but got ndarray"):
+        metric.update(torch.randn(4, 3), **{**given, name: array})  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=f"`{name}` to be real"):
+        metric.update(torch.randn(4, 3), **{**given, name: given[name] + 0j})
+
+
+def test_activations_are_dense() -> None:
+    metric, x = NeuronAdvantageCorrelation(3), torch.randn(4, 3)
+    with pytest.raises(ValueError, match="to be a dense tensor, but got a sparse one"):
+        metric.update(x.to_sparse(), torch.randn(4))
+
+
+def test_activations_of_eight_bits_are_read_as_they_are() -> None:
+    x, a = torch.randn(40, 3).to(torch.float8_e4m3fn), torch.randn(40)
+    metric = NeuronAdvantageCorrelation(3)
+    metric.update(x, a)
+    columns = torch.cat([x.double(), a.double()[:, None]], 1).numpy()
+    expected = np.corrcoef(columns, rowvar=False)[-1, :-1]
+    np.testing.assert_allclose(metric.compute().numpy(), expected, atol=1e-6)

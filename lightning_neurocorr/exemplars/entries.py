@@ -93,10 +93,24 @@ def read_samples(
     """Positions and labels, ``(N,)`` int64 each."""
     given = {"positions": positions, "outcome": outcome, "target": target}
     for name, values in given.items():
-        if values is not None and (values.shape != (n,) or values.is_floating_point()):
+        if values is not None and not isinstance(values, Tensor):
+            raise TypeError(
+                f"Expected `{name}` to be a tensor, but got {type(values).__name__}. "
+                "Pass it through torch.as_tensor."
+            )
+        if values is not None and (
+            values.shape != (n,) or values.is_floating_point() or values.is_complex()
+        ):
             raise ValueError(
                 f"Expected `{name}` to be integers of shape ({n},), but got "
                 f"{values.dtype} of shape {tuple(values.shape)}."
+            )
+    if outcome is not None and may_wait(outcome) and len(outcome):
+        low, high = (int(bound) for bound in outcome.long().aminmax())
+        if low < 0 or high > UNKNOWN:
+            raise ValueError(
+                f"Expected `outcome` to hold outcome groups, 0 to {UNKNOWN - 1} or {UNKNOWN} where "
+                f"it is not known, but got {high if high > UNKNOWN else low}."
             )
     group = UNKNOWN if outcome is None else outcome.to(device, torch.int64)
     label = (
@@ -105,13 +119,15 @@ def read_samples(
     return positions.to(device, torch.int64), label * LABELS + group
 
 
-def check_mergeable(mine: Tensor, incoming: dict[str, Any] | Metric) -> None:
+def check_mergeable(
+    mine: Tensor, incoming: dict[str, Any] | Metric, name: str = "incoming_state"
+) -> None:
     """Raise unless a state, or that of another metric, is of as many neurons and samples."""
     state = incoming.get("state") if isinstance(incoming, dict) else incoming.metric_state["state"]
     got = tuple(state.shape) if isinstance(state, Tensor) else state
     if got != tuple(mine.shape):
         raise ValueError(
-            f"Expected `incoming_state` to hold a state of shape {tuple(mine.shape)}, but got "
+            f"Expected `{name}` to hold a state of shape {tuple(mine.shape)}, but got "
             f"{got}. Merge metrics of one layer only, made with the same arguments."
         )
 

@@ -130,6 +130,12 @@ class Exemplars(Metric):
             x = x.float() if x.dtype == torch.float64 else x
             add_batch_(self.state[:, :, neurons], x, outcome, *samples)
 
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """Refuse the state of a metric of another size, which would be taken for ours."""
+        if f"{prefix}state" in state_dict:
+            check_mergeable(self.state, {"state": state_dict[f"{prefix}state"]}, "state_dict")
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
     def merge_state(self, incoming_state: dict[str, Any] | Metric) -> None:
         """Add the samples that another metric, or its state, has seen."""
         if isinstance(incoming_state, dict | Exemplars):

@@ -13,6 +13,11 @@ _SMALL = 1 << 18
 _TOGETHER = 1 << 22
 _ON_DEVICE = 1 << 2  # times as much of either
 # Copied together these become float32, which holds all of them.
+_TINY = {
+    dtype
+    for dtype in vars(torch).values()
+    if isinstance(dtype, torch.dtype) and dtype.is_floating_point and dtype.itemsize == 1
+}  # float8, for which PyTorch has few operations
 _NARROW = {torch.float32, torch.float16, torch.bfloat16}
 
 
@@ -32,7 +37,14 @@ def read_parts(activations: Tensor | Sequence[Tensor], neurons: int) -> list[Ten
                 f"Expected `activations` to be a tensor, but got {type(part).__name__}. "
                 "Pass it through torch.as_tensor."
             )
-    # One look at each of a hundred layers: looks are what they cost the host.
+        # One look at each of a hundred layers: looks are what they cost the host.
+        if part.is_nested or part.layout != torch.strided:
+            raise ValueError(
+                "Expected `activations` to be a dense tensor, but got a "
+                f"{'nested' if part.is_nested else 'sparse'} one. Bring it to (N, D) first: "
+                "pool a nested one, call to_dense() on a sparse one."
+            )
+    parts = [part.float() if part.dtype in _TINY else part for part in parts]
     shapes = [part.shape for part in parts]
     rows, widths = zip(*shapes, strict=True) if {*map(len, shapes)} == {2} else ((), ())
     if len({*rows}) != 1 or sum(widths) != neurons:

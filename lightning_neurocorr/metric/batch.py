@@ -34,18 +34,26 @@ def check_columns(
     advantage: Tensor, covariates: Tensor | None, fold: Tensor | None, shape: tuple[int, int]
 ) -> None:
     """Raise unless these come with ``(samples, covariates)``."""
-    if not isinstance(advantage, Tensor):
-        raise TypeError(
-            f"Expected `advantage` to be a tensor, but got {type(advantage).__name__}. "
-            "Pass it through torch.as_tensor."
-        )
+    given = {"advantage": advantage, "covariates": covariates, "fold": fold}
+    for name, values in given.items():
+        if values is not None and not isinstance(values, Tensor):
+            raise TypeError(
+                f"Expected `{name}` to be a tensor, but got {type(values).__name__}. "
+                "Pass it through torch.as_tensor."
+            )
+        if values is not None and values.is_complex():
+            raise ValueError(f"Expected `{name}` to be real, but got complex numbers.")
     if advantage.shape != shape[:1]:
         raise ValueError(
-            f"Expected `advantage` to have shape {shape[:1]}, but got {tuple(advantage.shape)}."
+            f"Expected `advantage` to have shape {shape[:1]}, but got {tuple(advantage.shape)}. "
+            "Give one number for each sample."
         )
-    given = (shape[0], 0) if covariates is None else tuple(covariates.shape)
-    if given != shape:
-        raise ValueError(f"Expected `covariates` to have shape {shape}, but got {given}.")
+    found = (shape[0], 0) if covariates is None else tuple(covariates.shape)
+    if found != shape:
+        raise ValueError(
+            f"Expected `covariates` to have shape {shape}, but got {found}. How many there are is "
+            "said with `num_covariates`."
+        )
     if fold is not None and fold.shape != shape[:1]:
         raise ValueError(f"Expected `fold` to have shape {shape[:1]}, but got {tuple(fold.shape)}.")
 

@@ -15,7 +15,7 @@ from lightning_neurocorr.functional.side_by_side import read_parts, side_by_side
 from lightning_neurocorr.isolation.precision import exact_arithmetic
 from lightning_neurocorr.metric import on_device
 from lightning_neurocorr.metric.batch import check_columns, read_columns
-from lightning_neurocorr.metric.packing import Merge, PackedState
+from lightning_neurocorr.metric.packing import Merge, PackedState, check_same_shape
 from lightning_neurocorr.metric.reduction import add_batch_
 
 _WRITTEN = ("state", "_computed", "_update_count")
@@ -220,7 +220,8 @@ class NeuronAdvantageCorrelation(Metric):
             FigureCanvasAgg(figure)
             ax = figure.add_subplot()
         val = self.compute() if val is None else val
-        for r in [val] if isinstance(val, Tensor) else val:
+        for r in val if isinstance(val, (list, tuple)) else [val]:
+            r = torch.as_tensor(r).detach()
             ax.hist(r[r.isfinite()].cpu().numpy(), bins=41, range=(-1, 1), alpha=0.7)
         ax.set(xlabel="correlation with the advantage, r", ylabel="neurons", xlim=(-1, 1))
         return ax.figure, ax
@@ -232,6 +233,7 @@ class NeuronAdvantageCorrelation(Metric):
             mine, theirs = (
                 f"{metric.num_neurons} neurons, {metric.num_covariates} covariates and "
                 f"{metric.folds} folds"
+                + (", with active samples counted" if metric.count_active else "")
                 for metric in (self, other)
             )
             if mine != theirs:
@@ -244,12 +246,14 @@ class NeuronAdvantageCorrelation(Metric):
                 raise ValueError(
                     f"Expected `incoming_state` to hold a `state`, but got {sorted(other)}."
                 )
-            shape, theirs = tuple(self.state.shape), tuple(other["state"].shape)
-            if shape != theirs:
-                raise ValueError(
-                    f"Expected `incoming_state` to hold a state of shape {shape}, but got "
-                    f"{theirs}. {advice}"
-                )
+            check_same_shape(self.state, other["state"], "incoming_state", advice)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """Refuse the state of a metric of other neurons or folds, which would be taken for ours."""
+        if f"{prefix}state" in state_dict:
+            advice = "Load it into a metric that was made with the same arguments."
+            check_same_shape(self.state, state_dict[f"{prefix}state"], "state_dict", advice)
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def _merged(self) -> Tensor:
         """All folds in one, ``(size,)``."""
