@@ -54,7 +54,7 @@ def leaves_rows(
         return False
     alone = name == "index_select" or sum(part is not None for part in args[1]) == 1
     moved = _moved(name, args, None, known, layout_of) if alone else None
-    return moved is not None and torch.equal(moved, torch.arange(len(moved)))
+    return moved is not None and torch.equal(moved, torch.arange(len(moved), device="cpu"))
 
 
 def _moved(
