@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from torch.utils.data import DataLoader
 from lightning_neurocorr import (
     BatchBaseline,
     MajorityBaseline,
+    ModuleBaseline,
     NeuronAdvantage,
     TableBaseline,
 )
@@ -317,3 +319,20 @@ def test_r_equals_scipy_on_the_whole_validation_set() -> None:
         for unit, column in enumerate(activations.T.double()):
             expected = stats.pearsonr(column.numpy(), advantage.numpy()).statistic
             assert report.row(name, unit).r == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("mode", ["train", "eval", "module"])
+def test_a_network_that_a_function_runs_in_training_mode_is_said(
+    mode: str, recwarn: pytest.WarningsRecorder
+) -> None:
+    network = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.Dropout(0.5))
+    network.train(mode != "eval")
+    function = lambda batch: network(batch[0])  # noqa: E731
+    callback = watch(baseline=ModuleBaseline(network) if mode == "module" else function)
+    warnings.filterwarnings("default", "NeuronAdvantage")
+    fit(callback)
+    assert callback.report is not None
+    said = [note for note in callback.report.notes if "Dropout in training mode" in note]
+    assert len(said) == (mode == "train")
+    assert len([w for w in recwarn if "Dropout in training mode" in str(w.message)]) == len(said)
+    assert network.training == (mode != "eval")

@@ -213,6 +213,16 @@ def test_returned_classes_are_those_that_count() -> None:
     assert right(report) == int((classes == ONE_OF_TWO).sum())
 
 
+def test_features_that_were_returned_under_a_name_are_said() -> None:
+    def step(module: Module, batch: Any) -> dict[str, Tensor]:
+        features = module.body(batch[0])
+        loss = T.cross_entropy(module.head(features), batch[1])
+        return {"output": features, "loss": loss}
+
+    with pytest.warns(UserWarning, match="The prediction is what you named, but .* another class"):
+        validated(step, layers="body")
+
+
 def test_a_threshold_beside_a_named_prediction_is_said() -> None:
     with pytest.warns(UserWarning, match="The prediction is what you named, but .* another class"):
         validated(OTHER_CLASSES["of two"][1], TWO, 2, output="head")

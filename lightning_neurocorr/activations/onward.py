@@ -73,6 +73,8 @@ class Onward:
         """An operation was done, inside of a module or of none."""
         if self._open:
             self.judging.inside(name, args)
+        elif not len(self._answers):
+            self.judging.elsewhere(name, args)
         if self._open or not len(self._answers):
             return
         if name in _WEIGHING and self._weighs(name, args) and self.into is None:

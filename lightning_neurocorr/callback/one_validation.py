@@ -253,7 +253,7 @@ class OneValidation:
         if collector is not None and not faults.broken:
             with faults.guarded("read the scores"):
                 collector.finish()
-                for remark in collector.reader.remarks:
+                for remark in (*collector.reader.remarks, *collector.baseline.remarks):
                     faults.say(f"NeuronAdvantage {self.options.name!r}: {remark}")
         fine = not faults.broken and collector is not None
         if trainer.strategy.reduce_boolean_decision(fine, all=True):

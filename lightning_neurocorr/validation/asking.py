@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 from lightning_neurocorr import baselines as B
 from lightning_neurocorr.activations import aside
 from lightning_neurocorr.samples import LoaderPositions
+
+_TRAINING = (
+    "The baseline ran {} in training mode: what it answers is drawn at random, or depends on the "
+    "other samples of a batch. Call eval() on its network, or give the network as ModuleBaseline."
+)
+_MINDS_ITS_MODE = (
+    *(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm),
+    *(nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout),
+)
 
 
 class Asked:
@@ -18,12 +30,17 @@ class Asked:
 
     Args:
         baseline: Any baseline.
+
+    Attributes:
+        remarks: What a reader of the report must know about it.
     """
 
     def __init__(self, baseline: Any) -> None:
         self._baseline = baseline
         self._watching = baseline if isinstance(baseline, B.Watching) else None
         self._positional = baseline if isinstance(baseline, B.Positional) else None
+        self._asked = False
+        self.remarks: list[str] = []
 
     def __call__(self, batch: Any, loader: LoaderPositions, numbers: Tensor) -> Any:
         """Its answer.
@@ -36,13 +53,33 @@ class Asked:
         Raises:
             ValueError: If it needs positions and they are not known.
         """
-        with aside():
+        with aside(), self._watched():
             if self._watching is not None:
                 self._watching.watch(getattr(loader.loader, "dataset", loader.loader))
             if self._positional is None:
                 return self._baseline(batch)
             check_positions(self._positional, loader)
             return self._positional.predict_at(batch, numbers if loader.known else None)
+
+    @contextmanager
+    def _watched(self) -> Iterator[None]:
+        """Look, the first time, whether a network of the baseline's is left in training mode."""
+        if self._asked:
+            yield
+            return
+        self._asked, seen = True, set[str]()
+
+        def look(module: nn.Module, _: Any) -> None:
+            if module.training and isinstance(module, _MINDS_ITS_MODE):
+                seen.add(type(module).__name__)
+
+        handle = register_module_forward_pre_hook(look)
+        try:
+            yield
+        finally:
+            handle.remove()
+        if seen:
+            self.remarks.append(_TRAINING.format(" and ".join(sorted(seen))))
 
     @cached_property
     def words(self) -> str:

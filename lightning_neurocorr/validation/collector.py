@@ -122,7 +122,13 @@ class Collector:
         seen = () if self.recorder.found is None else self.recorder.found.notes
         padding = self.padding.remarks(self.recorder)
         left = [_PASSED_OVER.format(self._passed_over)] if self._passed_over else []
-        self.running_pass.remarks += [*self.reader.remarks, *seen, *padding, *left]
+        self.running_pass.remarks += [
+            *self.reader.remarks,
+            *self.baseline.remarks,
+            *seen,
+            *padding,
+            *left,
+        ]
 
     def begin(self, batch: Any) -> None:
         """Get ready for the forward of a batch.

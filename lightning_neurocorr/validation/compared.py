@@ -66,7 +66,8 @@ def check_judged(
     classes, labels = F.class_ids(prediction), F.class_ids(target)
     met = _of_the_prediction(judging.comparisons, read)
     told = [pair for pair in met if _differing(pair.label, labels) == 0]
-    chosen = [pair.chosen for pair in told or met if pair.chosen is not None]
+    known = [pair for pair in told or met if pair.sources or prediction.ndim == 2]
+    chosen = [pair.chosen for pair in known if pair.chosen is not None]
     returned: list[Tensor] = []
     if "prediction" not in said and isinstance(outputs, Tensor) and judging.is_made_of_it(outputs):
         returned = _classes_in(outputs, prediction)
