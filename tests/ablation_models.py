@@ -218,6 +218,14 @@ class Sometimes(Mixing):
         return super().forward(x) if x[0, 0, 0, 0] > 0 else Chain.forward(self, x)
 
 
+class Rounding(Chain):
+    """Few samples are rounded otherwise, as by another kernel, and answers are close together."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        said = 1 + 1e-3 * super().forward(x)
+        return said * (1 + 1.5e-6) if len(x) < N else said
+
+
 class Drawing(Chain):
     def forward(self, x: Tensor) -> Tensor:
         said = super().forward(x)

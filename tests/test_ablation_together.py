@@ -27,6 +27,7 @@ from tests.ablation_models import (
     OneByOne,
     Recurrent,
     Residual,
+    Rounding,
     SequenceFirst,
     Shared,
     Sometimes,
@@ -102,8 +103,8 @@ def test_in_groups_what_comes_before_is_computed_once(
     assert tried.note == ""
     torch.testing.assert_close(said, torch.stack(expected), rtol=1e-9, atol=1e-9)
     if kind in (Chain, Residual, InPlaceAfterwards):
-        # Two samples to learn from, one full batch to keep; untouched, first and last set alone.
-        assert model.front.samples == 2 + 2 * N + 3 * N
+        # Two samples to learn from, one full batch to keep; untouched and all units alone.
+        assert model.front.samples == 2 + 2 * N + 2 * N
     assert not any("forward" in vars(module) for module in model.modules())
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
 
@@ -153,9 +154,10 @@ def test_models_that_mix_samples_or_draw_are_run_one_set_at_a_time(kind: type[Mo
         torch.testing.assert_close(said, torch.stack(expected), rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("later", [N, 4])
 @pytest.mark.parametrize("kind", [Masked, Unheard, Sometimes])
 def test_mixed_samples_are_seen_in_whatever_chunk_or_set(
-    kind: type[Model], monkeypatch: pytest.MonkeyPatch
+    kind: type[Model], later: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("lightning_neurocorr.ablation.together._FULL_ELSEWHERE", 2 * N)
     model, forward = made(kind)
@@ -163,14 +165,28 @@ def test_mixed_samples_are_seen_in_whatever_chunk_or_set(
     sets = [(0,), (1,), (0, 1), (2,), (3, 5), (4,)]
     tried = Together(forward, model, "layer", model.layer, "mean", VALUE[:6], 0, take)
     for which, sign in enumerate((-1, 1)):
-        x = args[0].clone()
+        x = args[0][: later if which else N].clone()
         x[0, 0, 0, 0] = sign
         chunk = ((x,), kwargs)
         with torch.no_grad():
-            said = torch.cat(list(tried.run(chunk, N, sets, which)))
+            said = torch.cat(list(tried.run(chunk, len(x), sets, which)))
         expected = torch.stack([alone(model, forward, chunk, units) for units in sets])
         torch.testing.assert_close(said, expected, rtol=1e-9, atol=1e-9)
     assert "samples are mixed" in tried.note
+
+
+def test_a_short_chunk_that_is_rounded_otherwise_mixes_no_samples() -> None:
+    model, forward = made(Rounding)
+    model.float()
+    (args, _), take = model.data()
+    tried = Together(forward, model, "layer", model.layer, "mean", VALUE[:6].float(), 0, take)
+    for which, length in enumerate((N, 2, N, 2)):
+        chunk = ((args[0][:length].float(),), {})
+        with torch.no_grad():
+            said = torch.cat(list(tried.run(chunk, length, SETS, which)))
+        expected = torch.stack([alone(model, forward, chunk, units) for units in SETS])
+        torch.testing.assert_close(said, expected, rtol=1e-5, atol=0)
+    assert tried.note == ""
 
 
 def alone(
@@ -178,7 +194,7 @@ def alone(
 ) -> Tensor:
     def hook(_: Any, __: Any, output: Tensor) -> Tensor:
         said = output.clone()
-        said[:, list(units)] = VALUE[list(units)][:, None, None]
+        said[:, list(units)] = VALUE[list(units)][:, None, None].to(said)
         return said
 
     handle = model.layer.register_forward_hook(hook)
@@ -204,7 +220,7 @@ def test_out_of_memory_fewer_sets_go_side_by_side() -> None:
         said = torch.cat(list(tried.run(chunk, N, SETS)))
     assert tried.note == ""
     torch.testing.assert_close(said, expected, rtol=1e-9, atol=1e-9)
-    assert max(sizes[2:]) == 5 * N
+    assert max(sizes[2:]) == 6 * N  # five sets, and none
     tried = Together(tight, model, "layer", model.layer, "mean", VALUE[:6], 0, take, room=1)
     sizes.clear()
     with torch.no_grad():

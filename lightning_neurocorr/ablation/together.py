@@ -1,7 +1,8 @@
 """Many silenced sets in few forwards: side by side in a batch, from what comes before the layer on.
 
-Whether a model allows it is seen, not assumed: on every chunk it must say what it says to one set
-alone. It does not where samples are mixed, as by a norm over the batch.
+Whether a model allows it is seen, not assumed: on every chunk, beside silenced sets, it must say of
+untouched samples what it says of them alone. It does not where samples are mixed, as by a norm over
+the batch.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ _COARSE = {torch.float64: 1e-9, torch.float32: 2e-3}  # the most of it; TF32 has
 _COARSEST = 5e-2  # half precision
 _NOISE = 8  # times what the batch alone changes
 
+_OTHERWISE = "it answers otherwise, so samples are mixed or answers random"
 _ONE_BY_ONE = "neurons were silenced one set at a time: side by side in a batch {}"
 
 
@@ -69,7 +71,8 @@ class Together:
         self._fill: Fill = fill
         self._seed, self._take, self._room = seed, take, room
         self._prelude: Prelude | None = None
-        self._noise: float | None = None  # what the batch alone changes, once that was seen
+        self._noise = 0.0  # the most that the batch alone changes
+        self._looked: set[int] = set()  # at chunks of these lengths: kernels differ with the batch
         self._most = 0  # samples of a forward
 
     def run(
@@ -104,12 +107,13 @@ class Together:
     ) -> Iterator[Tensor]:
         if self._prelude is None:
             self._prelude = self._learn(chunk, length)
+        sets = [(), *sets]  # beside others, nothing silenced must say what it says alone
         groups = -(-len(sets) // max(1, self._most // length))
         at_once = -(-len(sets) // groups)
         rows = torch.arange(length, device="cpu").repeat(at_once)
         args, kwargs = self._take(chunk, rows, length)
         replay = nullcontext
-        if groups > 1 or self._noise is None:
+        if groups > 1 or length not in self._looked:
             untouched, replay = self._prelude.capture(lambda: self._forward(*args, **kwargs))
             untouched = untouched.detach().unflatten(0, (at_once, length))
 
@@ -120,14 +124,20 @@ class Together:
                 logits = self._forward(*args, **kwargs)
             return logits.detach().unflatten(0, (at_once, length))[: len(some)]
 
-        if self._noise is None:
-            self._look(chunk, untouched, said, sets, seed)
+        alone = self._forward(*chunk[0], **chunk[1]).detach()
+        if length not in self._looked:
+            self._hear(untouched, alone)
+            if not self._looked:
+                self._look(chunk, alone, said, sets, at_once, seed)
+            self._looked.add(length)
         for start in range(0, len(sets), at_once):
             some = sets[start : start + at_once]
             logits = said(some)
             if start == 0:
-                self._compare(logits[-1], self._alone(chunk, some[-1], seed))
-            yield logits
+                self._compare(logits[0], alone)
+                logits = logits[1:]
+            if len(logits):
+                yield logits
 
     def _learn(self, chunk: Chunk, length: int) -> Prelude:
         """What comes before the layer, and how many samples there is room for."""
@@ -144,12 +154,25 @@ class Together:
         self._most = max(1, min(most, int(room / max(each, 1))))
         return prelude
 
+    def _hear(self, untouched: Tensor, alone: Tensor) -> None:
+        """What the batch alone changes, with nothing silenced.
+
+        Raises:
+            ValueError: If that is more than rounding.
+        """
+        noise = float(_apart(untouched, alone).max())
+        size = float(_best(alone).abs().max())
+        if not noise <= _COARSE.get(alone.dtype, _COARSEST) * size:  # NaN is not below anything
+            raise ValueError(_OTHERWISE)
+        self._noise = max(self._noise, noise)
+
     def _look(
         self,
         chunk: Chunk,
-        untouched: Tensor,
+        alone: Tensor,
         said: Callable[[Sequence[tuple[int, ...]]], Tensor],
         sets: Sequence[tuple[int, ...]],
+        at_once: int,
         seed: int,
     ) -> None:
         """Compare what differs most: all units that are ever silenced beside none.
@@ -159,36 +182,34 @@ class Together:
         Raises:
             ValueError: If they answer otherwise than alone.
         """
-        args, kwargs = chunk
-        alone = self._forward(*args, **kwargs).detach()
-        self._noise = float(_apart(untouched, alone).max())
         everything = tuple(sorted({unit for units in sets for unit in units}))
-        probes = [(), everything] * len(untouched)
-        logits = said(probes[1 : 1 + len(untouched)])
+        logits = said([everything, ()] * (at_once // 2) + [everything] * (at_once % 2))
         self._compare(logits[0], self._alone(chunk, everything, seed))
         if len(logits) > 1:
             self._compare(logits[1], alone)
 
     def _compare(self, logits: Tensor, alone: Tensor) -> None:
         """Raise unless logits differ by no more than the batch alone makes of equal arithmetic."""
-        best = alone.reshape(len(alone), -1).topk(min(2, alone[0].numel()), 1).values
-        # Between the best two: a masked class, of -1e9, is no measure of what others say.
+        best = _best(alone)
         gap = (best[:, 0] - best[:, 1]) if best.shape[1] == 2 else best[:, 0].abs()
-        size, noise = float(best.abs().max()), self._noise or 0.0
         most = torch.maximum(
             _ROUNDED.get(alone.dtype, 0.0) * alone.abs() + _EXACT * gap.median(),
-            torch.as_tensor(_NOISE * noise, device=alone.device),
+            torch.as_tensor(_NOISE * self._noise, device=alone.device),
         )
-        coarse = noise > _COARSE.get(alone.dtype, _COARSEST) * size
         # NaN, which a number that was not kept would give, is not below anything.
-        if coarse or not bool((_apart(logits, alone) <= most).all()):
-            raise ValueError("it answers otherwise, so samples are mixed or answers random")
+        if not bool((_apart(logits, alone) <= most).all()):
+            raise ValueError(_OTHERWISE)
 
     def _alone(self, chunk: Chunk, units: Sequence[int], seed: int) -> Tensor:
         args, kwargs = chunk
         values = None if self._value is None else {self._name: self._value}
         with silence({self._name: self._place}, {self._name: units}, self._fill, values, seed):
             return self._forward(*args, **kwargs).detach()
+
+
+def _best(logits: Tensor) -> Tensor:
+    """The best two answers: a masked class, of -1e9, is no measure of what others say."""
+    return logits.reshape(len(logits), -1).topk(min(2, logits[0].numel()), 1).values
 
 
 def _apart(one: Tensor, other: Tensor) -> Tensor:
