@@ -27,6 +27,9 @@ FORMS: dict[str, Callable[[Tensor], Tensor]] = {
     "float": lambda real: real.float(),
     "added": lambda real: torch.where(real, 0.0, -torch.inf),
     "added, of four axes": lambda real: torch.where(real, 0.0, LOWEST)[:, None, None],
+    "added, one seen by all": lambda real: torch.where(real, 0.0, LOWEST).index_fill(
+        1, torch.tensor(T - 1), -LOWEST
+    ),
     "of four axes": lambda real: real[:, None, None],
 }
 
