@@ -57,7 +57,7 @@ def read_mask(name: str, value: Any) -> TokenMask | None:
         between = (value.abs() < -_HIDES) & (value != 0)  # more is a token that all must see
         if name in REAL_NAMES:
             # 1 and 0, or 0 and what is added: the first would hide everything where nothing is 1.
-            adds = ~(added.all() & (value > 0).any())
+            adds = ~((value.abs() < -_HIDES).all() & (value > 0).any())
             real, between = torch.where(adds, added, value != 0), between & adds
         else:
             real = added
