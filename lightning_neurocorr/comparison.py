@@ -32,7 +32,7 @@ from lightning_neurocorr.isolation.randomness import PrivateRandomness
 from lightning_neurocorr.isolation.swapping import evaluation_mode
 from lightning_neurocorr.report import NeuronReport
 from lightning_neurocorr.report.history import HistoryEntry
-from lightning_neurocorr.samples import LoaderPositions
+from lightning_neurocorr.samples import LoaderPositions, check_loader
 from lightning_neurocorr.studies.closer_look import EXEMPLARS, CloserLook, check_groups
 from lightning_neurocorr.studies.gallery import Gallery, record_samples
 from lightning_neurocorr.studies.heard import Start
@@ -54,6 +54,11 @@ from lightning_neurocorr.validation.predictions import Predictions
 from lightning_neurocorr.validation.reading import Arguments
 from lightning_neurocorr.validation.settings import Settings
 from lightning_neurocorr.visualization import Visualizer
+
+_NO_SAMPLE = (
+    "No sample was validated: expected `loader` to give batches, but got none. A generator that "
+    "was gone through before is empty; a list can be gone through again."
+)
 
 
 def compare(
@@ -165,6 +170,8 @@ def compare(
         32
     """
     options = Options.of(locals())
+    _check_model(model)
+    check_loader(loader)
     keeps = _keeps_samples(options)
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     positions = LoaderPositions(loader)
@@ -196,6 +203,16 @@ def compare(
         look = CloserLook(options, lambda _: nullcontext(), subject, validation, gallery, told)
         report = look.everywhere(report, device)
         return look(report, progress=progress)
+
+
+def _check_model(model: Any) -> None:
+    """Raise unless it has layers to watch."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(
+            f"Expected `model` to be a torch.nn.Module, but got {type(model).__name__}. Pass the "
+            "module whose layers are to be watched; a model without neurons, such as one of "
+            "scikit-learn, can be the baseline: EstimatorBaseline(estimator)."
+        )
 
 
 def _keeps_samples(options: Options) -> bool:
@@ -265,7 +282,7 @@ def _report(
         asked={**options.asked, "exemplars": keeps, "thumbnails": keeps},
     )
     if not report.layers:
-        raise ValueError(report.message)
+        raise ValueError(report.message if len(validation.samples.number) else _NO_SAMPLE)
     kept = HistoryEntry.from_report(report).index
     return replace(report, samples=record_samples(validation, subject, kept))
 

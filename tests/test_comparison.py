@@ -152,3 +152,34 @@ def test_every_win_of_a_small_set_is_attributed() -> None:
     k = (hidden - hidden.mean(0)) * (hidden > 0) * (weight[y] - weight[rival])
     np.testing.assert_allclose(found(True), k[wins].double().mean(0), rtol=1e-4, atol=1e-6)
     assert not np.allclose(found(Attribution(max_samples=500)), found(True), rtol=1e-3)
+
+
+class _Estimator:
+    def predict(self, x: Any) -> np.ndarray:
+        return np.zeros(len(x))
+
+
+@pytest.mark.parametrize(
+    ("model", "loader", "said"),
+    [
+        (_Estimator(), images(), "`model` to be a torch.nn.Module, but got _Estimator"),
+        (lambda x: x, images(), "`model` to be a torch.nn.Module, but got function"),
+        (Digits(), None, "`loader` to be a DataLoader, or a list .* got NoneType"),
+        (Digits(), torch.ones(4, 1, 8, 8), "`loader` to be a DataLoader, or a list .* got Tensor"),
+        (
+            Digits(),
+            TensorDataset(torch.ones(4, 1, 8, 8)),
+            "`loader` to give batches, but got the data set TensorDat",
+        ),
+    ],
+)
+def test_what_is_no_model_or_gives_no_batches_is_named(model: Any, loader: Any, said: str) -> None:
+    with pytest.raises(TypeError, match=said):
+        compare(model, loader, BatchBaseline("label"))
+
+
+def test_a_generator_that_was_used_up_is_told() -> None:
+    batches = iter(images())
+    compare(Digits(), batches, BatchBaseline("label"), attribution=False)
+    with pytest.raises(ValueError, match=r"No sample was validated: .* A generator"):
+        compare(Digits(), batches, BatchBaseline("label"))

@@ -8,7 +8,7 @@ from lightning_neurocorr.samples.drawing import samples_drawn
 from lightning_neurocorr.samples.fetching import fetch
 from lightning_neurocorr.samples.ids import Id, number_ids, read_ids
 from lightning_neurocorr.samples.loaded import LoadedBatch
-from lightning_neurocorr.samples.loaders import LoaderPositions
+from lightning_neurocorr.samples.loaders import LoaderPositions, check_loader
 from lightning_neurocorr.samples.order import borrowed, collates_in_order, reordered
 from lightning_neurocorr.samples.rows import check_rows, row_counts
 
@@ -17,6 +17,7 @@ __all__ = [
     "LoadedBatch",
     "LoaderPositions",
     "borrowed",
+    "check_loader",
     "check_rows",
     "collates_in_order",
     "fetch",

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import (
     BatchSampler,
     DataLoader,
+    Dataset,
     DistributedSampler,
     IterableDataset,
     RandomSampler,
@@ -40,6 +41,25 @@ _COLLATED = "its `collate_fn` puts the samples of a batch in another order"
 
 # What a subclass of DataLoader must not have changed for batches to be those of the batch sampler.
 _DRAWING = ("__iter__", "_get_iterator", "_index_sampler", "_auto_collation")
+
+
+def check_loader(loader: Any) -> None:
+    """Raise unless it can give batches.
+
+    Raises:
+        TypeError: If it is a data set, which gives samples, or nothing to go through.
+    """
+    if isinstance(loader, Dataset) and not isinstance(loader, IterableDataset):
+        raise TypeError(
+            f"Expected `loader` to give batches, but got the data set {type(loader).__name__}, "
+            "which gives single samples. Pass DataLoader(dataset, batch_size=...); batch_size=None "
+            "where its items are batches."
+        )
+    if isinstance(loader, (Tensor, str, bytes)) or not hasattr(loader, "__iter__"):
+        raise TypeError(
+            "Expected `loader` to be a DataLoader, or a list or another iterable of batches, but "
+            f"got {type(loader).__name__}."
+        )
 
 
 class LoaderPositions:
