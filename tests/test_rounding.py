@@ -110,6 +110,15 @@ def test_the_rounding_error_is_that_of_a_mean(layer: nn.Module, shape: Any, unit
     np.testing.assert_allclose(half, wanted, 1e-3)  # type: ignore[arg-type]
 
 
+def test_it_is_estimated_from_a_few_samples() -> None:
+    """A pass over a whole batch of feature maps would cost as much as their means."""
+    x = torch.randn(40, C, 3, 2, generator=seeded())
+    few = rounding_error(x[:16], nn.Conv2d(1, C, 1))
+    x[16:] = torch.nan
+    assert few is not None
+    assert few.equal(rounding_error(x, nn.Conv2d(1, C, 1)))  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("spread", [1e-8, 1e-4])
 def test_a_single_neuron_that_hardly_moves_is_constant(spread: float) -> None:
     """About 1, float32 cannot tell 1e-8; it can tell 1e-4."""
