@@ -22,7 +22,7 @@ _OF_OTHERS = re.compile(r"train|test|top.?\d|base")
 
 OTHER = (
     "None of the accuracies that the model logs is that of the report: the model may judge other "
-    "samples, labels or classes (a threshold of its own)."
+    "samples, labels or classes (a threshold of its own), or weigh a short batch like a full one."
 )
 
 
