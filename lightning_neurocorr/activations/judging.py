@@ -51,7 +51,7 @@ class Judging:
 
     def begin(self, returned: Tensor) -> None:
         """Follow a tensor that the module returned."""
-        self._sources[returned] = (returned,)
+        self._sources[returned] = (returned.detach(),)  # without the graph that it holds
 
     def choose(self, classes: Tensor) -> None:
         """Follow the class of each sample, ``(N,)``; of ``(N, k)`` the first, or their sum."""
