@@ -13,6 +13,7 @@ _SMALL = 1 << 18
 _TOGETHER = 1 << 22
 _ON_DEVICE = 1 << 2  # times as much of either
 # Copied together these become float32, which holds all of them.
+_DENSE = {torch.strided}
 _TINY = {
     dtype
     for dtype in vars(torch).values()
@@ -37,14 +38,17 @@ def read_parts(activations: Tensor | Sequence[Tensor], neurons: int) -> list[Ten
                 f"Expected `activations` to be a tensor, but got {type(part).__name__}. "
                 "Pass it through torch.as_tensor."
             )
-        # One look at each of a hundred layers: looks are what they cost the host.
-        if part.is_nested or part.layout != torch.strided:
-            raise ValueError(
-                "Expected `activations` to be a dense tensor, but got a "
-                f"{'nested' if part.is_nested else 'sparse'} one. Bring it to (N, D) first: "
-                "pool a nested one, call to_dense() on a sparse one."
-            )
-    parts = [part.float() if part.dtype in _TINY else part for part in parts]
+    # One look at each of a hundred layers: looks are what they cost the host.
+    if {part.layout for part in parts} != _DENSE or {part.is_nested for part in parts} != {False}:
+        nested = any(part.is_nested for part in parts)
+        raise ValueError(
+            "Expected `activations` to be a dense tensor, but got a "
+            f"{'nested' if nested else 'sparse'} one. Bring it to (N, D) first: pool a nested one, "
+            "call to_dense() on a sparse one."
+        )
+    dtypes = {part.dtype for part in parts}
+    if dtypes & _TINY:
+        parts = [part.float() if part.dtype in _TINY else part for part in parts]
     shapes = [part.shape for part in parts]
     rows, widths = zip(*shapes, strict=True) if {*map(len, shapes)} == {2} else ((), ())
     if len({*rows}) != 1 or sum(widths) != neurons:
@@ -58,7 +62,7 @@ def read_parts(activations: Tensor | Sequence[Tensor], neurons: int) -> list[Ten
             f"all, but got {list(map(tuple, shapes))}. Give those of every layer, space and tokens "
             "pooled away."
         )
-    if any(dtype.is_complex for dtype in {part.dtype for part in parts}):
+    if any(dtype.is_complex for dtype in dtypes):
         raise ValueError(
             "Expected `activations` to be real, but got complex numbers. Pass their magnitude."
         )
