@@ -380,6 +380,9 @@ FINE = {
     "the best of two": (2, lambda m, b: m.measured(
         M.MulticlassAccuracy(2, top_k=2), m(b[0]), b[1]
     )),
+    "among the best two": (3, lambda m, b: m.log(
+        "top2", (m(b[0]).topk(2, 1).indices == b[1][:, None]).any(1).float().mean()
+    )),
     "one-hot": (2, lambda m, b: T.cross_entropy(m(b[0]), T.one_hot(b[1], 2).float())),
     "the label's score": (2, lambda m, b: m(b[0]).gather(1, b[1][:, None]).mean()),
     "no label": (2, lambda m, b: m.log("entropy", m(b[0]).softmax(1).log().mean())),

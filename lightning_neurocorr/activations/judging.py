@@ -140,7 +140,8 @@ class Judging:
 
     def _compare(self, label: Any, made: Tensor, chosen: Tensor | None = None) -> None:
         if isinstance(label, Tensor) and label.numel() == len(made):
-            kept = None if chosen is None else chosen.flatten().clone()
+            one_each = chosen is not None and chosen.numel() == label.numel()  # not the best five
+            kept = chosen.flatten().clone() if one_each else None
             found = Comparison(label.flatten().clone(), self._sources[made], kept)
             self.comparisons.append(found)
 
