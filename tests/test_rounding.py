@@ -106,7 +106,7 @@ def test_the_rounding_error_is_that_of_a_mean(layer: nn.Module, shape: Any, unit
         np.testing.assert_allclose(found, obvious(x.numpy(), units, torch.finfo(dtype).eps), 1e-5)
     half = rounding_error(x.bfloat16(), layer)
     positions = x.numel() // (4 * C)
-    wanted = obvious(x.bfloat16().double().numpy(), units, 2**-7 / 4 / positions**0.5)
+    wanted = obvious(x.bfloat16().double().numpy(), units, 2**-7 / 16 / positions**0.5)
     np.testing.assert_allclose(half, wanted, 1e-3)  # type: ignore[arg-type]
 
 

@@ -157,7 +157,7 @@ def rounding_error(output: Any, place: Place) -> Tensor | None:
     share = _ROUNDINGS * torch.finfo(wide).eps
     if activation.dtype in _HALF:
         positions = max(count // activation.shape[axes.samples], 1)
-        share = max(share, 2 * torch.finfo(activation.dtype).eps / math.sqrt(positions))
+        share = max(share, torch.finfo(activation.dtype).eps / 2 / math.sqrt(positions))
     return norm * (share / math.sqrt(count))
 
 
