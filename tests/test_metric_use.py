@@ -341,3 +341,8 @@ def test_activations_of_eight_bits_are_read_as_they_are() -> None:
     columns = torch.cat([x.double(), a.double()[:, None]], 1).numpy()
     expected = np.corrcoef(columns, rowvar=False)[-1, :-1]
     np.testing.assert_allclose(metric.compute().numpy(), expected, atol=1e-6)
+
+
+def test_no_activations_at_all_are_named() -> None:
+    with pytest.raises(ValueError, match=r"3 neurons in all, but got \[\]"):
+        NeuronAdvantageCorrelation(3).update([], torch.randn(4))

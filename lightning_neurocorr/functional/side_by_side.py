@@ -39,7 +39,7 @@ def read_parts(activations: Tensor | Sequence[Tensor], neurons: int) -> list[Ten
                 "Pass it through torch.as_tensor."
             )
     # One look at each of a hundred layers: looks are what they cost the host.
-    if {part.layout for part in parts} != _DENSE or {part.is_nested for part in parts} != {False}:
+    if {part.layout for part in parts} - _DENSE or True in {part.is_nested for part in parts}:
         nested = any(part.is_nested for part in parts)
         raise ValueError(
             "Expected `activations` to be a dense tensor, but got a "
