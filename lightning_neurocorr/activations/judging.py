@@ -140,8 +140,9 @@ class Judging:
 
     def _compare(self, label: Any, made: Tensor, chosen: Tensor | None = None) -> None:
         if isinstance(label, Tensor) and label.numel() == len(made):
-            one_each = chosen is not None and chosen.numel() == label.numel()  # not the best five
-            kept = chosen.flatten().clone() if one_each else None
+            if chosen is not None and chosen.numel() != label.numel():
+                chosen = None  # the best five of each sample, say
+            kept = None if chosen is None else chosen.flatten().clone()
             found = Comparison(label.flatten().clone(), self._sources[made], kept)
             self.comparisons.append(found)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -133,11 +133,11 @@ class MatchedSamples(Metric):
         batch[:, row, place.clamp(max=self.k - 1)] = entries
         self.state = merge(torch.stack([self.state.to(row.device), batch[:, :-1]]))
 
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+    def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **options: Any) -> Any:
         """Refuse the state of a metric of another size, which would be taken for ours."""
-        if f"{prefix}state" in state_dict:
-            check_mergeable(self.state, {"state": state_dict[f"{prefix}state"]}, "state_dict")
-        super()._load_from_state_dict(state_dict, prefix, *args)
+        if "state" in state_dict:
+            check_mergeable(self.state, {"state": state_dict["state"]}, "state_dict")
+        return super().load_state_dict(state_dict, *args, **options)
 
     def merge_state(self, incoming_state: dict[str, Any] | Metric) -> None:
         """Add the samples that another metric, or its state, has seen."""

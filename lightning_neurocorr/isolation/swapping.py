@@ -164,6 +164,7 @@ def _write(places: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:
     for name, place in places.items():
         with torch.no_grad(), torch.inference_mode(place.is_inference()):
             place.data.copy_(values[name])
+    torch.clear_autocast_cache()  # else it goes on with casts of the weights before
 
 
 def own_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
