@@ -127,12 +127,18 @@ def tensorboard(folder: Path, *options: str) -> Iterator[str]:
 
 
 def until_listed(address: str, tag: str) -> None:
-    """Wait for TensorBoard to know a tag."""
-    while True:
+    """Wait for TensorBoard to know a tag that begins so.
+
+    Raises:
+        TimeoutError: After two minutes.
+    """
+    end = time.monotonic() + 120
+    while time.monotonic() < end:
         with urllib.request.urlopen(f"{address}data/plugin/images/tags") as answer:
             if tag.encode() in answer.read():
                 return
         time.sleep(0.05)
+    raise TimeoutError(f"Expected TensorBoard to list {tag!r}, but it did not in two minutes.")
 
 
 def pages(address: str, chromium: str, names: Iterable[str] = PAGES) -> dict[str, float]:
@@ -190,13 +196,13 @@ def main(arguments: list[str] | None = None) -> None:
         ]
         start = time.monotonic()
         with tensorboard(folder) as address:
-            until_listed(address, "neurocorr/what neurons see/head")
+            until_listed(address, "neurocorr/what neurons see/")
             times.append(
                 ["start TensorBoard until it has read it", f"{time.monotonic() - start:.1f} s"]
             )
             shown = pages(address, chromium) if chromium else {}
         with tensorboard(folder, *FEWER) as address:
-            until_listed(address, "neurocorr/what neurons see/head")
+            until_listed(address, "neurocorr/what neurons see/")
             fewer = pages(address, chromium, ["text"]) if chromium else {}
         shown |= {f"{page}, `{' '.join(FEWER)}`": s for page, s in fewer.items()}
         times += [[f"open its page of {page}", f"{s:.1f} s"] for page, s in shown.items()]
