@@ -1,4 +1,4 @@
-"""What the first validation of a fit learns of running samples again serves the later ones."""
+"""What the first validation learns of running samples again serves the later ones."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ class Module(pl.LightningModule):
         super().__init__()
         torch.manual_seed(3)
         self.body, self.head = nn.Linear(5, D), nn.Linear(D, C)
+        self.act = nn.Tanh()
         self.body.requires_grad_(False)
         self.change = change
         self.factor, self.calls = 1.0, [[]]
@@ -35,7 +36,7 @@ class Module(pl.LightningModule):
     def forward(self, x: Tensor, factor: float) -> Tensor:
         if not self.training:
             self.calls[-1].append(len(x))
-        return self.head(self.body(x[..., :5]).tanh() * factor)
+        return self.head(self.act(self.body(x[..., :5])) * factor)
 
     def on_validation_start(self) -> None:
         self.calls.append([])
@@ -93,6 +94,84 @@ def test_they_are_tried_out_again_where_weights_or_arguments_are_others(change: 
     assert [tried(calls) for calls in module.calls[1:]] == [[3], [], [2], []]
     assert callback.report is not None
     assert np.isfinite(callback.report.column("attribution")).all()
+
+
+def replace_act(module: Any) -> None:
+    module.act = nn.Sigmoid()
+
+
+def write_in_front(module: Any) -> None:
+    module.head = nn.Sequential(nn.ReLU(inplace=True), module.head)
+
+
+def other_step(module: Any) -> None:
+    def step(batch: Any, batch_idx: int) -> None:
+        module.log("loss", nn.functional.cross_entropy(module(batch[0], 1.0), (batch[1] + 1) % C))
+
+    module.validation_step = step
+
+
+def watching() -> NeuronAdvantage:
+    return NeuronAdvantage(BatchBaseline(2), "body", target=1, visualizer=None, inspector=None)
+
+
+def validated(
+    callback: NeuronAdvantage, module: Module, change: Callable[[Any], None], times: int = 3
+) -> None:
+    """Validations of their own; a change comes before the last one."""
+    for number in range(times):
+        if number == times - 1:
+            change(module)
+        loader = DataLoader(data(), BATCH)
+        paper_trainer(callback).validate(module, loader, verbose=False)
+
+
+@pytest.mark.parametrize(
+    ("change", "again"),
+    [(lambda _: None, []), (unfreeze, [2]), (replace_act, [3]), (write_in_front, [3])],
+)
+def test_validations_of_their_own_try_the_same_places_out_once(
+    change: Callable[[Any], None], again: list[int]
+) -> None:
+    module, callback = Module(lambda _: None), watching()
+    validated(callback, module, change)
+    assert [tried(calls) for calls in module.calls[1:]] == [[3], [], again]
+    fresh = watching()
+    validated(fresh, module, lambda _: None, 1)
+    assert callback.report is not None
+    assert fresh.report is not None
+    np.testing.assert_array_equal(callback.report.column("r"), fresh.report.column("r"))
+    assert np.isfinite(callback.report.column("attribution")).all()
+
+
+def test_what_was_learnt_of_another_forward_does_not_count() -> None:
+    module, callback = Module(lambda _: None), watching()
+
+    def depend_on_the_batch(module: Any) -> None:
+        module.act = nn.BatchNorm1d(D, affine=False, track_running_stats=False)
+
+    validated(callback, module, depend_on_the_batch)
+    assert callback.report is not None
+    assert not np.isfinite(callback.report.column("attribution")).any()
+    assert "samples that are run again do not get" in " ".join(callback.report.notes)
+
+
+def test_another_module_of_the_same_kind_is_tried_out() -> None:
+    callback = watching()
+    for _ in range(2):
+        module = Module(lambda _: None)
+        validated(callback, module, lambda _: None, 1)
+        assert tried(module.calls[1]) == [3]
+
+
+def test_what_the_step_judges_by_is_looked_at_in_every_run() -> None:
+    module = Module(lambda _: None)
+    loader = DataLoader(TensorDataset(*data().tensors[:2]), BATCH)
+    callback = NeuronAdvantage(lambda b: b[1], "body", visualizer=None, inspector=None)
+    paper_trainer(callback).validate(module, loader, verbose=False)
+    other_step(module)
+    with pytest.raises(ValueError, match="other labels"):
+        paper_trainer(callback).validate(module, loader, verbose=False)
 
 
 def prepared(arguments: Any, learnt: Learnt | None, model: nn.Module) -> tuple[Rerun, list[int]]:

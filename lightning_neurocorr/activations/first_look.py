@@ -55,6 +55,15 @@ class SitesFound:
             for name, place in self.places.items()
         }
 
+    def goes_on_from(self, earlier: SitesFound) -> bool:
+        """Whether an earlier look has found the same, so that what was tried out then holds."""
+        return (
+            list(self.places) == list(earlier.places)
+            and all(_is_same(place, earlier.places[name]) for name, place in self.places.items())
+            and self.notes == earlier.notes
+            and self.unreadable.items() <= earlier.unreadable.items()
+        )
+
     def are_of(self, model: nn.Module, layers: Mapping[str, nn.Module]) -> bool:
         """Whether these are the places of these very layers, in the model as it is now."""
         modules = set(model.modules())
@@ -74,6 +83,7 @@ class SiteRecorder(ActivationRecorder):
         at: See :class:`SiteFinder`.
         unit_axis: See :class:`SiteFinder`.
         found: What an earlier validation has shown of these layers; else it is looked for again.
+        again: Look in any case. What was tried out on ``found`` holds where the same is found.
         strict: See :class:`ActivationRecorder`.
         masks: See :class:`ActivationRecorder`.
         within: See :class:`ActivationRecorder`.
@@ -91,11 +101,14 @@ class SiteRecorder(ActivationRecorder):
         at: At = "activation",
         unit_axis: UnitAxis = None,
         found: SitesFound | None = None,
+        again: bool = False,
         strict: bool = False,
         masks: TokenMasks | None = None,
         within: OutputRecorder | None = None,
     ) -> None:
-        self.found = found if found is not None and found.are_of(model, layers) else None
+        earlier = found if found is not None and found.are_of(model, layers) else None
+        self.found = None if again else earlier
+        self._earlier = earlier
         super().__init__(self._readable(), pooling, strict=strict, masks=masks, within=within)
         self._watched = dict(layers)
         self._finder: SiteFinder | None = None
@@ -192,7 +205,7 @@ class SiteRecorder(ActivationRecorder):
                 unreadable = {**moved, **unreadable}
             undecided = _UNDECIDED if looking.trace.left_in_order else 0
             notes = tuple(looking.notes())
-            self.found = SitesFound(places, unreadable, notes, undecided=undecided)
+            self.found = self._tried(SitesFound(places, unreadable, notes, undecided=undecided))
             self.move_to(self._readable(), heard)
         taken, problems = super().take(num_samples, call)
         if self.found is not None and self._later is not None:
@@ -200,6 +213,13 @@ class SiteRecorder(ActivationRecorder):
         unreadable = {} if self.found is None else self.found.unreadable
         taken = {name: values for name, values in taken.items() if name not in unreadable}
         return taken, {**problems, **unreadable, **self.refused}
+
+    def _tried(self, found: SitesFound) -> SitesFound:
+        """With what was tried out in an earlier validation."""
+        earlier = self._earlier
+        if earlier is None or not earlier.proven or not found.goes_on_from(earlier):
+            return found
+        return replace(found, unreadable=earlier.unreadable, proven=True)
 
     def _looked_later(self, found: SitesFound, later: SiteFinder) -> SitesFound:
         """With what a later batch has shown of the order of rows."""
@@ -224,6 +244,12 @@ class SiteRecorder(ActivationRecorder):
             return {}
         places = self.found.places.items()
         return {name: place for name, place in places if name not in self.found.unreadable}
+
+
+def _is_same(one: Place, other: Place) -> bool:
+    if isinstance(one, Site) and isinstance(other, Site):
+        return vars(one) == vars(other)
+    return one is other
 
 
 def record(model: nn.Module, layers: Layers = None, pooling: Pooling = "mean") -> SiteRecorder:

@@ -153,7 +153,10 @@ def rounding_error(output: Any, place: Place) -> Tensor | None:
     others = (axes.samples, *axes.positions)
     activation = activation.narrow(axes.samples, 0, min(_SOME, activation.shape[axes.samples]))
     count = math.prod([activation.shape[axis] for axis in others])
-    norm = torch.linalg.vector_norm(activation, dim=others, dtype=wide)
+    norm = activation
+    if axes.positions:  # sample by sample first: many times faster than all at once
+        norm = torch.linalg.vector_norm(norm, dim=axes.positions, keepdim=True, dtype=wide)
+    norm = torch.linalg.vector_norm(norm, dim=axes.samples, dtype=wide).flatten()
     share = _ROUNDINGS * torch.finfo(wide).eps
     if activation.dtype in _HALF:
         positions = max(count // activation.shape[axes.samples], 1)

@@ -29,6 +29,7 @@ class Memory:
         faults: What went wrong, and whether a validation has worked.
         randomness: Random numbers of our own.
         reader: How predictions are read in this run.
+        looked: Whether the first batch of this run was looked at.
         found: Where neurons are read, known from the first batch on.
         learnt: How samples are run again, known from the first batch on.
         report: Of the last validation, or None.
@@ -43,6 +44,7 @@ class Memory:
     faults: Faults
     randomness: PrivateRandomness = field(default_factory=PrivateRandomness)
     reader: Reader | None = None
+    looked: bool = False
     found: SitesFound | None = None
     learnt: Learnt | None = None
     report: NeuronReport | None = None

@@ -181,8 +181,8 @@ class NeuronAdvantage(Callback):
         return lightning_private.state_key(self, self.name)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: D102
-        # Looked for again, once.
-        self._memory.reader = self._memory.learnt = self._memory.found = None
+        # The first batch is looked at again: model and validation step may have changed.
+        self._memory.reader, self._memory.looked = None, False
         if stage in ("fit", "validate"):
             options = self.options
             checks.check_trainer(trainer, pl_module, stage, alone=options.runs_again)

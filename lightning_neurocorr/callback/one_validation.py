@@ -137,6 +137,7 @@ class OneValidation:
             module,
             reader=memory.reader,
             found=memory.found,
+            again=not memory.looked,
             learnt=memory.learnt,
             exemplars=EXEMPLARS if self._keeps_samples(trainer) else 0,
             class_outcomes=memory.class_outcomes,
@@ -222,7 +223,8 @@ class OneValidation:
         if self._in_training is None:
             self._in_training = any(part.training for part in collector.model.modules())
         judged = collector.update(outputs, batch, loader, ids, None if left is batch else left)
-        self.memory.found, self.memory.learnt = collector.recorder.found, collector.rerun.learnt
+        found, learnt = collector.recorder.found, collector.rerun.learnt
+        self.memory.found, self.memory.learnt, self.memory.looked = found, learnt, True
         check_groups(self.options, collector.running_pass)
         if self._subject is not None:
             self._subject.layers = collector.recorder.places

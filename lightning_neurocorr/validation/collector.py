@@ -70,6 +70,7 @@ class Collector:
             at=options.at,
             unit_axis=options.unit_axis,
             found=settings.found,
+            again=settings.again,
             strict=settings.strict,
             masks=self.padding.masks,
             within=self.output,

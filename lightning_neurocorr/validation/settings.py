@@ -25,6 +25,7 @@ class Settings:
         layers: Watched layers by name.
         module: The module whose output is the prediction.
         found: Where an earlier validation found that layers are read; else it looks again.
+        again: Look in any case: another run has begun since.
         learnt: What an earlier validation has shown of how samples are run again.
         reader: Has read batches of the same run before.
         exemplars: How many samples to keep per neuron; 0 is none.
@@ -44,6 +45,7 @@ class Settings:
     layers: Mapping[str, nn.Module]
     module: nn.Module
     found: SitesFound | None = None
+    again: bool = False
     learnt: Learnt | None = None
     reader: Reader | None = None
     exemplars: int = 0
