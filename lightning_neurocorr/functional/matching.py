@@ -122,11 +122,23 @@ class CrossMoments:
             self.mean[i] += delta * (more / n)
         self.n = n
 
+    @property
+    def spread(self) -> list[Tensor]:
+        """Standard deviations of the neurons of both networks, ``(P,)`` and ``(Q,)``."""
+        self._add_waiting()
+        return [(m2 / max(self.n, 1)).sqrt() for m2 in self.m2]
+
+    def leave_out(self, rows: Tensor, columns: Tensor) -> None:
+        """Count some neurons as constant: masks ``(P,)`` and ``(Q,)`` bool."""
+        self._add_waiting()
+        for m2, some in zip(self.m2, (rows, columns), strict=True):
+            m2.masked_fill_(some.to(m2.device), 0)
+
     def correlation_(self) -> Tensor:
         """Pearson's r, ``(P, Q)`` float32 in place of the co-moments; NaN for constant neurons."""
-        self._add_waiting()
-        for m2, mean, axis in zip(self.m2, self.mean, (1, 0), strict=True):
-            live = (m2 / max(self.n, 1)).sqrt() > 1e-6 * mean.abs()
+        parts = zip(self.m2, self.spread, self.mean, (1, 0), strict=True)
+        for m2, spread, mean, axis in parts:
+            live = spread > 1e-6 * mean.abs()
             self.c *= torch.where(live, m2.rsqrt(), torch.nan).float().unsqueeze(axis)
         return self.c.clamp_(-1, 1)
 

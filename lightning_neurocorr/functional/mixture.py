@@ -57,6 +57,8 @@ def find_parts(
         return []
     first = ~second_half
     space = _space(activations, advantage, classes, first)
+    if not space.shape[1]:  # neurons that say the same of every sample make no parts
+        return []
     members = _mixture(space, outcome, classes, first, seed)
     found = []
     for direction in (1, -1):
@@ -93,6 +95,8 @@ def _space(
     sides = np.stack([(advantage > 0).astype(float), (advantage < 0).astype(float)], 1)
     y = less_class(sides, classes, rows)
     components = min(COMPONENTS, x.shape[1], int(rows.sum()) - 1)
+    if not components:
+        return x[:, :0]
     return pls(components, scale=False).fit(x[rows], y[rows]).transform(x)
 
 

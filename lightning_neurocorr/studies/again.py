@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
@@ -32,6 +32,8 @@ class RunAgain:
         size: Samples of a batch.
         untrained: Seed of weights as before training; None is the weights that were validated.
         correctness: Whether the advantage is that of being right, which is known again.
+        rounding: By how much each neuron may be off by rounding alone, ``(D,)`` by layer, once a
+            batch has come.
     """
 
     subject: Subject
@@ -41,6 +43,7 @@ class RunAgain:
     size: int
     untrained: int | None
     correctness: bool
+    rounding: dict[str, Tensor | None] = field(default_factory=dict)
 
     def batches(self, rows: Tensor) -> Iterator[Heard]:
         """Rows ``(n,)`` of the samples, batch by batch.
@@ -70,6 +73,7 @@ class RunAgain:
                 if problems:
                     name, why = next(iter(problems.items()))
                     raise RefusedError(f"Layer {name} cannot be read again: {why}.")
+                self.rounding.update(recorder.rounding)
                 yield self._heard(at, logits, taken, moved)
 
     def _weights(self) -> AbstractContextManager[Any]:

@@ -45,6 +45,7 @@ class Beside:
 
     Attributes:
         problems: Why a layer has no activations.
+        rounding: By how much each neuron may be off by rounding alone, ``(D,)`` by layer.
 
     Example:
         >>> import torch
@@ -65,6 +66,7 @@ class Beside:
         self.module, self.call = module, call
         self.layers = dict(layers) if isinstance(layers, Mapping) else choose_layers(module, layers)
         self.problems: dict[str, str] = {}
+        self.rounding: dict[str, Tensor | None] = {}
         self._pooling: Pooling = pooling
         self._at: At = at
         self._found: SitesFound | None = None
@@ -85,7 +87,7 @@ class Beside:
                 self.call(batch)
             finally:
                 recorder.pause()
-            return self._taken(*recorder.take(), recorder.found)
+            return self._taken(*recorder.take(), recorder)
 
     @contextmanager
     def overhearing(self, batch: Any) -> Iterator[None]:
@@ -115,15 +117,19 @@ class Beside:
             except Exception:  # noqa: BLE001 -- run again, it says so where that is guarded
                 return
             if taken:  # else it was not asked: a cache has answered
-                self._overheard = batch, self._taken(taken, problems, recorder.found)
+                self._overheard = batch, self._taken(taken, problems, recorder)
 
     def _recorder(self) -> SiteRecorder:
-        return SiteRecorder(self.module, self.layers, self._pooling, at=self._at, found=self._found)
+        recorder = SiteRecorder(
+            self.module, self.layers, self._pooling, at=self._at, found=self._found
+        )
+        recorder.rounding |= self.rounding  # the first batch says it
+        return recorder
 
     def _taken(
-        self, taken: dict[str, Tensor], problems: dict[str, str], found: SitesFound | None
+        self, taken: dict[str, Tensor], problems: dict[str, str], recorder: SiteRecorder
     ) -> dict[str, Tensor]:
-        self._found = found
+        self._found, self.rounding = recorder.found, dict(recorder.rounding)
         for name, why in problems.items():
             self.problems.setdefault(name, why)
         return {name: part for name, part in taken.items() if name not in self.problems}

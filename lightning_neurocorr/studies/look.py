@@ -19,6 +19,7 @@ from lightning_neurocorr.report import NeuronReport
 from lightning_neurocorr.studies.again import RunAgain
 from lightning_neurocorr.studies.heard import Heard
 from lightning_neurocorr.studies.kept import KeptActivations
+from lightning_neurocorr.studies.levelled import Levelled, level_by_rounding
 from lightning_neurocorr.studies.refused import OutOfTimeError, RefusedError
 from lightning_neurocorr.studies.subject import Subject
 from lightning_neurocorr.validation import SampleTable, Validation
@@ -32,7 +33,8 @@ class Stored(NamedTuple):
 
     Attributes:
         rows: Which rows of ``look.samples``, ``(n,)``.
-        activations: float32 ``(n, D)`` by layer, on the CPU.
+        activations: float32 ``(n, D)`` by layer, on the CPU. A neuron that only rounding moves says
+            its mean.
         metadata: What is known of them: values ``(n,)`` by column.
         unknown: Why nothing is known; empty where something is.
     """
@@ -78,6 +80,7 @@ class Look:
     shows_progress: bool = False
     _kept: KeptActivations = field(default_factory=KeptActivations)
     _untrained: KeptActivations = field(default_factory=KeptActivations)
+    _rounding: dict[str, Tensor | None] = field(default_factory=dict)  # of the untrained copy
     _store: Any = None
     _made: dict[Hashable, Any] = field(default_factory=dict)
     _until: float | None = None
@@ -136,7 +139,7 @@ class Look:
         parts = {name: store.parts[name] for name in layers}
         found = {n: (p[0] if len(p) == 1 else torch.cat(p))[:most] for n, p in parts.items()}
         told = {name: values[:most] for name, values in store.columns().items()}
-        return Stored(rows, found, told, store.unknown)
+        return Stored(rows, self._levelled(found), told, store.unknown)
 
     def once(self, what: Hashable, make: Callable[[], T]) -> T:
         """Something that several studies need, made for the first that asks.
@@ -161,7 +164,8 @@ class Look:
     ) -> Iterator[Heard]:
         """Run the model again on some rows of ``samples``: batches as a listener hears them.
 
-        The predictions are logits, the baseline's answers and targets are class ids.
+        The predictions are logits, the baseline's answers and targets are class ids. Neurons that
+        only rounding moved in the validation say their mean, where the pooling is the same.
 
         Args:
             rows: Which samples, ``(n,)``.
@@ -180,7 +184,11 @@ class Look:
         pooling = self.options.pooling if pooling is None else pooling
         correctness = self.options.advantage == "correctness"
         again = RunAgain(self.subject, self.samples, names, pooling, size, untrained, correctness)
-        yield from again.batches(rows)
+        same = untrained is None and pooling == self.options.pooling
+        for heard in again.batches(rows):
+            yield replace(heard, activations=self._levelled(heard.activations)) if same else heard
+        if untrained is not None:
+            self._rounding |= again.rounding
 
     def check_rerun(self) -> None:
         """Refuse where the module cannot be run again; the report says so once.
@@ -226,7 +234,12 @@ class Look:
         at = torch.searchsorted(known, numbers).clamp_max(len(known) - 1)
         if not torch.equal(known[at], numbers):
             return None
-        return {name: torch.cat(store.parts[name])[order[at]] for name in layers}
+        parts = {name: torch.cat(store.parts[name])[order[at]] for name in layers}
+        return self._levelled(parts)
+
+    def _levelled(self, activations: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Activations as validated, where neurons that only rounding moves say their mean."""
+        return self.once("constant neurons", lambda: Levelled.of(self.report))(activations)
 
     def untrained(self, rows: Tensor) -> dict[str, Tensor]:
         """What an untrained copy of the model says, float32 ``(n, D)`` by layer, on the CPU.
@@ -245,7 +258,8 @@ class Look:
         sizes = dict(zip(self.report.layers, self.report.sizes, strict=True))
         if why := self._untrained.refusal(len(rows), sizes):
             raise RefusedError(why)
-        return self._untrained.take(rows, sizes, self._run_untrained)
+        found = self._untrained.take(rows, sizes, self._run_untrained)
+        return level_by_rounding(found, self._rounding)
 
     def _run_untrained(self, rows: Tensor, layers: Iterable[str]) -> Iterator[Heard]:
         batches = self.again(rows, layers, untrained=0)

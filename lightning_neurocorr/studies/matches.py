@@ -21,11 +21,13 @@ from lightning_neurocorr.baselines import (
 from lightning_neurocorr.functional.devices import sent
 from lightning_neurocorr.functional.matching import MOST_BYTES, CrossMoments, Matched, match
 from lightning_neurocorr.isolation.precision import exact_arithmetic
+from lightning_neurocorr.report import NeuronReport
 from lightning_neurocorr.report.declared import Column
 from lightning_neurocorr.report.finding import Finding
 from lightning_neurocorr.report.finding_table import Table
 from lightning_neurocorr.studies.beside import Beside
 from lightning_neurocorr.studies.heard import Heard, Start
+from lightning_neurocorr.studies.levelled import constant_of
 from lightning_neurocorr.studies.look import Look
 from lightning_neurocorr.studies.protocol import Listener, Study
 from lightning_neurocorr.studies.refused import RefusedError
@@ -152,6 +154,7 @@ class Matches(Study):
         told: _OtherNetwork | None = look.heard
         if told is None or told.sums is None:
             raise RefusedError("The other network answered no batch.")
+        told.level(look.report)
         found = match(_correlations(told.sums))
         told.sums, notes = None, list[str]()  # as large as what comes now
         control = self._control(look, told, notes)
@@ -217,6 +220,7 @@ class _OtherNetwork(Listener):
         self.mine: dict[str, int] = {}
         self.theirs: dict[str, int] = {}
         self.sums: CrossMoments | None = None
+        self.rounding: dict[str, Tensor | None] = {}
         self._other = other
 
     def add(self, heard: Heard) -> None:
@@ -227,6 +231,7 @@ class _OtherNetwork(Listener):
             self.mine, device = sizes, next(iter(heard.activations.values())).device
             self.theirs = {name: part.shape[1] for name, part in theirs.items()}
             self.sums = CrossMoments(sum(self.mine.values()), sum(self.theirs.values()), device)
+            self.rounding = dict(self._other.rounding)
         if sizes != self.mine or theirs.keys() < self.theirs.keys():
             raise RefusedError("Layers that were read in the first batch are missing in another.")
         _add(self.sums, heard.activations.values(), [theirs[name] for name in self.theirs])
@@ -242,6 +247,20 @@ class _OtherNetwork(Listener):
             raise RefusedError("Processes have read different layers.")
         with exact_arithmetic(self.sums.device):
             self.sums.merge(other.sums)
+        for name, error in other.rounding.items():
+            known = [one for one in (self.rounding.get(name), error) if one is not None]
+            self.rounding[name] = torch.stack(known).amax(0) if known else None
+
+    def level(self, report: NeuronReport) -> None:
+        """Count as constant what only rounding moves, in either network."""
+        if self.sums is None:
+            return
+        spread, errors = self.sums.spread[1], list[Tensor]()
+        for name, size in self.theirs.items():
+            error = self.rounding.get(name)
+            errors.append(spread.new_zeros(size) if error is None else sent(error, spread.device))
+        still = spread <= torch.cat(errors)
+        self.sums.leave_out(torch.from_numpy(constant_of(report, self.mine)), still)
 
 
 def _add(sums: CrossMoments, mine: Iterable[Tensor], theirs: Iterable[Tensor]) -> None:

@@ -60,6 +60,7 @@ class Draws(ValidationPass):
         real = batch if isinstance(batch, Batch) else batch.batch
         for result, dealt in zip(self._passes, self._dealt, strict=True):
             answers = dealt[self.rows].to(real.prediction.device)
+            result.rounding = self.rounding
             result.add(replace(real, baseline=answers), *rest)
 
     def no_attribution(self, reason: str) -> None:

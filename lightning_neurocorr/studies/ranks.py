@@ -16,6 +16,7 @@ from lightning_neurocorr.report import Column, Finding, NeuronReport, NeuronRow,
 from lightning_neurocorr.samples import fetch
 from lightning_neurocorr.studies.look import Look
 from lightning_neurocorr.studies.protocol import Study
+from lightning_neurocorr.studies.refused import RefusedError
 from lightning_neurocorr.studies.subject import Subject
 from lightning_neurocorr.validation import SampleTable
 
@@ -45,6 +46,8 @@ class Ranks(Study):
 
     def find(self, look: Look) -> Finding:  # noqa: D102
         look.check_rerun()
+        if not look.report.top(1):
+            raise RefusedError("No neuron has an r: there is none to look at by ranks.")
         columns = look_again(
             look.report, look.subject, look.samples, self.settings, look.options.pooling
         )
