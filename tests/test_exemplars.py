@@ -4,6 +4,7 @@ import copy
 import math
 import pickle
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -310,8 +311,48 @@ def test_an_outcome_that_is_none_is_an_error() -> None:
 
 
 def test_a_state_of_another_size_is_not_loaded() -> None:
-    small, large = Exemplars(2, k=3), Exemplars(4, k=3)
-    for metric in (small, large):
-        metric.persistent(mode=True)
-    with pytest.raises(ValueError, match="`state_dict` to hold a state of shape"):
-        large.load_state_dict(small.state_dict())
+    makers = [lambda n: Exemplars(n, k=3), lambda n: MatchedSamples(n, k=3)]
+    for make in makers:
+        small, large = make(2), make(4)
+        for metric in (small, large):
+            metric.persistent(mode=True)
+        nested = [torch.nn.ModuleDict({"inner": metric}) for metric in (small, large)]
+        for into, of in ((large, small), (nested[1], nested[0])):
+            with pytest.raises(ValueError, match="`state_dict` to hold a state of shape"):
+                into.load_state_dict(of.state_dict())
+
+
+def seen(kind: type, position: int) -> Any:
+    """A metric that has seen one sample."""
+    metric = kind(1, k=2)
+    if kind is Exemplars:
+        metric.update(torch.full((1, 1), float(position)), torch.tensor([position]))
+    else:
+        metric.update(torch.tensor([position]), torch.tensor([BOTH]), torch.tensor([0]))
+    return metric
+
+
+def kept(metric: Any) -> list[int]:
+    """The positions that it answers with."""
+    found = metric.compute()
+    if isinstance(metric, Exemplars):
+        return [one.position for one in found.top(0)]
+    return sorted({one.position for one in found.match([0, 0]) if one is not None})
+
+
+@pytest.mark.parametrize("kind", [Exemplars, MatchedSamples])
+@pytest.mark.filterwarnings("error")
+def test_an_answer_is_that_of_the_state_now(kind: type) -> None:
+    """An answer that was given before another state came is not given again."""
+    metric, other = seen(kind, 1), seen(kind, 2)
+    assert kept(metric) == [1]
+    metric.merge_state(other)
+    assert sorted(kept(metric)) == [1, 2]
+    metric.merge_state(seen(kind, 3).metric_state)
+    assert 3 in kept(metric) or kind is MatchedSamples
+    other.persistent(mode=True)
+    metric.load_state_dict(other.state_dict())
+    assert kept(metric) == [2]
+    fresh = kind(1, k=2)
+    fresh.load_state_dict(other.state_dict())
+    assert kept(fresh) == [2]

@@ -308,6 +308,20 @@ def test_a_state_of_other_neurons_or_folds_is_not_loaded() -> None:
     torch.testing.assert_close(same.state, metric.state)
 
 
+@pytest.mark.filterwarnings("error")
+def test_r_is_that_of_the_state_now() -> None:
+    """An answer that was given before another state came is not given again."""
+    x, a = related(200)
+    other = filled(x[100:], a[100:])
+    other.persistent(mode=True)
+    for loaded in (filled(x[:100], a[:100]), NeuronAdvantageCorrelation(x.shape[1])):
+        loaded.update(x[:100], a[:100])
+        loaded.compute()
+        loaded.persistent(mode=True)
+        loaded.load_state_dict(other.state_dict())
+        torch.testing.assert_close(loaded.compute(), other.compute())
+
+
 def test_a_metric_that_counted_nothing_is_not_merged_into_one_that_counts() -> None:
     counts = NeuronAdvantageCorrelation(3, count_active=True)
     counts_not = NeuronAdvantageCorrelation(3)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 
 UNKNOWN = 4  # the outcome where right and wrong mean nothing
 
@@ -117,19 +116,6 @@ def read_samples(
         torch.full((n,), -1, device=device) if target is None else target.to(device, torch.int64)
     )
     return positions.to(device, torch.int64), label * LABELS + group
-
-
-def check_mergeable(
-    mine: Tensor, incoming: dict[str, Any] | Metric, name: str = "incoming_state"
-) -> None:
-    """Raise unless a state, or that of another metric, is of as many neurons and samples."""
-    state = incoming.get("state") if isinstance(incoming, dict) else incoming.metric_state["state"]
-    got = tuple(state.shape) if isinstance(state, Tensor) else state
-    if got != tuple(mine.shape):
-        raise ValueError(
-            f"Expected `{name}` to hold a state of shape {tuple(mine.shape)}, but got "
-            f"{got}. Merge metrics of one layer only, made with the same arguments."
-        )
 
 
 def check_positive(name: str, value: int) -> None:

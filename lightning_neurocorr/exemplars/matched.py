@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 
 from lightning_neurocorr.exemplars.entries import (
     LABELS,
@@ -15,12 +14,12 @@ from lightning_neurocorr.exemplars.entries import (
     POSITION,
     RANK,
     Exemplar,
-    check_mergeable,
     check_positive,
     empty,
     merge,
     read_samples,
 )
+from lightning_neurocorr.exemplars.keeping import Keeping
 from lightning_neurocorr.functional import BOTH
 from lightning_neurocorr.functional.hashing import hashed
 
@@ -82,7 +81,7 @@ class Reservoir(NamedTuple):
         return entries[POSITION][classes, slots].where(counts > 0, -1)
 
 
-class MatchedSamples(Metric):
+class MatchedSamples(Keeping):
     """Keeps ``K`` samples of each class that model and baseline both get right.
 
     They serve all neurons; which ones depends on a hash of the position only. ``compute`` gives a
@@ -97,18 +96,11 @@ class MatchedSamples(Metric):
         ValueError: If an argument is below 1 or shapes disagree.
     """
 
-    is_differentiable = False
-    higher_is_better = None
-    full_state_update = False
-
-    state: Tensor
-
     def __init__(self, num_classes: int, k: int = 8, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
         check_positive("num_classes", num_classes)
         check_positive("k", k)
+        super().__init__(num_classes, k, **kwargs)
         self.num_classes, self.k = num_classes, k
-        self.add_state("state", empty(num_classes, k), dist_reduce_fx=merge)
 
     def update(self, positions: Tensor, outcome: Tensor, target: Tensor) -> None:
         """Add a batch of samples, each ``(N,)``, that were not seen before."""
@@ -132,18 +124,6 @@ class MatchedSamples(Metric):
         entries = torch.stack([rank, positions, labels])[:, order]
         batch[:, row, place.clamp(max=self.k - 1)] = entries
         self.state = merge(torch.stack([self.state.to(row.device), batch[:, :-1]]))
-
-    def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **options: Any) -> Any:
-        """Refuse the state of a metric of another size, which would be taken for ours."""
-        if "state" in state_dict:
-            check_mergeable(self.state, {"state": state_dict["state"]}, "state_dict")
-        return super().load_state_dict(state_dict, *args, **options)
-
-    def merge_state(self, incoming_state: dict[str, Any] | Metric) -> None:
-        """Add the samples that another metric, or its state, has seen."""
-        if isinstance(incoming_state, dict | MatchedSamples):
-            check_mergeable(self.state, incoming_state)
-        super().merge_state(incoming_state)
 
     def compute_local(self) -> Reservoir:
         """What this process keeps of every class."""

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 
 from lightning_neurocorr.exemplars.entries import (
     LABELS,
@@ -16,14 +15,12 @@ from lightning_neurocorr.exemplars.entries import (
     RANK,
     Exemplar,
     activations_of,
-    check_mergeable,
     check_positive,
-    empty,
-    merge,
     read_samples,
     writable,
 )
 from lightning_neurocorr.exemplars.insertion import add_batch_
+from lightning_neurocorr.exemplars.keeping import Keeping
 from lightning_neurocorr.functional.side_by_side import read_parts, side_by_side
 
 
@@ -70,7 +67,7 @@ class Ranking(NamedTuple):
         ]
 
 
-class Exemplars(Metric):
+class Exemplars(Keeping):
     """Keeps the samples that drive each neuron most: ``K`` overall, ``K`` among ``only_model``.
 
     Activations are compared in float32; ties go to the lower position, NaN never counts.
@@ -94,18 +91,11 @@ class Exemplars(Metric):
         [2]
     """
 
-    is_differentiable = False
-    higher_is_better = None
-    full_state_update = False
-
-    state: Tensor
-
     def __init__(self, num_neurons: int, k: int = 8, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
         check_positive("num_neurons", num_neurons)
         check_positive("k", k)
+        super().__init__(2, num_neurons, k, **kwargs)
         self.num_neurons, self.k = num_neurons, k
-        self.add_state("state", empty(2, num_neurons, k), dist_reduce_fx=merge)
 
     def update(
         self,
@@ -129,18 +119,6 @@ class Exemplars(Metric):
         for neurons, x in side_by_side(parts):
             x = x.float() if x.dtype == torch.float64 else x
             add_batch_(self.state[:, :, neurons], x, outcome, *samples)
-
-    def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **options: Any) -> Any:
-        """Refuse the state of a metric of another size, which would be taken for ours."""
-        if "state" in state_dict:
-            check_mergeable(self.state, {"state": state_dict["state"]}, "state_dict")
-        return super().load_state_dict(state_dict, *args, **options)
-
-    def merge_state(self, incoming_state: dict[str, Any] | Metric) -> None:
-        """Add the samples that another metric, or its state, has seen."""
-        if isinstance(incoming_state, dict | Exemplars):
-            check_mergeable(self.state, incoming_state)
-        super().merge_state(incoming_state)
 
     def compute(self) -> Ranking:
         """The strongest samples of every neuron."""

@@ -182,8 +182,7 @@ class NeuronAdvantageCorrelation(Metric):
         """Add the samples that another metric, or its state, has seen."""
         self._check_mergeable(incoming_state)
         super().merge_state(incoming_state)
-        self._computed = None  # the parent class would go on answering with the old r
-        self._update_count = max(1, self._update_count)  # or compute() warns that it has no data
+        self._changed()
 
     def moments(self, device: torch.device | str | None = None) -> tuple[Moments, list[Moments]]:
         """The moments of all samples and those of each fold, over all processes.
@@ -250,10 +249,18 @@ class NeuronAdvantageCorrelation(Metric):
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         """Refuse the state of a metric of other neurons or folds, which would be taken for ours."""
-        if f"{prefix}state" in state_dict:
+        loaded = f"{prefix}state" in state_dict
+        if loaded:
             advice = "Load it into a metric that was made with the same arguments."
             check_same_shape(self.state, state_dict[f"{prefix}state"], "state_dict", advice)
         super()._load_from_state_dict(state_dict, prefix, *args)
+        if loaded:
+            self._changed()
+
+    def _changed(self) -> None:
+        """The state is another one: the parent class would go on answering with the old r."""
+        self._computed = None
+        self._update_count = max(1, self._update_count)  # or compute() warns that it has no data
 
     def _merged(self) -> Tensor:
         """All folds in one, ``(size,)``."""
