@@ -12,7 +12,9 @@ from torch import Tensor
 
 from lightning_neurocorr import functional as F
 from lightning_neurocorr.baselines.prediction import as_tensor
+from lightning_neurocorr.functional.guesses import GuessCheck
 from lightning_neurocorr.functional.scores import (
+    SOURCES,
     ScoreReader,
     Scores,
     label_sets,
@@ -46,9 +48,9 @@ class Answers:
         self._binary = False
         self._numbers: dict[str, bool] = {}  # whether floats (N,) of a source are no class ids
         self._model, self._baseline = (
-            ScoreReader(source, said_of(scores, source), rehearsal=rehearsal)
-            for source in ("model", "baseline")
+            ScoreReader(source, said_of(scores, source), rehearsal=rehearsal) for source in SOURCES
         )
+        self._guesses = {source: GuessCheck(source) for source in SOURCES}
 
     def judged(self, prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """The model's prediction and the target.
@@ -128,6 +130,8 @@ class Answers:
         """Raise if scores of a batch were not what they had to be."""
         self._model.finish()
         self._baseline.finish()
+        for check in self._guesses.values():
+            check.finish()
 
     def _classes(self, reader: ScoreReader, values: Tensor) -> Tensor:
         """Class ids ``(N,)`` or scores ``(N, C)``."""
@@ -138,6 +142,8 @@ class Answers:
         if values.ndim == 2 and values.shape[1] == 1 and not values.is_floating_point():
             values = values[:, 0]
         form = "class ids"
+        if values.ndim == 2 and not reader.said:
+            self._guesses[reader.source](values)
         if values.ndim == 2 and not values.is_floating_point():
             values = values.float()
         if values.ndim == 2:
