@@ -146,14 +146,18 @@ class Handed(nn.Module):
 
 @pytest.mark.parametrize("inplace", [False, True])
 def test_a_tensor_that_is_handed_on_is_averaged_once(inplace: bool) -> None:
-    """Looking for where layers are read asks for one mean of each: conv, norm and ReLU."""
+    """Looking for where layers are read asks for one mean of each: conv, norm and ReLU.
+
+    How far that may be off by rounding takes two norms, over positions and over samples.
+    """
     model = nn.Sequential(*(Handed(inplace=inplace) for _ in range(4))).eval()
     x, alone = maps(5, 3, 2, 2), {}
     with torch.no_grad(), SiteRecorder(model, choose_layers(model)) as recorder:
         with Launches() as launches:
             model(x)
         found, problems = recorder.take(5)
-    assert launches.found["mean"] == launches.found["linalg_vector_norm"] == 3 * 4
+    assert launches.found["mean"] == 3 * 4
+    assert launches.found["linalg_vector_norm"] == 2 * 3 * 4
     for name, block in model.named_children():
         x = block(x)
         alone[f"{name}.parts.0"] = x.detach().clone()

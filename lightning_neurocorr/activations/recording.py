@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -14,7 +13,8 @@ from typing_extensions import Self
 
 from lightning_neurocorr.activations.again import HeardLast, PlainMean, plain_mean
 from lightning_neurocorr.activations.axes import Axes, axes_of
-from lightning_neurocorr.activations.calls import Calls, OverPositions
+from lightning_neurocorr.activations.calls import OverPositions
+from lightning_neurocorr.activations.heard import ALWAYS, Heard
 from lightning_neurocorr.activations.outputs import Call, Moment, OutputRecorder
 from lightning_neurocorr.activations.pooling import (
     Pooling,
@@ -32,13 +32,7 @@ from lightning_neurocorr.activations.tokens import UnreadableError
 from lightning_neurocorr.isolation.asides import NOTING, depth
 from lightning_neurocorr.isolation.torch_private import is_transformed
 
-_NOT_CALLED = "its forward was not called"
 _EMPTY = "a sample has no real token, so that there is nothing to pool: leave such samples out"
-_ELSEWHERE = "its forward was not called for the prediction, but for another call of `output`"
-_SEVERAL = (
-    "its forward was called {} times outside of the module whose output is the prediction, and "
-    "which of them it was made from is not known; name with `output` the module that calls it"
-)
 _POOLING = (
     "Expected `pooling` to bring the output of every layer to (N, D), but for layer {!r} got {}. "
     "Name in `layers` those it is made for, or let it look at the number of axes."
@@ -46,8 +40,6 @@ _POOLING = (
 _TRANSFORMED = (
     "it is called inside a transform of torch.func, such as vmap, where its values cannot be read"
 )
-_ALWAYS: Moment = (None, 0)
-_NEVER: Mapping[Moment, Calls] = {}
 
 
 class ActivationRecorder:
@@ -97,12 +89,10 @@ class ActivationRecorder:
         self.rounding: dict[str, Tensor | None] = {}
         self._handles: list[RemovableHandle] = []
         self.over_positions: dict[str, OverPositions] = {}
-        self._heard: dict[str, dict[Moment, Calls]] = {}
-        self._failed: dict[str, str] = {}
+        self._heard = Heard(within, largest=pooling == "max")
         self._early: list[tuple[str, Place, Tensor, AskedMask, Moment]] = []
         self._unmasked: list[tuple[str, AskedMask]] = []
         self._doubts: dict[str, dict[str, Tensor]] = {}
-        self._spoken: dict[str, int] = defaultdict(int)  # calls of layers that are heard elsewhere
         self._last = HeardLast()
         self._axes: dict[tuple[Place, int], Axes] = {}
         self._known: dict[str, PlainMean | None] = {}  # how to read what was heard before
@@ -134,13 +124,13 @@ class ActivationRecorder:
 
     def clear(self) -> None:
         """Forget what has been recorded since the last :meth:`take`, after a failed forward say."""
-        self._heard, self._failed, self._spoken = {}, {}, defaultdict(int)
+        self._heard = Heard(self._within, largest=self.pooling == "max")
         self._early, self._unmasked, self._last = [], [], HeardLast()
 
     @property
     def heard_nothing(self) -> bool:
         """Whether no layer was called since the last :meth:`take`."""
-        return not (self._heard or self._failed or self._spoken or self._early)
+        return not (self._heard.anything or self._early)
 
     def take(
         self, num_samples: int | None = None, call: Call | None = None
@@ -160,22 +150,22 @@ class ActivationRecorder:
             ValueError: If a callable ``pooling`` failed for a layer, where that is wanted.
         """
         self._settle()
-        taken, over, problems = {}, {}, dict(self._failed)
+        taken, over, problems = {}, {}, dict(self._heard.failed)
         for name in self.layers:
             if name in problems or name in self.refused:
                 continue
-            moments = self._heard.get(name, _NEVER)
-            heard = self._of(call, moments)
+            heard = self._heard.of(name, call)
             if isinstance(heard, str):
                 problems[name] = heard
                 continue
             values, means, calls = heard.values, heard.over, heard.calls
-            heard_in_all = calls if len(moments) == 1 else _calls(moments)
-            if name in self._elsewhere and self._spoken[name] != heard_in_all:
+            only = len(self._heard.moments[name]) == 1  # nearly always: no need to count
+            heard_in_all = calls if only else self._heard.count(name)
+            if name in self._elsewhere and self._heard.spoken[name] != heard_in_all:
                 problems[name] = self._astray(name)
                 continue
             if num_samples is not None and values.shape[0] != num_samples:
-                self._failed[name] = problems[name] = (
+                self._heard.failed[name] = problems[name] = (
                     f"it gave {len(values)} rows for {num_samples} samples, so it has no row for "
                     "each sample. If it should, pass `pooling` to bring it to (N, D)"
                 )
@@ -186,7 +176,7 @@ class ActivationRecorder:
             if means is not None and (means[0] is values or means[0].shape == values.shape):
                 over[name] = means
         self.over_positions = over
-        failed = self._failed
+        failed = self._heard.failed
         self.clear()
         if self._strict and failed:
             raise ValueError(_POOLING.format(*next(iter(failed.items()))))
@@ -194,24 +184,11 @@ class ActivationRecorder:
 
     def _astray(self, name: str) -> str:
         """Why what was heard elsewhere is not what the layer said."""
-        heard, where = _calls(self._heard[name]), self._elsewhere[name].name
+        heard, where = self._heard, self._elsewhere[name].name
         return (
-            f"it was called {self._spoken[name]} times and heard {heard} times at {where}: the "
-            'forward went another way than in the first batch. Read it with at="raw"'
+            f"it was called {heard.spoken[name]} times and heard {heard.count(name)} times at "
+            f'{where}: the forward went another way than in the first batch. Read it with at="raw"'
         )
-
-    def _of(self, call: Call | None, heard: Mapping[Moment, Calls]) -> Calls | str:
-        """What a layer gave inside of a call, else on the way to it, or why it is not known."""
-        if self._within is None:
-            return heard.get(_ALWAYS, _NOT_CALLED)
-        if call is not None and call.inside in heard:
-            return heard[call.inside]
-        found = [heard[moment] for moment in self._within.leading_to(call, heard)]
-        if not found:
-            return _NOT_CALLED if not heard else _ELSEWHERE
-        if len(found) > 1 or found[0].calls > 1:
-            return _SEVERAL.format(sum(part.calls for part in found))
-        return found[0]
 
     def _register(self, name: str, place: Place) -> None:
         if isinstance(carrier(place), torch.jit.ScriptModule):
@@ -227,13 +204,13 @@ class ActivationRecorder:
     def _counter(self, name: str) -> Callable[[nn.Module, Any, Any], None]:
         def count(*_: Any) -> None:
             if depth() == self._aside:
-                self._spoken[name] += 1
+                self._heard.spoken[name] += 1
 
         return count
 
     def hear(self, name: str, place: Place, value: Any) -> None:
         """Record what was heard at a place, as one call of a layer."""
-        if depth() != self._aside or name in self._failed:
+        if depth() != self._aside or name in self._heard.failed:
             return
         notes = NOTING.set(True)
         try:
@@ -241,16 +218,16 @@ class ActivationRecorder:
             if known is None or masks is None or masks.lengths or not known.is_for(place, value):
                 self._note(name, place, value)
             else:
-                moment = _ALWAYS if self._within is None else self._within.now
+                moment = ALWAYS if self._within is None else self._within.now
                 pooled = known.of(value)
-                self._add(name, moment, pooled, (pooled, known.count))
+                self._heard.add(name, moment, pooled, (pooled, known.count))
         except Exception as error:  # noqa: BLE001
             self._fail(name, error)
         finally:
             NOTING.reset(notes)
 
     def _note(self, name: str, place: Place, value: Any) -> None:
-        moment = _ALWAYS if self._within is None else self._within.now
+        moment = ALWAYS if self._within is None else self._within.now
         tensor = None if packed_in(value) else first_tensor(value)
         if tensor is not None and is_transformed(tensor):
             raise UnreadableError(_TRANSFORMED)
@@ -286,7 +263,7 @@ class ActivationRecorder:
         """
         names = {key: name for name, key in heard.items()}
         recorded: list[dict[str, Any]] = [
-            self._heard, self._failed, self._doubts, self.lengths, self.rounding,
+            self._heard.moments, self._heard.failed, self._doubts, self.lengths, self.rounding,
         ]  # fmt: skip
         for kept in recorded:
             found = {names[key]: value for key, value in kept.items() if key in names}
@@ -301,7 +278,7 @@ class ActivationRecorder:
         self._unmasked = [(names[key], asked) for key, asked in self._unmasked if key in names]
         early = [name for name, *_ in self._early]
         for name in heard:
-            self._spoken[name] = _calls(self._heard.get(name, _NEVER)) + early.count(name)
+            self._heard.spoken[name] = self._heard.count(name) + early.count(name)
         self._known = {}
         self.layers = dict(places)
         for name, place in places.items():
@@ -311,7 +288,7 @@ class ActivationRecorder:
         """A fault costs the layer, never the user's forward."""
         said = str(error).strip().split("\n")[0]  # PyTorch goes on for pages
         kind = "" if isinstance(error, UnreadableError) else f"{type(error).__name__}: "
-        self._failed[name] = kind + said[:300]
+        self._heard.failed[name] = kind + said[:300]
 
     def _hear(
         self,
@@ -333,7 +310,7 @@ class ActivationRecorder:
         pooled, over = self._read(output, place, None if mask is None else mask.real, axes)
         if self.pooling == "mean" and name not in self.rounding:
             self.rounding[name] = self._last.once(rounding_error, output, axes, place)
-        self._add(name, moment, pooled, over)
+        self._heard.add(name, moment, pooled, over)
         if over is not None and isinstance(over[1], Tensor):
             self._doubt(name, (over[1] == 0).any(), _EMPTY)
 
@@ -341,7 +318,7 @@ class ActivationRecorder:
         """After the forward, when all of its masks are known."""
         early, self._early = self._early, []
         for name, place, activation, asked, moment in early:
-            if name not in self._failed:
+            if name not in self._heard.failed:
                 try:
                     self._hear(name, place, activation, asked, moment)
                 except Exception as error:  # noqa: BLE001
@@ -366,23 +343,6 @@ class ActivationRecorder:
                 found[name] = reasons[0]
         return found
 
-    def _add(self, name: str, moment: Moment, pooled: Tensor, over: OverPositions | None) -> None:
-        moments = self._heard.get(name)
-        if moments is None:  # nearly always
-            self._heard[name] = {moment: Calls(pooled, over)}
-            return
-        seen = moments.get(moment)
-        if seen is None:
-            moments[moment] = Calls(pooled, over)
-            return
-        if seen.values.shape != pooled.shape:
-            self._failed[name] = (
-                f"its calls in one forward gave {tuple(seen.values.shape)} and "
-                f"{tuple(pooled.shape)}"
-            )
-            return
-        moments[moment] = seen.and_one(pooled, over, largest=self.pooling == "max")
-
     def _read(
         self, output: Any, place: Place, mask: Tensor | None, axes: Axes | None
     ) -> tuple[Tensor, OverPositions | None]:
@@ -398,8 +358,3 @@ class ActivationRecorder:
             if callable(self.pooling):
                 return pooled, None
             raise
-
-
-def _calls(moments: Mapping[Moment, Calls]) -> int:
-    """How many calls there were at all moments."""
-    return sum(part.calls for part in moments.values())
