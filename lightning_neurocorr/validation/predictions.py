@@ -12,7 +12,8 @@ from lightning_neurocorr.activations import Call, Judging
 from lightning_neurocorr.baselines import returned as R
 from lightning_neurocorr.functional.devices import sent
 from lightning_neurocorr.validation.compared import check_judged
-from lightning_neurocorr.validation.same_numbers import check_order, holds, made_from, shares
+from lightning_neurocorr.validation.module_output import ModuleOutput
+from lightning_neurocorr.validation.same_numbers import check_order
 from lightning_neurocorr.validation.same_way import SameWay
 from lightning_neurocorr.validation.targets import TargetReader
 
@@ -20,7 +21,6 @@ Predictions = Callable[[Any, Any], tuple[Tensor, Tensor]]
 
 # The dict of a validation step is made for reading: there ids are meant where ids are given.
 _ANSWERS_FIRST = (*R.ANSWER_NAMES[:1], *R.SCORE_NAMES[:1], *R.ANSWER_NAMES[1:], *R.SCORE_NAMES[1:])
-_MOST_SEEN = 1 << 16  # larger labels are ids of something else
 
 
 class Read(NamedTuple):
@@ -76,11 +76,13 @@ class Reader:
         self._predictions = predictions
         self._same_way = SameWay()
         self._target = TargetReader(target, self._same_way)
-        self._module = f"`{output}`" if output else "`forward`"
+        self._module = ModuleOutput(
+            output, self._same_way, classifies=classifies, num_classes=num_classes
+        )
         self._step = step
         self._names = R.PREDICTION_NAMES if scores else _ANSWERS_FIRST
-        self._classifies, self._num_classes = classifies, num_classes
-        self._learnt: dict[str, Any] = {}
+        self._classifies = classifies
+        self._in_order = False
         self._chosen = bool(output)
         self.written: frozenset[Any] | None = None
         self.provenance: dict[str, str] = {}
@@ -132,11 +134,11 @@ class Reader:
             self._same_way.check(
                 "shape", shape, f"predictions of shape (N, {', '.join(map(str, shape))})"
             )
-        if "order" not in self._learnt:  # once: looking waits for the device
-            self._learnt["order"] = True
+        if not self._in_order:  # once: looking waits for the device
+            self._in_order = True
             check_order(prediction, target, batch, None if call is None else call.output)
         if call is not None:
-            self._learn_scores(call, prediction, target, answer)
+            self._module.learn_scores(call, prediction, target, answer)
         return Read(prediction.detach(), sent(target.detach(), prediction.device), call)
 
     def check_final(self, into: str | None, other_class: bool = False) -> None:
@@ -155,7 +157,7 @@ class Reader:
         if into is None:
             what = "chooses the class by other numbers, which it makes of these"
         raise ValueError(
-            f"Expected the output of {self._module} to be the prediction, but validation_step "
+            f"Expected the output of {self._module.name} to be the prediction, but validation_step "
             f"{what}. Return the prediction as 'logits' from validation_step, or name with "
             f"`output` the module that returns it{f' (output={into!r})' if into else ''}."
         )
@@ -190,12 +192,7 @@ class Reader:
         Raises:
             ValueError: If it is not known which part that is.
         """
-        path = self._learnt.get("scores")
-        if path is None:
-            return R.follow(returned, self._path(returned, R.PREDICTION_NAMES, lambda: None))
-        if isinstance(path, str):
-            raise ValueError(path)
-        return self._followed(returned, path)
+        return self._module.scores(returned)
 
     @property
     def has_read(self) -> bool:
@@ -207,7 +204,7 @@ class Reader:
     @property
     def _named(self) -> bool:
         """Whether somebody has named the prediction."""
-        path = self._learnt.get("path")
+        path = self._module.path
         return path is None or self._chosen or bool(set(path) & set(R.PREDICTION_NAMES))
 
     def _said(self, found: Any) -> tuple[Any, Any]:
@@ -224,7 +221,7 @@ class Reader:
     ) -> tuple[Any, Call | None]:
         step = self._returned(outputs)
         name = next((name for name in self._names if step.get(name) is not None), None)
-        where = f"output of {self._module}" if name is None else f"{name!r} of validation_step"
+        where = f"output of {self._module.name}" if name is None else f"{name!r} of validation_step"
         self._same_way.check("prediction", name, f"the prediction as {where}")
         if name is not None:
             prediction = step[name]
@@ -232,126 +229,20 @@ class Reader:
             return prediction, self._call_of(prediction, calls)
         if not calls:
             raise ValueError(_nothing_found(outputs))
-        if len(calls) > 1:
-            raise ValueError(self._several(calls))
-        returned = calls[0].output
-        if "path" not in self._learnt:
-            names = R.PREDICTION_NAMES
-            classes = lambda: self._classes(target, answer)  # noqa: E731
-            self._learnt["path"] = self._path(returned, names, classes)
-        path = self._learnt["path"]
-        prediction = self._followed(returned, path)
+        call = self._module.only(calls)
+        prediction = self._module.prediction(call, target, answer)
+        path = self._module.path
         part = f"{R.shown(path)} of the output of" if path else "output of"
-        self.provenance["prediction"] = f"{part} {self._module}"
-        return prediction, calls[0]
-
-    def _path(
-        self, returned: Any, names: Sequence[str], classes: Callable[[], int | None]
-    ) -> R.Path:
-        """Where the prediction is in what the module returned."""
-        what = f"the module whose output is the prediction, {self._module},"
-        try:
-            return R.prediction_path(returned, names=names, what=what)
-        except ValueError:
-            instead = (
-                "Return the prediction as 'logits' from validation_step or the module, name with "
-                "`output` a submodule that returns it alone, or give `num_classes`."
-            )
-            return R.prediction_path(
-                returned, names=names, num_classes=classes(), what=what, instead=instead
-            )
-
-    def _followed(self, returned: Any, path: R.Path) -> Tensor:
-        """The part at a path that was learnt."""
-        try:
-            found = R.follow(returned, path)
-        except LookupError:
-            found = None
-        if not isinstance(found, Tensor):
-            raise ValueError(
-                f"Expected {self._module} to return the prediction as {R.shown(path)} in every "
-                f"batch, as in the first, but got {R.listed(R.tensors_in(returned)) or 'none'}. "
-                "Say with `predictions` how to read it."
-            )
-        return found
-
-    def _classes(self, target: Tensor, answer: Callable[[], Any]) -> int | None:
-        """The number of classes, where it is known: said, or seen in targets and baseline."""
-        if not self._classifies or self._num_classes is not None:
-            return self._num_classes
-        seen = [target]
-        given = answer()
-        if given is not None:
-            seen.append(B.as_tensor(given, "the answer of `baseline`"))
-        widths = {part.shape[1] for part in seen if part.ndim == 2 and part.shape[1] > 1}
-        if widths:
-            return widths.pop() if len(widths) == 1 else None
-        ids = {int(i) for part in seen if part.ndim == 1 for i in part.unique()[:_MOST_SEEN]}
-        return len(ids) if len(ids) > 1 and ids == set(range(len(ids))) else None
-
-    # --- the call it was made in ------------------------------------------------------------------
+        self.provenance["prediction"] = f"{part} {self._module.name}"
+        return prediction, call
 
     def _call_of(self, prediction: Any, calls: Sequence[Call]) -> Call | None:
-        """The call whose output a prediction is part of, or was made from."""
-        if len(calls) < 2 or not isinstance(prediction, Tensor):
-            return calls[0] if calls else None
-        held = [call for call in calls if holds(call.output, prediction)]
-        if len(held) != 1:
-            held = self._made_in(prediction, calls)
-        if len(held) != 1:
-            raise ValueError(self._several(calls))
-        index = held[0].index
-        way = f"call {index + 1} of {len(calls)}"
-        self._same_way.check("call", way, f"the prediction from {way} of {self._module}")
-        self.provenance["prediction"] += f", {way} of {self._module}"
-        if not self.remarks:
-            self.remarks.append(
-                f"{self._module} was called {len(calls)} times in each validation step: prediction "
-                f"and activations are those of call {index + 1}, whose output was returned."
-            )
-        return held[0]
-
-    def _made_in(self, prediction: Tensor, calls: Sequence[Call]) -> list[Call]:
-        """Calls that a prediction can have been made from; after the first batch the same one.
-
-        Later batches are looked at where that does not wait for a device.
-        """
-        known = self._learnt.get("made in")
-        if known is not None and known < len(calls):
-            there = [calls[known]]
-            free = prediction.device.type == "cpu"
-            return there if not free or made_from(prediction, there[0].output) else []
-        found = [call for call in calls if made_from(prediction, call.output)]
-        if len(found) == 1:
-            self._learnt["made in"] = found[0].index
-        return found
-
-    def _several(self, calls: Sequence[Call]) -> str:
-        return (
-            f"Expected {self._module} to be called once in a validation step, but got "
-            f"{len(calls)} calls, and which of them is the prediction is not known. Return its "
-            "output as 'logits' from validation_step, or name with `output` a module that makes "
-            "one prediction in one call. A callback that is listed before this one and calls it "
-            "(in on_validation_batch_end, say) counts too: list it behind."
-        )
-
-    def _learn_scores(
-        self, call: Call, prediction: Tensor, target: Tensor, answer: Callable[[], Any]
-    ) -> None:
-        """Where the scores lie in what the module returns, for those who run it again."""
-        if "scores" in self._learnt:
-            return
-        held = [p for p, part in R.tensors_in(call.output) if shares(part, prediction)]
-        if held and prediction.is_floating_point():
-            self._learnt["scores"] = held[0]
-            return
-        try:
-            path = self._path(
-                call.output, R.PREDICTION_NAMES, lambda: self._classes(target, answer)
-            )
-        except (ValueError, TypeError) as error:
-            path = str(error)
-        self._learnt["scores"] = path
+        """The call that a prediction was made in."""
+        call, way = self._module.call_of(prediction, calls)
+        self.provenance["prediction"] += way
+        if self._module.remark and not self.remarks:
+            self.remarks.append(self._module.remark)
+        return call
 
     def _returned(self, outputs: Any) -> Mapping[str, Any]:
         """The dict that a validation step returned, empty where there is none."""
