@@ -11,6 +11,11 @@ import torch
 from torch import Tensor
 
 from lightning_neurocorr.functional import BOTH, NEITHER, ONLY_MODEL
+from lightning_neurocorr.metric import BYTES_PER_CLASS
+
+# Sums by class cost 128 bytes per class and neuron; where they would take more, classes are pooled.
+CLASS_BUDGET_BYTES = 1 << 26
+_FEWEST_POOLS = 2
 
 _LABELS = 1 << 16  # where nobody says how many classes there are, larger labels are ids
 _ROWS = 1 << 10  # and no more rows than this are laid out
@@ -67,6 +72,23 @@ class ClassRows:
         if int(row[-1]) >= 0 or len(label) > self.room:
             return None
         return dict(zip(label.tolist(), (label if self._own else row[label]).tolist(), strict=True))
+
+
+def class_rows(
+    num_classes: int | None, neurons: int, budget: int, seen: Tensor | None
+) -> ClassRows:
+    """A row for each class, or for pools of classes where they are known not to fit.
+
+    Args:
+        num_classes: Number of classes, where it is known.
+        neurons: For how many neurons there is a table.
+        budget: Bytes that it may take.
+        seen: Samples per class and outcome group in an earlier validation, ``(C, 4)``.
+    """
+    room = budget // (BYTES_PER_CLASS * max(neurons, 1))
+    if seen is not None and int((seen.sum(1) > 0).sum()) > room >= _FEWEST_POOLS:
+        return ClassRows(room, pools=pools(seen, room))
+    return ClassRows(min(room, num_classes or room), num_classes)
 
 
 def pools(seen: Tensor, room: int) -> Tensor:

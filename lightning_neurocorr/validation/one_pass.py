@@ -12,29 +12,18 @@ from lightning_neurocorr import functional as F
 from lightning_neurocorr.attribution import Attribution
 from lightning_neurocorr.functional.scores import ScoreKind
 from lightning_neurocorr.functional.stratified import CellMoments
-from lightning_neurocorr.metric import BYTES_PER_CLASS
 from lightning_neurocorr.report.layout import Layout
 from lightning_neurocorr.validation.agreeing import Account, Agreement, agree
 from lightning_neurocorr.validation.attributing import NO_RIVAL, Attributed, Attributing, Source
 from lightning_neurocorr.validation.batches import Batch, JudgedBatch, SampleTable, judge_batch
-from lightning_neurocorr.validation.classes import ClassRows, pools
+from lightning_neurocorr.validation.classes import CLASS_BUDGET_BYTES, ClassRows, class_rows
 from lightning_neurocorr.validation.columns import mean_column
 from lightning_neurocorr.validation.finished import NeuronSums, Validation
 from lightning_neurocorr.validation.position_means import PositionMeans
 from lightning_neurocorr.validation.processes import gather_objects, gather_rows
 from lightning_neurocorr.validation.remarks import Control, check_classes
-from lightning_neurocorr.validation.rounding import (
-    constant,
-    largest,
-    levelled,
-    levelled_cells,
-    silent_layers,
-)
+from lightning_neurocorr.validation.rounding import constant, largest, level, silent_layers
 from lightning_neurocorr.validation.watched import Watched
-
-# Sums by class cost 128 bytes per class and neuron; where they would take more, classes are pooled.
-CLASS_BUDGET_BYTES = 1 << 26
-_FEWEST_POOLS = 2
 
 
 class ValidationPass:
@@ -196,12 +185,10 @@ class ValidationPass:
             if scores.ndim == 2 and self.num_classes is None:
                 self.num_classes = scores.shape[1]
         neurons = sum(activation.shape[1] for activation in activations.values())
-        room = self.class_budget // (BYTES_PER_CLASS * max(neurons, 1))
-        seen = self.class_outcomes
-        if seen is not None and int((seen.sum(1) > 0).sum()) > room >= _FEWEST_POOLS:
+        rows = class_rows(self.num_classes, neurons, self.class_budget, self.class_outcomes)
+        if rows.pooled:
             self._control = "pools"
-            return ClassRows(room, pools=pools(seen, room))
-        return ClassRows(min(room, self.num_classes or room), self.num_classes)
+        return rows
 
     def _fitting(self, activations: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Those of layers that were there from the first batch on, as wide as they were then."""
@@ -325,10 +312,7 @@ class ValidationPass:
         fixed = constant(total, largest(self.rounding, layout, device))
         silent = silent_layers(layout, total, fixed)
         if fixed.any():
-            which = torch.from_numpy(fixed)
-            halves = [levelled(half, total.mean, which) for half in halves]
-            cells = [levelled_cells(part, total.mean, which) for part in cells]
-            total = levelled(total, total.mean, which)
+            total, halves, cells = level(total, halves, cells, fixed)
         means = self._position_means.compute(
             layout.split(mean_column(total)),
             watched.sums(),

@@ -6,7 +6,7 @@ with nothing. So they count as constant.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -50,14 +50,26 @@ def constant(total: Moments, rounding: np.ndarray) -> np.ndarray:
     return (spread > 0) & (spread <= rounding)
 
 
-def levelled(moments: Moments, mean: Tensor, constant: Tensor) -> Moments:
-    """The same, where some neurons are exactly their mean over all samples.
+def level(
+    total: Moments, halves: Sequence[Moments], cells: Sequence[CellMoments], constant: np.ndarray
+) -> tuple[Moments, list[Moments], list[CellMoments]]:
+    """The same sums, where some neurons are exactly their mean over all samples.
 
     Args:
-        moments: Of any part of the samples.
-        mean: Of all samples, ``(D,)``.
+        total: Of all samples.
+        halves: Of each half.
+        cells: By class, outcome group and half.
         constant: Which neurons, ``(D,)`` bool.
     """
+    which = torch.from_numpy(constant)
+    return (
+        _levelled(total, total.mean, which),
+        [_levelled(half, total.mean, which) for half in halves],
+        [_levelled_cells(part, total.mean, which) for part in cells],
+    )
+
+
+def _levelled(moments: Moments, mean: Tensor, constant: Tensor) -> Moments:
     return replace(
         moments,
         mean=torch.where(constant & (moments.n > 0), mean, moments.mean),
@@ -66,8 +78,7 @@ def levelled(moments: Moments, mean: Tensor, constant: Tensor) -> Moments:
     )
 
 
-def levelled_cells(cells: CellMoments, mean: Tensor, constant: Tensor) -> CellMoments:
-    """The same for sums by class."""
+def _levelled_cells(cells: CellMoments, mean: Tensor, constant: Tensor) -> CellMoments:
     shift = torch.from_numpy(cells.shift)
     return replace(
         cells,
