@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torchmetrics import MeanMetric, MetricCollection
 
+from lightning_neurocorr.functional import correlation
 from lightning_neurocorr.metric import NeuronAdvantageCorrelation
 from tests.helpers import GROUP_NAMES, all_pearson, assert_same_r, split
 from tests.neurons import D, filled, related
@@ -360,3 +361,35 @@ def test_activations_of_eight_bits_are_read_as_they_are() -> None:
 def test_no_activations_at_all_are_named() -> None:
     with pytest.raises(ValueError, match=r"3 neurons in all, but got \[\]"):
         NeuronAdvantageCorrelation(3).update([], torch.randn(4))
+
+
+def test_a_large_batch_is_as_exact_as_many_small_ones() -> None:
+    """Float32 sums of many positive numbers lose digits: 1e-5 of r in a batch of 20,000."""
+    draw = torch.Generator().manual_seed(0)
+    x = torch.randn(20_000, 48, generator=draw).relu()
+    a = (torch.rand(20_000, generator=draw) < 0.3).double() - 0.1 * x[:, 0]
+    metric = filled(x, a)
+    np.testing.assert_allclose(metric.compute(), all_pearson(x, a), atol=3e-7)
+    total, _ = metric.moments()
+    wide = x.double()
+    spread = wide.std(0)
+    assert ((total.mean - wide.mean(0)) / spread).abs().max() < 5e-6
+    assert ((total.m2 / 19_999).sqrt() / spread - 1).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("constant", [0.0, -1.0, 5.0])
+def test_a_neuron_that_is_constant_in_a_fold_has_no_r_there(constant: float) -> None:
+    """A batch is added around one number for all folds: rounding would leave a spread."""
+    x, a = related(300)
+    x = x.clone()
+    fold = torch.arange(300) % 2
+    x[fold == 1] = constant
+    for sizes in ((300,), (1,), (7,)):
+        metric = NeuronAdvantageCorrelation(D, folds=2)
+        for batch in split({"activations": x, "advantage": a, "fold": fold}, sizes):
+            metric.update(**batch)
+        total, (first, second) = metric.moments()
+        assert not second.m2.any()
+        assert correlation(second).isnan().all()
+        assert_same_r(correlation(first), all_pearson(x[fold == 0], a[fold == 0]))
+        assert_same_r(correlation(total), all_pearson(x, a))

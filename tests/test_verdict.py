@@ -98,6 +98,10 @@ COST = (
         ({"r_within_class": -0.4}, "goes with the class, not with the advantage within it"),
         ({"q_within_class": 0.04}, "encodes the advantage"),
         ({"r_replicated": -0.01}, "its correlation holds in one half of the samples only"),
+        (
+            {"r_replicated": NAN, "r_fold_0": 0.6, "r_fold_1": NAN},
+            "its correlation holds in one half of the samples only",
+        ),
         (BASELINE, "goes with the baseline's advantage"),
         (
             {"r": -0.5, "r_within_class": -0.4, "r_replicated": -0.3},
@@ -144,7 +148,9 @@ def slow_verdict(row: dict, dead: bool) -> str:
     unknown = math.isnan(row["r_within_class"]) and math.isnan(row["q_within_class"])
     same = row["r_within_class"] * row["r"] > 0 and row["q_within_class"] <= 0.05
     first = row["q_baseline_right"] if row["r"] < 0 else row["q_baseline_wrong"]
-    halves = math.isnan(row["r_replicated"]) or row["r_replicated"] * row["r"] > 0
+    halves = row["r_replicated"] * row["r"] > 0
+    if math.isnan(row["r_replicated"]):  # an r in one half alone is not one in both
+        halves = math.isnan(row["r_fold_0"]) == math.isnan(row["r_fold_1"])
     side = "below" if row["r"] < 0 else "above"
     claim = row["q_only_baseline"] if row["r"] < 0 else row["q_only_model"]
     parts = {

@@ -5,11 +5,16 @@ All moments are float64; what cannot be computed is NaN, never 0.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+# Of a second moment, less is what rounding leaves where controls explain it. And of the distance of
+# a fold's mean from that of all, squared, less is what float32 sums of a batch leave.
+_ROUNDED, _SUMMED = 1e-6, 1e-5
 
 
 @dataclass(frozen=True)
@@ -95,6 +100,26 @@ def merge_shared_(a: Moments, step: MergeStep, n: Tensor, ww: Tensor) -> None:
     a.n.add_(n)
 
 
+def levelled_folds(total: Moments, folds: Sequence[Moments]) -> list[Moments]:
+    """The folds, in which a neuron that is constant there is exactly so.
+
+    A batch is added around one provisional mean for all folds. Of a neuron that varies in one fold
+    only, rounding may leave a little spread in another.
+
+    Args:
+        total: The moments of all of them.
+        folds: Each of them.
+    """
+    found = []
+    for fold in folds:
+        apart = (fold.mean - total.mean).square().maximum(total.m2 / total.n.clamp_min(1))
+        constant = fold.m2 <= _SUMMED * fold.n * apart
+        found.append(
+            replace(fold, m2=fold.m2.masked_fill(constant, 0), c=fold.c.masked_fill(constant, 0))
+        )
+    return found
+
+
 def correlation(moments: Moments, column: int = 0) -> Tensor:
     """Pearson's r of every neuron with a column.
 
@@ -167,7 +192,7 @@ def _ratio(c: Tensor, m2: Tensor, ww: Tensor) -> Tensor:
 
 def _partial_ratio(c: Tensor, m2: Tensor, ww: Tensor, moments: Moments, column: int) -> Tensor:
     """As :func:`_ratio`, NaN where the controls explain all but rounding."""
-    explained = (m2 <= 1e-6 * moments.m2) | (ww <= 1e-9 * moments.ww[column, column])
+    explained = (m2 <= _ROUNDED * moments.m2) | (ww <= 1e-9 * moments.ww[column, column])
     return torch.where(explained, torch.nan, _ratio(c, m2, ww))
 
 

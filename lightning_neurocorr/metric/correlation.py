@@ -9,7 +9,13 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from lightning_neurocorr.functional import Moments, correlation, merge_shared_, merge_step
+from lightning_neurocorr.functional import (
+    Moments,
+    correlation,
+    levelled_folds,
+    merge_shared_,
+    merge_step,
+)
 from lightning_neurocorr.functional.devices import with_float64
 from lightning_neurocorr.functional.side_by_side import read_parts, side_by_side
 from lightning_neurocorr.isolation.precision import exact_arithmetic
@@ -202,7 +208,7 @@ class NeuronAdvantageCorrelation(Metric):
         total, *folds = map(
             self.layout.unpack, states.to(states.device if device is None else device)
         )
-        return self._checked(total), folds
+        return self._checked(total), levelled_folds(total, folds)
 
     def plot(self, val: Tensor | Sequence[Tensor] | None = None, ax: Any = None) -> Any:
         """Histogram of r over the neurons; returns figure and axes as other metrics do.

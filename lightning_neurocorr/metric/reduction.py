@@ -8,6 +8,7 @@ with Y need no correction for the shift.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -23,6 +24,7 @@ _BLOCK = 1 << 17
 _RUN = 1 << 12
 _CHUNK = 1 << 15
 _REDONE = 1 << 12
+_SUMMED = 256  # samples: of more, float32 sums lose digits, and are added up in float64
 _FIRST = 9  # samples of the first batch; of three, the median is too far off for one in thousands
 _DEVICE_BLOCK = 1 << 25
 
@@ -85,6 +87,30 @@ def _sums(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Sums of Y = X - shift per row of ``left``, of Y^2 and of X != 0 per row of ``inside``."""
     left, inside = columns.left.to(shift.dtype), columns.inside.to(shift.dtype)
+    if x.device.type != "cpu" or shift.dtype == torch.float64 or len(x) <= _SUMMED:
+        return _sums_of_some(x, shift, left, inside, count_active, fuse)
+    (f, _), d, done = inside.shape, x.shape[1], 0
+    wide = partial(torch.zeros, dtype=torch.float64, device=x.device)
+    totals = wide(left.shape[0], d), wide(f, d), wide(f, d if count_active else 1)
+    if fuse and can_fuse(x, left):
+        done = add_fused_(totals, x, shift, left, inside, count_active)
+    for start in range(done, len(x), _SUMMED):
+        some = slice(start, start + _SUMMED)
+        found = _sums_of_some(x[some], shift, left[:, some], inside[:, some], count_active)
+        for total, part in zip(totals, found, strict=True):
+            total += part
+    return totals
+
+
+def _sums_of_some(
+    x: Tensor,
+    shift: Tensor,
+    left: Tensor,
+    inside: Tensor,
+    count_active: bool = False,
+    fuse: bool = False,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The sums of samples in one precision."""
     block = _BLOCK if x.device.type == "cpu" else _DEVICE_BLOCK
     if x.numel() <= block and not fuse:
         return _of_one_block(x, shift, left, inside, count_active)

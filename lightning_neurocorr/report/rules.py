@@ -50,9 +50,14 @@ def class_explains(columns: Columns) -> np.ndarray:
 
 
 def replicates(columns: Columns) -> np.ndarray:
-    """Whether both halves of the samples agree on the sign of r; true where halves are unknown."""
+    """Whether both halves of the samples agree on the sign of r; true where halves are unknown.
+
+    A neuron that says the same of every sample of one half has an r in the other only: that fails.
+    """
     held_out = column(columns, "r_replicated")
-    return np.isnan(held_out) | (np.sign(held_out) == np.sign(column(columns, "r")))
+    one, other = (np.isnan(column(columns, name)) for name in ("r_fold_0", "r_fold_1"))
+    unknown = np.isnan(held_out) & (one == other)
+    return unknown | (np.sign(held_out) == np.sign(column(columns, "r")))
 
 
 def controlled(columns: Columns) -> np.ndarray:
