@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,8 @@ from lightning_neurocorr import (
     Slices,
     Words,
 )
+from lightning_neurocorr.functional.vocabulary import Vocabulary
+from lightning_neurocorr.studies.slices import _best_word
 from tests.asked import asked, shuffled
 from tests.worlds import world
 
@@ -94,3 +97,23 @@ def test_words_of_other_samples_are_not_given() -> None:
         assert frame.advantage_word.isna().mean() >= 0.95
         slices += len(findings["slices"].to_dataframe())
     assert slices <= 2  # each run may err once in twenty
+
+
+def test_a_word_that_few_samples_have_is_not_said_of_a_part() -> None:
+    """Of ten samples that have a value, six may be in the part by luck."""
+    draw = np.random.default_rng(0)
+    members, classes = draw.random(2000) < 0.3, draw.integers(3, size=2000)
+    noise = (draw.random((2000, 40)) < 0.5).astype(np.float32)
+    for column in noise.T:
+        column[draw.permutation(2000)[14:]] = np.nan
+    true = (members ^ (draw.random(2000) < 0.3)).astype(np.float32)
+    part = SimpleNamespace(members=members)
+    samples = SimpleNamespace(target=classes)
+
+    def best(values: np.ndarray) -> str | None:
+        names = tuple(f"word {i}" for i in range(values.shape[1]))
+        words = Vocabulary(names, ("boolean",) * len(names), names, values)
+        return _best_word(part, words, samples)  # type: ignore[arg-type]
+
+    assert best(noise) is None
+    assert best(np.column_stack([true, noise])) == "word 0"

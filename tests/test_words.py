@@ -149,6 +149,23 @@ def advantage_of(rng: np.random.Generator, condition: np.ndarray) -> np.ndarray:
     return model.astype(int) - baseline.astype(int)
 
 
+@pytest.mark.parametrize("known", [12, 60, 300])
+def test_a_score_that_few_samples_have_is_tested_on_these(known: int) -> None:
+    """Ten numbers that have nothing to do with a neuron go with it well."""
+    rng = np.random.default_rng(0)
+    a, scores = rng.normal(size=(1000, 200)), rng.normal(size=(1000, 10))
+    for column in scores.T:
+        column[rng.permutation(1000)[known:]] = np.nan
+    half = rng.random(1000) < 0.5
+    found = name_neurons(a, scores, half)
+    assert (found.p <= 0.05).mean() < 0.1
+    assert (found.p <= 0.001).mean() < 0.01
+    for d in np.flatnonzero(found.p < 1):
+        rows = half & np.isfinite(scores[:, found.word[d]])
+        slow = stats.pearsonr(a[rows, d], scores[rows, found.word[d]], alternative="greater")
+        assert found.p[d] == pytest.approx(slow.pvalue, rel=1e-6)
+
+
 def test_advantage_words_are_said_where_due_only() -> None:
     rng = np.random.default_rng(6)
     n = 4000

@@ -84,7 +84,8 @@ def name_neurons(
     binary = is_binary(words)
     share, base, p = _exemplar_test(activations, words, word, binary, int(usable.sum()))
     scored = (word >= 0) & ~binary[word]
-    p = np.where(scored, _held_out_p(word, named[0], halves[1], int(second_half.sum())), p)
+    told = np.isfinite(words[second_half]).sum(0)
+    p = np.where(scored, _held_out_p(word, named[0], halves[1], told), p)
     return Named(
         word,
         score,
@@ -208,10 +209,18 @@ def _largest(a: np.ndarray, k: int) -> np.ndarray:
     return np.append(above, np.flatnonzero(a == least)[: k - len(above)])
 
 
-def _held_out_p(word: np.ndarray, named: np.ndarray, r: np.ndarray, n: int) -> np.ndarray:
-    """One-sided p of r on the second half; 1 where the first half named another word."""
-    found = r[word, np.arange(len(word))]
-    two = p_value(found, n)
+def _held_out_p(word: np.ndarray, named: np.ndarray, r: np.ndarray, told: np.ndarray) -> np.ndarray:
+    """One-sided p of r on the second half; 1 where the first half named another word.
+
+    Args:
+        word: Of each neuron, over all samples ``(D,)``.
+        named: By the first half.
+        r: Of words and neurons on the second half ``(V, D)``.
+        told: How many samples of the second half each word is known for ``(V,)``.
+    """
+    found, n, two = r[word, np.arange(len(word))], told[word], np.full(len(word), np.nan)
+    for samples in np.unique(n):
+        two[n == samples] = p_value(found[n == samples], float(samples))
     p = np.where(found > 0, two / 2, 1 - two / 2)
     return np.where(named == word, p, 1.0)
 

@@ -240,9 +240,10 @@ def _best_word(part: Slice, words: Vocabulary, samples: WordedSamples) -> str | 
         return None
     inside = part.members[:, None].astype(float)
     r = correlations(inside, words.values, samples.target)[:, 0]
-    r = np.nan_to_num(r, nan=-1.0)
-    best = int(r.argmax())
-    return words.words[best] if r[best] > _WORD_ERRORS / np.sqrt(len(inside)) else None
+    errors = 1 / np.sqrt(np.isfinite(words.values).sum(0).clip(1))  # of words, where they are known
+    clear = np.nan_to_num(np.where(r > _WORD_ERRORS * errors, r, np.nan), nan=-1.0)
+    best = int(clear.argmax())
+    return words.words[best] if clear[best] > 0 else None
 
 
 def _examples(part: Slice, samples: WordedSamples, look: Look) -> str:
