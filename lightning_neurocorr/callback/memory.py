@@ -32,6 +32,7 @@ class Memory:
         looked: Whether the first batch of this run was looked at.
         found: Where neurons are read, known from the first batch on.
         learnt: How samples are run again, known from the first batch on.
+        rehearsed: What the sanity check has shown of the baseline.
         report: Of the last validation, or None.
         history: One entry per validation.
         scalars: What the last report logs.
@@ -47,6 +48,7 @@ class Memory:
     looked: bool = False
     found: SitesFound | None = None
     learnt: Learnt | None = None
+    rehearsed: tuple[str, ...] = ()
     report: NeuronReport | None = None
     history: list[HistoryEntry] = field(default_factory=list)
     scalars: dict[str, float] = field(default_factory=dict)

@@ -257,6 +257,8 @@ class OneValidation:
                 collector.finish()
                 for remark in (*collector.reader.remarks, *collector.baseline.remarks):
                     faults.say(f"NeuronAdvantage {self.options.name!r}: {remark}")
+                if trainer.sanity_checking:
+                    self.memory.rehearsed = tuple(collector.baseline.remarks)
         fine = not faults.broken and collector is not None
         if trainer.strategy.reduce_boolean_decision(fine, all=True):
             return collector
@@ -286,7 +288,7 @@ class OneValidation:
             asked={**options.asked, "exemplars": keeps, "thumbnails": small},
         )
         twice = wiring.samples_seen_twice(self.loaders, validation.samples, trainer.world_size)
-        notes = list(report.notes)
+        notes = list(dict.fromkeys([*report.notes, *self.memory.rehearsed]))
         if twice is not None:
             self.memory.faults.say(twice)
             notes.append(twice)

@@ -5,19 +5,29 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import copy
 from functools import cached_property
+from types import MethodType
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from lightning_neurocorr import baselines as B
 from lightning_neurocorr.activations import aside
+from lightning_neurocorr.isolation.randomness import preserved_randomness
 from lightning_neurocorr.samples import LoaderPositions
 
 _TRAINING = (
     "The baseline ran {} in training mode: what it answers is drawn at random, or depends on the "
     "other samples of a batch. Call eval() on its network, or give the network as ModuleBaseline."
+)
+_CHANGES = (
+    "Asked twice about the same batch, the baseline gave two answers. A baseline that draws random "
+    "numbers of its own does so. If yours counts its calls to know which samples come, its answers "
+    "are about other samples: Lightning's sanity check calls it, too. Look stored answers up with "
+    "TableBaseline, or pass Trainer(num_sanity_val_steps=0)."
 )
 _MINDS_ITS_MODE = (
     *(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm),
@@ -30,12 +40,15 @@ class Asked:
 
     Args:
         baseline: Any baseline.
+        rehearsal: What it is asked counts nowhere: an object of the user's is asked as a copy, so
+            that what it counts goes on as if it had not been asked.
 
     Attributes:
         remarks: What a reader of the report must know about it.
     """
 
-    def __init__(self, baseline: Any) -> None:
+    def __init__(self, baseline: Any, *, rehearsal: bool = False) -> None:
+        baseline = untraced(baseline) if rehearsal else baseline
         self._baseline = baseline
         self._watching = baseline if isinstance(baseline, B.Watching) else None
         self._positional = baseline if isinstance(baseline, B.Positional) else None
@@ -60,6 +73,22 @@ class Asked:
                 return self._baseline(batch)
             check_positions(self._positional, loader)
             return self._positional.predict_at(batch, numbers if loader.known else None)
+
+    def rehearse(
+        self, batch: Any, loader: LoaderPositions, numbers: Tensor, device: torch.device
+    ) -> Any:
+        """Its answer; the first time it is looked whether the user's own is the same once more.
+
+        Both are from the same random numbers of Python, NumPy and torch.
+        """
+        if self._asked or _is_ours(self._baseline):
+            return self(batch, loader, numbers)
+        with preserved_randomness(device):
+            before = Asked(self._baseline, rehearsal=True)(batch, loader, numbers)
+        answer = self(batch, loader, numbers)
+        if not _alike(before, answer):
+            self.remarks.append(_CHANGES)
+        return answer
 
     @contextmanager
     def _watched(self) -> Iterator[None]:
@@ -92,7 +121,37 @@ def ask_without_positions(baseline: Any, batch: Any) -> Any:
     if isinstance(baseline, B.Positional) or not is_ready(baseline):
         return None
     with aside():
-        return baseline(batch)
+        return untraced(baseline)(batch)
+
+
+def untraced(baseline: Any) -> Any:
+    """What to ask in the place of a baseline where that must leave no trace: a shallow copy.
+
+    Networks and tables in it are not copied. Ours, functions and what cannot be copied are asked
+    themselves.
+    """
+    if _is_ours(baseline):
+        return baseline
+    owner = getattr(baseline, "__self__", None)
+    try:
+        if isinstance(baseline, MethodType) and not isinstance(owner, (type, nn.Module)):
+            return MethodType(baseline.__func__, copy(owner))
+        return copy(baseline)
+    except Exception:  # noqa: BLE001 -- a copy is the user's code
+        return baseline
+
+
+def _is_ours(baseline: Any) -> bool:
+    return type(baseline).__module__.startswith(f"{B.__name__}.")
+
+
+def _alike(one: Any, other: Any) -> bool:
+    """Whether two answers to one question are the same, but for rounding."""
+    try:
+        a, b = (B.as_tensor(answer, "the answer of `baseline`").double() for answer in (one, other))
+    except (TypeError, ValueError):
+        return True  # refused where the answer is read
+    return a.shape == b.shape and torch.allclose(a, b, rtol=1e-2, atol=1e-3, equal_nan=True)
 
 
 def check_positions(baseline: B.Positional, loader: LoaderPositions) -> None:

@@ -76,7 +76,7 @@ class Collector:
             within=self.output,
         )
         self.reader = settings.reader or make_reader(options)
-        self.baseline = Asked(options.baseline)
+        self.baseline = Asked(options.baseline, rehearsal=settings.rehearsal)
         self.one_hot = OneHotCheck()
         self.running_pass = ValidationPass(
             options.advantage,
@@ -280,8 +280,11 @@ class Collector:
         baseline = options.baseline
         if settings.rehearsal and not is_ready(baseline):
             return prediction
+        ask = self.baseline
+        if settings.rehearsal:
+            ask = partial(self.baseline.rehearse, device=_device(self.model))
         with settings.overhear(batch):
-            answer = self.baseline(batch, loader, numbers)
+            answer = ask(batch, loader, numbers)
         answer = self.answers.answered(answer, prediction, baseline)
         classification = not callable(options.advantage) and not self.answers.of_labels
         classes = prediction.shape[1] if prediction.ndim == 2 else options.num_classes
