@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from lightning_neurocorr.callback.faults import Faults
+from lightning_neurocorr.callback.same_places import SamePlaces
 from lightning_neurocorr.isolation.randomness import PrivateRandomness
 from lightning_neurocorr.report import NeuronReport
 from lightning_neurocorr.report.history import HistoryEntry
@@ -27,6 +28,7 @@ class Memory:
 
     Attributes:
         faults: What went wrong, and whether a validation has worked.
+        places: Whether samples keep their places.
         randomness: Random numbers of our own.
         reader: How predictions are read in this run.
         looked: Whether the first batch of this run was looked at.
@@ -43,6 +45,7 @@ class Memory:
     """
 
     faults: Faults
+    places: SamePlaces
     randomness: PrivateRandomness = field(default_factory=PrivateRandomness)
     reader: Reader | None = None
     looked: bool = False

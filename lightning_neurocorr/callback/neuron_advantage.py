@@ -20,6 +20,7 @@ from lightning_neurocorr.callback.logged_accuracy import note_other_accuracy
 from lightning_neurocorr.callback.memory import Memory
 from lightning_neurocorr.callback.one_validation import OneValidation
 from lightning_neurocorr.callback.runs import Run, begin, learners, teach
+from lightning_neurocorr.callback.same_places import SamePlaces
 from lightning_neurocorr.callback.schedule import Plan, When, plan
 from lightning_neurocorr.functional.placebo import Placebo
 from lightning_neurocorr.functional.ranks import SecondPass
@@ -142,11 +143,12 @@ class NeuronAdvantage(Callback):
         self._run: Run | None = None
         self._restored: list[Any] = []  # parts of baselines that a checkpoint has taught
         self._validation: OneValidation | None = None  # that goes on, or the last one
+        self._places = SamePlaces(self.options)  # of all runs: so is a table
         self._forget()
 
     def _forget(self) -> None:
         """Be as new: nothing of an earlier run is left."""
-        self._memory = Memory(Faults(self.name))
+        self._memory = Memory(Faults(self.name), self._places)
         self._afterwards = Afterwards(self.options, self._memory)
 
     @property

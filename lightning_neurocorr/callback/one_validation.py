@@ -239,6 +239,8 @@ class OneValidation:
             return
         with validated(self.weights):
             validation = collector.running_pass.finish(trainer.strategy.root_device)
+        if not trainer.sanity_checking:
+            self.memory.places.check(validation.samples)
         report = self._report(trainer, validation)
         listening, self._listening = self._listening, None
         told = HeardByStudies() if listening is None else listening.gathered()

@@ -74,6 +74,11 @@ class TableMetadata(MetadataSource):
         self._columns = {key: part for key, part in self._columns.items() if key != name}
         self._row_of, self.id_column = row_of, name
 
+    @property
+    def needs_positions(self) -> bool:
+        """Whether rows are looked up by position."""
+        return self._row_of is None
+
     def check(self, num_samples: int | None) -> None:
         """By position: a row for each sample of the validation set, and no more.
 
