@@ -72,7 +72,7 @@ def test_where_neurons_are_read_is_said() -> None:
     batches = [(torch.randn(20, 3), torch.arange(20) % 2)]
     report = compare(nn.Sequential(*layers), batches, lambda batch: batch[1])
     assert report.provenance["neurons"] == (
-        "read behind norm or activation function in 1 layers, as returned by 2, 3, 4 and 2 more"
+        "read behind norm or activation function in 1 layer, as returned by 2, 3, 4 and 2 more"
     )
     assert report.read_at == ("1", "2", "3", "4", "5", "6")
 

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
+import numpy as np
 import pytest
+import torch
 
+from lightning_neurocorr import compare
 from lightning_neurocorr.inspector.command import main
+from lightning_neurocorr.studies import Column, Finding, Table
 from tests.event_files import a_report
 from tests.microscope_hostile import RUN as HOSTILE_RUN
 from tests.microscope_runs import RUN
@@ -219,3 +224,86 @@ def test_no_word_of_tensorboards_text_tab_is_broken(addresses, browser):
     assert cells > 100
     assert broken == []
     page.close()
+
+
+def _opened(browser, report, folder, width=1400, height=900, **state):
+    """The page of a report as a file."""
+    page = browser.new_page(viewport={"width": width, "height": height})
+    path = report.export(folder / "page.html")
+    return View(page, path.as_uri(), inside=False).load(**state)
+
+
+@pytest.mark.parametrize(("width", "state"), [(760, {}), (320, {"page": "study", "study": "all"})])
+def test_a_name_that_is_cut_keeps_the_end_in_which_layers_differ(browser, tmp_path, width, state):
+    """The second name begins with a number and ends with a sign: neither may change its side."""
+    names = [f"backbone.features.denseblock3.denselayer12.conv{i}" for i in (1, 2)]
+    layers = (*names, "0.a_very_long_name_of_a_layer_that_is_cut.conv[3]")
+    units = [unit for _ in layers for unit in range(40)]
+    columns = (
+        Column("layer", "Its layer.", format="text"),
+        Column("unit", "Its index.", format="count"),
+    )
+    table = Table("neuron", columns, {"layer": [one for one in layers for _ in range(40)],
+                                      "unit": np.array(units)})  # fmt: skip
+    report = replace(a_report(layers, size=40), studies={"all": Finding("All", tables=(table,))})
+    view = _opened(browser, report, tmp_path, width, 9000, **state)
+    seen = view.frame.evaluate("""() => [...document.querySelectorAll('.grid-row .neuron-name')]
+        .map(name => {
+            const layer = name.querySelector('.layer');
+            const text = layer.querySelector('bdi').firstChild;
+            const box = layer.getBoundingClientRect(), at = document.createRange();
+            const [first, last] = [0, text.length - 1].map(i => {
+                at.setStart(text, i); at.setEnd(text, i + 1); return at.getBoundingClientRect() });
+            return [name.title, first.left < box.left, last.left >= box.left - 1 &&
+                    last.right <= box.right + 1 && first.left < last.left] })""")
+    assert {name.rpartition(":")[0] for name, *_ in seen} == set(layers)
+    assert all(cut and ends for _, cut, ends in seen)
+    view.page.close()
+
+
+def test_samples_with_sets_of_labels_are_in_no_table_of_classes(browser, tmp_path):
+    x = torch.randn(60, 4, generator=torch.Generator().manual_seed(0))
+    model, y = torch.nn.Sequential(torch.nn.Linear(4, 3)), (x[:, :3] > 0).float()
+    batches = [{"x": x, "y": y}]
+    report = compare(model, batches, lambda batch: (batch["x"][:, 1:] > 0).float(),
+                     predictions=lambda outputs, batch: (outputs, batch["y"]), inputs="x",
+                     advantage="jaccard", visualizer=None)  # fmt: skip
+    view = _opened(browser, report, tmp_path, page="samples", cell="neither")
+    assert "unknown" not in view.text()
+    card = view.frame.locator("section[aria-label=Samples]").bounding_box()
+    assert card["width"] > 1200  # it has the room
+    view.page.close()
+
+
+def test_long_names_of_classes_leave_the_room_to_the_samples(browser, tmp_path):
+    model = torch.nn.Sequential(torch.nn.Linear(4, 40))
+    x = torch.randn(200, 4, generator=torch.Generator().manual_seed(0))
+    names = [f"class {i} with a name that is much longer than names should be" for i in range(40)]
+    report = compare(model, [(x, torch.arange(200) % 40)], lambda batch: batch[1] * 0,
+                     class_names=names, visualizer=None, attribution=False)  # fmt: skip
+    for width, least in ((1400, 850), (1024, 480)):
+        view = _opened(browser, report, tmp_path, width, page="samples", cell="neither")
+        card = view.frame.locator("section[aria-label=Samples]").bounding_box()
+        assert card["width"] > least
+        view.page.close()
+
+
+def test_short_answers_of_samples_without_images_fit_beside_each_other(browser, tmp_path):
+    x = torch.randn(60, 4, generator=torch.Generator().manual_seed(0))
+    model = torch.nn.Sequential(torch.nn.Linear(4, 2))
+    report = compare(model, [(x, torch.arange(60) % 2)], lambda batch: batch[1],
+                     visualizer=None, attribution=False)  # fmt: skip
+    view = _opened(browser, report, tmp_path, 1024, page="samples", cell="only_baseline")
+    room = "document.querySelector('section[aria-label=Samples] .scroll')"
+    assert "baseline" in view.text("section[aria-label=Samples] thead")
+    assert view.frame.evaluate(f"{room}.scrollWidth - {room}.clientWidth") <= 0
+    view.page.close()
+
+
+def test_one_neuron_is_no_neurons(browser, tmp_path):
+    view = _opened(browser, a_report(("head",), size=1, n=1), tmp_path)
+    text = view.text().lower()
+    assert "1 neuron\n" in text
+    assert not re.search(r"\b1 (neurons|samples)\b", text)
+    assert "neuron watched" in text
+    view.page.close()

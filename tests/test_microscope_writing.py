@@ -20,6 +20,7 @@ from torch.utils.tensorboard import SummaryWriter
 from lightning_neurocorr import Inspector, NeuronAdvantage, NeuronReport, compare
 from lightning_neurocorr.inspector.reading import stored_in
 from lightning_neurocorr.inspector.records import crc32c, record
+from lightning_neurocorr.inspector.restored import restored
 from lightning_neurocorr.inspector.writer import RunWriter
 from lightning_neurocorr.report import Samples
 from tests.paper_model import fit, paper_loader, watch
@@ -351,3 +352,16 @@ def test_what_others_log_with_the_same_writer_is_as_it_was(tmp_path) -> None:
     assert [event.value for event in events.Scalars("loss")] == pytest.approx([1, 1 / 2, 1 / 3])
     assert len(events.Tensors("neurocorr/parts")) == 3
     assert len(events.Tensors("long/text_summary")[0].tensor_proto.string_val[0]) == 50_000
+
+
+def test_a_validation_keeps_its_step_where_more_is_found_later(tmp_path) -> None:
+    """What is stored after the closer look needs a step of its own, which no training has had."""
+    callback = NeuronAdvantage(every_other, visualizer=None)
+    trainer, _ = train(tmp_path, callback)
+    assert callback.report is not None
+    store = stored_in(trainer.log_dir)
+    (series,) = store.series()
+    metas = store.metas(series.run, series.meta)
+    assert metas[-1]["step"] > callback.report.step  # else this shows nothing
+    assert [one["logged"] for one in metas if one["validation"] == 1] == [callback.report.step] * 2
+    assert restored(trainer.log_dir).report.step == callback.report.step

@@ -117,14 +117,24 @@ def test_what_passed_its_controls_is_shown_first() -> None:
         "Not in this list: 2 that encode the advantage, 2 that are used, 2 that are needed, "
         "6 others." in text
     )
-    assert "list: 1 that encode the advantage and are used, 2 that" in str(report.shown(5)[1:2])
+    assert "list: 1 that encodes the advantage and is used, 2 that" in str(report.shown(5)[1:2])
     assert "Not in this list" not in str(report.top(2))
 
 
 def test_top_lists_of_nothing_and_without_samples() -> None:
-    assert str(make_report({"a": 3}, {"r": [NAN] * 3}).top()).startswith("0 of 3 neurons")
+    assert str(make_report({"a": 3}, {"r": [NAN] * 3}).top()).startswith("0 of 3 neurons\n")
     assert "chance" not in str(make_report({"a": 3}, n=0).top())
     assert make_report({}).top()._repr_html_()
+
+
+def test_one_of_anything_is_said_of_one() -> None:
+    text = repr(make_report({"a": 1}, {"r": [0.1]}, n=1))
+    assert "neurocorr': 1 neuron in 1 layer, 1 sample." in text
+    assert "|r| of 1 unrelated neuron over 1,200 samples" in str(
+        make_report({"a": 1}, {"r": [0.1]}, n=1200).top()
+    )
+    some = make_report({"a": 4}, {"r": [0.1, 0.2, 0.3, 0.4]})
+    assert "Not in this list: 1 other." in str(some.shown(3))
 
 
 def test_a_report_shows_its_headline_and_its_top_neurons() -> None:

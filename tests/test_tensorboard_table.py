@@ -18,6 +18,7 @@ from lightning_neurocorr.report.history import HistoryEntry, with_history
 from lightning_neurocorr.show.findings import finding_markdown
 from lightning_neurocorr.show.markdown import escape, markdown
 from tests.event_files import NASTY, a_report, drawn, tags
+from tests.helpers import make_report
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # TensorBoard's copy of html5lib
@@ -247,3 +248,11 @@ def test_a_nasty_layer_name_stays_in_its_cell(tmp_path):
     assert page.elements <= {"p", "table", "thead", "tbody", "tr", "td", "th", "strong", "br",
                              "ul", "li"}  # fmt: skip
     assert all(re.fullmatch(r"[\w ./\-]+", tag) for tag in tags(events))
+
+
+def test_where_no_neuron_stands_out_the_page_says_so() -> None:
+    nothing = make_report({"a": 1200}, {"r": [math.nan] * 1200},
+                          outcomes=Outcomes(1100, 50, 30, 20, 0.04))  # fmt: skip
+    text = markdown(nothing)
+    assert "No neuron stands out. Not in this list: 1,200 others." in text
+    assert "both: 1,100" in text

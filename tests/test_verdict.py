@@ -271,11 +271,11 @@ def test_the_verdict_on_a_layer() -> None:
     assert layer(NOTHING, NOTHING) == "no neuron with a correlation"
     assert layer(weak, NOTHING) == "none of 2 neurons is shown to encode the advantage"
     assert layer({}, weak, {}) == "2 of 3 neurons encode the advantage"
-    assert layer({}, by_class) == "1 of 2 neurons encode the advantage, 1 only go with the class"
+    assert layer({}, by_class) == "1 of 2 neurons encodes the advantage, 1 only goes with the class"
     assert layer({**USED, **NEEDED}, NEEDED | {"ablation_p": 0.9}, weak) == (
-        "2 of 3 neurons encode the advantage, 1 are used, 1 of 2 silenced ones are needed"
+        "2 of 3 neurons encode the advantage, 1 is used, 1 of 2 silenced ones is needed"
     )
-    assert verdict.layer({"r": np.array([0.1])}).startswith("none of 1 neurons")
+    assert verdict.layer({"r": np.array([0.1])}).startswith("none of 1 neuron is")
     unknown = {"r_within_class": NAN, "q_within_class": NAN}
     assert layer(unknown, weak | unknown) == (
         "none of 2 neurons is shown to encode the advantage, classes were not controlled for"
@@ -302,16 +302,36 @@ def test_the_headline(outcomes: Outcomes, which: str) -> None:
     )
 
 
+def test_large_numbers_in_the_headline_have_commas() -> None:
+    columns = {name: [value] * 1200 for name, value in ENCODES.items()}
+    report = make_report({"a": 1200}, columns, outcomes=Outcomes(5000, 3000, 1000, 1000, 0.002))
+    assert report.headline == (
+        "The model is better than the baseline: right where it is wrong on 3,000 of 10,000 "
+        "samples, wrong where it is right on 1,000 (McNemar p = 0.002). 1,200 of 1,200 neurons "
+        "encode the advantage."
+    )
+
+
+def test_a_control_says_which_q_it_asks_for() -> None:
+    """A q of 0.02 beside "clear of 0" and a cross reads as a contradiction."""
+    found = claims({name: np.array([value]) for name, value in {**ENCODES, **USED}.items()})
+    titles = {control.name: control.title for claim in found for control in claim.controls}
+    assert f"(q at most {rules.CLEAR})" in titles["clear"]
+    assert f"(q at most {rules.CLEAR_SHARE})" in titles["contrast"]
+    assert "above 0" in titles["depends"]  # below 0 it is no claim, however small q is
+    assert "same sign" in titles["within_class"]
+
+
 def test_the_headline_without_outcomes_and_with_attribution() -> None:
     columns = {name: [value, NAN] for name, value in {**ENCODES, **USED}.items()}
     report = make_report({"a": 2}, columns, outcomes=Outcomes())
     assert verdict.headline(report.outcomes, report.columns) == (
-        "1 of 2 neurons encode the advantage, 1 are used where the model wins."
+        "1 of 2 neurons encodes the advantage, 1 is used where the model wins."
     )
     costs = columns | {name: [value] * 2 for name, value in NEEDED.items()}
     costs["ablation"] = [0.2, 0.05]
     report = make_report({"a": 2}, costs, outcomes=Outcomes())
     assert verdict.headline(report.outcomes, report.columns) == (
-        "1 of 2 neurons encode the advantage, 1 are used where the model wins, "
-        "1 of 2 silenced ones are needed."
+        "1 of 2 neurons encodes the advantage, 1 is used where the model wins, "
+        "1 of 2 silenced ones is needed."
     )

@@ -106,12 +106,15 @@ class Afterwards:
             writers = summary_writers(trainer.loggers)
             if not writers:
                 return
+            logged = report.step
             if self._inspected == report.validation:
                 memory.last_step += 1  # what is written at the same step would not be shown
                 report = replace(report, step=memory.last_step)
             self._inspected = report.validation
             kept = memory.history[-1].index
-            microscope.write(report, kept, writers, validations=len(memory.history), last=last)
+            microscope.write(
+                report, kept, writers, validations=len(memory.history), last=last, logged=logged
+            )
 
     # --- the closer look -------------------------------------------------------------------------
 

@@ -69,12 +69,13 @@ class Frame:
 # --- the summary of a validation -----------------------------------------------------------------
 
 
-def meta(found: Found, *, full: bool) -> dict[str, Any]:
+def meta(found: Found, *, full: bool, logged: int | None = None) -> dict[str, Any]:
     """The summary of a validation, JSON-ready.
 
     Args:
         found: The report.
         full: Whether a full table is stored at the same step.
+        logged: The step of the validation, where it is stored at another one.
     """
     report = found.report
     outcomes = report.outcomes
@@ -83,6 +84,7 @@ def meta(found: Found, *, full: bool) -> dict[str, Any]:
     return {
         "schema": SCHEMA,
         **{name: getattr(report, name) for name in ("validation", "step", "epoch", "n")},
+        "logged": report.step if logged is None else logged,
         "headline": report.headline,
         "message": report.message,
         "notes": list(report.notes),

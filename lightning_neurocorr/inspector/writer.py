@@ -53,6 +53,7 @@ class RunWriter:
         *,
         validations: int,
         last: bool = False,
+        logged: int | None = None,
     ) -> None:
         """Write one validation.
 
@@ -62,9 +63,10 @@ class RunWriter:
             writers: A ``SummaryWriter`` of PyTorch or tensorboardX each.
             validations: How many there have been, from 1.
             last: Whether this is the end, or more was found: the full table is written.
+            logged: The step of the validation itself, where ``report.step`` is a later one.
         """
         full = last or self.settings.writes_table(validations, sum(report.sizes))
-        values = self._summary(report, kept, full=full)
+        values = self._summary(report, kept, full=full, logged=logged)
         for writer in writers:
             summary = _summaries.Summary(value=[*values, *self._thumbnails(report, writer)])
             _add(writer, summary, report.step)
@@ -75,10 +77,12 @@ class RunWriter:
         """Whether the full table of this validation was not written."""
         return self._whole != report.validation
 
-    def _summary(self, report: NeuronReport, kept: np.ndarray | None, *, full: bool) -> list[Any]:
+    def _summary(
+        self, report: NeuronReport, kept: np.ndarray | None, *, full: bool, logged: int | None
+    ) -> list[Any]:
         name, found = report.name, Found.of(report)
         constant = {"schema": SCHEMA}
-        whole = squeezed(dumped(meta(found, full=full)))
+        whole = squeezed(dumped(meta(found, full=full, logged=logged)))
         values = [_tensor(f"{name}/meta", whole, constant)]
         if not report.message:
             values += [

@@ -115,14 +115,14 @@ def _encodes(columns: Columns) -> Claim:
         Control("up", "higher where the model is better", ("r",), up, known),
         Control(
             "clear",
-            "clear of 0 among the neurons of its layer",
+            f"clear of 0 among the neurons of its layer (q at most {rules.CLEAR})",
             ("q_value",),
             rules.clear(columns),
             _known(columns, "q_value"),
         ),
         Control(
             "within_class",
-            "not just the class: with the class taken out",
+            "not just the class: the same sign with the class taken out, and clear of 0",
             ("r_within_class", "q_within_class"),
             ~rules.class_explains(columns),
             rules.controlled(columns) & known,
@@ -152,14 +152,15 @@ def _used(columns: Columns) -> Claim:
     controls = (
         Control(
             "depends",
-            "clear of 0 among the neurons of its layer",
+            "above 0, and clear of it among the neurons of its layer",
             ("attribution_q", "attribution_low", "attribution_high"),
             rules.depends(columns),
             _known(columns, "attribution_q"),
         ),
         Control(
             "contrast",
-            "a larger share than on matched samples that both get right",
+            "a larger share than on matched samples that both get right "
+            f"(q at most {rules.CLEAR_SHARE})",
             ("attribution_contrast", "attribution_contrast_q"),
             rules.depends_more(columns),
             _known(columns, "attribution_contrast_q"),

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from lightning_neurocorr.report.written import counted
+
 # Claims by the names of their counts, in the words of the verdict.
 CLAIMS = {"encodes": '"encodes the advantage"', "used": '"is used"'}
 
@@ -51,8 +53,8 @@ class PlaceboCounts:
         draws = "" if self.draws == 1 else f" ({self.draws} draws)"
         return (
             "Placebo: a baseline as good as this one, but right and wrong at random within each "
-            f"class. Against it{draws}, this many of {self.neurons:,} neurons get the verdict "
-            f"{'; '.join(said)}. {_UNTRIED}"
+            f"class. Against it{draws}, this many of {counted(self.neurons, 'neuron')} get "
+            f"the verdict {'; '.join(said)}. {_UNTRIED}"
         )
 
     def to_dict(self) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from lightning_neurocorr.report.rows import Rows, is_dead
 from lightning_neurocorr.report.samples import Samples
 from lightning_neurocorr.report.summary import LayerSummary, summary
 from lightning_neurocorr.report.top_list import TopList
-from lightning_neurocorr.report.written import printable, typeset
+from lightning_neurocorr.report.written import counted, printable, typeset
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,7 +115,8 @@ class NeuronReport:
                 )
 
     def __repr__(self) -> str:
-        about = f"{len(self.rows):,} neurons in {len(self.layers)} layers, {self.n:,} samples"
+        neurons, layers = counted(len(self.rows), "neuron"), counted(len(self.layers), "layer")
+        about = f"{neurons} in {layers}, {counted(self.n, 'sample')}"
         top = "" if self.message else f"\n\n{self.shown(5)}"
         compared = f"\n{printable(self.compared)}" if self.provenance else ""
         told = "".join(f"\n  {line}" for line in overview(self.studies))

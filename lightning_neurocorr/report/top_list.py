@@ -14,7 +14,14 @@ import numpy as np
 from lightning_neurocorr.report import rules
 from lightning_neurocorr.report.neuron import COLUMNS, DECLARED, LIST, NeuronRow
 from lightning_neurocorr.report.summary import noise_ceiling
-from lightning_neurocorr.report.written import UNDEFINED, fixed, plain, printable, written
+from lightning_neurocorr.report.written import (
+    UNDEFINED,
+    counted,
+    fixed,
+    plain,
+    printable,
+    written,
+)
 
 # Columns that a list shows even where no neuron has a value: that says something too.
 _ALWAYS = ("r", "q_value")
@@ -105,8 +112,8 @@ class TopList(list[NeuronRow]):
     @property
     def _title(self) -> str:
         where = "" if self.layer is None else f" of layer {printable(self.layer)}"
-        order = f", {self.order}" if self.order else ""
-        return f"{len(self)} of {self.chosen_from:,} neurons{where}{order}"
+        order = f", {self.order}" if self.order and self else ""
+        return f"{len(self):,} of {counted(self.chosen_from, 'neuron')}{where}{order}"
 
     @property
     def chance(self) -> str:
@@ -114,8 +121,8 @@ class TopList(list[NeuronRow]):
         if math.isnan(self.noise_ceiling):
             return self.placebo
         ceiling = (
-            f"By chance, the largest |r| of {self.chosen_from:,} unrelated neurons over {self.n:,} "
-            f"samples is about {fixed(self.noise_ceiling, 3)}."
+            f"By chance, the largest |r| of {counted(self.chosen_from, 'unrelated neuron')} over "
+            f"{counted(self.n, 'sample')} is about {fixed(self.noise_ceiling, 3)}."
         )
         return f"{ceiling} {self.placebo}".rstrip()
 
@@ -126,7 +133,7 @@ class TopList(list[NeuronRow]):
             return ""
         shown = [int(rules.standing(_one(row))[0][0]) for row in self]
         left = {kind: n - shown.count(i) for i, (kind, n) in enumerate(self.kinds.items())}
-        told = [f"{count:,} {kind}" for kind, count in left.items() if count > 0]
+        told = [counted(count, _one_that(kind), kind) for kind, count in left.items() if count > 0]
         return f"Not in this list: {', '.join(told)}." if told else ""
 
     @property
@@ -164,6 +171,13 @@ def _cell(row: NeuronRow, name: str) -> str:
     if math.isnan(low):
         return f"{text} [{UNDEFINED}]"
     return f"{text} [{fixed(low, sign=True)}, {fixed(high, sign=True)}]"
+
+
+def _one_that(kind: str) -> str:
+    """One of ``rules.KINDS``, said of a single neuron."""
+    if kind == "others":
+        return "other"
+    return kind.replace("encode ", "encodes ").replace("are ", "is ")
 
 
 def _one(row: NeuronRow) -> dict[str, np.ndarray]:

@@ -8,7 +8,7 @@ import numpy as np
 
 from lightning_neurocorr.report import rules
 from lightning_neurocorr.report.outcomes import Outcomes
-from lightning_neurocorr.report.written import plain, small
+from lightning_neurocorr.report.written import counted, plain, small
 
 
 def neurons(columns: rules.Columns, dead: np.ndarray) -> np.ndarray:
@@ -141,17 +141,18 @@ def layer(columns: rules.Columns) -> str:
     if not np.isfinite(rules.column(columns, "r")).any():
         return "no neuron with a correlation"
     encoding = int(rules.encodes(columns).sum())
-    parts = [f"none of {total} neurons is shown to encode the advantage"]
+    parts = [f"none of {counted(total, 'neuron')} is shown to encode the advantage"]
     if encoding:
-        parts = [f"{encoding} of {total} neurons encode the advantage"]
+        parts = [_encode(encoding, total)]
     if not np.isnan(rules.column(columns, "attribution")).all():
-        parts.append(f"{int(rules.used(columns).sum())} are used")
+        parts.append(f"{counted(int(rules.used(columns).sum()), 'is', 'are')} used")
     if not np.isnan(rules.column(columns, "ablation")).all():
         tested = int((~np.isnan(rules.column(columns, "ablation"))).sum())
-        parts.append(f"{int(rules.needed(columns).sum())} of {tested} silenced ones are needed")
+        parts.append(_are_needed(int(rules.needed(columns).sum()), tested))
     by_class = int((rules.associated(columns) & rules.class_explains(columns)).sum())
     if by_class:
-        parts.append(f"{by_class} only go with the class")
+        goes = "only goes" if by_class == 1 else "only go"
+        parts.append(f"{by_class:,} {goes} with the class")
     if not rules.controlled(columns).any() and rules.associated(columns).any():
         parts.append(_UNCONTROLLED)
     return ", ".join(parts)
@@ -159,13 +160,12 @@ def layer(columns: rules.Columns) -> str:
 
 def headline(outcomes: Outcomes, columns: rules.Columns) -> str:
     """The outcomes and the columns of all neurons in two sentences."""
-    found = (
-        f"{int(rules.encodes(columns).sum())} of {len(columns['r'])} neurons encode the advantage"
-    )
+    found = _encode(int(rules.encodes(columns).sum()), len(columns["r"]))
     if not np.isnan(rules.column(columns, "attribution")).all():
-        found += f", {int(rules.used(columns).sum())} are used where the model wins"
+        used = counted(int(rules.used(columns).sum()), "is", "are")
+        found += f", {used} used where the model wins"
     if silenced := int((~np.isnan(rules.column(columns, "ablation"))).sum()):
-        found += f", {int(rules.needed(columns).sum())} of {silenced} silenced ones are needed"
+        found += f", {_are_needed(int(rules.needed(columns).sum()), silenced)}"
     found += "."
     if not rules.controlled(columns).any() and rules.associated(columns).any():
         found += f" {_UNCONTROLLED.capitalize()}."
@@ -177,7 +177,17 @@ def headline(outcomes: Outcomes, columns: rules.Columns) -> str:
     else:
         which = "not shown to be better"
     return (
-        f"The model is {which} than the baseline: right where it is wrong on {wins} of "
-        f"{outcomes.n} samples, wrong where it is right on {losses} "
+        f"The model is {which} than the baseline: right where it is wrong on {wins:,} of "
+        f"{counted(outcomes.n, 'sample')}, wrong where it is right on {losses:,} "
         f"(McNemar p = {plain(small(outcomes.p_value))}). {found}"
     )
+
+
+def _encode(count: int, total: int) -> str:
+    encode = "encodes" if count == 1 else "encode"
+    return f"{count:,} of {counted(total, 'neuron')} {encode} the advantage"
+
+
+def _are_needed(count: int, silenced: int) -> str:
+    ones = counted(silenced, "silenced one")
+    return f"{count:,} of {ones} {'is' if count == 1 else 'are'} needed"

@@ -36,6 +36,16 @@ def written(value: Any, format: str = "number") -> str:  # noqa: A002 -- the wor
     return printable(str(value)) if format in TEXTS else _NUMBERS[format](float(value))
 
 
+def counted(number: int, one: str, many: str = "") -> str:
+    """So many of something.
+
+    Examples:
+        >>> counted(1, "neuron"), counted(1097, "sample"), counted(2, "is", "are")
+        ('1 neuron', '1,097 samples', '2 are')
+    """
+    return f"{number:,} {one if number == 1 else many or f'{one}s'}"
+
+
 def fixed(value: float, digits: int = 2, *, sign: bool = False) -> str:
     """With so many digits after the point.
 

@@ -14,6 +14,7 @@ from lightning_neurocorr.report.history import HistoryEntry
 from lightning_neurocorr.report.neuron import COLUMNS, DECLARED, TENSORBOARD
 from lightning_neurocorr.report.written import (
     UNDEFINED,
+    counted,
     fixed,
     printable,
     share,
@@ -66,12 +67,12 @@ def _outcome_table(report: NeuronReport) -> str:
     if not outcomes.n:
         return ""
     return (
-        f"| {outcomes.n} samples | baseline right ({share(outcomes.baseline_accuracy)}) "
+        f"| {counted(outcomes.n, 'sample')} | baseline right ({share(outcomes.baseline_accuracy)}) "
         "| baseline wrong |\n|---|---|---|\n"
-        f"| **model right** ({share(outcomes.model_accuracy)}) | both: {outcomes.both} "
-        f"| only_model: **{outcomes.only_model}** |\n"
-        f"| **model wrong** | only_baseline: {outcomes.only_baseline} "
-        f"| neither: {outcomes.neither} |"
+        f"| **model right** ({share(outcomes.model_accuracy)}) | both: {outcomes.both:,} "
+        f"| only_model: **{outcomes.only_model:,}** |\n"
+        f"| **model wrong** | only_baseline: {outcomes.only_baseline:,} "
+        f"| neither: {outcomes.neither:,} |"
     )
 
 
@@ -79,7 +80,7 @@ def _neuron_table(report: NeuronReport, history: Sequence[HistoryEntry], top_k: 
     """Few columns of short lines: where they do not fit, TensorBoard's page breaks words apart."""
     rows = report.shown(top_k)
     if not rows:
-        return ""
+        return escape(f"No neuron stands out. {rows.foot}".rstrip())
     epochs = {float(entry.step): entry.epoch for entry in history}
     cells = _cells(rows, epochs, bool(report.outcomes.n))
     lines = ["Neurons to look at, those that passed their controls first:", ""]

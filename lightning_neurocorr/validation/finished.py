@@ -17,6 +17,7 @@ from lightning_neurocorr.functional import Moments
 from lightning_neurocorr.functional.stratified import CellMoments
 from lightning_neurocorr.report import NeuronReport, Outcomes
 from lightning_neurocorr.report.layout import Layout
+from lightning_neurocorr.report.written import counted
 from lightning_neurocorr.validation.attributing import Taken
 from lightning_neurocorr.validation.batches import SampleTable
 from lightning_neurocorr.validation.columns import (
@@ -150,7 +151,7 @@ def _neurons_said(layers: Sequence[str], read_at: Sequence[str]) -> dict[str, st
     """Which tensors the neurons are, in words."""
     raw = [name for name, place in zip(layers, read_at, strict=True) if place == name]
     behind, more = len(layers) - len(raw), f" and {len(raw) - 3} more" if len(raw) > 3 else ""
-    said = [f"behind norm or activation function in {behind} layers"] if behind else []
+    said = [f"behind norm or activation function in {counted(behind, 'layer')}"] if behind else []
     said += [f"as returned by {', '.join(raw[:3])}{more}"] if raw else []
     return {"neurons": f"read {', '.join(said)}"} if layers else {}
 

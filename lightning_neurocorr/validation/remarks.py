@@ -77,17 +77,17 @@ def message(
         return f"No layer was recorded: {reasons}"
     if not telling:
         return (
-            f"Model and baseline are right and wrong on the same {n} samples: "
+            f"Model and baseline are right and wrong on the same {n:,} samples: "
             "there is no advantage to explain."
         )
     if classifies and telling < MIN_ADVANTAGE_SAMPLES:
         return (
-            f"Model and baseline differ on {telling} of {n} samples only: too few to say which "
+            f"Model and baseline differ on {telling} of {n:,} samples only: too few to say which "
             f"neurons carry the difference (at least {MIN_ADVANTAGE_SAMPLES} are needed)."
         )
     if classifies and not outcomes.only_model and not custom:
         return (
-            f"The model is never right where the baseline is wrong ({n} samples): "
+            f"The model is never right where the baseline is wrong ({n:,} samples): "
             "there is no advantage to explain."
         )
     return ""

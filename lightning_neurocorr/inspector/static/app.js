@@ -8,7 +8,7 @@ import { Series } from "./series.js";
 import { comparePage } from "./pages/compare.js";
 import { neuronPage } from "./pages/neuron.js";
 import { overviewPage } from "./pages/overview.js";
-import { goTo, loading, neuronOf } from "./pages/pieces.js";
+import { goTo, loading, loggedAt, neuronOf } from "./pages/pieces.js";
 import { samplePage } from "./pages/sample.js";
 import { samplesPage } from "./pages/samples.js";
 import { studyPage } from "./pages/study.js";
@@ -205,8 +205,8 @@ export class App {
         ${this.all.map((about, i) => html`<option value=${i} ?selected=${series && about.run === series.run && about.name === series.name}>${this.runLabel(about)}</option>`)}</select></label>`
         : series ? html`<span class="run one" title=${this.runLabel(series)}>run <bdi>${this.runLabel(series)}</bdi></span>` : nothing}
       ${series ? html`<label class="epoch">epoch <input id="epoch" type="range" min="0" max=${Math.max(series.metas.length - 1, 0)} .value=${String(at)} ?disabled=${series.metas.length < 2}
-          aria-valuetext=${`epoch ${meta.epoch}, step ${meta.step}`} @input=${({ target }) => this.goEpoch(Number(target.value))}>
-        <b>${plain(meta.epoch)}</b> <span class="step">step ${meta.step}</span></label>` : nothing}
+          aria-valuetext=${`epoch ${meta.epoch}, step ${loggedAt(meta)}`} @input=${({ target }) => this.goEpoch(Number(target.value))}>
+        <b>${plain(meta.epoch)}</b> <span class="step">step ${loggedAt(meta)}</span></label>` : nothing}
       ${series ? goTo(this, { page: state.page === "compare" ? "overview" : "compare" }, "compare", `button ${state.page === "compare" ? "on" : ""}`) : nothing}
       ${series && this.source.exported(series.about) ? html`<a class="button" id="export" href=${this.source.exported(series.about)} download title="The same page as one file">export</a>
         <button type="button" id="reload" title="Look for new validations" aria-label="Reload" @click=${() => this.refresh()}>⟳</button>` : nothing}

@@ -2,10 +2,10 @@
 
 import { html, nothing } from "../vendor/lit-html.js";
 import { numbers, scatter } from "../charts.js";
-import { NONE, OUTCOMES, OUTCOME_WORDS, count, known, signed } from "../format.js";
+import { NONE, OUTCOMES, OUTCOME_WORDS, count, known, plural, signed } from "../format.js";
 import { everyRow, sorted } from "../order.js";
 import { Table, made } from "../table.js";
-import { answer, epochName, loading, nameOf, neuronLink, outcomeTable } from "./pieces.js";
+import { answer, epochName, fillName, loading, makeName, nameOf, neuronLink, outcomeTable } from "./pieces.js";
 
 const LISTED = 10;
 
@@ -35,7 +35,7 @@ function chooser(app, { series, meta }) {
 function side(app, { series, meta, letter }, head) {
   return html`<section class="card side" data-side=${letter} aria-label=${letter}><h2><span class="letter">${letter}</span></h2>${head}
     ${outcomeTable(app, meta.outcomes, { series, step: String(meta.step) })}
-    <p class="about">${count(meta.n)} samples. ${known(meta.neurons.encodes) ? `${count(meta.neurons.encodes)} encode` : "encodes: not kept"}, ${meta.evidence.attribution?.state === "measured" ? `${count(meta.neurons.used)} used` : "used: not measured"},
+    <p class="about">${plural(meta.n, "sample")}. ${known(meta.neurons.encodes) ? `${count(meta.neurons.encodes)} encode` : "encodes: not kept"}, ${meta.evidence.attribution?.state === "measured" ? `${count(meta.neurons.used)} used` : "used: not measured"},
       ${meta.evidence.ablation?.state === "measured" ? `${count(meta.neurons.needed)} of ${count(meta.neurons.silenced)} needed` : "needed: not measured"}.</p></section>`;
 }
 
@@ -111,7 +111,7 @@ function neurons(app, a, b) {
   if (!size) return html`<p class="card empty">No neuron of A has the layer and unit of one of B.</p>`;
   const top = found.order.subarray(0, Math.min(LISTED, found.known)).filter((i) => found.change[i] > 0);
   const low = found.order.slice(Math.max(found.known - LISTED, 0), found.known).reverse().filter((i) => found.change[i] < 0);
-  return html`<p class="note plain">${count(size)} of ${count(found.total)} neurons match${found.known < size ? `, ${count(found.known)} of these have an r in both` : ""}. Chance: ${chances(a, b)}.</p>
+  return html`<p class="note plain">${count(size)} of ${plural(found.total, "neuron")} match${found.known < size ? `, ${count(found.known)} of these have an r in both` : ""}. Chance: ${chances(a, b)}.</p>
     <div class="row three-even"><section class="card" data-list="risen"><h2>Risen most</h2>${list(app, found, top, "No neuron rose.")}</section>
       <section class="card" data-list="fallen"><h2>Fallen most</h2>${list(app, found, low, "No neuron fell.")}</section>
       <section class="card"><h2>r in A (across) against r in B (up)</h2>${points(app, found, [...top, ...low])}</section></div>
@@ -193,15 +193,7 @@ function allMatched(app, found) {
   const number = (name, title) => ({ key: name, title, numeric: true, width: 76, grow: 1, fill: (cell, row) => (cell.textContent = signed(found[name][row])) });
   table.show({ order: found.rows, sort: { key, descending }, columns: [
     { key: "neuron", title: "neuron", width: 110, grow: 1, sortable: false,
-      make: (cell) => {
-        cell.classList.add("neuron-name");
-        cell.append(made("bdi", "layer"), made("span", "unit"));
-      },
-      fill: (cell, row) => {
-        const { layer, unit } = found.neuron(row);
-        cell.children[0].textContent = layer;
-        cell.children[1].textContent = `:${unit}`;
-      } },
+      make: makeName, fill: (cell, row) => fillName(cell, found.neuron(row)) },
     number("a", "r in A"), number("b", "r in B"), number("change", "change")] });
   return html`<section class="card table-card"><h2>All neurons of both</h2><div class="table-room" style="height:${Math.min(found.rows.length * 44 + 58, Math.max(innerHeight * 0.6, 320))}px">${table.element}</div></section>`;
 }

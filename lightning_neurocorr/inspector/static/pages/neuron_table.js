@@ -2,11 +2,11 @@
 
 import { html, nothing } from "../vendor/lit-html.js";
 import { sparkPath } from "../charts.js";
-import { NONE, columnText, count, fixed, known, missing, signed, smallFirst } from "../format.js";
+import { NONE, columnText, count, fixed, known, missing, plural, signed, smallFirst } from "../format.js";
 import { drawTile } from "../images.js";
 import { everyRow, parsed, passing, sorted } from "../order.js";
 import { Table, made } from "../table.js";
-import { MARKS, answer, loading, nameOf, stateOf, stateWord, unkept } from "./pieces.js";
+import { MARKS, answer, fillName, loading, makeName, nameOf, stateOf, stateWord, unkept } from "./pieces.js";
 
 const FIRST = ["r", "evidence", "interval", "q_value", "r_within_class", "attribution", "ablation", "epochs", "verdict"];
 const TITLES = { q_value: "q", r_within_class: "in class", r_replicated: "replicated" };
@@ -105,7 +105,7 @@ export function neuronTable(app) {
         @input=${(event) => app.go({ filter: event.target.value }, { replace: true })}>
       <span class="chips">${frame.index.claims.map(({ name, title }) => claimChip(app, name, title))}${verdictChoice(app)}</span>
       ${columnChoice(app)}
-      <span class="found" aria-live="polite">${found ? (found.rows.length === frame.size ? `${count(frame.size)} neurons` : `${count(found.rows.length)} of ${count(frame.size)} neurons`) : "…"}</span>
+      <span class="found" aria-live="polite">${found ? (found.rows.length === frame.size ? `${plural(frame.size, "neuron")}` : `${count(found.rows.length)} of ${plural(frame.size, "neuron")}`) : "…"}</span>
     </div>
     ${found?.faults.map((fault) => html`<p class="fault" role="alert">${fault}</p>`)}
     ${found ? nothing : loading("Loading the table")}
@@ -197,17 +197,6 @@ function numberColumn(app, name) {
       cell.classList.toggle("none", !known(value));
       cell.title = known(value) ? "" : missing(state) ?? "no value";
     } };
-}
-
-function makeName(cell) {
-  cell.append(made("bdi", "layer"), made("span", "unit"));
-  cell.classList.add("neuron-name");
-}
-
-function fillName(cell, { layer, unit }) {
-  cell.children[0].textContent = layer;
-  cell.children[1].textContent = `:${unit}`;
-  cell.title = nameOf({ layer, unit });
 }
 
 function fillR(app, cell, row) {

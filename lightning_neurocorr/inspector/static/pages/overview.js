@@ -2,7 +2,7 @@
 
 import { html, nothing } from "../vendor/lit-html.js";
 import { histogram, lineChart, numbers } from "../charts.js";
-import { count, fixed, known, missing, percent, signed } from "../format.js";
+import { count, fixed, known, missing, percent, plural, signed } from "../format.js";
 import { epochName, goTo, layerClause, loading, noTable, ofThisEpoch, otherEpoch, outcomeTable, prose, stateWord } from "./pieces.js";
 import { neuronTable } from "./neuron_table.js";
 
@@ -27,12 +27,14 @@ function headline(app) {
   const { neurons, evidence } = meta;
   return html`<section class="card hero"><h1>${meta.headline}</h1>
     <dl class="facts">
-      ${fact(app, "is:encodes", ...told(neurons.encodes, "encode the advantage", known(neurons.encodes) ? null : evidence.samples, "encodes"))}
-      ${fact(app, "is:used", ...told(neurons.used, "are used", evidence.attribution, "used"))}
-      ${fact(app, "is:needed", ...told(neurons.needed, `of ${count(neurons.silenced)} silenced are needed`, evidence.ablation, "needed"))}
-      ${fact(app, "", count(neurons.all), "neurons watched")}
+      ${fact(app, "is:encodes", ...told(neurons.encodes, neurons.encodes === 1 ? "encodes the advantage" : "encode the advantage", known(neurons.encodes) ? null : evidence.samples, "encodes"))}
+      ${fact(app, "is:used", ...told(neurons.used, `${are(neurons.used)} used`, evidence.attribution, "used"))}
+      ${fact(app, "is:needed", ...told(neurons.needed, `of ${count(neurons.silenced)} silenced ${are(neurons.needed)} needed`, evidence.ablation, "needed"))}
+      ${fact(app, "", count(neurons.all), `${neurons.all === 1 ? "neuron" : "neurons"} watched`)}
     </dl>${compared(meta)}</section>`;
 }
+
+const are = (number) => (number === 1 ? "is" : "are");
 
 const told = (value, words, state, word) =>
   state && state.state !== "measured" ? ["–", `${word}: ${stateWord(state)}`, missing(state)] : [count(value), words];
@@ -42,7 +44,7 @@ const fact = (app, filter, value, words, why) => html`<div title=${why ?? ""}>
 
 function compared(meta) {
   const rows = Object.entries(meta.provenance ?? {});
-  return html`<p class="about">Baseline: <bdi>${meta.baseline || "not named"}</bdi>. ${count(meta.n)} samples.
+  return html`<p class="about">Baseline: <bdi>${meta.baseline || "not named"}</bdi>. ${plural(meta.n, "sample")}.
       Advantage: <bdi>${meta.advantage}</bdi>.</p>
     ${meta.placebo ? html`<p class="about">${meta.placebo}</p>` : nothing}
     ${rows.length ? html`<details class="about"><summary>What was compared</summary><dl class="pairs">
@@ -126,7 +128,7 @@ function drawn(app, layer, name) {
 }
 
 function layerCard(app, layer) {
-  return goTo(app, filterTo(layer), html`<span class="layer-title"><b title=${layer.name}><bdi>${layer.name}</bdi></b> <small>${count(layer.size)} neurons</small></span>
+  return goTo(app, filterTo(layer), html`<span class="layer-title"><b title=${layer.name}><bdi>${layer.name}</bdi></b> <small>${plural(layer.size, "neuron")}</small></span>
     ${drawn(app, layer, "tall")}<small>${counts(layer)}</small><small>${reach(layer)}</small>${readAt(layer)}`, "card layer-card");
 }
 

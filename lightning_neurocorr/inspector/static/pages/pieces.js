@@ -3,6 +3,7 @@
 import { html, nothing } from "../vendor/lit-html.js";
 import { NONE, OUTCOMES, OUTCOME_WORDS, STATE_WORDS, count, known, missing, percent, plain } from "../format.js";
 import { tileCanvas } from "../images.js";
+import { made } from "../table.js";
 
 export const nameOf = ({ layer, unit }) => `${layer}:${unit}`;
 
@@ -13,9 +14,23 @@ export function neuronOf(name) {
   return { layer: name?.slice(0, Math.max(at, 0)) ?? "", unit };
 }
 
-/** A neuron's name that may shrink in its layer, never in its unit. */
+/** A neuron's name that may shrink at the front of its layer, where names are alike, never in its unit. */
 export const neuronName = ({ layer, unit }) =>
-  html`<span class="neuron-name" title=${nameOf({ layer, unit })}><bdi class="layer">${layer}</bdi><span class="unit">:${unit}</span></span>`;
+  html`<span class="neuron-name" title=${nameOf({ layer, unit })}><span class="layer"><bdi>${layer}</bdi></span><span class="unit">:${unit}</span></span>`;
+
+/** The same for a cell of a long table, which is filled again and again. */
+export function makeName(cell) {
+  const layer = made("span", "layer");
+  layer.append(made("bdi"));
+  cell.append(layer, made("span", "unit"));
+  cell.classList.add("neuron-name");
+}
+
+export function fillName(cell, { layer, unit }) {
+  cell.children[0].firstChild.textContent = layer;
+  cell.children[1].textContent = `:${unit}`;
+  cell.title = nameOf({ layer, unit });
+}
 
 export const goTo = (app, changes, content, name = "") => html`<a class=${name} href=${app.link(changes)}
   @click=${(event) => app.follow(event, changes)}>${content}</a>`;
@@ -30,6 +45,11 @@ export function layerClause(name) {
 }
 
 export const loading = (what = "Loading") => html`<p class="loading" role="status">${what} …</p>`;
+
+const SHORT = 24; // characters that a cell may have in one line
+
+/** How texts lie in a column of a table: only long ones need room. */
+export const textKind = (texts) => (texts.some((text) => String(text ?? "").length > SHORT) ? "words" : "short");
 
 // --- what is missing -----------------------------------------------------------------------------
 
@@ -104,7 +124,8 @@ export function sampleTile(app, frame, row, { size = 64, caption } = {}) {
   if (!sample) return html`<span class="sample-tile"></span>`;
   const tile = app.series.thumbnail(sample.tile ?? -1);
   const label = sampleName(sample);
-  const words = [label, sample.outcome ? OUTCOME_WORDS[sample.outcome] : ""].filter(Boolean).join(", ");
+  const said = [["is", "target"], ["model", "model"], ["baseline", "baseline"]].map(([word, name]) => (sample[name] >= 0 ? `${word} ${frame.className(sample[name])}` : ""));
+  const words = [label, sample.outcome ? OUTCOME_WORDS[sample.outcome] : "", ...said].filter(Boolean).join(", "); // below it, long names are cut
   const box = tile === null
     ? html`<span class="tile words" style="width:${size}px;min-height:${Math.min(size, 56)}px"><bdi>${label}</bdi></span>`
     : tileCanvas(tile, size, words);
@@ -128,6 +149,9 @@ export function outcomeTable(app, outcomes, { chosen, series = app.series, step 
 }
 
 // --- epochs --------------------------------------------------------------------------------------
+
+/** The step of a validation; it may be stored at a later one. */
+export const loggedAt = ({ logged, step }) => logged ?? step;
 
 export const epochName = (meta) => `epoch ${plain(meta.epoch)}`;
 

@@ -2,7 +2,7 @@
 
 import { html, nothing } from "../vendor/lit-html.js";
 import { OUTCOMES, OUTCOME_WORDS, count, plural } from "../format.js";
-import { goTo, loading, missingNote, noTable, otherEpoch, sampleAt, sampleKey, sampleName, sampleTile } from "./pieces.js";
+import { goTo, loading, missingNote, noTable, otherEpoch, sampleAt, sampleKey, sampleName, sampleTile, textKind } from "./pieces.js";
 
 const PER_PAGE = 120;
 const MOST_CLASSES = 20; // of a table; more are listed as pairs
@@ -17,7 +17,7 @@ export function samplesPage(app) {
   }
   const parts = ["target", "model", "baseline"].map((name) => frame.get(`s/${name}`));
   if (parts.includes(undefined)) return loading("Loading the samples");
-  const [target, model, baseline] = parts;
+  const [target, model, baseline] = parts.map((values) => (values?.some((one) => one >= 0) ? values : null)); // labels may have no class
   const grouped = outcomes.some((code) => code < OUTCOMES.length);
   const cell = OUTCOMES.includes(state.cell) && grouped ? state.cell : grouped ? "only_model" : "all";
   const answers = cell === "only_baseline" ? { name: "model", values: model } : { name: "baseline", values: baseline };
@@ -34,7 +34,7 @@ export function samplesPage(app) {
       <p class="verdict">${asked ? html`${asked}. ${goTo(app, { truth: null, answer: null, from: null }, "Show all of them")}` : "All of them, in the order of the data set."}</p></div></header>
     ${otherEpoch(app, elsewhere(app, cell, sizes[code]))}
     ${grouped ? html`<nav class="chips wide" aria-label="Outcome groups">${OUTCOMES.map((name, i) => html`${goTo(app, { cell: name, truth: null, answer: null, from: null }, html`<kbd>${i + 1}</kbd> ${OUTCOME_WORDS[name]} <b>${count(sizes[i])}</b>`, `chip ${name} ${name === cell ? "on" : ""}`)}`)}</nav>` : nothing}
-    <div class="row cells">${target ? html`<section class="card">${crossed(app, frame, { rows: inCell, target, answers, cell, truth, said })}</section>` : nothing}
+    <div class="row ${target ? "cells" : ""}">${target ? html`<section class="card">${crossed(app, frame, { rows: inCell, target, answers, cell, truth, said })}</section>` : nothing}
       <section class="card" aria-label="Samples">
         ${frame.index.tile ? nothing : missingNote(frameMeta.evidence.thumbnails, null, "images")}
         ${gallery(app, frame, rows)}</section></div>`;
@@ -103,9 +103,10 @@ function words(app, frame, rows) {
   const all = rows.map((row) => sampleAt(frame, row));
   if (all.includes(undefined)) return loading();
   const said = ["target", "model", "baseline"].filter((name) => all.some((one) => one[name] >= 0));
+  const kinds = Object.fromEntries(said.map((name) => [name, textKind(all.map((one) => frame.className(one[name])))]));
   return html`<div class="scroll"><table class="list"><thead><tr><th>sample</th>${said.map((name) => html`<th>${name === "target" ? "truth" : name}</th>`)}</tr></thead>
-    <tbody>${all.map((one) => html`<tr><td class="words">${goTo(app, { page: "sample", sample: sampleKey(one) }, html`<bdi>${sampleName(one)}</bdi>`, "sample-link")}</td>
-      ${said.map((name) => html`<td class="words"><bdi>${frame.className(one[name])}</bdi></td>`)}</tr>`)}</tbody></table></div>`;
+    <tbody>${all.map((one) => html`<tr><td class=${textKind(all.map(sampleName))}>${goTo(app, { page: "sample", sample: sampleKey(one) }, html`<bdi>${sampleName(one)}</bdi>`, "sample-link")}</td>
+      ${said.map((name) => html`<td class=${kinds[name]}><bdi>${frame.className(one[name])}</bdi></td>`)}</tr>`)}</tbody></table></div>`;
 }
 
 function answers(frame, { target, model, baseline }) {

@@ -4,11 +4,10 @@ import { html, nothing, render } from "../vendor/lit-html.js";
 import { NONE, count, formatted, known, missing, plain, plural } from "../format.js";
 import { tileCanvas } from "../images.js";
 import { everyRow, sorted, sortedByText } from "../order.js";
-import { Table, made } from "../table.js";
-import { goTo, loading, missingNote, nameOf, neuronLink, noTable, otherEpoch, prose, sampleKey, sampleTile } from "./pieces.js";
+import { Table } from "../table.js";
+import { fillName, goTo, loading, makeName, missingNote, nameOf, neuronLink, noTable, otherEpoch, prose, sampleKey, sampleTile, textKind } from "./pieces.js";
 
 const SAID_BY_NAME = new Set(["row", "layer", "unit"]); // of a neuron, by its link
-const SHORT = 24; // characters that a cell may have in one line
 const PLAIN_UP_TO = 100; // rows; longer tables draw only what is in view
 
 export function studyPage(app) {
@@ -56,7 +55,7 @@ function meanings({ columns }) {
 }
 
 /** How the cells of a column lie: numbers end at one edge, only long texts need room. */
-const kindOf = (values) => (!isText(values) ? "numeric" : values.some((value) => String(value ?? "").length > SHORT) ? "words" : "short");
+const kindOf = (values) => (isText(values) ? textKind(values) : "numeric");
 
 const isText = (values) => Array.isArray(values) && values.some((value) => typeof value !== "number" && value !== null);
 
@@ -144,15 +143,7 @@ function long(app, study, table, columns, rowOf, order, sort, onSort) {
   const named = rowOf && table.per === "neuron";
   grid.openRow = named ? (row, event) => app.follow(event, { page: "neuron", neuron: nameOf(app.frame.neuron(rowOf(row))) }) : null;
   const first = named ? [{ key: "subject", title: "neuron", width: 150, grow: 1, sortable: false,
-    make: (cell) => {
-      cell.classList.add("neuron-name");
-      cell.append(made("bdi", "layer"), made("span", "unit"));
-    },
-    fill: (cell, row) => {
-      const { layer, unit } = app.frame.neuron(rowOf(row));
-      cell.children[0].textContent = layer;
-      cell.children[1].textContent = `:${unit}`;
-    } }] : [];
+    make: makeName, fill: (cell, row) => fillName(cell, app.frame.neuron(rowOf(row))) }] : [];
   if (grid.last?.frame !== app.frame || grid.last.by !== app.state.by) grid.last = { by: app.state.by, frame: app.frame, order };
   grid.show({
     order: grid.last.order,
