@@ -18,6 +18,7 @@ from lightning_neurocorr.activations import TokenMasks
 from tests.ablation_models import (
     C,
     Chain,
+    Clipped,
     Drawing,
     InPlaceAfterwards,
     Masked,
@@ -103,8 +104,8 @@ def test_in_groups_what_comes_before_is_computed_once(
     assert tried.note == ""
     torch.testing.assert_close(said, torch.stack(expected), rtol=1e-9, atol=1e-9)
     if kind in (Chain, Residual, InPlaceAfterwards):
-        # Two samples to learn from, one full batch to keep; untouched and all units alone.
-        assert model.front.samples == 2 + 2 * N + 2 * N
+        # Two samples to learn from, a full batch with witnesses; untouched and all units alone.
+        assert model.front.samples == 2 + (2 * N + 2) + 2 * N
     assert not any("forward" in vars(module) for module in model.modules())
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
 
@@ -175,6 +176,22 @@ def test_mixed_samples_are_seen_in_whatever_chunk_or_set(
     assert "samples are mixed" in tried.note
 
 
+def test_mixed_samples_are_seen_in_whatever_forward(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only beside unit 4, and not with all units silent: no look at the first forward shows it."""
+    monkeypatch.setattr("lightning_neurocorr.ablation.together._FULL_ELSEWHERE", 2 * N)
+    model, forward = made(Clipped)
+    chunk, take = model.data()
+    sets = [(0,), (1,), (2,), (3,), (5,), (4,), (1, 2)]
+    value = torch.tensor([50.0, 0, 0, 0, 50, 0]).double()
+    tried = Together(forward, model, "layer", model.layer, "mean", value, 0, take)
+    with torch.no_grad():
+        said = torch.cat(list(tried.run(chunk, N, sets)))
+        for units, found in zip(sets, said, strict=True):
+            with silence({"layer": model.layer}, {"layer": units}, values={"layer": value}):
+                torch.testing.assert_close(found, forward(*chunk[0]), rtol=1e-9, atol=1e-9)
+    assert "samples are mixed" in tried.note
+
+
 def test_a_short_chunk_that_is_rounded_otherwise_mixes_no_samples() -> None:
     model, forward = made(Rounding)
     model.float()
@@ -220,9 +237,9 @@ def test_out_of_memory_fewer_sets_go_side_by_side() -> None:
         said = torch.cat(list(tried.run(chunk, N, SETS)))
     assert tried.note == ""
     torch.testing.assert_close(said, expected, rtol=1e-9, atol=1e-9)
-    assert max(sizes[2:]) == 6 * N  # five sets, and none
+    assert max(sizes[2:]) == 6 * N + 2  # five sets, and none; witnesses
     tried = Together(tight, model, "layer", model.layer, "mean", VALUE[:6], 0, take, room=1)
     sizes.clear()
     with torch.no_grad():
         list(tried.run(chunk, N, SETS))
-    assert max(sizes) == N
+    assert max(sizes) == N + 2

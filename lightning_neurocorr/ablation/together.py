@@ -1,8 +1,8 @@
 """Many silenced sets in few forwards: side by side in a batch, from what comes before the layer on.
 
-Whether a model allows it is seen, not assumed: on every chunk, beside silenced sets, it must say of
-untouched samples what it says of them alone. It does not where samples are mixed, as by a norm over
-the batch.
+Whether a model allows it is seen, not assumed: in every forward, beside silenced sets, it must say
+of untouched samples what it says of them alone; of all samples once for every chunk, of a few each
+time. It does not where samples are mixed, as by a norm over the batch.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from lightning_neurocorr.activations import Place
 from lightning_neurocorr.isolation.room import pass_bytes
 
 _LEARNT_FROM = 2  # samples
+_WITNESSES = 2  # untouched samples at the end of every forward
 _FULL = {"cuda": 1024}  # samples that keep a device busy
 _FULL_ELSEWHERE = 256
 _SEVERAL = 3  # operands of the largest operation that are there at once, about
@@ -110,23 +111,28 @@ class Together:
         sets = [(), *sets]  # beside others, nothing silenced must say what it says alone
         groups = -(-len(sets) // max(1, self._most // length))
         at_once = -(-len(sets) // groups)
-        rows = torch.arange(length, device="cpu").repeat(at_once)
+        every = torch.arange(length, device="cpu")
+        witnesses = every[:_WITNESSES]
+        rows = torch.cat([every.repeat(at_once), witnesses])
         args, kwargs = self._take(chunk, rows, length)
         replay = nullcontext
         if groups > 1 or length not in self._looked:
             untouched, replay = self._prelude.capture(lambda: self._forward(*args, **kwargs))
-            untouched = untouched.detach().unflatten(0, (at_once, length))
+            untouched = untouched.detach()
+        alone = self._forward(*chunk[0], **chunk[1]).detach()
 
         def said(some: Sequence[tuple[int, ...]]) -> Tensor:
             full = [*some, *[some[-1]] * (at_once - len(some))]
-            silent = silence_variants(self._place, full, length, self._fill, self._value, seed)
+            silent = silence_variants(
+                self._place, full, length, self._fill, self._value, seed, len(witnesses)
+            )
             with silent, replay():
-                logits = self._forward(*args, **kwargs)
-            return logits.detach().unflatten(0, (at_once, length))[: len(some)]
+                logits = self._forward(*args, **kwargs).detach()
+            self._compare(logits[at_once * length :], alone)
+            return logits[: at_once * length].unflatten(0, (at_once, length))[: len(some)]
 
-        alone = self._forward(*chunk[0], **chunk[1]).detach()
         if length not in self._looked:
-            self._hear(untouched, alone)
+            self._hear(untouched, alone[rows.to(alone.device)])
             if not self._looked:
                 self._look(chunk, alone, said, sets, at_once, seed)
             self._looked.add(length)
@@ -189,9 +195,15 @@ class Together:
             self._compare(logits[1], alone)
 
     def _compare(self, logits: Tensor, alone: Tensor) -> None:
-        """Raise unless logits differ by no more than the batch alone makes of equal arithmetic."""
+        """Raise unless logits differ by no more than the batch alone makes of equal arithmetic.
+
+        Args:
+            logits: Of the first samples of those that were run alone.
+            alone: Of these.
+        """
         best = _best(alone)
         gap = (best[:, 0] - best[:, 1]) if best.shape[1] == 2 else best[:, 0].abs()
+        alone = alone[: len(logits)]
         most = torch.maximum(
             _ROUNDED.get(alone.dtype, 0.0) * alone.abs() + _EXACT * gap.median(),
             torch.as_tensor(_NOISE * self._noise, device=alone.device),

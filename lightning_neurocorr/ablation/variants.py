@@ -1,6 +1,7 @@
 """Several sets of units of a layer silenced in one forward, each in its own part of the batch.
 
-The batch holds the same ``n`` samples ``V`` times, one time after the other.
+The batch holds the same ``n`` samples ``V`` times, one time after the other, and maybe some more
+that stay as they are.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ def silence_variants(
     fill: Fill,
     value: Tensor | None = None,
     seed: int = 0,
+    untouched: int = 0,
 ) -> Iterator[None]:
     """Silence units ``sets[v]`` of a layer in part ``v`` of the batch, as :func:`silence` would.
 
@@ -44,12 +46,14 @@ def silence_variants(
         fill: See :func:`silence`.
         value: Of each unit for ``"mean"``, ``(D,)``; the mean of a batch depends on all its parts.
         seed: Of the pairing of samples for ``"resample"``, the same in every part.
+        untouched: Samples behind all parts in which nothing is silenced.
 
     Raises:
         ValueError: In the forward, if the layer does not say one tensor with the parts of the batch
             on one axis, or never speaks.
     """
-    variants = _Variants(sets, samples, fill, value, torch.Generator().manual_seed(seed))
+    generator = torch.Generator().manual_seed(seed)
+    variants = _Variants(sets, samples, untouched, fill, value, generator)
     handle = listen(place, variants)
     try:
         yield
@@ -64,6 +68,7 @@ class _Variants:
 
     sets: Sequence[Sequence[int]]
     samples: int
+    untouched: int
     fill: Fill
     value: Tensor | None
     generator: torch.Generator
@@ -76,13 +81,13 @@ class _Variants:
         if activation.is_nested or packed_in(output) is not None:
             raise ValueError("Expected a tensor with an axis of samples, but got packed sequences.")
         units, rows = told_unit_axis(place, activation), batch_axis(place, activation)
-        parts = len(self.sets)
-        if activation.shape[rows] != parts * self.samples or units == rows:
+        parts, size = len(self.sets), len(self.sets) * self.samples
+        if activation.shape[rows] != size + self.untouched or units == rows:
             raise ValueError(
-                f"Expected {parts} times {self.samples} samples on axis {rows} of a layer's "
-                f"output, but got {tuple(activation.shape)}."
+                f"Expected {parts} times {self.samples} samples and {self.untouched} more on axis "
+                f"{rows} of a layer's output, but got {tuple(activation.shape)}."
             )
-        stacked = activation.unflatten(rows, (parts, self.samples))
+        stacked = activation.narrow(rows, 0, size).unflatten(rows, (parts, self.samples))
         unit_axis = units + (units > rows)
         shape = [1] * stacked.ndim
         shape[rows], shape[unit_axis] = parts, activation.shape[units]
@@ -90,6 +95,8 @@ class _Variants:
         said = self._said(place, activation, rows, unit_axis)
         silent = sent(silent.reshape(shape), activation.device)
         changed = torch.where(silent, said, stacked).flatten(rows, rows + 1)
+        if self.untouched:
+            changed = torch.cat([changed, activation.narrow(rows, size, self.untouched)], rows)
         return with_first(output, activation, changed)
 
     def _said(self, place: Place, activation: Tensor, rows: int, unit_axis: int) -> Tensor:
@@ -99,9 +106,11 @@ class _Variants:
         if self.fill == "resample":
             parts = torch.arange(len(self.sets), device="cpu")[:, None]
             other = (parts * self.samples + others(self.samples, self.generator)).flatten()
+            size = len(other)
+            itself = torch.arange(size, size + self.untouched, device="cpu")
             mask = token_mask(place, activation, self.early)
-            other = sent(other, activation.device)
-            said = resampled(activation, place, activation, other, mask)
+            other = sent(torch.cat([other, itself]), activation.device)
+            said = resampled(activation, place, activation, other, mask).narrow(rows, 0, size)
             return said.to(activation.dtype).unflatten(rows, (len(self.sets), self.samples))
         if self.value is None:
             return activation.new_zeros(())
