@@ -54,8 +54,6 @@ GUESSES: dict[str, Callable[[Tensor], Any]] = {
     "top 2": lambda s: top(s, 2),
     "a ranking": lambda s: s.argsort(1, descending=True),
     "a ranking in floats": lambda s: s.argsort(1, descending=True).float(),
-    "top 3 in floats": lambda s: top(s).float(),
-    "top 2 in floats": lambda s: top(s, 2).double(),
     "beams, one id twice": lambda s: top(s, 2)[:, [0, 0, 1]],
     "in 32 bits": lambda s: top(s).int(),
     "of two classes": lambda s: s[:, :2].argsort(1, descending=True),
@@ -69,6 +67,23 @@ def test_several_guesses_of_the_model_are_no_scores(form: str) -> None:
         compared(lambda b: b[1] % 2, predictions=read)
     with pytest.raises(ValueError, match=SEVERAL):  # what the module itself returns
         compared(lambda b: b[1] % 2, Net(GUESSES[form]), target=lambda b: b[1] % 2)
+
+
+@pytest.mark.parametrize("k", [2, 3])
+def test_ids_in_floats_beyond_the_columns_go_with_labels_beyond_them(k: int) -> None:
+    with pytest.raises(ValueError, match=rf"class ids in \[0, {k}\), but got"):
+        compared(lambda b: b[1] * 0, Net(lambda s: top(s, k).float()))
+    with pytest.raises(ValueError, match=f"scores for the model's {C} classes, but got {k}"):
+        compared(lambda b: top(b[0], k).float())
+
+
+def test_a_network_wired_by_hand_has_whole_scores() -> None:
+    """Different ones in each row, whose sums differ: as two ids would have."""
+    x, y = data()
+    wired = lambda s: torch.stack([2 * (s[:, 0] > 0), 1 + 2 * (s[:, 1] > 0)], 1).float()  # noqa: E731
+    report = compared(lambda b: wired(b[0]), Net(wired), target=lambda b: b[1] % 2)
+    right = (wired(x).argmax(1) == y % 2).float().mean()
+    assert report.outcomes.baseline_accuracy == pytest.approx(float(right))
 
 
 @pytest.mark.parametrize("form", GUESSES)
