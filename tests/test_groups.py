@@ -1,6 +1,7 @@
 """Groups, matches and read-outs: what was planted comes back, and nothing where nothing was."""
 
 import pickle
+from itertools import permutations
 
 import numpy as np
 import pytest
@@ -153,6 +154,20 @@ def test_a_negative_r_is_no_match() -> None:
     assert found.r.tolist() == pytest.approx([-0.2, 0.5])
     assert found.mutual.tolist() == [False, True]
     assert found.one_to_one.tolist() == [-1, 0]
+
+
+def test_one_to_one_gives_the_largest_sum_of_what_is_given() -> None:
+    """Against trying every order; a pair below 0 is not given, so it costs nothing."""
+    draw = np.random.default_rng(0)
+    for _ in range(40):
+        r = draw.uniform(-1, 1, (3, 4)).astype(np.float32)
+        r[:, 1] = np.nan if draw.random() < 0.3 else r[:, 1]
+        worth = np.nan_to_num(r).clip(0)
+        most = max(sum(worth[range(3), list(order)]) for order in permutations(range(4), 3))
+        found = match(torch.from_numpy(r)).one_to_one
+        given = [(i, j) for i, j in enumerate(found.tolist()) if j >= 0]
+        assert sum(r[i, j] for i, j in given) == pytest.approx(most, abs=1e-6)
+        assert len({j for _, j in given}) == len(given)
 
 
 def test_too_many_pairs_are_refused() -> None:

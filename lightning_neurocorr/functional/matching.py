@@ -179,9 +179,10 @@ def match(r: Tensor) -> Matched:
     mutual = (value > 0) & (back[best] == np.arange(p))
     one = np.full(p, -1)
     if p * q <= _MOST_ASSIGNED:
-        filled = r.nan_to_num(nan=_NONE).cpu().numpy()
-        rows, columns = linear_sum_assignment(-filled)
-        given = filled[rows, columns] > 0
+        # No pair below 0 is given, so none may cost a pair above 0.
+        worth = r.nan_to_num(nan=0.0).clamp_min(0).cpu().numpy()
+        rows, columns = linear_sum_assignment(-worth)
+        given = worth[rows, columns] > 0
         one[rows[given]] = columns[given]
     value = np.where(live, value.astype(np.float64), np.nan)
     return Matched(np.where(live, best, -1), value, mutual, one, 1 - value)
