@@ -14,7 +14,7 @@ from torch.nn import functional as T
 from torch.utils.data import DataLoader, Dataset
 
 from lightning_neurocorr import NeuronAdvantage, NeuronReport
-from tests.paper_model import paper_trainer
+from tests.paper_model import paper_trainer, watch
 
 N, C = 60, 4
 G = torch.Generator().manual_seed(3)
@@ -261,6 +261,68 @@ def test_sets_of_labels_are_no_classes() -> None:
     loader = DataLoader(Data(lambda i: (X[i], one_hot[i])), 10)
     paper_trainer(callback).validate(Module(step, C), loader, verbose=False)
     assert callback.report is not None
+
+
+SETS = {
+    "ordinal": lambda y: (y[:, None] >= torch.arange(C)).float(),
+    "label and its parent": lambda y: T.one_hot(y, C).float().index_fill(1, torch.tensor(0), 1.0),
+    "negatives have none": lambda y: T.one_hot(y, C).float() * (y > 0)[:, None],
+}
+
+
+@pytest.mark.parametrize("sets", SETS)
+def test_a_loss_of_label_sets_says_nothing_of_the_largest_score(sets: str) -> None:
+    def loss(module: Module, batch: Any) -> Tensor:
+        scores = module(batch[0])
+        module.log("loss", T.binary_cross_entropy_with_logits(scores, SETS[sets](batch[1])))
+        return scores
+
+    with pytest.raises(ValueError, match=r"sets of labels, of which \d+ of the 10 .* as 'preds'"):
+        validated(lambda m, b: m.log("n", float(len(loss(m, b)))))
+    with pytest.warns(UserWarning, match="The prediction is what you named, but .* sets of labels"):
+        validated(lambda m, b: m.log("n", float(len(loss(m, b)))), output="head")
+    said = validated(lambda m, b: {"preds": loss(m, b).argmax(1)})
+    fine = validated(lambda m, b: log_right(m, loss(m, b).argmax(1), b[1]))
+    with torch.no_grad():
+        classes = Module(lambda *_: None, C)(X).argmax(1)
+    assert right(fine) == right(said) == sum(int(a == b) for a, b in zip(classes, Y, strict=True))
+
+
+BACKWARDS = {
+    "distance": (4, lambda z: -z),
+    "squared": (4, lambda z: -z.square()),
+    "temperature": (4, lambda z: z / -0.1),
+    "of two": (2, lambda z: -z),
+}
+
+
+@pytest.mark.parametrize("way", BACKWARDS)
+def test_scores_that_a_loss_takes_upside_down_are_distances(way: str) -> None:
+    classes, turned = BACKWARDS[way]
+
+    class Distances(Module):
+        def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
+            return torch.cdist(self.body(x).relu(), self.head.weight)
+
+    def step(module: Module, batch: Any) -> None:
+        module.log("loss", T.cross_entropy(turned(module(batch[0])), batch[1] % classes))
+
+    callback = watch(baseline=lambda b: b[1] * 0, layers="body", target=lambda b: b[1] % classes)
+    loader = DataLoader(Data(lambda i: (X[i], Y[i])), 10)
+    with pytest.raises(ValueError, match=r"takes the scores upside down.* as 'preds' from"):
+        paper_trainer(callback).validate(Distances(step, classes), loader, verbose=False)
+
+
+@pytest.mark.parametrize("classes", [2, 4])
+def test_a_margin_in_the_loss_turns_nothing_upside_down(classes: int) -> None:
+    def step(module: Module, batch: Any) -> None:
+        scores, label = module(batch[0]), batch[1] % classes
+        module.log("loss", T.cross_entropy(scores - 9 * T.one_hot(label, classes), label))
+
+    report = validated(step, classes=classes, target=lambda b: b[1] % classes)
+    with torch.no_grad():
+        found = Module(step, classes)(X).argmax(1)
+    assert right(report) == int((found == Y % classes).sum())
 
 
 # --- what is logged -------------------------------------------------------------------------------

@@ -27,11 +27,13 @@ class Comparison:
         label: The class of each sample ``(N,)`` that predictions were compared with.
         sources: What the module returned of which the predictions were made.
         chosen: The class of each sample ``(N,)`` that was predicted; None of a loss.
+        scores: What a loss of classes took as scores, ``(N, C)``; None of others.
     """
 
     label: Tensor
     sources: tuple[Tensor, ...]
     chosen: Tensor | None = None
+    scores: Tensor | None = None
 
 
 class Judging:
@@ -40,11 +42,13 @@ class Judging:
     Attributes:
         comparisons: Those of all samples of a batch.
         parts: Whether samples were left out before.
+        sets: Samples with no label or several, where a loss compared scores with sets of labels.
     """
 
     def __init__(self) -> None:
         self.comparisons: list[Comparison] = []
         self.parts = False
+        self.sets = 0
         self._sources: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
         self._chosen: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
         self._summaries: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
@@ -112,9 +116,10 @@ class Judging:
         """Something was done with scores: a loss, a threshold, a choice of samples."""
         scores = args[0]
         if name == "nll_loss_forward":
-            self._compare(args[1], scores)
+            self._compare(args[1], scores, scores=scores)
         elif name in _BINARY_LOSSES:
             self._compare(_of_binary_loss(args[1]), scores)
+            self.sets = max(self.sets, _not_one_hot(args[1], scores))
         elif name == "index":
             self.parts |= _takes_part(args[1], len(scores))
         elif name in _THRESHOLDS and _is_number(args[1]):
@@ -138,12 +143,19 @@ class Judging:
                 other = other // classes if whole else None
             self._compare(other, one, one)
 
-    def _compare(self, label: Any, made: Tensor, chosen: Tensor | None = None) -> None:
+    def _compare(
+        self,
+        label: Any,
+        made: Tensor,
+        chosen: Tensor | None = None,
+        scores: Tensor | None = None,
+    ) -> None:
         if isinstance(label, Tensor) and label.numel() == len(made):
             if chosen is not None and chosen.numel() != label.numel():
                 chosen = None  # the best five of each sample, say
             kept = None if chosen is None else chosen.flatten().clone()
-            found = Comparison(label.flatten().clone(), self._sources[made], kept)
+            taken = None if scores is None else scores.detach()
+            found = Comparison(label.flatten().clone(), self._sources[made], kept, taken)
             self.comparisons.append(found)
 
     def _go_on(
@@ -205,3 +217,11 @@ def _of_binary_loss(target: Tensor) -> Tensor | None:
         return target
     one_hot = target.ndim == 2 and bool((target.sum(1) == 1).all())
     return target.argmax(1) if one_hot else None
+
+
+def _not_one_hot(target: Tensor, scores: Tensor) -> int:
+    """In how many rows of zeros and ones there is no one, or several."""
+    rows = target.ndim == 2 and target.shape == scores.shape and target.shape[1] > 1
+    if not rows or bool(((target != 0) & (target != 1)).any()):
+        return 0
+    return int((target.sum(1) != 1).sum())

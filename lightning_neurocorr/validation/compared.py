@@ -19,6 +19,15 @@ _CLASSES = (
     "validation_step chooses another class than that of the largest score (of one number: than at "
     "logit 0 or probability 0.5), for {count} of the {total} samples of the first batch"
 )
+_TURNED = (
+    "validation_step takes the scores upside down in its loss, as of distances, for {count} of the "
+    "{total} samples of the first batch"
+)
+_SETS = (
+    "validation_step compares it with sets of labels, of which {count} of the {total} samples of "
+    "the first batch have none or several: the largest score is no answer then, as with ordinal "
+    "or multi-label targets"
+)
 _RETURNED = (
     "validation_step returned other answers than {prediction}, for {count} of the {total} samples "
     "of the first batch"
@@ -32,6 +41,10 @@ _SAY_LABELS = (
     "it as 'target' from validation_step."
 )
 _SAY_CLASSES = "Return the classes as 'preds' from validation_step."
+_SAY_SETS = (
+    "Return the classes as 'preds' from validation_step, or compare sets: advantage='exact_match' "
+    "or 'jaccard', with `target` for the sets."
+)
 
 
 def check_judged(
@@ -71,10 +84,13 @@ def check_judged(
     returned: list[Tensor] = []
     if "prediction" not in said and isinstance(outputs, Tensor) and judging.is_made_of_it(outputs):
         returned = _classes_in(outputs, prediction)
+    sets = judging.sets if prediction.ndim == 2 and not told else 0
     found = [
         ("target", _fewest([pair.label for pair in met], labels), _LABELS, _SAY_LABELS),
         ("prediction", _fewest(chosen, classes), _CLASSES, _SAY_CLASSES),
         ("prediction", _fewest(returned, classes), _RETURNED, _SAY_CLASSES),
+        ("prediction", _turned(known, prediction), _TURNED, _SAY_CLASSES),
+        ("prediction", sets, _SETS, _SAY_SETS),
     ]
     remarks = [_PARTS] if judging.parts and not met else []
     for what, count, sentence, cure in found:
@@ -100,6 +116,32 @@ def _classes_in(outputs: Tensor, prediction: Tensor) -> list[Tensor]:
     if not outputs.is_floating_point():
         return [outputs] if outputs.shape == prediction.shape[:1] else []
     return [outputs.argmax(1)] if outputs.ndim == 2 and outputs.shape == prediction.shape else []
+
+
+def _turned(met: Sequence[Comparison], prediction: Tensor) -> int:
+    """All samples, if losses take their scores upside down and no class is chosen; else 0."""
+    taken = [pair.scores for pair in met if pair.scores is not None]
+    chosen = any(pair.chosen is not None for pair in met)
+    if prediction.ndim != 2 or not taken or chosen:
+        return 0
+    return len(prediction) if all(_upside_down(scores, prediction) for scores in taken) else 0
+
+
+def _upside_down(scores: Tensor, prediction: Tensor) -> bool:
+    """Whether the last of each row is the first here, and the first the last.
+
+    A margin for the label may turn two classes over; a factor below 0 is then the same in all rows.
+    """
+    if scores.shape != prediction.shape or len(scores) < 2:
+        return False
+    a, b = scores.to(prediction.device).double(), prediction.double()
+    first, last = (part.argmax(1) for part in (a, -a))
+    if not bool(((first == b.argmin(1)) & (last == b.argmax(1)) & (first != last)).all()):
+        return False
+    if a.shape[1] > 2:
+        return True
+    factors = a.diff(dim=1) / b.diff(dim=1)
+    return bool(((factors - factors[0]).abs() < 1e-2 * factors[0].abs()).all())
 
 
 def _fewest(candidates: list[Tensor], read: Tensor) -> int:
