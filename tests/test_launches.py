@@ -184,9 +184,12 @@ def test_the_end_asks_for_nothing_per_layer_or_class() -> None:
 
 
 def test_the_end_asks_for_few_operators() -> None:
-    """Merging was 77 and the report 295, when each pair of groups was compared by itself."""
+    """Merging was 77 and the report 295, when each pair of groups was compared by itself.
+
+    Since then, levelling the folds costs 10 operators of merging.
+    """
     merging, report = of_the_end(2)
-    assert merging.total() <= 73
+    assert merging.total() <= 81
     assert report.total() <= 205
 
 

@@ -393,3 +393,17 @@ def test_a_neuron_that_is_constant_in_a_fold_has_no_r_there(constant: float) -> 
         assert correlation(second).isnan().all()
         assert_same_r(correlation(first), all_pearson(x[fold == 0], a[fold == 0]))
         assert_same_r(correlation(total), all_pearson(x, a))
+
+
+def test_a_small_spread_of_a_fold_beside_a_large_one_is_kept() -> None:
+    """The halves lie 1,000 apart, and one of them varies by a hundredth."""
+    x, a = related(300)
+    x, fold = x.double(), torch.arange(300) % 2
+    x[fold == 1] = 1000 + 1e-2 * x[fold == 1]
+    x = x.float()
+    for sizes in ((300,), (7,)):
+        metric = NeuronAdvantageCorrelation(D, folds=2)
+        for batch in split({"activations": x, "advantage": a, "fold": fold}, sizes):
+            metric.update(**batch)
+        for index, half in enumerate(metric.moments()[1]):
+            assert_same_r(correlation(half), all_pearson(x[fold == index], a[fold == index]))

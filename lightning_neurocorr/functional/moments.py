@@ -5,7 +5,6 @@ All moments are float64; what cannot be computed is NaN, never 0.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import NamedTuple
 
@@ -13,8 +12,8 @@ import torch
 from torch import Tensor
 
 # Of a second moment, less is what rounding leaves where controls explain it. And of the distance of
-# a fold's mean from that of all, squared, less is what float32 sums of a batch leave.
-_ROUNDED, _SUMMED = 1e-6, 1e-5
+# a fold's mean from that of all, squared, less is what float64 sums of a batch leave.
+_ROUNDED, _SUMMED = 1e-6, 1e-11
 
 
 @dataclass(frozen=True)
@@ -100,7 +99,7 @@ def merge_shared_(a: Moments, step: MergeStep, n: Tensor, ww: Tensor) -> None:
     a.n.add_(n)
 
 
-def levelled_folds(total: Moments, folds: Sequence[Moments]) -> list[Moments]:
+def levelled_folds(total: Moments, folds: Moments, counted: bool) -> Moments:
     """The folds, in which a neuron that is constant there is exactly so.
 
     A batch is added around one provisional mean for all folds. Of a neuron that varies in one fold
@@ -109,15 +108,15 @@ def levelled_folds(total: Moments, folds: Sequence[Moments]) -> list[Moments]:
     Args:
         total: The moments of all of them.
         folds: Each of them.
+        counted: Whether ``active`` was counted, which says exactly where a neuron is always 0.
     """
-    found = []
-    for fold in folds:
-        apart = (fold.mean - total.mean).square().maximum(total.m2 / total.n.clamp_min(1))
-        constant = fold.m2 <= _SUMMED * fold.n * apart
-        found.append(
-            replace(fold, m2=fold.m2.masked_fill(constant, 0), c=fold.c.masked_fill(constant, 0))
-        )
-    return found
+    variance = total.m2 / total.n.clamp_min(1)
+    apart = (folds.mean - total.mean).square_().maximum(variance)
+    constant = folds.m2 <= apart.mul_(_SUMMED * folds.n[:, None])
+    if counted:
+        constant |= folds.active == 0
+    c = folds.c.masked_fill(constant[:, None], 0)
+    return replace(folds, m2=folds.m2.masked_fill(constant, 0), c=c)
 
 
 def correlation(moments: Moments, column: int = 0) -> Tensor:

@@ -205,10 +205,10 @@ class NeuronAdvantageCorrelation(Metric):
             should_unsync=self._should_unsync,
         ):
             states = torch.cat([self._merged()[None], self.state])
-        total, *folds = map(
-            self.layout.unpack, states.to(states.device if device is None else device)
-        )
-        return self._checked(total), levelled_folds(total, folds)
+        states = states.to(states.device if device is None else device)
+        total, folds = self.layout.unpack(states[0]), self.layout.unpack(states[1:])
+        folds = levelled_folds(total, folds, self.count_active)
+        return self._checked(total), [folds.fold(index) for index in range(self.folds)]
 
     def plot(self, val: Tensor | Sequence[Tensor] | None = None, ax: Any = None) -> Any:
         """Histogram of r over the neurons; returns figure and axes as other metrics do.

@@ -24,6 +24,7 @@ _BLOCK = 1 << 17
 _RUN = 1 << 12
 _CHUNK = 1 << 15
 _REDONE = 1 << 12
+_CANCELLED = 1e-3  # of the squares of a fold; less is spread that float32 sums blur
 _SUMMED = 256  # samples: of more, float32 sums lose digits, and are added up in float64
 _FIRST = 9  # samples of the first batch; of three, the median is too far off for one in thousands
 _DEVICE_BLOCK = 1 << 25
@@ -65,11 +66,13 @@ def _moments(
     """The moments of the neurons of a batch on ``device``, from its sums."""
     sums, squares, active = (exact(part, device) for part in found)
     if x.device.type == "cpu" and shift.dtype != torch.float64:
-        lost = _lost(*found[:2])
+        lost = _lost(*found[:2], columns.n)
         for redo in lost.split(_REDONE) if len(lost) else ():
             wide = _sums(x[:, redo], shift[redo].double(), columns)
             sums[:, redo], squares[:, redo] = wide[:2]
     sums = sums.view(columns.n.shape[0], -1, sums.shape[1])
+    if len(sums) > 1:  # one sample has no spread, whatever rounding says
+        squares = torch.where((columns.n == 1)[:, None], sums[:, 0].square(), squares)
     offset = sums[:, 0] / columns.n.clamp_min(1)[:, None]
     return Moments(
         n=columns.n,
@@ -167,13 +170,23 @@ def _add_blocks_(
                 to_active.addmm_(members, torch.ne(values, 0, out=y))
 
 
-def _lost(sums: Tensor, squares: Tensor) -> Tensor:
-    """Neurons with squares beyond float32's range, which read as 0 or infinity."""
+def _lost(sums: Tensor, squares: Tensor, n: Tensor) -> Tensor:
+    """Neurons of which float32 sums do not tell the spread of each fold of ``n`` samples.
+
+    Their squares are beyond its range and read as 0 or infinity. Or their values in one of several
+    folds lie far from the provisional mean of all and close to each other.
+    """
+    of_neurons = sums[:: len(sums) // len(squares)]
     least, most = (bound.item() for bound in squares.aminmax())
-    if least >= 1e-30 and most < torch.inf:  # the usual case, in one operation
+    lost = None
+    if least < 1e-30 or most == torch.inf or most != most:
+        lost = ((squares < 1e-30) & ((of_neurons != 0) | (squares != 0))) | ~squares.isfinite()
+    if len(squares) > 1:
+        spread = squares - of_neurons.square() / n.to(squares).clamp_min(1)[:, None]
+        close = (spread < _CANCELLED * squares) & (n > 1)[:, None]
+        lost = close if lost is None else lost | close
+    if lost is None:  # the usual case, in one operation
         return torch.empty(0, dtype=torch.long, device="cpu")
-    moved = (sums[:: len(sums) // len(squares)] != 0) | (squares != 0)
-    lost = ((squares < 1e-30) & moved) | ~squares.isfinite()
     return torch.nonzero(lost.any(0)).squeeze(1)
 
 
