@@ -148,9 +148,10 @@ def _is_ours(baseline: Any) -> bool:
 def _alike(one: Any, other: Any) -> bool:
     """Whether two answers to one question are the same, but for rounding."""
     try:
-        a, b = (B.as_tensor(answer, "the answer of `baseline`").double() for answer in (one, other))
+        a, b = (B.as_tensor(answer, "the answer of `baseline`") for answer in (one, other))
     except (TypeError, ValueError):
         return True  # refused where the answer is read
+    a, b = a.cpu().double(), b.cpu().double()  # not every device has float64
     return a.shape == b.shape and torch.allclose(a, b, rtol=1e-2, atol=1e-3, equal_nan=True)
 
 

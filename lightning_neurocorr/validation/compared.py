@@ -134,7 +134,7 @@ def _upside_down(scores: Tensor, prediction: Tensor) -> bool:
     """
     if scores.shape != prediction.shape or len(scores) < 2:
         return False
-    a, b = scores.to(prediction.device).double(), prediction.double()
+    a, b = scores.cpu().double(), prediction.cpu().double()
     first, last = (part.argmax(1) for part in (a, -a))
     if not bool(((first == b.argmin(1)) & (last == b.argmax(1)) & (first != last)).all()):
         return False
