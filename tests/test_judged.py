@@ -171,6 +171,53 @@ def test_the_label_of_another_head_is_none_of_this_one(key: str) -> None:
         assert right(callback.report) == int((module(X)["logits"].argmax(1) == Y).sum())
 
 
+OF_THE_OTHER_HEAD = {
+    "labels": lambda z, b: T.cross_entropy(z, b[1].flip(0)),
+    "sets of labels": lambda z, b: T.binary_cross_entropy_with_logits(z, (b[0][:, :C] > 0).float()),
+    "all of their tokens": lambda z, b: T.cross_entropy(z.repeat(2, 1), b[1].repeat(2)),
+}
+
+
+@pytest.mark.parametrize("named", [False, True])
+@pytest.mark.parametrize("loss", OF_THE_OTHER_HEAD)
+def test_what_the_step_judges_of_another_head_says_nothing_of_this_one(
+    loss: str, recwarn: pytest.WarningsRecorder, *, named: bool
+) -> None:
+    def step(module: Module, batch: Any) -> Any:
+        found: Any = module(batch[0])
+        module.log("other", OF_THE_OTHER_HEAD[loss](found["domain"], batch))
+        return {"logits": found["logits"], "target": batch[1]} if named else None
+
+    callback = NeuronAdvantage(
+        lambda _: torch.zeros(10, dtype=torch.long), visualizer=None, inspector=None
+    )
+    module = TwoHeads(step)
+    loader = DataLoader(Data(lambda i: (X[i], Y[i])), 10)
+    paper_trainer(callback).validate(module, loader, verbose=False)
+    assert callback.report is not None
+    with torch.no_grad():
+        assert right(callback.report) == int((module(X)["logits"].argmax(1) == Y).sum())
+    assert not [w for w in recwarn if "validation_step" in str(w.message)]
+
+
+def test_labels_of_each_token_say_nothing_of_one_label_a_sample(
+    recwarn: pytest.WarningsRecorder,
+) -> None:
+    """A language model is judged at every position, and read at the last one."""
+
+    def step(module: Module, batch: Any) -> Any:
+        x, y = batch
+        scores = module(x[:, None] * torch.linspace(1, 2, 3)[:, None])
+        every = y[:, None].expand(-1, 3)
+        module.log("loss", T.cross_entropy(scores.reshape(-1, C), every.reshape(-1)))
+        return {"logits": scores[:, -1], "target": y}
+
+    report = validated(step)
+    with torch.no_grad():
+        assert right(report) == int((Module(step, C)(2 * X).argmax(1) == Y).sum())
+    assert not [w for w in recwarn if "validation_step" in str(w.message)]
+
+
 def test_labels_that_were_named_are_taken_and_said() -> None:
     with pytest.warns(UserWarning, match="The target is what you named, but .* for 10 of the 10"):
         report = validated(OTHER_LABELS["accuracy"], target=1)
@@ -189,6 +236,7 @@ OTHER_CLASSES = {
     "table": (1, lambda m, b: m.measured(M.BinaryConfusionMatrix(0.7), m(b[0]), b[1])),
     "of two": (2, lambda m, b: log_right(m, m(b[0]).softmax(1)[:, 1] > 0.8, b[1].bool())),
     "of thresholds": (2, lambda m, b: log_right(m, (m(b[0]) > 0).sum(1), b[1])),
+    "signs": (1, lambda m, b: log_right(m, m(b[0]).sub(0.3).sign(), 2 * b[1] - 1)),
     "rounded up": (1, lambda m, b: log_right(m, m(b[0]).sigmoid().add(0.4).floor(), b[1])),
 }
 TWO = lambda i: (X[i], ONE_OF_TWO[i])  # noqa: E731
@@ -448,6 +496,8 @@ FINE = {
     "one-hot": (2, lambda m, b: T.cross_entropy(m(b[0]), T.one_hot(b[1], 2).float())),
     "the label's score": (2, lambda m, b: m(b[0]).gather(1, b[1][:, None]).mean()),
     "no label": (2, lambda m, b: m.log("entropy", m(b[0]).softmax(1).log().mean())),
+    "signs": (1, lambda m, b: log_right(m, m(b[0]).sign(), 2 * b[1] - 1)),
+    "named -1 and 1": (1, lambda m, b: log_right(m, 2 * (m(b[0]) > 0).int() - 1, 2 * b[1] - 1)),
     "as ids": (2, lambda m, b: m(b[0]).argmax(1)),
     "as scores": (2, lambda m, b: m(b[0]).log_softmax(1)),
 }  # fmt: skip

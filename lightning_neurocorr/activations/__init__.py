@@ -8,7 +8,7 @@ from lightning_neurocorr.activations.axes import batch_axis, told_unit_axis, uni
 from lightning_neurocorr.activations.choosing import Layers, choose_layers, layer_names
 from lightning_neurocorr.activations.finding import SiteFinder, find_sites
 from lightning_neurocorr.activations.first_look import SiteRecorder, SitesFound, record
-from lightning_neurocorr.activations.judging import Comparison, Judging
+from lightning_neurocorr.activations.judging import Comparison, Judging, SetsMet
 from lightning_neurocorr.activations.outputs import Call, OutputRecorder, output_module
 from lightning_neurocorr.activations.padding import PaddedEnds
 from lightning_neurocorr.activations.pooling import (
@@ -41,6 +41,7 @@ __all__ = [
     "PaddedEnds",
     "Place",
     "Pooling",
+    "SetsMet",
     "Site",
     "SiteFinder",
     "SiteRecorder",

@@ -36,26 +36,42 @@ class Comparison:
     scores: Tensor | None = None
 
 
+@dataclass(frozen=True, eq=False)
+class SetsMet:
+    """A loss that compared scores with sets of labels.
+
+    Attributes:
+        strange: Samples with no label, or several.
+        sources: What the module returned of which the scores were made.
+    """
+
+    strange: int
+    sources: tuple[Tensor, ...]
+
+
 class Judging:
     """Follows what a module returned, and classes chosen by it, to where labels are.
 
     Attributes:
         comparisons: Those of all samples of a batch.
+        returned: What the module returned.
         parts: Whether samples were left out before.
-        sets: Samples with no label or several, where a loss compared scores with sets of labels.
+        sets: Where a loss compared scores with sets of labels.
     """
 
     def __init__(self) -> None:
         self.comparisons: list[Comparison] = []
+        self.returned: list[Tensor] = []
         self.parts = False
-        self.sets = 0
+        self.sets: list[SetsMet] = []
         self._sources: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
         self._chosen: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
         self._summaries: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 
     def begin(self, returned: Tensor) -> None:
         """Follow a tensor that the module returned."""
-        self._sources[returned] = (returned.detach(),)  # without the graph that it holds
+        self.returned.append(returned.detach())  # without the graph that it holds
+        self._sources[returned] = (self.returned[-1],)
 
     def choose(self, classes: Tensor) -> None:
         """Follow the class of each sample, ``(N,)``; of ``(N, k)`` the first, or their sum."""
@@ -119,7 +135,8 @@ class Judging:
             self._compare(args[1], scores, scores=scores)
         elif name in _BINARY_LOSSES:
             self._compare(_of_binary_loss(args[1]), scores)
-            self.sets = max(self.sets, _not_one_hot(args[1], scores))
+            if strange := _not_one_hot(args[1], scores):
+                self.sets.append(SetsMet(strange, self._sources[scores]))
         elif name == "index":
             self.parts |= _takes_part(args[1], len(scores))
         elif name in _THRESHOLDS and _is_number(args[1]):
@@ -153,6 +170,8 @@ class Judging:
         if isinstance(label, Tensor) and label.numel() == len(made):
             if chosen is not None and chosen.numel() != label.numel():
                 chosen = None  # the best five of each sample, say
+            if chosen is not None and _are_signs(label, chosen):
+                label, chosen = label > 0, chosen > 0
             kept = None if chosen is None else chosen.flatten().clone()
             taken = None if scores is None else scores.detach()
             found = Comparison(label.flatten().clone(), self._sources[made], kept, taken)
@@ -199,6 +218,12 @@ def _is_number(value: Any) -> bool:
 
 def _rounded(scores: Tensor, layout: L.Layout) -> bool:
     return _is_column(scores, layout) and bool((scores == scores.round()).all())
+
+
+def _are_signs(label: Tensor, chosen: Tensor) -> bool:
+    """Whether two classes are called -1 and 1 on both sides."""
+    both = torch.cat([part.flatten().to(label.device, torch.float32) for part in (label, chosen)])
+    return bool((both.abs() == 1).all() & (both < 0).any())
 
 
 def _takes_part(indices: Sequence[Any], count: int) -> bool:

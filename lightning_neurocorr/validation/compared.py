@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor
 
 from lightning_neurocorr import functional as F
-from lightning_neurocorr.activations import Comparison, Judging
+from lightning_neurocorr.activations import Comparison, Judging, SetsMet
 from lightning_neurocorr.validation.same_numbers import shares
+
+MetT = TypeVar("MetT", Comparison, SetsMet)
 
 _LABELS = (
     "validation_step compares predictions with other labels than {target}, for {count} of the "
@@ -77,14 +79,18 @@ def check_judged(
     if judging is None or prediction.is_meta:  # there are no values to compare
         return []
     classes, labels = F.class_ids(prediction), F.class_ids(target)
-    met = _of_the_prediction(judging.comparisons, read)
+    alike = [pair for pair in judging.comparisons if pair.label.shape == labels.shape]
+    met = _of_the_prediction(alike, judging, read)
     told = [pair for pair in met if _differing(pair.label, labels) == 0]
     known = [pair for pair in told or met if pair.sources or prediction.ndim == 2]
     chosen = [pair.chosen for pair in known if pair.chosen is not None]
     returned: list[Tensor] = []
     if "prediction" not in said and isinstance(outputs, Tensor) and judging.is_made_of_it(outputs):
         returned = _classes_in(outputs, prediction)
-    sets = judging.sets if prediction.ndim == 2 and not told else 0
+    of_sets = _of_the_prediction(judging.sets, judging, read)
+    sets = 0
+    if prediction.ndim == 2 and not told:
+        sets = max((loss.strange for loss in of_sets), default=0)
     found = [
         ("target", _fewest([pair.label for pair in met], labels), _LABELS, _SAY_LABELS),
         ("prediction", _fewest(chosen, classes), _CLASSES, _SAY_CLASSES),
@@ -105,10 +111,12 @@ def check_judged(
     return remarks
 
 
-def _of_the_prediction(met: Sequence[Comparison], read: Tensor) -> Sequence[Comparison]:
+def _of_the_prediction(met: Sequence[MetT], judging: Judging, read: Tensor) -> Sequence[MetT]:
     """Those of the tensor that was read, where the module returned several heads."""
-    own = [pair for pair in met if any(shares(source, read) for source in pair.sources)]
-    return own or met
+    own = [one for one in met if any(shares(source, read) for source in one.sources)]
+    if own or not any(shares(head, read) for head in judging.returned):
+        return own or met
+    return [one for one in met if not one.sources]  # the others are of other heads
 
 
 def _classes_in(outputs: Tensor, prediction: Tensor) -> list[Tensor]:
