@@ -9,9 +9,9 @@ from lightning_neurocorr.functional.mixture import find_parts
 from lightning_neurocorr.functional.slices import (
     Side,
     find_slices,
+    higher,
     judge,
     less_class,
-    more_often,
 )
 from lightning_neurocorr.studies.slices import SPECIFIC
 
@@ -72,14 +72,15 @@ def test_p_is_the_larger_of_a_contrast_and_mcnemars() -> None:
         part = judge(members, half, side)
         assert part is not None
         d = direction * (model.astype(int) - baseline.astype(int))
-        excess = np.zeros(1500)
-        for i in range(1500):
-            same = ~half & (classes == classes[i])
-            excess[i] = d[i] - d[same].mean()
-        t, _ = stats.ttest_ind(excess[members & half], excess[~members & half])
+        gap = spread = 0.0
+        for c in range(8):
+            x, of_slice = d[half & (classes == c)], members[half & (classes == c)]
+            n, k = len(x), of_slice.sum()
+            gap += x[of_slice].sum() - k * x.mean()
+            spread += k * (n - k) / n * x.var(ddof=1)
         exact = stats.binomtest(part.wins, part.wins + part.losses).pvalue
         sided = exact if direction * (part.wins - part.losses) > 0 else 1.0
-        assert part.p == pytest.approx(max(stats.norm.sf(t), sided))
+        assert part.p == pytest.approx(max(stats.norm.sf(gap / spread**0.5), sided))
         beyond, variance = 0.0, 0.0
         for c in range(8):
             table = right & half & (classes == c)
@@ -95,9 +96,9 @@ def test_where_no_class_tells_nothing_is_specific() -> None:
     yes, no = np.ones(4, bool), np.zeros(4, bool)
     some = np.array([True, False, True, False])
     for won, inside in ((yes, some), (no, some), (some, yes), (some, no)):
-        assert more_often(won, inside, np.zeros(4)) == 1
-    assert more_often(some, some, np.arange(4)) == 1  # a class of one
-    assert more_often(some[:0], some[:0], np.zeros(0)) == 1
+        assert higher(won, inside, np.zeros(4)) == 1
+    assert higher(some, some, np.arange(4)) == 1  # a class of one
+    assert higher(some[:0], some[:0], np.zeros(0)) == 1
 
 
 def test_slices_of_a_placebo_are_none_of_this_baseline() -> None:
@@ -119,6 +120,32 @@ def test_slices_of_a_placebo_are_none_of_this_baseline() -> None:
     assert np.sum(found["placebo"]) >= 30  # the model is weak there: that is true
     assert np.sum(told["placebo"]) <= 2  # of sixty
     assert np.sum(told["real"]) >= 30
+
+
+def test_words_that_nearly_are_classes_are_no_slices_by_luck() -> None:
+    p = []
+    for seed in range(60):
+        rng = np.random.default_rng(900 + seed)
+        classes = rng.integers(0, 10, 2000)
+        said = np.where(rng.random(2000) < 0.9, classes, rng.integers(0, 10, 2000))
+        model, baseline = rng.random(2000) < 0.9, rng.random(2000) < 0.5
+        half = rng.random(2000) < 0.5
+        side = Side.of(outcomes(model, baseline), classes, ~half, 1)
+        parts = [judge(said == k, half, side) for k in range(10)]
+        p += [part.p for part in parts if part is not None]
+    assert len(p) == 600
+    assert np.mean(np.array(p) <= 0.025) < 0.04
+
+
+def test_a_whole_class_is_no_better_than_others_of_its_class() -> None:
+    classes = np.repeat([0, 1], 400)
+    half = np.arange(800) % 2 == 1
+    model = np.ones(800, dtype=bool)
+    baseline = np.where((classes == 0) & half, np.arange(800) % 3 == 0, np.arange(800) % 3 > 0)
+    side = Side.of(outcomes(model, baseline), classes, ~half, 1)
+    part = judge(classes == 0, half, side)
+    assert part is not None
+    assert part.p == 1
 
 
 def test_the_mean_of_the_class_is_that_of_the_first_half() -> None:

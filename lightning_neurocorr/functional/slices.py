@@ -45,7 +45,8 @@ class Slice:
         high: Upper end.
         wins: Of them, those that only the model gets right.
         losses: Of them, those that only the baseline gets right.
-        p: The larger of two: a one-sided test against all other samples, and McNemar's test inside.
+        p: The larger of two: a one-sided test against other samples of the same classes, and
+            McNemar's test inside.
         p_specific: One-sided, whether among samples that the model gets right (for -1: wrong) the
             baseline is wrong (for -1: right) more often inside than elsewhere. Answers of a
             baseline that are shuffled within the class fail it.
@@ -163,9 +164,9 @@ def judge(
     n = int(inside.sum())
     if n < MIN_SAMPLES // 2 or outside.sum() < 2:
         return None
-    excess, among = side.excess[rows], rows & side.among
-    z = _z(side.excess[inside].sum(), n, excess.sum(), (excess**2).sum(), rows.sum())
     d, direction = side.advantage[inside].astype(float), side.direction
+    among = rows & side.among
+    better = higher(direction * side.advantage[rows], members[rows], side.classes[rows])
     wins, losses = int((d > 0).sum()), int((d < 0).sum())
     sided = mcnemar_p(wins, losses) if direction * (wins - losses) > 0 else 1.0
     half = 1.96 * d.std(ddof=1) / np.sqrt(n)
@@ -179,29 +180,34 @@ def judge(
         min(1.0, float(d.mean() + half)),
         wins,
         losses,
-        p=max(float(stats.norm.sf(z)), sided),
-        p_specific=more_often(side.won[among], members[among], side.classes[among]),
+        p=max(better, sided),
+        p_specific=higher(side.won[among], members[among], side.classes[among]),
     )
 
 
-def more_often(won: np.ndarray, inside: np.ndarray, classes: np.ndarray) -> float:
-    """One-sided p of whether samples inside are won more often than others of their class.
+def higher(values: np.ndarray, inside: np.ndarray, classes: np.ndarray) -> float:
+    """One-sided p of whether values are higher inside than among others of their class.
 
-    The test of Mantel & Haenszel, "Statistical aspects of the analysis of data from retrospective
-    studies of disease", 1959, without their correction for continuity; 1 where no class tells.
+    The stratified permutation test: if samples inside are drawn at random from each class, the sum
+    over classes of (sum of values inside - k mean_c) has mean 0 and variance k (n - k) / (n (n -
+    1)) SS_c, n and k samples of the class and inside. Of 0 and 1 that is the test of Mantel &
+    Haenszel, "Statistical aspects of the analysis of data from retrospective studies of disease",
+    1959, without their correction for continuity.
 
     Args:
-        won: ``(n,)`` bool.
+        values: ``(n,)``.
         inside: ``(n,)`` bool.
         classes: ``(n,)``.
+
+    Returns:
+        p; 1 where no class tells.
     """
     _, group = np.unique(classes, return_inverse=True)
-    n, k, w, a = (
-        np.bincount(group, weights) for weights in (np.ones(len(won)), inside, won, won & inside)
-    )
-    variance = k * (n - k) * w * (n - w) / np.maximum(n**2 * (n - 1), 1)
-    total = variance.sum()
-    return float(stats.norm.sf((a - k * w / n).sum() / np.sqrt(total))) if total else 1.0
+    n, k = np.bincount(group), np.bincount(group, inside)
+    y = values - (np.bincount(group, values) / n)[group]
+    squares = np.bincount(group, y**2)
+    variance = (k * (n - k) / np.maximum(n * (n - 1), 1) * squares).sum()
+    return float(stats.norm.sf(y[inside].sum() / np.sqrt(variance))) if variance else 1.0
 
 
 def less_class(advantage: np.ndarray, classes: np.ndarray, rows: np.ndarray) -> np.ndarray:
