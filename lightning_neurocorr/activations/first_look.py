@@ -182,6 +182,17 @@ class SiteRecorder(ActivationRecorder):
             self._later.restart(batch)
             self._later.trace.open()
 
+    @property
+    def looks(self) -> bool:
+        """Whether the forward of this batch is looked at."""
+        return self._looking is not None or self._later is not None
+
+    def look_anew(self, batch: Any) -> None:
+        """Forget what was seen of this batch: its forward comes only now."""
+        for finder in (self._looking, self._later):
+            if finder is not None:  # it stays open: others of ours may have opened theirs since
+                finder.restart(batch)
+
     def pause(self) -> None:
         """A batch has passed: nothing is looked at until the next one.
 

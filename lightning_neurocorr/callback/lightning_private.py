@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 
@@ -41,6 +42,48 @@ def batch_of_step(trainer: Any, batch: Any, loader: int = 0) -> Any:
     batch = trainer.precision_plugin.convert_input(batch)
     batch = trainer.lightning_module._on_before_batch_transfer(batch, dataloader_idx=loader)
     return strategy.batch_to_device(batch, strategy.root_device, loader)
+
+
+def overrides(module: Any, hook: str) -> bool:
+    """Whether a LightningModule has a hook of its own, as a method of its class or as a function.
+
+    Lightning's own do nothing.
+    """
+    own = getattr(getattr(module, hook), "__module__", "") or ""
+    return not own.startswith(("lightning.", "pytorch_lightning."))
+
+
+def around_step(
+    trainer: Any, begin: Callable[[], None], end: Callable[[], None]
+) -> Callable[[], None]:
+    """Call ``begin`` and ``end`` around the next validation step, behind hooks and before hooks.
+
+    Every strategy runs the step in a method of its own: it is replaced until the step begins.
+
+    Returns:
+        Takes that back where no step has come; harmless afterwards.
+    """
+    strategy = trainer.strategy
+    step, before = strategy.validation_step, vars(strategy).get("validation_step")
+
+    def back() -> None:
+        if vars(strategy).get("validation_step") is not watched:
+            return
+        if before is None:
+            del strategy.validation_step
+        else:
+            strategy.validation_step = before
+
+    def watched(*args: Any, **kwargs: Any) -> Any:
+        back()
+        begin()
+        try:
+            return step(*args, **kwargs)
+        finally:
+            end()
+
+    strategy.validation_step = watched
+    return back
 
 
 def device_mesh(strategy: Any) -> Any:

@@ -227,7 +227,7 @@ class NeuronAdvantage(Callback):
     ) -> None:
         if self._validation is not None:
             self._validation.begin(trainer, pl_module, self._run)
-            self._validation.begin_batch(batch)
+            self._validation.begin_batch(trainer, batch)
 
     def on_validation_batch_end(  # noqa: D102
         self,

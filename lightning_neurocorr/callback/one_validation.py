@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -13,6 +14,7 @@ from lightning_neurocorr import baselines as B
 from lightning_neurocorr.activations import choose_layers, output_module
 from lightning_neurocorr.callback import checks, wiring
 from lightning_neurocorr.callback.afterwards import Afterwards, validated
+from lightning_neurocorr.callback.lightning_private import around_step, overrides
 from lightning_neurocorr.callback.memory import Memory
 from lightning_neurocorr.callback.runs import Run
 from lightning_neurocorr.callback.schedule import Plan, When, is_last, looks_closer, plan
@@ -66,6 +68,7 @@ class OneValidation:
     _collector: Collector | None = None
     _listening: Listening | None = None
     _subject: Subject | None = None
+    _leave_step: Callable[[], None] = lambda: None
 
     # --- before the first batch ------------------------------------------------------------------
 
@@ -190,11 +193,19 @@ class OneValidation:
 
     # --- batch by batch --------------------------------------------------------------------------
 
-    def begin_batch(self, batch: Any) -> None:
-        """Look at a batch before the model does."""
-        if self._collector is not None and not self.memory.faults.broken:
-            with self.memory.faults.guarded("read the token mask"):
-                self._collector.begin(batch)
+    def begin_batch(self, trainer: Trainer, batch: Any) -> None:
+        """Look at a batch before the model does: at what the step itself calls, and no callback."""
+        collector = self._collector
+        if collector is None or self.memory.faults.broken:
+            return
+        with self.memory.faults.guarded("read the token mask"):
+            collector.begin(batch)
+        module = trainer.lightning_module
+        if overrides(module, "on_validation_batch_start"):  # a part of its step, maybe
+            begin = collector.hear_on
+        else:
+            begin = partial(collector.hear_anew, batch)
+        self._leave_step = around_step(trainer, begin, collector.hear_no_more)
 
     def update(self, outputs: Any, batch: Any, number: int, loader: int) -> None:
         """Add a batch.
@@ -205,6 +216,9 @@ class OneValidation:
             number: The batch's number in its loader.
             loader: The loader's index.
         """
+        self._leave_step()
+        if self._collector is not None:
+            self._collector.hear_on()
         if self._collector is None or self.memory.faults.broken or loader not in self.loaders:
             return
         with self.memory.faults.guarded(f"read batch {number}"):
@@ -375,6 +389,7 @@ class OneValidation:
 
     def pause(self) -> None:
         """Stop watching the model, and wait whether a report is wanted."""
+        self._leave_step()
         if self._collector is not None:
             self._collector.close()
         if self._listening is not None:
@@ -382,6 +397,7 @@ class OneValidation:
 
     def close(self) -> None:
         """Stop watching the model; what was collected is gone."""
+        self._leave_step()
         listening, self._listening = self._listening, None
         if listening is not None:
             listening.close()

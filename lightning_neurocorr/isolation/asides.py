@@ -21,6 +21,25 @@ def aside() -> Iterator[None]:
         _aside.reset(token)
 
 
+class Aside:
+    """The same, opened and closed by hand, in any order; closing twice is harmless."""
+
+    def __init__(self) -> None:
+        self._open = False
+
+    def open(self) -> None:
+        """From now on forwards do not count."""
+        if not self._open:
+            self._open = True
+            _aside.set(_aside.get() + 1)
+
+    def close(self) -> None:
+        """They count again."""
+        if self._open:
+            self._open = False
+            _aside.set(_aside.get() - 1)
+
+
 # How many asides are open; a recorder counts forwards at the depth it was opened at.
 depth: Callable[[], int] = _aside.get
 

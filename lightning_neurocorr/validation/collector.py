@@ -23,6 +23,7 @@ from lightning_neurocorr.activations import (
     layer_of,
 )
 from lightning_neurocorr.baselines.labels import OneHotCheck
+from lightning_neurocorr.isolation.asides import Aside
 from lightning_neurocorr.samples import LoadedBatch, LoaderPositions, number_ids, read_ids
 from lightning_neurocorr.validation import Batch, JudgedBatch, ValidationPass
 from lightning_neurocorr.validation.answers import Answers
@@ -97,6 +98,7 @@ class Collector:
         self.arguments: Callable[[Any], Arguments] | None = None
         self._loaded: LoadedBatch | None = None
         self._passed_over = 0
+        self._aside = Aside()
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
@@ -112,6 +114,7 @@ class Collector:
 
     def close(self) -> None:
         """Remove every hook and restore the compiler's stance; closing twice is harmless."""
+        self._aside.close()
         self._stack.close()
 
     def finish(self) -> None:
@@ -138,10 +141,30 @@ class Collector:
             TypeError: If ``token_mask`` gives no tensors.
             ValueError: If they are no masks.
         """
+        self.hear_on()
         self.clear()
         self._loaded = LoadedBatch(batch, self.reader.written)
         self.padding.begin(batch)
         self.recorder.begin(batch)
+
+    def hear_anew(self, batch: Any) -> None:
+        """Only now the step begins: what was heard since :meth:`begin` is of somebody else."""
+        self.hear_on()
+        if not (self.output.calls or self.recorder.looks) and self.recorder.heard_nothing:
+            return
+        self.recorder.clear()
+        self.output.clear()
+        self.padding.masks.clear()
+        self.padding.begin(batch)
+        self.recorder.look_anew(batch)
+
+    def hear_no_more(self) -> None:
+        """The step is over: forwards until :meth:`update` are of somebody else."""
+        self._aside.open()
+
+    def hear_on(self) -> None:
+        """Forwards count again; harmless where they do."""
+        self._aside.close()
 
     def as_loaded(self, batch: Any) -> Any:
         """The batch as it was before its forward; itself where that has not written into it."""

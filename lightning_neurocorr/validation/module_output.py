@@ -188,6 +188,6 @@ class ModuleOutput:
             f"Expected {self.name} to be called once in a validation step, but got "
             f"{len(calls)} calls, and which of them is the prediction is not known. Return its "
             "output as 'logits' from validation_step, or name with `output` a module that makes "
-            "one prediction in one call. A callback that is listed before this one and calls it "
-            "(in on_validation_batch_end, say) counts too: list it behind."
+            "one prediction in one call. A call in the LightningModule's own "
+            "on_validation_batch_start counts, too."
         )
