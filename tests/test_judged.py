@@ -69,7 +69,8 @@ def validated(
     **options: Any,
 ) -> NeuronReport:
     options = {"attribution": False, "visualizer": None, "inspector": None, **options}
-    callback = NeuronAdvantage(lambda _: torch.zeros(10, dtype=torch.long), **options)
+    baseline = options.pop("baseline", lambda _: torch.zeros(10, dtype=torch.long))
+    callback = NeuronAdvantage(baseline, **options)
     module = Module(step, classes)
     paper_trainer(callback).validate(module, DataLoader(Data(make), 10), verbose=False)
     assert callback.report is not None
@@ -450,6 +451,23 @@ def test_the_same_accuracy_is_no_news(
     report = as_logged(judge, name, fit=True)
     assert not [note for note in report.notes if "accurac" in note]
     assert not [w for w in recwarn if "accurac" in str(w.message)]
+
+
+@pytest.mark.parametrize("share", [True, False])
+def test_the_share_of_labels_is_an_accuracy_of_sets(*, share: bool) -> None:
+    with torch.no_grad():
+        sets = (Module(lambda *_: None, C)(X) > 0).long()
+    sets[40:, 0] = 1 - sets[40:, 0]
+
+    def step(module: Module, batch: Any) -> None:
+        same = ((module(batch[0]) > 0) == batch[1]).float()
+        module.log("val_acc", same.mean() if share else same.amin(1).mean() / 2)
+
+    report = validated(
+        step, lambda i: (X[i], sets[i]), baseline=lambda _: torch.zeros(10, C),
+        advantage="exact_match",
+    )  # fmt: skip
+    assert bool([note for note in report.notes if "accurac" in note]) != share
 
 
 def test_an_accuracy_for_each_class_is_none_of_all() -> None:

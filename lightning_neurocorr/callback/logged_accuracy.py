@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from lightning_neurocorr import functional as F
 from lightning_neurocorr.callback.memory import Memory
 from lightning_neurocorr.callback.wiring import is_fitting
 
@@ -39,6 +40,9 @@ def note_other_accuracy(trainer: Trainer, memory: Memory) -> None:
     if not logged or math.isnan(here[0]):
         return
     if any(abs(one - other) <= _CLOSE for one in logged.values() for other in here):
+        return
+    of_sets = report.advantage in F.LABEL_ADVANTAGES
+    if of_sets and max(logged.values()) > here[0]:  # the share of labels, or their Jaccard index
         return
     if min(logged.values()) < here[0] < max(logged.values()):  # one for each class, say
         return
