@@ -153,6 +153,7 @@ def test_exemplars_show_their_own_image_and_id(kind: str, ids: str) -> None:
     twice = [note for note in report.notes if "have an id that a sample before them has" in note]
     assert len(twice) == (ids == "repeated")
     assert not twice or twice[0].startswith("30 of 60 samples")
+    assert not twice or "p and q count them as independent" in twice[0]
 
 
 @pytest.mark.parametrize("kind", LOADERS)

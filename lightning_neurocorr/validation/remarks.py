@@ -142,7 +142,9 @@ def repeated_ids(samples: SampleTable) -> tuple[str, ...]:
         return ()
     note = (
         f"{again} of {len(samples.key)} samples have an id that a sample before them has: each "
-        "counts as a sample, and those of one id are in the same half."
+        "counts as a sample, and those of one id are in the same half. Intervals, p and q count "
+        "them as independent: where they are alike, too many neurons pass. Keep one row for each "
+        "id, or the mean of its rows."
     )
     return (note,)
 
