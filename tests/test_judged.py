@@ -454,7 +454,9 @@ def test_the_same_accuracy_is_no_news(
 
 
 @pytest.mark.parametrize("share", [True, False])
-def test_the_share_of_labels_is_an_accuracy_of_sets(*, share: bool) -> None:
+def test_the_share_of_labels_is_an_accuracy_of_sets(
+    recwarn: pytest.WarningsRecorder, *, share: bool
+) -> None:
     with torch.no_grad():
         sets = (Module(lambda *_: None, C)(X) > 0).long()
     sets[40:, 0] = 1 - sets[40:, 0]
@@ -467,7 +469,9 @@ def test_the_share_of_labels_is_an_accuracy_of_sets(*, share: bool) -> None:
         step, lambda i: (X[i], sets[i]), baseline=lambda _: torch.zeros(10, C),
         advantage="exact_match",
     )  # fmt: skip
+    assert right(report) == 40
     assert bool([note for note in report.notes if "accurac" in note]) != share
+    assert bool([w for w in recwarn if "accurac" in str(w.message)]) != share
 
 
 def test_an_accuracy_for_each_class_is_none_of_all() -> None:
