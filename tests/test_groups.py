@@ -175,6 +175,20 @@ def test_too_many_pairs_are_refused() -> None:
         CrossMoments(100_000, 100_000)
 
 
+@pytest.mark.parametrize("scale", [1e17, 1e18, 1e20])
+def test_what_float32_cannot_hold_is_no_match(scale: float) -> None:
+    rng = np.random.default_rng(5)
+    source = rng.standard_normal((2000, 4))
+    a, b = ((source + rng.standard_normal((2000, 4))) * scale for _ in range(2))
+    moments = CrossMoments(4, 4)
+    for rows in range(0, 2000, 200):
+        moments.update(*(torch.from_numpy(part[rows : rows + 200]).float() for part in (a, b)))
+    r, expected = moments.correlation_().numpy(), np.corrcoef(a.T, b.T)[:4, 4:]
+    told = np.isfinite(r)
+    assert told.all() == (scale < 1e18)
+    np.testing.assert_allclose(r[told], expected[told], atol=1e-5)
+
+
 def right(x: np.ndarray, target: np.ndarray, half: np.ndarray) -> float:
     return float((read_out(x, target, half) == target).mean())
 

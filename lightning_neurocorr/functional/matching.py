@@ -135,12 +135,16 @@ class CrossMoments:
             m2.masked_fill_(some.to(m2.device), 0)
 
     def correlation_(self) -> Tensor:
-        """Pearson's r, ``(P, Q)`` float32 in place of the co-moments; NaN for constant neurons."""
+        """Pearson's r, ``(P, Q)`` float32 in place of the co-moments.
+
+        NaN for constant neurons, and where co-moments were beyond float32 (spreads near 1e18).
+        """
         parts = zip(self.m2, self.spread, self.mean, (1, 0), strict=True)
         for m2, spread, mean, axis in parts:
             live = spread > 1e-6 * mean.abs()
             self.c *= torch.where(live, m2.rsqrt(), torch.nan).float().unsqueeze(axis)
-        return self.c.clamp_(-1, 1)
+        nan = torch.nan
+        return self.c.nan_to_num_(nan, nan, nan).clamp_(-1, 1)  # infinity is not 1
 
 
 @dataclass(frozen=True)
