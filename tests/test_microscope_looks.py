@@ -11,6 +11,8 @@ import torch
 
 from lightning_neurocorr import compare
 from lightning_neurocorr.inspector.command import main
+from lightning_neurocorr.report import COLUMNS, NeuronReport, Outcomes
+from lightning_neurocorr.report.history import HistoryEntry
 from lightning_neurocorr.studies import Column, Finding, Table
 from tests.event_files import a_report
 from tests.microscope_hostile import RUN as HOSTILE_RUN
@@ -306,4 +308,44 @@ def test_one_neuron_is_no_neurons(browser, tmp_path):
     assert "1 neuron\n" in text
     assert not re.search(r"\b1 (neurons|samples)\b", text)
     assert "neuron watched" in text
+    view.page.close()
+
+
+def test_a_small_interval_says_its_ends(browser, tmp_path):
+    """Twice 0.00 is no interval, and no axis goes from 0 to 0."""
+    report = a_report(("head",), size=2)
+    columns = {"attribution": [-2e-5, 0.061], "attribution_low": [-3.1e-5, 0.044],
+               "attribution_high": [-1.2e-5, 0.0785]}  # fmt: skip
+    table = {name: report.column(name) for name in COLUMNS}
+    table |= {name: np.array(values) for name, values in columns.items()}
+    report = NeuronReport(report.layers, report.sizes, table, outcomes=report.outcomes, n=100)
+    said = {
+        0: ("95 % interval −3.1e−5 to −1.2e−5", "−5e−5", "+5e−5"),
+        1: ("95 % interval +0.044 to +0.079", "−0.1", "+0.1"),
+    }
+    for unit, (interval, *ends) in said.items():
+        view = _opened(browser, report, tmp_path, page="neuron", neuron=f"head:{unit}")
+        card = view.frame.locator("[data-claim=used]")
+        assert card.locator(".interval-words").inner_text() == interval
+        ticks = card.locator("svg.interval .tick").all_text_contents()
+        assert ticks == [ends[0], "0", ends[1]]
+        view.page.close()
+
+
+def test_a_tick_says_where_it_is(browser, tmp_path):
+    """Two and a half percent are not rounded to three."""
+    report = replace(a_report(n=1000), outcomes=Outcomes(900, 60, 30, 10, 0.001))
+    earlier = replace(report, outcomes=Outcomes(855, 50, 75, 20, 0.01), validation=0, step=1)
+    report = replace(report, validation=1, step=2)
+    history = [HistoryEntry.from_report(one) for one in (earlier, report)]
+    page = browser.new_page()
+    path = report.export(tmp_path / "page.html", history=history)
+    view = View(page, path.as_uri(), inside=False).load()
+    ticks = view.frame.evaluate("""() => [...document.querySelectorAll('svg.lines .rule + .tick')]
+        .map(tick => [parseFloat(tick.textContent), tick.getAttribute('y') - 4])""")
+    assert len(ticks) >= 2
+    line = view.frame.locator("svg.lines path.line.model").get_attribute("d")
+    first, last = (float(point.split()[1]) for point in re.split("[ML]", line)[1:])
+    for said, height in ticks:  # the line goes from 90.5 % to 96 %
+        assert said == pytest.approx(90.5 + 5.5 * (height - first) / (last - first), abs=0.1)
     view.page.close()

@@ -1,7 +1,7 @@
 // Small charts in SVG, each with a name for those who cannot see it. No scale of ours is a threshold.
 
 import { html, nothing, svg } from "./vendor/lit-html.js";
-import { fixed, known, plain, signed } from "./format.js";
+import { known, plain, scaled, signed } from "./format.js";
 
 const finite = (values) => Array.from(values).filter(known);
 
@@ -12,6 +12,7 @@ export function roundUp(value) {
   return ten * [1, 1.5, 2, 3, 5, 7.5, 10].find((step) => step * ten >= value * (1 - 1e-9));
 }
 
+/** Round numbers between two, and how many digits after the point tell them apart. */
 function ticks(low, high, wanted = 3) {
   const raw = (high - low) / wanted;
   const ten = 10 ** Math.floor(Math.log10(raw));
@@ -20,7 +21,8 @@ function ticks(low, high, wanted = 3) {
   for (let at = Math.ceil(low / step - 1e-9) * step; at <= high + step * 1e-6; at += step) {
     found.push(Math.abs(at) < step * 1e-6 ? 0 : at);
   }
-  return found;
+  const digits = Math.max(0, -Math.floor(Math.log10(step) + 1e-9)) + (Math.abs(step / ten - 2.5) < 1e-6 ? 1 : 0);
+  return { found, digits };
 }
 
 /** The numbers behind a chart, folded away. `rows` are arrays of texts, the first the head. */
@@ -36,7 +38,8 @@ export function numbers([head, ...rows]) {
  *
  * @param lines [{values, label, name}]; `name` is a class of the style sheet
  * @param options labels: text per point; at: index that is shown; onPick(index); band: values of a
- *   grey band around 0 (chance), one per point; format of the ticks
+ *   grey band around 0 (chance), one per point; format(tick, digits) of
+ *   the ticks
  */
 export function lineChart(lines, options) {
   const { labels, at, onPick, band, format = plain, title, zero = false, wide = false } = options;
@@ -63,12 +66,13 @@ export function lineChart(lines, options) {
     const i = Math.round(((position - pad.left) / (width - pad.left - pad.right)) * (size - 1));
     onPick(Math.min(Math.max(i, 0), size - 1));
   };
+  const { found, digits } = ticks(low, high);
   const ends = spread(lines.map(({ values }) => y(clamp(lastKnown(values) ?? low))), pad.top + 4, height - pad.bottom);
   return html`<svg class="chart lines" viewBox="0 0 ${width} ${height}" role="img" aria-label=${title}
       @click=${onPick && size > 1 ? pick : nothing}>
     ${band ? svg`<path class="band" d=${bandPath(band, x, (value) => y(clamp(value)))}></path>` : nothing}
-    ${ticks(low, high).map((tick) => svg`<line class="rule" x1=${pad.left} x2=${width - pad.right} y1=${y(tick)} y2=${y(tick)}></line>
-      <text class="tick" x=${pad.left - 8} y=${y(tick) + 4} text-anchor="end">${tick === 0 ? "0" : format(tick)}</text>`)}
+    ${found.map((tick) => svg`<line class="rule" x1=${pad.left} x2=${width - pad.right} y1=${y(tick)} y2=${y(tick)}></line>
+      <text class="tick" x=${pad.left - 8} y=${y(tick) + 4} text-anchor="end">${tick === 0 ? "0" : format(tick, digits)}</text>`)}
     ${known(at) && at >= 0 ? svg`<line class="now" x1=${x(at)} x2=${x(at)} y1=${pad.top} y2=${height - pad.bottom}></line>` : nothing}
     ${lines.map(({ values, name, label }, i) => svg`<path class="line ${name}" d=${path(values, x, y)}></path>
       ${values.length === 1 || known(values[at]) ? svg`<circle class="dot ${name}" r="4" cx=${x(Math.max(at, 0))} cy=${y(known(values[at]) ? values[at] : low)}></circle>` : nothing}
@@ -114,7 +118,8 @@ function bandPath(band, x, y) {
   return `M${[...above, ...below].join("L")}Z`;
 }
 
-const axis = (value) => fixed(value, Math.abs(value) < 0.095 ? 3 : 2).replace(/(\.\d*?)0+$/, "$1").replace(/\.$/, "");
+/** An end of an axis: a round number, written without zeros at its end. */
+const axis = (value) => (Math.abs(value) < 10 ** -3 ? scaled(value, Infinity) : scaled(value, 4).replace(/(\.\d*?)0+$/, "$1").replace(/\.$/, ""));
 
 /** A value on a line with its interval and the grey of chance; 0 is marked. */
 export function interval({ value, low, high, chance, reach, title, format = axis }) {

@@ -15,6 +15,16 @@ export const fixed = (value, digits = 2) => (known(value) ? withSign(Math.abs(va
 
 const exponent = (value, digits) => Math.abs(value).toExponential(digits).replace("e+", "e");
 
+/** The same where the digits are not too many; an exponent where they are. */
+export const scaled = (value, digits) => (digits <= 4 ? fixed(value, digits) : withSign(exponent(Number(value.toPrecision(3))), value, true));
+
+/** The ends of an interval with the same digits: two, more where these would be of no help. */
+export function ends(low, high) {
+  const reach = Math.max(Math.abs(low), Math.abs(high));
+  const digits = reach > 0 ? Math.max(2, 1 - Math.floor(Math.log10(reach))) : 2;
+  return [low, high].map((end) => (end === 0 ? "0" : scaled(end, digits)));
+}
+
 /** With its sign and three digits after the point; an exponent where that would show nothing. */
 export function signed(value, digits = 3) {
   if (!known(value)) return NONE;

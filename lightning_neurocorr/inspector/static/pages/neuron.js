@@ -2,7 +2,7 @@
 
 import { html, nothing } from "../vendor/lit-html.js";
 import { bars, interval, lineChart, numbers } from "../charts.js";
-import { NONE, OUTCOMES, OUTCOME_WORDS, STATE_WORDS, columnText, count, fixed, known, missing, ordinal, plain, signed } from "../format.js";
+import { NONE, OUTCOMES, OUTCOME_WORDS, STATE_WORDS, columnText, count, ends, known, missing, ordinal, plain, scaled, signed } from "../format.js";
 import { tileCanvas } from "../images.js";
 import { ANSWER_WORDS, MARKS, answer, epochName, goTo, isClass, layerClause, loading, missingNote, nameOf, neuronName, neuronOf, noTable, otherEpoch, sampleTile, sentence, stateOf, unkept } from "./pieces.js";
 import { currentOrder, currentR } from "./neuron_table.js";
@@ -98,8 +98,8 @@ function claimCard(app, claim, neuron, row, bits) {
     <h2>${claim.title} <span class="badge ${found}">${found === "unknown" ? words : ANSWER_WORDS[found]}</span></h2>
     <p class="question">${claim.question}</p>
     ${known(value) ? html`<p class="value">${ofR ? "r " : ""}<b>${columnText(column, value)}</b> <small>${claim.unit}</small></p>
-      ${interval({ value, low, high, chance, title: `${claim.title}: ${columnText(column, value)}${known(low) ? `, interval ${fixed(low, 3)} to ${fixed(high, 3)}` : ""}` })}
-      <p class="interval-words">${[known(low) ? `95 % interval ${fixed(low)} to ${fixed(high)}` : "", known(chance) ? `grey: chance, up to ${chance.toFixed(3)}` : ""].filter(Boolean).join(" · ")}</p>`
+      ${interval({ value, low, high, chance, title: `${claim.title}: ${columnText(column, value)}${known(low) ? `, interval ${ends(low, high).join(" to ")}` : ""}` })}
+      <p class="interval-words">${[known(low) ? `95 % interval ${ends(low, high).join(" to ")}` : "", known(chance) ? `grey: chance, up to ${chance.toFixed(3)}` : ""].filter(Boolean).join(" · ")}</p>`
       : html`<p class="value none">${NONE}</p>${missingNote(state, "no value")}`}
     ${known(value) || ofR ? html`<ul class="controls">${claim.controls.map((control) => controlLine(app, control, row, bits))}</ul>` : nothing}
   </section>`;
@@ -180,7 +180,7 @@ function appeared(app, neuron, row) {
   const shown = Float32Array.from(metas, ({ step }, i) => (known(values?.[i]) || step !== frame.step ? values?.[i] ?? NaN : frame.column("r")?.[row] ?? NaN));
   const attribution = series.curve(neuron.layer, neuron.unit, "attribution");
   const labels = metas.map(epochName);
-  const options = { labels, at: metas.indexOf(meta), onPick: (i) => app.goEpoch(i), zero: true, format: fixed, wide: true };
+  const options = { labels, at: metas.indexOf(meta), onPick: (i) => app.goEpoch(i), zero: true, format: (tick, digits) => scaled(tick, Math.max(digits, 2)), wide: true };
   const some = Array.from(shown).some(known);
   const sparse = Boolean(series.history(neuron.layer)?.units);
   return html`<section class="card" aria-label="r over the epochs"><h2>When did it appear? <small>r over the epochs, grey: chance</small></h2>

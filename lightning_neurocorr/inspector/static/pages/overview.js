@@ -2,7 +2,7 @@
 
 import { html, nothing } from "../vendor/lit-html.js";
 import { histogram, lineChart, numbers } from "../charts.js";
-import { count, fixed, known, missing, percent, plural, signed } from "../format.js";
+import { count, fixed, known, missing, percent, plural, scaled, signed } from "../format.js";
 import { epochName, goTo, layerClause, loading, noTable, ofThisEpoch, otherEpoch, outcomeTable, prose, stateWord } from "./pieces.js";
 import { neuronTable } from "./neuron_table.js";
 
@@ -70,7 +70,7 @@ function overTime(app) {
       { name: "baseline", label: "baseline", values: metas.map(({ outcomes }) => outcomes?.baseline) }]
     : [{ name: "r", label: "largest r", values: metas.map(({ layers }) => Math.max(...layers.map(({ max_r: r }) => r ?? -Infinity))) }];
   const title = right ? "Share of right answers over the epochs" : "Largest r over the epochs";
-  const format = right ? (value) => percent(value, 0) : fixed;
+  const format = right ? (tick, digits) => percent(tick, Math.max(digits - 2, 0)) : (tick, digits) => scaled(tick, Math.max(digits, 2));
   const band = right ? undefined : metas.map(({ layers }) => Math.max(...layers.map(({ chance }) => chance ?? 0)));
   return html`<section class="card" aria-label=${title}>
     <h2>${title} <small>${metas.length > 1 ? "Choose one" : "One validation so far"}</small></h2>
