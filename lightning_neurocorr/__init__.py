@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from lightning_neurocorr.ablation import Ablation as Ablation
     from lightning_neurocorr.ablation import silence as silence
     from lightning_neurocorr.activations import choose_layers as choose_layers
+    from lightning_neurocorr.activations import find_sites as find_sites
     from lightning_neurocorr.activations import record as record
     from lightning_neurocorr.attribution import Attribution as Attribution
     from lightning_neurocorr.baselines import Baseline as Baseline
@@ -91,6 +92,7 @@ else:
         "Words": "studies.words",
         "choose_layers": "activations",
         "compare": "comparison",
+        "find_sites": "activations",
         "record": "activations",
         "silence": "ablation",
     }

@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 from torch.utils.tensorboard import SummaryWriter
@@ -52,6 +53,27 @@ def test_compare_prints_the_neurons_that_moved_most(runs, capsys):
     assert "12 neurons are in both" in text
     assert "both 60, only_model 25" in text
     assert "Note:" not in text
+
+
+@pytest.mark.parametrize("command", ["top", "compare"])
+def test_a_validation_without_a_table_is_said(tmp_path, capsys, command):
+    nothing = "The model is never right where the baseline is wrong."
+    full = a_report(validation=1, step=10)
+    silent = replace(a_report(validation=2, step=20), message=nothing)
+    for run, reports in (("both", (full, silent)), ("alone", (silent,))):
+        writer = SummaryWriter(str(tmp_path / run))
+        told = RunWriter(Inspector(every_n_validations=1))
+        for validations, report in enumerate(reports, 1):
+            told.write(report, None, [writer], validations=validations)
+        writer.close()
+    given = [command, *[str(tmp_path / "both")] * (1 + (command == "compare"))]
+    assert main(given) == 0
+    text = capsys.readouterr().out
+    assert f"This is validation 1: the last one, 2, has no table. {nothing}" in text
+    assert (str(full.shown(10)) if command == "top" else "0.000") in text
+    given = [command, *[str(tmp_path / "alone")] * (1 + (command == "compare"))]
+    assert main(given) == 2
+    assert f"there is none. {nothing}" in capsys.readouterr().err
 
 
 def test_compare_says_what_cannot_be_compared(tmp_path, capsys):

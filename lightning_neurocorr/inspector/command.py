@@ -106,7 +106,7 @@ def _add_compare(commands: Any) -> None:
         help="print what differs between two reports or runs",
         description="Print how often model and baseline were right in A and in B, and the neurons "
         "whose r has moved most. Neurons are matched by layer and unit.",
-        epilog="example: python -m lightning_neurocorr compare before.nc after.nc",
+        epilog="example: python -m lightning_neurocorr compare before.npz after.npz",
     )
     two.add_argument("a", type=Path, help=_SOURCE)
     two.add_argument("b", type=Path, help="the same")
@@ -151,6 +151,8 @@ def _top(options: argparse.Namespace) -> None:
         rows = report.top(options.k, options.by, layer=options.layer)
     else:
         rows = report.shown(options.k, layer=options.layer)
+    if found.later:
+        _say(printable(found.later) + "\n")
     _say(printable(report.headline) + "\n")
     _say(str(_as_said(rows, found)))
 
@@ -165,10 +167,14 @@ def _as_said(rows: TopList, found: Restored) -> TopList:
 
 
 def _compare(options: argparse.Namespace) -> None:
-    a, b = (restored(source, options.name).report for source in (options.a, options.b))
+    found = [restored(source, options.name) for source in (options.a, options.b)]
+    a, b = (one.report for one in found)
     for label, report, source in (("A", a, options.a), ("B", b, options.b)):
         _say(f"{label}: {source}, validation {report.validation}, {report.n:,} samples")
         _say(f"   {_right(report.outcomes)}baseline {printable(report.baseline)}")
+    for label, one in zip("AB", found, strict=True):
+        if one.later:
+            _say(f"Note on {label}: {printable(one.later)}")
     if a.baseline != b.baseline:
         _say("Note: the baselines differ, so that the advantages mean different things.")
     if a.n != b.n:

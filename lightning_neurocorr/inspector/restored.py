@@ -26,10 +26,12 @@ class Restored:
     Attributes:
         report: The report; of a log folder its columns are rounded, by 1.3e-4 at most.
         verdicts: What was said of each neuron, before any rounding, ``(D,)`` of strings.
+        later: That later validations of the run have no table, and why; empty where none does.
     """
 
     report: NeuronReport
     verdicts: np.ndarray
+    later: str = ""
 
 
 def restored(source: str | Path, name: str | None = None) -> Restored:
@@ -77,15 +79,18 @@ def few(names: Sequence[str]) -> str:
 
 def _last_table(store: Store, series: Series) -> Restored:
     tag = series.blobs.get("parts")
-    stored = [] if tag is None else store.blobs(series.run, tag)
+    frames = []
+    for step, _, keys in [] if tag is None else store.blobs(series.run, tag):
+        index = json.loads(gzip.decompress(store.blob(keys[0])))
+        if "verdict" in index["order"]:  # a validation with a message has its samples alone
+            frames.append((step, keys, index))
     metas = {meta["step"]: meta for meta in store.metas(series.run, series.meta)}
-    if not stored:
-        last = metas[max(metas)] if metas else {"message": ""}
+    last = metas[max(metas)] if metas else {"message": ""}
+    if not frames:
         raise ValueError(
             f"Expected a full table of run {series.run!r}, but there is none. {last['message']}"
         )
-    step, _, keys = stored[-1]
-    index = json.loads(gzip.decompress(store.blob(keys[0])))
+    step, keys, index = frames[-1]
     wanted = [name for name in index["order"] if name.startswith("c/") or name == "verdict"]
     parts = {
         name: unpack(_part(index, name, store.blob(keys[1 + index["order"].index(name)])))
@@ -104,7 +109,13 @@ def _last_table(store: Store, series: Series) -> Restored:
         notes=tuple(meta.get("notes", ())),
         class_names=dict(index["classes"]),
     )
-    return Restored(report, np.array(index["verdicts"], dtype=object)[parts["verdict"]])
+    later = ""
+    if last["message"]:
+        later = (
+            f"This is validation {index['validation']}: the last one, {last['validation']}, has no "
+            f"table. {last['message']}"
+        )
+    return Restored(report, np.array(index["verdicts"], dtype=object)[parts["verdict"]], later)
 
 
 def _part(index: dict[str, Any], name: str, data: bytes) -> Part:
