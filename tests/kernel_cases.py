@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lightning_neurocorr.functional import Moments
+from lightning_neurocorr.functional import Moments, correlation
 from lightning_neurocorr.metric import Cells, NeuronAdvantageCorrelation, on_device
 from tests.helpers import all_pearson, assert_same_r, seeded, streamed
 from tests.neurons import ROWS, related
@@ -74,6 +74,20 @@ def test_constant_neurons_are_nan(constant: float) -> None:
 
 def test_a_constant_advantage_is_nan() -> None:
     assert np.isnan(streamed(related(60)[0], torch.ones(60), (30,))).all()
+
+
+@pytest.mark.parametrize("covariates", [0, 1])
+@pytest.mark.parametrize("constant", [0.0, 5.3])
+def test_constant_neurons_of_a_fold_have_no_r_there(constant: float, covariates: int) -> None:
+    x, a = related(200)
+    fold, more = torch.arange(200) % 2, torch.rand(200, covariates, generator=seeded())
+    x[fold == 1] = constant
+    metric = NeuronAdvantageCorrelation(x.shape[1], folds=2, num_covariates=covariates)
+    for rows in torch.arange(200).split(50):
+        metric.update(x[rows], a[rows], more[rows] if covariates else None, fold[rows])
+    first, second = metric.moments()[1]
+    assert correlation(second).isnan().all()
+    assert_same_r(correlation(first), all_pearson(x[fold == 0], a[fold == 0]))
 
 
 def slow_moments(x: Tensor, columns: Tensor, rows: Tensor) -> Moments:

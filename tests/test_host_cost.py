@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lightning_neurocorr import BatchBaseline, choose_layers
-from lightning_neurocorr.metric import NeuronAdvantageCorrelation, on_device
+from lightning_neurocorr.metric import NeuronAdvantageCorrelation, on_device, reduction
 from lightning_neurocorr.samples import LoaderPositions
 from lightning_neurocorr.validation.collector import Collector
 from lightning_neurocorr.validation.options import Options
@@ -133,7 +133,8 @@ class Operators(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def test_a_batch_costs_few_calls() -> None:
+def test_a_batch_costs_few_calls(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without its layers; a third of it are blocks of the metric, as on every CPU. Before: 985."""
+    monkeypatch.setattr(reduction, "_CANCELLED", 0)  # of eight samples, a half may be constant
     few, many = (calls_of_a_batch(convolutions(layers).eval(), WIDTH, 2, 2) for layers in (3, 8))
-    assert few - 3 * (many - few) // 5 <= 840
+    assert few - 3 * (many - few) // 5 <= 860

@@ -20,7 +20,7 @@ HOMES = {
     "PyTorch": "isolation/torch_private.py",
     "Lightning": "callback/lightning_private.py",
     "TensorBoard": "inspector/tensorboard_private.py",
-    "torchmetrics": "metric/correlation.py",
+    "torchmetrics": "isolation/torchmetrics_private.py",
 }
 NAMED_TUPLE = {"_asdict", "_fields", "_make", "_replace"}  # public, for all their looks
 PYTHON = {"_getframe"}

@@ -13,7 +13,7 @@ from torch import Tensor
 
 # Of a second moment, less is what rounding leaves where controls explain it. And of the distance of
 # a fold's mean from that of all, squared, less is what float64 sums of a batch leave.
-_ROUNDED, _SUMMED = 1e-6, 1e-11
+_ROUNDED, _SUMMED = 1e-6, 1e-12
 
 
 @dataclass(frozen=True)

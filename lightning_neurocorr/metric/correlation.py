@@ -1,12 +1,12 @@
 """The metric itself: checks, state, and how it is merged, moved, computed and plotted."""
 
 import warnings
-from collections.abc import Callable, Sequence
-from functools import partial, wraps
-from typing import Any, cast
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torchmetrics import Metric
 
 from lightning_neurocorr.functional import (
@@ -19,15 +19,14 @@ from lightning_neurocorr.functional import (
 from lightning_neurocorr.functional.devices import with_float64
 from lightning_neurocorr.functional.side_by_side import read_parts, side_by_side
 from lightning_neurocorr.isolation.precision import exact_arithmetic
+from lightning_neurocorr.isolation.torchmetrics_private import MERGE, OneState
 from lightning_neurocorr.metric import on_device
 from lightning_neurocorr.metric.batch import check_columns, read_columns
-from lightning_neurocorr.metric.packing import Merge, PackedState, check_same_shape
+from lightning_neurocorr.metric.packing import Merge, PackedState
 from lightning_neurocorr.metric.reduction import add_batch_
 
-_WRITTEN = ("state", "_computed", "_update_count")
 
-
-class NeuronAdvantageCorrelation(Metric):
+class NeuronAdvantageCorrelation(OneState):
     """Correlation of each of ``D`` neurons with the advantage of a model over a baseline.
 
     As input to ``forward`` and ``update``: activations ``(N, D)`` of any real dtype and advantage
@@ -58,13 +57,8 @@ class NeuronAdvantageCorrelation(Metric):
         tensor([ 1., -1., nan], dtype=torch.float64)
     """
 
-    is_differentiable = False
-    higher_is_better = None
-    full_state_update = False
     plot_lower_bound = -1.0
     plot_upper_bound = 1.0
-
-    state: Tensor  # TorchScript reads this: no annotation of this file may be a string
 
     def __init__(
         self,
@@ -105,12 +99,9 @@ class NeuronAdvantageCorrelation(Metric):
             dist_reduce_fx=Merge(self.layout),
         )
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        """As in every module; what each update writes is no parameter to search for."""
-        if name in _WRITTEN:
-            object.__setattr__(self, name, value)
-        else:
-            super().__setattr__(name, value)
+    def home(self, device: torch.device) -> torch.device:
+        """The device, or the CPU where it has no float64."""
+        return with_float64(device)
 
     def update(
         self,
@@ -174,21 +165,11 @@ class NeuronAdvantageCorrelation(Metric):
         """Pearson's r of every neuron with the advantage, ``(D,)``."""
         return correlation(self._checked(self.layout.unpack(self._merged())))
 
-    def _wrap_compute(self, compute: Callable) -> Callable:
-        """Torchmetrics makes a number of ``(1,)``; one neuron is still a layer of one."""
-        wrapped = super()._wrap_compute(compute)
-
-        @wraps(compute)
-        def shaped(*args: Any, **kwargs: Any) -> Tensor:
-            return wrapped(*args, **kwargs).reshape(-1)
-
-        return shaped
-
     def merge_state(self, incoming_state: dict[str, Any] | Metric) -> None:
         """Add the samples that another metric, or its state, has seen."""
-        self._check_mergeable(incoming_state)
+        if isinstance(incoming_state, NeuronAdvantageCorrelation):
+            self._check_alike(incoming_state)
         super().merge_state(incoming_state)
-        self._changed()
 
     def moments(self, device: torch.device | str | None = None) -> tuple[Moments, list[Moments]]:
         """The moments of all samples and those of each fold, over all processes.
@@ -199,11 +180,7 @@ class NeuronAdvantageCorrelation(Metric):
         Args:
             device: Where they are wanted, in one transfer; by default where the metric lies.
         """
-        with self.sync_context(
-            dist_sync_fn=self.dist_sync_fn,
-            should_sync=self._to_sync,
-            should_unsync=self._should_unsync,
-        ):
+        with self.gathered():
             states = torch.cat([self._merged()[None], self.state])
         states = states.to(states.device if device is None else device)
         total, folds = self.layout.unpack(states[0]), self.layout.unpack(states[1:])
@@ -231,42 +208,18 @@ class NeuronAdvantageCorrelation(Metric):
         ax.set(xlabel="correlation with the advantage, r", ylabel="neurons", xlim=(-1, 1))
         return ax.figure, ax
 
-    def _check_mergeable(self, other: dict[str, Any] | Metric) -> None:
-        """Raise unless a state of this metric means the same as this one."""
-        advice = "Merge metrics of one layer only, made with the same arguments."
-        if isinstance(other, NeuronAdvantageCorrelation):
-            mine, theirs = (
-                f"{metric.num_neurons} neurons, {metric.num_covariates} covariates and "
-                f"{metric.folds} folds"
-                + (", with active samples counted" if metric.count_active else "")
-                for metric in (self, other)
+    def _check_alike(self, other: Metric) -> None:
+        """Raise unless the state of another one means the same."""
+        mine, theirs = (
+            f"{metric.num_neurons} neurons, {metric.num_covariates} covariates and "
+            f"{metric.folds} folds"
+            + (", with active samples counted" if metric.count_active else "")
+            for metric in (self, other)
+        )
+        if mine != theirs:
+            raise ValueError(
+                f"Expected `incoming_state` to be a metric of {mine}, but got {theirs}. {MERGE}"
             )
-            if mine != theirs:
-                raise ValueError(
-                    f"Expected `incoming_state` to be a metric of {mine}, but got {theirs}. "
-                    + advice
-                )
-        elif isinstance(other, dict):
-            if "state" not in other:
-                raise ValueError(
-                    f"Expected `incoming_state` to hold a `state`, but got {sorted(other)}."
-                )
-            check_same_shape(self.state, other["state"], "incoming_state", advice)
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        """Refuse the state of a metric of other neurons or folds, which would be taken for ours."""
-        loaded = f"{prefix}state" in state_dict
-        if loaded:
-            advice = "Load it into a metric that was made with the same arguments."
-            check_same_shape(self.state, state_dict[f"{prefix}state"], "state_dict", advice)
-        super()._load_from_state_dict(state_dict, prefix, *args)
-        if loaded:
-            self._changed()
-
-    def _changed(self) -> None:
-        """The state is another one: the parent class would go on answering with the old r."""
-        self._computed = None
-        self._update_count = max(1, self._update_count)  # or compute() warns that it has no data
 
     def _merged(self) -> Tensor:
         """All folds in one, ``(size,)``."""
@@ -285,12 +238,3 @@ class NeuronAdvantageCorrelation(Metric):
         if not bool(merged.w[0].isfinite()):
             raise ValueError("Expected `advantage` to be finite, but a batch held NaN or infinity.")
         return merged
-
-    def _apply(self, fn: Callable, exclude_state: Sequence[str] = ()) -> nn.Module:
-        """Move with the module but stay float64: bfloat16 would ruin counts and means."""
-        super()._apply(fn, exclude_state=["state", *exclude_state])
-        self._computed = None  # r that was cached would be rounded
-        device = with_float64(fn(torch.zeros(1, device=self.state.device)).device)
-        self.state = self.state.to(device)
-        self._defaults["state"] = cast(Tensor, self._defaults["state"]).to(device)
-        return self

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import Tensor
 
 from lightning_neurocorr.functional import Moments, merge_moments_
@@ -59,13 +57,3 @@ class Merge:
         for state in states[1:]:
             merge_moments_(total, self.layout.unpack(state))
         return merged
-
-
-def check_same_shape(mine: Tensor, other: Any, name: str, advice: str) -> None:
-    """Raise unless another state is of as many folds, columns and neurons."""
-    shape = tuple(mine.shape)
-    theirs = tuple(other.shape) if isinstance(other, Tensor) else type(other).__name__
-    if shape != theirs:
-        raise ValueError(
-            f"Expected `{name}` to hold a state of shape {shape}, but got {theirs}. {advice}"
-        )

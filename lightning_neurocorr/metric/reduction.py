@@ -65,24 +65,40 @@ def _moments(
 ) -> Moments:
     """The moments of the neurons of a batch on ``device``, from its sums."""
     sums, squares, active = (exact(part, device) for part in found)
-    if x.device.type == "cpu" and shift.dtype != torch.float64:
-        lost = _lost(*found[:2], columns.n)
-        for redo in lost.split(_REDONE) if len(lost) else ():
-            wide = _sums(x[:, redo], shift[redo].double(), columns)
-            sums[:, redo], squares[:, redo] = wide[:2]
-    sums = sums.view(columns.n.shape[0], -1, sums.shape[1])
-    if len(sums) > 1:  # one sample has no spread, whatever rounding says
-        squares = torch.where((columns.n == 1)[:, None], sums[:, 0].square(), squares)
-    offset = sums[:, 0] / columns.n.clamp_min(1)[:, None]
+    n, narrow = columns.n, x.device.type == "cpu" and shift.dtype != torch.float64
+    if narrow:
+        _redo_(_lost(*found[:2]), x, shift, columns, sums, squares)
+    offset, m2 = _centred(sums, squares, n)
+    if narrow and len(n) > 1 and bool((m2 < _CANCELLED * squares).any()):
+        blurred = torch.nonzero((m2 < _CANCELLED * squares).any(0)).squeeze(1)
+        _redo_(blurred, x, shift, columns, sums, squares)
+        offset, m2 = _centred(sums, squares, n)
+        m2.masked_fill_((n == 1)[:, None], 0)  # one sample has no spread, whatever rounding says
     return Moments(
         n=columns.n,
         w=columns.w,
         ww=columns.ww,
         mean=exact(shift, device) + offset,
-        m2=squares.addcmul(sums[:, 0], offset, value=-1).clamp_min_(0),
+        m2=m2,
         active=active,
-        c=sums[:, 1:],
+        c=sums.view(len(n), -1, sums.shape[1])[:, 1:],
     )
+
+
+def _redo_(
+    lost: Tensor, x: Tensor, shift: Tensor, columns: BatchColumns, sums: Tensor, squares: Tensor
+) -> None:
+    """Sum some neurons again, in float64."""
+    for redo in lost.split(_REDONE) if len(lost) else ():
+        wide = _sums(x[:, redo], shift[redo].double(), columns)
+        sums[:, redo], squares[:, redo] = wide[:2]
+
+
+def _centred(sums: Tensor, squares: Tensor, n: Tensor) -> tuple[Tensor, Tensor]:
+    """Of each fold: how far the mean lies from the shift, and the second moment around it."""
+    of_neurons = sums[:: len(sums) // len(n)]
+    offset = of_neurons / n.clamp_min(1)[:, None]
+    return offset, squares.addcmul(of_neurons, offset, value=-1).clamp_min_(0)
 
 
 def _sums(
@@ -170,23 +186,13 @@ def _add_blocks_(
                 to_active.addmm_(members, torch.ne(values, 0, out=y))
 
 
-def _lost(sums: Tensor, squares: Tensor, n: Tensor) -> Tensor:
-    """Neurons of which float32 sums do not tell the spread of each fold of ``n`` samples.
-
-    Their squares are beyond its range and read as 0 or infinity. Or their values in one of several
-    folds lie far from the provisional mean of all and close to each other.
-    """
-    of_neurons = sums[:: len(sums) // len(squares)]
+def _lost(sums: Tensor, squares: Tensor) -> Tensor:
+    """Neurons with squares beyond float32's range, which read as 0 or infinity."""
     least, most = (bound.item() for bound in squares.aminmax())
-    lost = None
-    if least < 1e-30 or most == torch.inf or most != most:
-        lost = ((squares < 1e-30) & ((of_neurons != 0) | (squares != 0))) | ~squares.isfinite()
-    if len(squares) > 1:
-        spread = squares - of_neurons.square() / n.to(squares).clamp_min(1)[:, None]
-        close = (spread < _CANCELLED * squares) & (n > 1)[:, None]
-        lost = close if lost is None else lost | close
-    if lost is None:  # the usual case, in one operation
+    if least >= 1e-30 and most < torch.inf:  # the usual case, in one operation
         return torch.empty(0, dtype=torch.long, device="cpu")
+    moved = (sums[:: len(sums) // len(squares)] != 0) | (squares != 0)
+    lost = ((squares < 1e-30) & moved) | ~squares.isfinite()
     return torch.nonzero(lost.any(0)).squeeze(1)
 
 
