@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_neurocorr import BatchBaseline, NeuronAdvantage
+from lightning_neurocorr import BatchBaseline, NeuronAdvantage, compare
 from lightning_neurocorr.activations import first_tensor as logits_of
 from lightning_neurocorr.report import NeuronReport
 from lightning_neurocorr.validation.rerun import learn, too_many
@@ -70,8 +70,6 @@ def test_where_the_models_own_output_is_judged_nothing_is_computed() -> None:
         found = learn(logits, logits, logits_of)
     assert found is not None
     assert launches.found.total() <= 12
-    probabilities = logits.softmax(1)  # margins of these are no margins of logits
-    assert learn(probabilities, probabilities, logits_of) is None
     with Launches() as launches:
         assert found.differs(found.logits(logits), logits.detach()).shape == (8,)
     assert sum(launches.found.values()) <= 2  # zeros; and detach, which makes a view
@@ -91,6 +89,41 @@ def test_where_the_models_own_output_is_judged_nothing_is_computed() -> None:
 def test_what_does_not_follow_is_refused(change: Callable[[Tensor], Tensor]) -> None:
     logits = 3 * torch.randn(64, C, generator=seeded())
     assert learn(logits, change(logits), logits_of) is None
+
+
+@pytest.mark.parametrize("judged", ["itself", "copy", "logarithms", "columns", "ids"])
+def test_probabilities_that_the_module_returns_are_read_as_logits(judged: str) -> None:
+    logits = 3 * torch.randn(64, C, generator=seeded())
+    p = logits.softmax(1)
+    given = {
+        "itself": p, "copy": p.clone(), "logarithms": p.log(), "columns": p[:, ORDER].log(),
+        "ids": p.argmax(1),
+    }[judged]  # fmt: skip
+    found = learn(p, given, logits_of)
+    assert found is not None
+    read = found.logits(p)
+    expected = logits[:, ORDER] if judged == "columns" else logits
+    torch.testing.assert_close(read.diff(dim=1), expected.diff(dim=1), atol=1e-3, rtol=1e-3)
+    assert not found.differs(read, given).any()
+
+
+@pytest.mark.parametrize("judged", ["itself", "flat", "of two classes", "ids"])
+def test_the_probability_that_the_module_returns_is_read_as_a_logit(judged: str) -> None:
+    logit = 3 * torch.randn(64, 1, generator=seeded())
+    p = logit.sigmoid()
+    given = {
+        "itself": p, "flat": p[:, 0], "of two classes": torch.cat([1 - p, p], 1),
+        "ids": (p[:, 0] > 0.5).long(),
+    }[judged]  # fmt: skip
+    found = learn(p, given, logits_of)
+    assert found is not None
+    torch.testing.assert_close(found.logits(p), logit, atol=1e-3, rtol=1e-3)
+    sure = (20 * logit).sigmoid()  # many are 1, and have no gradient
+    assert learn(sure, sure, logits_of) is None
+    few = logit.sigmoid() / 2  # logits from 0 to 1 stay logits where they were judged as such
+    found = learn(few, torch.cat([torch.zeros_like(few), few], 1), logits_of)
+    assert found is not None
+    assert torch.equal(found.logits(few), few)
 
 
 def test_class_ids_and_one_logit() -> None:
@@ -210,3 +243,21 @@ def test_a_prediction_that_is_another_one_later_is_refused() -> None:
     model.change = change
     report = watched(model, tensors)
     assert np.isnan(report.column("attribution")).all()
+
+
+@pytest.mark.parametrize("classes", [1, 2, 4])
+def test_attribution_is_that_of_the_logits(classes: int) -> None:
+    x = torch.randn(80, 5, generator=seeded(4))
+    y = torch.randint(0, max(classes, 2), (80,), generator=seeded(5))
+    torch.manual_seed(0)
+    logits = nn.Sequential(nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, classes))
+    end = nn.Softmax(1) if classes > 1 else nn.Sigmoid()
+    loader = DataLoader(TensorDataset(x, y), 16)
+    one, other = (
+        compare(model, loader, lambda b: b[1] * 0)
+        for model in (logits, nn.Sequential(*logits, end))
+    )
+    assert one.outcomes == other.outcomes
+    # The neuron before a sigmoid is read behind it: that is another number.
+    found = [[r.attribution for r in report.rows if r.layer == "0"] for report in (one, other)]
+    assert found[1] == pytest.approx(found[0], abs=1e-6)

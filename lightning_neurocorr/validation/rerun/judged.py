@@ -9,8 +9,9 @@ Shapes: ``N`` samples, ``C`` logits, ``K`` columns of the prediction.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ from lightning_neurocorr.validation.same_numbers import shares
 _TOLERANCE = {torch.float64: 0.01, torch.float32: 0.01}
 _COARSE = 0.05  # half precision
 _ROWS = 0.02  # share of samples that may differ all the same
+_LEAST, _LEAST_LOGIT = 1e-37, 1e-7  # probabilities in float32 that still have a logit
 _SEARCHED = 512  # rows that columns are searched in, and the most columns
 
 
@@ -35,15 +37,19 @@ class JudgedLogits:
         find: From what the module returned to its tensor of logits.
         columns: Which of its columns the prediction has; None for all of them as they are.
         scale: What these were multiplied with, a temperature's inverse.
+        probable: Whether the module returns probabilities: their logarithms are logits.
     """
 
     find: Callable[[Any], Tensor]
     columns: tuple[int, ...] | None = None
     scale: float = 1.0
+    probable: bool = False
 
     def logits(self, output: Any) -> Tensor:
         """Logits ``(N, K)``, or ``(N,)`` or ``(N, 1)`` for one logit of two classes."""
         found = self.find(output)
+        if self.probable:
+            found = _logits_of(found)
         if self.columns is not None:
             columns = sent(torch.tensor(self.columns, device="cpu"), found.device)
             found = found.index_select(1, columns)
@@ -56,6 +62,9 @@ class JudgedLogits:
         if shares(logits, prediction):  # as where the model's own output is judged
             return torch.zeros(len(logits), dtype=torch.bool, device=logits.device)
         logits, prediction = logits.detach(), prediction.detach().to(logits.device)
+        if self.probable:
+            differs = replace(self, probable=False).differs(logits, prediction)
+            return differs | _lost(logits / self.scale)
         if not prediction.is_floating_point():
             return answers_of(logits) != prediction.long().reshape(-1)
         flat, given = _columns(logits, prediction)
@@ -72,7 +81,8 @@ def learn(output: Any, prediction: Tensor, find: Callable[[Any], Tensor]) -> Jud
 
     Known are: the tensor that ``find`` gives or another one in the output; all of its columns, or
     some in any order; as they are, times a positive number, with a number added per sample
-    (``log_softmax``), or as probabilities. Class ids must be those of the largest logit.
+    (``log_softmax``), or as probabilities, which the module itself may return, too. Class ids must
+    be those of the largest logit.
 
     Args:
         output: What the module returned for ``N`` samples.
@@ -81,13 +91,47 @@ def learn(output: Any, prediction: Tensor, find: Callable[[Any], Tensor]) -> Jud
     """
     places = [find, *(_nth(i) for i in range(len(tensors_in(output))))]
     for place in places:
-        logits = place(output)
-        if not _can_be_logits(logits, len(prediction)):
+        returned = place(output)
+        if not _can_be_logits(returned, len(prediction)):
             continue
-        found = _fit(place, logits.detach(), prediction.detach().to(logits.device))
-        if found is not None and not too_many(found.differs(found.logits(output), prediction)):
-            return found
+        given = prediction.detach().to(returned.device)
+        for probable in _readings_of(returned):
+            logits = _logits_of(returned) if probable else returned
+            found = _fit(place, logits.detach(), given)
+            if found is None:
+                continue
+            found = replace(found, probable=probable)
+            if not too_many(found.differs(found.logits(output), prediction)):
+                return found
     return None
+
+
+def _readings_of(returned: Tensor) -> tuple[bool, ...]:
+    """Whether to read what a module returned as probabilities, in the order to try.
+
+    One column from 0 to 1 may be either; the prediction, which was judged as one of them, decides.
+    """
+    if bool((returned < 0).any()) or bool((returned > 1 + _COARSE).any()):
+        return (False,)
+    if returned.ndim == 1 or returned.shape[1] == 1:
+        return (False, True)
+    return (bool(((in_widest(returned).sum(1) - 1).abs() < _COARSE).all()),)
+
+
+def _logits_of(probabilities: Tensor) -> Tensor:
+    """Logarithms; of one column, of class 1, the logit. See :func:`_lost`."""
+    p = probabilities if probabilities.dtype == torch.float64 else probabilities.float()
+    if p.ndim == 1 or p.shape[1] == 1:
+        return p.logit(_LEAST_LOGIT)
+    return p.clamp_min(_LEAST).log()
+
+
+def _lost(logits: Tensor) -> Tensor:
+    """Which rows had a probability that has rounded to 0 or 1: it has no gradient, ``(N,)``."""
+    flat = logits.reshape(len(logits), -1)
+    if flat.shape[1] == 1:
+        return flat[:, 0].abs() > -0.999 * math.log(_LEAST_LOGIT)
+    return flat.amin(1) < 0.999 * math.log(_LEAST)
 
 
 def too_many(differs: Tensor, of: int | None = None) -> bool:
@@ -98,6 +142,7 @@ def too_many(differs: Tensor, of: int | None = None) -> bool:
 def _fit(place: Callable[[Any], Tensor], logits: Tensor, prediction: Tensor) -> JudgedLogits | None:
     if not prediction.is_floating_point():
         return JudgedLogits(place)
+    single = logits.numel() == len(logits)  # of two classes: it has no columns to choose from
     logits, prediction = _columns(logits, prediction)
     if prediction.shape[1] == 1:
         return JudgedLogits(place, None, _one_scale(logits, prediction))
@@ -113,7 +158,7 @@ def _fit(place: Callable[[Any], Tensor], logits: Tensor, prediction: Tensor) -> 
         whole = JudgedLogits(place, None, _scale(wide, given))
         if not too_many(whole.differs(logits * whole.scale, prediction)):
             return whole
-    columns = _search(wide, given)
+    columns = None if single else _search(wide, given)
     if columns is None:
         return None
     return JudgedLogits(place, columns, _scale(wide[:, list(columns)], given))
