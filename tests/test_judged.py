@@ -443,6 +443,8 @@ def by_class(scores: Tensor, labels: Tensor) -> float:
         (lambda z, y: share(z, y, 0.9), "val_top5_acc"),
         (lambda z, y: share(z, y, 0.9), "val_loss"),
         (lambda z, y: share(z, y, 0.9), "baseline_val_acc"),
+        (lambda z, y: share(z, y, 0.9), "val_acc@5"),
+        (lambda z, y: share(z, y, 0.9), "val/acc5"),
     ],
 )
 def test_the_same_accuracy_is_no_news(

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _CLOSE = 0.01  # batches of several sizes, averaged by hand
 _OF_IT = re.compile(r"acc(uracy)?($|[^a-z])")
-_OF_OTHERS = re.compile(r"train|test|top.?\d|base")
+_OF_OTHERS = re.compile(r"train|test|top.?\d|base|acc(uracy)?@?(5|10)$|@[2-9]")
 
 OTHER = (
     "None of the accuracies that the model logs is that of the report: the model may judge other "
