@@ -25,3 +25,9 @@ def test_every_package_that_a_user_must_have_is_tried_at_its_bound():
 def test_a_pin_is_the_bound(name):
     bound = (BOUNDS | EXTRAS)[name]
     assert PINS[name] == bound + ".0" * (PINS[name].count(".") - bound.count("."))
+
+
+def test_the_source_archive_has_the_pins_that_its_tests_read():
+    (included,) = re.findall(r"targets\.sdist\]\ninclude = \[(.*?)\]", PROJECT)
+    assert '"/tests"' in included
+    assert '"/.github/oldest.txt"' in included
