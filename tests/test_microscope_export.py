@@ -16,7 +16,7 @@ from PIL import Image
 from lightning_neurocorr.inspector import export, static_files
 from lightning_neurocorr.inspector.exported import Exported
 from lightning_neurocorr.inspector.reading import stored_in
-from lightning_neurocorr.report import NeuronReport, Samples, Thumbnails
+from lightning_neurocorr.report import NeuronReport, Outcomes, Samples, Thumbnails
 from lightning_neurocorr.report.history import HistoryEntry
 from tests.event_files import a_report
 from tests.microscope import history, table_of
@@ -268,3 +268,20 @@ def test_the_file_starts_from_disk_and_makes_no_request(page, tmp_path, chromium
     assert text == f"<i></i>{NASTY}<b></b>"
     assert not said
     assert all(re.match("(file|blob):", url) for url in asked)
+
+
+def test_chance_is_known_of_earlier_validations_without_right_and_wrong(tmp_path):
+    """Of a regression there are no outcome groups, but r is of as many samples."""
+    reports = [a_report(outcomes=Outcomes(), validation=i, step=i) for i in range(2)]
+    entries = [HistoryEntry.from_report(one) for one in reports]
+    earlier = export._meta_of(entries[0], reports[1])
+    assert earlier["n"] == 100
+    assert [layer["chance"] for layer in earlier["layers"]] == [
+        summary.noise_ceiling for summary in reports[0].summaries
+    ]
+
+
+def test_an_entry_of_before_knows_its_samples_by_their_outcomes():
+    state = HistoryEntry.from_report(a_report()).to_dict()
+    del state["n"]
+    assert HistoryEntry.from_dict(state).n == 100

@@ -335,3 +335,12 @@ def test_the_headline_without_outcomes_and_with_attribution() -> None:
         "1 of 2 neurons encodes the advantage, 1 is used where the model wins, "
         "1 of 2 silenced ones is needed."
     )
+
+
+def test_what_passes_of_a_cost_below_0_is_said_to_be_beyond_random_neurons() -> None:
+    """Shared samples lose more without it, but even more without a random neuron."""
+    columns = {"r": [0.1], "ablation": [-1.4], "ablation_control": [-2.2], "ablation_q": [0.002]}
+    needed = claims({name: np.array(value) for name, value in columns.items()})[2]
+    control = needed.controls[0]
+    assert control.passed.tolist() == [True]
+    assert "random neurons" in control.title

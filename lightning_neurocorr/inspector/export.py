@@ -126,7 +126,7 @@ def _meta_of(entry: HistoryEntry, report: NeuronReport) -> dict[str, Any]:
         entry.sizes,
         {} if entry.index is not None else {"r": entry.r},
         outcomes=entry.outcomes,
-        n=entry.outcomes.n,
+        n=entry.n or entry.outcomes.n,
         **{name: getattr(report, name) for name in ("name", "baseline", "advantage", "read_at")},
         **{name: getattr(entry, name) for name in ("validation", "step", "epoch", "stability")},
     )
@@ -135,7 +135,7 @@ def _meta_of(entry: HistoryEntry, report: NeuronReport) -> dict[str, Any]:
     unknown = dict.fromkeys((*counted, "dead", "significant")) | {"verdict": ""}
     return {
         **found,
-        "n": entry.outcomes.n or None,
+        "n": earlier.n or None,
         "headline": "",
         "evidence": dict.fromkeys(found["evidence"], state),
         "neurons": {**found["neurons"], **dict.fromkeys(counted)},

@@ -184,7 +184,7 @@ def _needed(columns: Columns) -> Claim:
     controls = (
         Control(
             "beyond_shared",
-            "advantage samples lose more than shared ones",
+            "advantage samples lose more than shared ones, beyond what random neurons cost both",
             ("ablation", "ablation_q"),
             rules.costs_more(columns),
             _known(columns, "ablation_q"),

@@ -13,7 +13,7 @@ import numpy as np
 
 from lightning_neurocorr.report.finding import Finding
 from lightning_neurocorr.report.layout import Layout
-from lightning_neurocorr.report.outcomes import Outcomes
+from lightning_neurocorr.report.outcomes import GROUPS, Outcomes
 from lightning_neurocorr.report.table import NeuronReport
 
 # Beyond this many neurons an entry keeps r of the strongest only: 200 validations of a million
@@ -40,6 +40,7 @@ class HistoryEntry:
             (Jaccard index); NaN for the first. Of a small layer, the better half is the list.
         studies: Of each study that was asked for its state, what it says in a sentence, and a few
             numbers, by name.
+        n: Samples that r is of, also where nothing is right or wrong; 0 where that is not known.
     """
 
     validation: int
@@ -53,6 +54,7 @@ class HistoryEntry:
     top: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     stability: Mapping[str, float] = field(default_factory=dict)
     studies: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    n: int = 0
 
     @classmethod
     def from_report(
@@ -84,6 +86,7 @@ class HistoryEntry:
             index=index,
             top=top,
             studies=briefs(report.studies),
+            n=report.n,
             stability={
                 name: _stability(top[name], previous.top.get(name, ()) if previous else (), size)
                 for name, size in zip(report.layers, report.sizes, strict=True)
@@ -112,7 +115,7 @@ class HistoryEntry:
     def to_dict(self) -> dict[str, Any]:
         """Plain data and arrays, for a checkpoint."""
         return {
-            **{k: getattr(self, k) for k in ("validation", "step", "epoch", "r", "index")},
+            **{k: getattr(self, k) for k in ("validation", "step", "epoch", "r", "index", "n")},
             "outcomes": dict(vars(self.outcomes)),
             "layers": list(self.layers),
             "sizes": list(self.sizes),
@@ -131,6 +134,7 @@ class HistoryEntry:
             sizes=tuple(state["sizes"]),
             top={name: tuple(units) for name, units in state["top"].items()},
             studies=state.get("studies", {}),  # checkpoints of before have none
+            n=state.get("n", sum(state["outcomes"][name] for name in GROUPS)),
         )
 
 

@@ -71,7 +71,7 @@ function overTime(app) {
     : [{ name: "r", label: "largest r", values: metas.map(({ layers }) => Math.max(...layers.map(({ max_r: r }) => r ?? -Infinity))) }];
   const title = right ? "Share of right answers over the epochs" : "Largest r over the epochs";
   const format = right ? (tick, digits) => percent(tick, Math.max(digits - 2, 0)) : (tick, digits) => scaled(tick, Math.max(digits, 2));
-  const band = right ? undefined : metas.map(({ layers }) => Math.max(...layers.map(({ chance }) => chance ?? 0)));
+  const band = right ? undefined : metas.map(({ layers }) => Math.max(...layers.map(({ chance }) => chance ?? NaN)));
   return html`<section class="card" aria-label=${title}>
     <h2>${title} <small>${metas.length > 1 ? "Choose one" : "One validation so far"}</small></h2>
     ${lineChart(lines, { labels, at, onPick, title, format, band })}
