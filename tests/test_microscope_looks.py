@@ -15,6 +15,7 @@ from lightning_neurocorr.report import COLUMNS, NeuronReport, Outcomes
 from lightning_neurocorr.report.history import HistoryEntry
 from lightning_neurocorr.studies import Column, Finding, Table
 from tests.event_files import a_report
+from tests.microscope_hostile import QUOTES
 from tests.microscope_hostile import RUN as HOSTILE_RUN
 from tests.microscope_runs import RUN
 from tests.microscope_views import PAGES, SIZE, View
@@ -300,6 +301,24 @@ def test_short_answers_of_samples_without_images_fit_beside_each_other(browser, 
     assert "baseline" in view.text("section[aria-label=Samples] thead")
     assert view.frame.evaluate(f"{room}.scrollWidth - {room}.clientWidth") <= 0
     view.page.close()
+
+
+def test_samples_without_images_say_their_class(view):
+    """In rows of the same length; what is cut after two lines ends in three dots."""
+    view.go(run=HOSTILE_RUN, page="neuron", neuron=f"net.{QUOTES}:0")
+    tops = view.frame.evaluate("""() => [...document.querySelector('.tiles').children]
+        .map(one => one.getBoundingClientRect().top)""")
+    assert sorted(map(tops.count, set(tops))) == [4, 4]
+    sizes = view.frame.evaluate("""() => ['is malignant', 'is ' + 'an_unbroken_name_'.repeat(4)]
+        .map(text => {
+            const one = document.querySelector('.caption > *');
+            one.textContent = text;
+            return [one.scrollWidth - one.clientWidth, one.scrollHeight - one.clientHeight] })""")
+    (fits, high), (wide, cut) = sizes
+    assert fits <= 0
+    assert high <= 0
+    assert wide <= 0  # it is broken, so that the dots of a third line are seen
+    assert cut > 0
 
 
 def test_one_neuron_is_no_neurons(browser, tmp_path):

@@ -152,14 +152,14 @@ def as_images(inputs: Any) -> Tensor:
         ValueError: If they are none.
     """
     if not isinstance(inputs, Tensor) or inputs.ndim != 4 or not inputs.is_floating_point():
-        got, cure = type(inputs).__name__, "Say with `inputs` how to read them from a batch"
+        got, cure = type(inputs).__name__, "Where a batch holds images, say with `inputs` where"
         if isinstance(inputs, Tensor):
             got = f"{str(inputs.dtype).removeprefix('torch.')} of shape {tuple(inputs.shape)}"
             if inputs.ndim == 4:  # images, but of whole numbers, which no gradient can change
                 cure = "Turn them into floats in the data set, not in the model"
         raise NotImagesError(
-            f"Expected the model's inputs to be float images (N, C, H, W), but got {got}. {cure}, "
-            "or pass `visualizer=None`."
+            f"the model's inputs are no float images (N, C, H, W), but {got}. {cure}. "
+            "`visualizer=None` asks for no pictures."
         )
     with torch.inference_mode(False):
         return inputs.detach().float().cpu().clone()

@@ -126,10 +126,11 @@ export function sampleTile(app, frame, row, { size = 64, caption } = {}) {
   const label = sampleName(sample);
   const said = [["is", "target"], ["model", "model"], ["baseline", "baseline"]].map(([word, name]) => (sample[name] >= 0 ? `${word} ${frame.className(sample[name])}` : ""));
   const words = [label, sample.outcome ? OUTCOME_WORDS[sample.outcome] : "", ...said].filter(Boolean).join(", "); // below it, long names are cut
+  const width = tile === null ? Math.max(size, 96) : size; // words need more room than an image
   const box = tile === null
-    ? html`<span class="tile words" style="width:${size}px;min-height:${Math.min(size, 56)}px"><bdi>${label}</bdi></span>`
+    ? html`<span class="tile words" style="width:${width}px;min-height:${Math.min(size, 56)}px"><bdi>${label}</bdi></span>`
     : tileCanvas(tile, size, words);
-  return html`<a class="sample-tile ${sample.outcome ?? ""}" style="width:${size}px" title=${words} href=${app.link({ page: "sample", sample: sampleKey(sample) })}
+  return html`<a class="sample-tile ${sample.outcome ?? ""}" style="width:${width}px" title=${words} href=${app.link({ page: "sample", sample: sampleKey(sample) })}
     @click=${(event) => app.follow(event, { page: "sample", sample: sampleKey(sample) })}>${box}<span class="caption">${caption?.(sample) ?? nothing}</span></a>`;
 }
 
