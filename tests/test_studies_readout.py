@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 from torch import Tensor, nn
 
 from lightning_neurocorr import (
     Readout,
 )
-from lightning_neurocorr.studies.readout import _by_chance
+from lightning_neurocorr.functional.readout import read_out
+from lightning_neurocorr.studies.readout import _by_chance, _headline, _step
 from tests.asked import asked, shuffled
 from tests.worlds import World, world
 
@@ -52,6 +56,43 @@ def test_the_advantage_becomes_readable_at_the_planted_depth() -> None:
     assert after.gain >= 0.3
     assert abs(after.shuffled - 0.5) < 0.15
     assert "three" in finding.headline
+    assert after.gain_p < 1e-6 < before.gain_p
+
+
+@pytest.mark.parametrize(
+    ("more", "less", "clear"), [(60, 20, True), (24, 8, True), (21, 8, False), (8, 24, False)]
+)
+def test_a_step_is_named_where_it_is_clear(more: int, less: int, clear: bool) -> None:
+    """Of three steps, with p of 8e-6, 0.007 and 0.024, and of a fall."""
+    before = np.arange(200) < 100
+    right = np.concatenate([before[:100] & (np.arange(100) >= less), np.arange(100) < more])
+    gain, p = _step(before, right)
+    assert gain == pytest.approx((more - less) / 200)
+    assert p == pytest.approx(stats.binomtest(less, more + less).pvalue)
+    columns = {
+        "layer": ["a", "b", "c", "d"], "accuracy_only_model": [0.5, 0.5 + gain, 0.5, 0.5],
+        "by_chance": [0.3] * 4, "gain": [np.nan, gain, -gain, 0.0], "gain_p": [np.nan, p, 1, 1.0],
+    }  # fmt: skip
+    said = _headline(columns)
+    assert ("step is at b" in said) == clear
+    assert ("No step" in said) == (not clear)
+    assert "chance would tell 30%" in said
+
+
+def test_layers_of_one_kind_have_no_step() -> None:
+    """Each layer says the same with noise of its own: a step of any would be one of luck."""
+    rng, named = np.random.default_rng(0), 0
+    y, half = rng.integers(0, 3, 400), np.arange(400) % 2 == 1
+    centres = 0.3 * rng.standard_normal((3, 16))
+    for _ in range(20):
+        told = [read_out(rng.standard_normal((400, 16)) + centres[y], y, half) == y for _ in "abcd"]
+        steps = [_step(None, told[0])] + [_step(one, two) for one, two in pairwise(told)]
+        named += "step is at" in _headline({
+            "layer": [*"abcd"], "accuracy_only_model": [one.mean() for one in told],
+            "by_chance": [1 / 3] * 4, "gain": [gain for gain, _ in steps],
+            "gain_p": [p for _, p in steps],
+        })  # fmt: skip
+    assert named <= 3  # more has a p of 0.02 at 5 %
 
 
 class Single(nn.Module):

@@ -7,7 +7,7 @@ import numpy as np
 from scipy import stats
 from torch import Tensor
 
-from lightning_neurocorr.functional import BOTH, ONLY_MODEL
+from lightning_neurocorr.functional import BOTH, ONLY_MODEL, mcnemar_p
 from lightning_neurocorr.functional.readout import read_out
 from lightning_neurocorr.report.declared import Column
 from lightning_neurocorr.report.finding import Finding
@@ -18,6 +18,7 @@ from lightning_neurocorr.studies.refused import RefusedError
 from lightning_neurocorr.studies.store import of_control
 
 _LEAST = 50  # samples that only the model gets right
+_CLEAR = 0.05  # of all steps between layers together
 
 COLUMNS = (
     Column("layer", "The layer, in the order of the model.", format="text"),
@@ -49,6 +50,11 @@ COLUMNS = (
     ),
     Column("accuracy_both", "The same over samples that both get right.", format="share"),
     Column("gain", "By how much the layer tells more than the one before.", format="signed"),
+    Column(
+        "gain_p",
+        "McNemar's exact p of the gain: do the two layers tell as many of these samples?",
+        format="small",
+    ),
     Column("neurons", "Neurons of the layer.", format="count"),
 )
 
@@ -99,12 +105,12 @@ class Readout(Study):
         notes: list[str] = []
         fresh = self._untrained(look, stored.rows[: samples.few], notes)
         columns: dict[str, list[Any]] = {column.name: [] for column in COLUMNS}
-        before = np.nan
+        before: np.ndarray | None = None
         for layer, part in look.progress(stored.activations.items(), "read-out"):
-            told = samples.told(part.numpy(), fresh.get(layer))
-            mean = told["accuracy_only_model"]
-            values = {"layer": layer, "gain": mean - before, "neurons": part.shape[1], **told}
-            before = mean
+            told, right = samples.told(part.numpy(), fresh.get(layer))
+            gain, p = _step(before, right)
+            values = {"layer": layer, "gain": gain, "gain_p": p, "neurons": part.shape[1], **told}
+            before = right
             for name, value in values.items():
                 columns[name].append(value)
         table = Table("layer", COLUMNS, columns, title="What a linear read-out of each layer tells")
@@ -167,13 +173,16 @@ class _Samples:
         few = max(of_control(len(look.samples.key)), int(np.flatnonzero(won)[_LEAST - 1]) + 1)
         return cls(outcome, target, shuffled, half, min(few, len(won)))
 
-    def told(self, a: np.ndarray, fresh: np.ndarray | None) -> dict[str, float]:
-        """What activations ``(N, D)`` tell; ``fresh`` are those of an untrained copy."""
+    def told(self, a: np.ndarray, fresh: np.ndarray | None) -> tuple[dict[str, float], np.ndarray]:
+        """What activations ``(N, D)`` tell, and which of the won samples they tell, bool.
+
+        ``fresh`` are those of an untrained copy.
+        """
         won, both = self.outcome == ONLY_MODEL, self.outcome == BOTH
         read, chance = read_out(a, np.stack([self.target, self.shuffled]), self.half)
         right = read == self.target
         low, high = _interval(int(right[won].sum()), int(won.sum()))
-        return {
+        columns = {
             "accuracy_only_model": float(right[won].mean()),
             "low": low,
             "high": high,
@@ -183,6 +192,7 @@ class _Samples:
             "by_chance": _by_chance(read[won], self.target[won]),
             "accuracy_both": float(right[both].mean()) if both.any() else np.nan,
         }
+        return columns, right[won]
 
     def _of_few(self, a: np.ndarray | None) -> float:
         """The share that is read where the untrained copy was asked."""
@@ -206,12 +216,22 @@ def _interval(hits: int, n: int) -> tuple[float, float]:
     return float(found.low), float(found.high)
 
 
+def _step(before: np.ndarray | None, right: np.ndarray) -> tuple[float, float]:
+    """The gain from one layer to the next, and McNemar's p; 1 where they tell the same samples."""
+    if before is None:
+        return np.nan, np.nan
+    more, less = int((right & ~before).sum()), int((before & ~right).sum())
+    return float(right.mean() - before.mean()), mcnemar_p(more, less) if more + less else 1.0
+
+
 def _headline(columns: dict[str, list[Any]]) -> str:
-    layers, told, gain = (columns[name] for name in ("layer", "accuracy_only_model", "gain"))
+    layers, told, chance = (columns[name] for name in ("layer", "accuracy_only_model", "by_chance"))
+    last = f"the last layer tells {told[-1]:.0%}, where chance would tell {chance[-1]:.0%}."
     if len(layers) < 2:
-        return f"A linear read-out of {layers[0]} tells {told[0]:.0%}."
-    at = int(np.nanargmax(gain))
-    return (
-        f"The largest step is at {layers[at]}: from {told[at - 1]:.0%} to {told[at]:.0%}; the last "
-        f"layer tells {told[-1]:.0%}."
-    )
+        return f"A linear read-out of {layers[0]} tells {told[0]:.0%}{last.partition('%')[2]}"
+    gain, p = (np.array(columns[name][1:]) for name in ("gain", "gain_p"))
+    clear = (gain > 0) & (p * len(p) <= _CLEAR)  # Bonferroni: the largest of them is chosen
+    if not clear.any():
+        return f"No step from one layer to the next is clear. The first tells {told[0]:.0%}; {last}"
+    at = 1 + int(np.where(clear, gain, -np.inf).argmax())
+    return f"The largest step is at {layers[at]}: from {told[at - 1]:.0%} to {told[at]:.0%}; {last}"
